@@ -1,0 +1,274 @@
+"""Configuration: one dataclass per concern, YAML files, `key=value` overrides. Every field says what it is.
+
+A run is described by one YAML file; the toy and LLaDA-8B differ in nothing else. Symbols are the paper's
+(arXiv 2510.08233). `dmpo train --help` prints this page.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Optional, get_type_hints
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+def option(default: Any, help: str, *, symbol: str = "") -> Any:
+    """A dataclass field with its documentation: what it is with its unit, and the paper's symbol."""
+    metadata = {"help": help, "symbol": symbol}
+    if dataclasses.is_dataclass(default):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class ModelConfig:
+    path: str = option("???", "folder or hub name of the policy to start from, in Hugging Face layout")
+    dtype: Literal["float32", "bfloat16"] = option("float32", "number type of the weights")
+    vocabulary: Literal["allowed", "full"] = option(
+        "allowed", "`allowed` never generates the mask token or padded rows; `full` is the published softmax over all rows"
+    )
+
+
+@dataclass
+class TaskConfig:
+    name: Literal["sudoku"] = option("sudoku", "which task")
+    train: str = option("???", "training items: CSV, Puzzle,Solution", symbol="q")
+    test: str = option("???", "test items, same columns")
+    generate: Literal["blanks", "all"] = option(
+        "blanks", "write into the blanks with the clues standing between them, or generate all 16 cells after the puzzle"
+    )
+    reward: Literal["solved", "cells"] = option("solved", "1 for a valid full grid else 0, or the share of blanks right", symbol="r")
+
+
+@dataclass
+class SamplerConfig:
+    name: Literal["random_order", "confidence", "random"] = option(
+        "random_order",
+        "`random_order`: one token per step in a random order, with exact path log-probability; `confidence`: low-confidence "
+        "remasking with a step budget; `random`: the same budget, random positions",
+    )
+    temperature: float = option(1.0, "softmax temperature; 0 takes the most probable token")
+    block_length: Optional[int] = option(None, "positions per block, blocks go left to right; null: the whole response is one block")
+    steps: Optional[int] = option(None, "forward passes for the whole response; null: one token per step")
+    micro_batch: Optional[int] = option(None, "sequences in one forward pass; null: all")
+
+
+@dataclass
+class WeightConfig:
+    target: Literal["tilted", "reward_softmax", "reward"] = option(
+        "tilted", "`tilted`: p* ∝ p_ref e^{r/α}; `reward_softmax`: ℓ = r (published α = 0); `reward`: w = r (published α = −1)"
+    )
+    alpha: float = option(0.1, "temperature of the target, reward per nat, above 0", symbol="α")
+    log_ratio: Literal["path", "elbo", "none"] = option(
+        "path",
+        "estimate of log p_ref − log p_old: along the rollout's order (random_order only), both ELBOs on the same masks, "
+        "or 0 (the reference is the rollout policy, so the target moves with it)",
+    )
+    elbo_replicates: int = option(4, "masks for each ELBO of `log_ratio: elbo`", symbol="R")
+    baseline: Literal["none", "uniform", "negative", "model"] = option("none", "weight baseline", symbol="w_base")
+    baseline_strength: float = option(1.0, "w_real = w − strength · w_base")
+    target_ess: Optional[float] = option(
+        None, "share of the N rollouts, 0 to 1: temper ℓ by the largest c ≤ 1 that reaches it; null: c = 1", symbol="c"
+    )
+
+
+@dataclass
+class LossConfig:
+    name: Literal["wdce", "wddo"] = option("wdce", "weighted denoising cross-entropy, or weighted direct discriminative optimisation")
+    masks: Literal["exact", "stratified", "antithetic", "paper", "path"] = option(
+        "antithetic", "mask scheme of the NELBO (`paper` is biased); `path`: the rollout's own order, exact log-probability"
+    )
+    num_replicates: int = option(2, "masks per rollout and step (not for `path`)", symbol="R")
+    normalise: Literal["length", "none"] = option("length", "divide the NELBO by L, as published, or not")
+    micro_batch: Optional[int] = option(None, "masked sequences in one forward and backward pass; null: all")
+
+
+@dataclass
+class OptimizerConfig:
+    learning_rate: float = option(1e-4, "AdamW learning rate at its highest")
+    beta1: float = option(0.9, "AdamW β₁")
+    beta2: float = option(0.99, "AdamW β₂")
+    weight_decay: float = option(0.0, "AdamW decoupled weight decay")
+    max_grad_norm: float = option(1.0, "gradients are scaled down to this norm")
+    schedule: Literal["constant", "linear", "cosine"] = option("constant", "learning rate over the run: constant, or to 0 by line or cosine")
+    warmup_steps: int = option(0, "gradient steps of linear warm-up")
+
+
+@dataclass
+class TrainConfig:
+    rounds: int = option(50, "rounds of: draw rollouts, score, several gradient steps")
+    prompts_per_round: int = option(8, "prompts in a round", symbol="G")
+    num_rollouts: int = option(16, "rollouts for each prompt", symbol="N")
+    steps_per_round: int = option(4, "gradient steps on the buffer in a round", symbol="K")
+    prompts_per_step: Optional[int] = option(None, "prompts of the buffer in one gradient step; null: as many as in a round")
+    reuse_rounds: int = option(0, "rollouts of this many earlier rounds stay in the buffer, with the weights they were given")
+    resync_every: int = option(0, "set p_ref ← p_θ every so many rounds; 0: never, p* is fixed")
+    checkpoint_every: int = option(10, "rounds between checkpoints; the last round always writes one")
+    score_micro_batch: Optional[int] = option(None, "sequences in one forward pass when likelihoods are scored; null: all")
+
+
+@dataclass
+class EvaluationConfig:
+    every: int = option(0, "rounds between evaluations during training; 0: only after the last")
+    num_items: Optional[int] = option(None, "the first so many test items; null: all")
+    num_samples: int = option(1, "answers for each item")
+    sampler: SamplerConfig = option(SamplerConfig, "sampler of the evaluation")
+
+
+@dataclass
+class Config:
+    output: str = option("???", "folder of the run: metrics, checkpoints, config")
+    seed: int = option(0, "key of every random stream")
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "`auto` takes CUDA if it is there; CUDA_VISIBLE_DEVICES chooses which")
+    threads: Optional[int] = option(None, "CPU threads; null: torch's choice. One is often faster for tiny models")
+    log_with: Literal["none", "tensorboard", "wandb"] = option("none", "tracker beside metrics.jsonl")
+    model: ModelConfig = option(ModelConfig, "the policy")
+    task: TaskConfig = option(TaskConfig, "prompts and rewards")
+    sampler: SamplerConfig = option(SamplerConfig, "sampler of the rollouts")
+    weight: WeightConfig = option(WeightConfig, "from rewards to weights")
+    loss: LossConfig = option(LossConfig, "objective")
+    optimizer: OptimizerConfig = option(OptimizerConfig, "optimiser")
+    train: TrainConfig = option(TrainConfig, "the loop")
+    evaluation: EvaluationConfig = option(EvaluationConfig, "evaluation")
+
+
+def load_config(source: str | Path, *overrides: str) -> Config:
+    """Read a YAML file (or a preset by its name), apply `section.key=value` overrides, check, and return the config.
+
+    A path in the file that starts with `./` or `../` is relative to the file, every other one to the current folder.
+
+    Raises:
+        FileNotFoundError: no such file or preset.
+        ValueError: an unknown key (the nearest valid one is named), a value of the wrong type, or an impossible value.
+    """
+    path = find_config(source)
+    try:
+        from_file = OmegaConf.load(path)
+    except Exception as error:  # the parser raises a family of its own; whatever it is, the file is not YAML
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    for override in overrides:
+        if "=" not in override:
+            raise ValueError(f"override {override!r} is not of the form section.key=value")
+    merged = OmegaConf.structured(Config)
+    for layer, origin in ((from_file, str(path)), (OmegaConf.from_dotlist(list(overrides)), "command line")):
+        try:
+            merged = OmegaConf.merge(merged, layer)
+        except OmegaConfBaseException as error:
+            raise ValueError(explain(error, origin)) from error
+    if missing := sorted(OmegaConf.missing_keys(merged)):
+        raise ValueError(f"{path}: {missing[0]} is not set; add it to the file or give {missing[0]}=… on the command line")
+    config = OmegaConf.to_object(merged)
+    given = OmegaConf.from_dotlist(list(overrides))
+    for key in ("model.path", "task.train", "task.test"):
+        value = OmegaConf.select(merged, key)
+        if value.startswith(("./", "../")) and OmegaConf.select(given, key) is None:
+            section, name = key.split(".")
+            setattr(getattr(config, section), name, str((path.parent / value).resolve()))
+    check_config(config)
+    return config
+
+
+def find_config(source: str | Path) -> Path:
+    """Path of a config file, or of the preset of that name."""
+    for path in (Path(source), PRESETS / f"{source}.yaml"):
+        if path.is_file():
+            return path
+    names = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml")))
+    raise FileNotFoundError(f"no config file {source}: give the path of a YAML file or a preset ({names})")
+
+
+def to_yaml(config: Config) -> str:
+    """The complete config as YAML, as `load_config` reads it."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def explain(error: OmegaConfBaseException, origin: str) -> str:
+    """One line for an error of the configuration library: which key, what was wrong, what would be right."""
+    key = error.full_key or ""
+    known = list(describe_options())
+    if error.key is not None and key and key not in known and key not in {k.rsplit(".", 1)[0] for k in known}:
+        # A section keeps its name when only the last part is misspelt, so compare whole keys first.
+        nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5) or difflib.get_close_matches(
+            key, [k.split(".")[0] for k in known], n=1, cutoff=0.0
+        )
+        return f"{origin}: unknown key {key!r}; did you mean {nearest[0]!r}?"
+    message = str(error).splitlines()[0]
+    return f"{origin}: {key + ': ' if key else ''}{message}"
+
+
+def describe_options(cls: type = Config, prefix: str = "") -> dict[str, tuple[str, Any, str, str]]:
+    """Every option: dotted key → (type, default, help, symbol), in the order of the dataclasses."""
+    found = {}
+    hints = get_type_hints(cls)
+    for item in dataclasses.fields(cls):
+        kind = hints[item.name]
+        if dataclasses.is_dataclass(kind):
+            found |= describe_options(kind, f"{prefix}{item.name}.")
+        else:
+            name = getattr(kind, "__name__", str(kind)) if isinstance(kind, type) else str(kind)
+            name = name.replace("typing.", "").replace("Literal", "one of ").replace("Optional", "optional ")
+            found[prefix + item.name] = (name, item.default, item.metadata["help"], item.metadata["symbol"])
+    return found
+
+
+def check_config(config: Config) -> None:
+    """Refuse impossible values and combinations, naming the key, the value and what would be right.
+
+    Raises:
+        ValueError: the first thing found wrong.
+    """
+    weight, loss, train = config.weight, config.loss, config.train
+
+    def require(ok: bool, key: str, right: str) -> None:
+        if not ok:
+            value = OmegaConf.select(OmegaConf.structured(config), key)
+            raise ValueError(f"{key}={value}: {right}")
+
+    for key in ("train.rounds", "train.prompts_per_round", "train.steps_per_round", "loss.num_replicates", "weight.elbo_replicates",
+                "train.checkpoint_every", "evaluation.num_samples", "threads", "train.prompts_per_step", "evaluation.num_items",
+                "sampler.micro_batch", "loss.micro_batch", "train.score_micro_batch", "evaluation.sampler.micro_batch"):  # fmt: skip
+        value = OmegaConf.select(OmegaConf.structured(config), key)
+        require(value is None or value >= 1, key, "must be at least 1")
+    for key in ("train.reuse_rounds", "train.resync_every", "evaluation.every", "optimizer.warmup_steps", "optimizer.weight_decay"):
+        require(OmegaConf.select(OmegaConf.structured(config), key) >= 0, key, "must not be negative")
+    for section, sampler in (("sampler", config.sampler), ("evaluation.sampler", config.evaluation.sampler)):
+        check_sampler(sampler, section)
+    require(weight.alpha > 0, "weight.alpha", "the temperature α must be above 0, in units of reward per nat")
+    require(train.num_rollouts >= 2, "train.num_rollouts", "the weights compare the rollouts of one prompt; at least 2 are needed")
+    require(weight.target_ess is None or 0 < weight.target_ess < 1, "weight.target_ess", "a share of the rollouts, between 0 and 1")
+    require(config.optimizer.learning_rate > 0, "optimizer.learning_rate", "must be above 0")
+    require(config.optimizer.max_grad_norm > 0, "optimizer.max_grad_norm", "must be above 0")
+    require(0 <= config.optimizer.beta1 < 1, "optimizer.beta1", "must lie in [0, 1)")
+    require(0 <= config.optimizer.beta2 < 1, "optimizer.beta2", "must lie in [0, 1)")
+    if config.sampler.name != "random_order":
+        require(weight.log_ratio != "path", "weight.log_ratio", "only sampler.name=random_order has a path probability; use elbo or none")
+    if config.sampler.temperature == 0:
+        require(weight.log_ratio == "none", "weight.log_ratio", "sampler.temperature=0 draws without a probability; use none")
+    if loss.name == "wddo":
+        require(weight.baseline == "none", "weight.baseline", "wddo has its own negative term; use none")
+        require(weight.target != "reward", "weight.target", "wddo needs weights that sum to 1; use tilted or reward_softmax")
+    if weight.target == "reward":
+        require(weight.baseline != "model", "weight.baseline", "target=reward has the baselines none, uniform and negative")
+        require(weight.target_ess is None, "weight.target_ess", "target=reward has no softmax to temper; use null")
+    if weight.log_ratio == "none":
+        require(train.resync_every == 0, "train.resync_every", "log_ratio=none has no separate reference to re-sync; use 0")
+    most = train.prompts_per_round
+    require(train.prompts_per_step is None or train.prompts_per_step <= most, "train.prompts_per_step", f"at most prompts_per_round={most}")
+
+
+def check_sampler(sampler: SamplerConfig, section: str) -> None:
+    """The part of `check_sampling` that can be known before the length of the response is."""
+    if sampler.temperature < 0:
+        raise ValueError(f"{section}.temperature={sampler.temperature}: must be 0 (most probable token) or above")
+    for name in ("block_length", "steps"):
+        value = getattr(sampler, name)
+        if value is not None and value < 1:
+            raise ValueError(f"{section}.{name}={value}: must be at least 1, or null")
+    if sampler.name == "random_order" and sampler.steps is not None:
+        raise ValueError(f"{section}.steps={sampler.steps}: random_order places one token per step; use null, or name=random")

@@ -1,0 +1,149 @@
+"""Log-probabilities of given responses: the allowed vocabulary, token scores under views, ELBOs and path log-probabilities."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange, reduce, repeat
+from torch import Tensor
+from torch.nn import Module
+
+from dmpo_ref.masking import Views, path_views
+from dmpo_ref.rollout import Rollout
+
+
+@dataclass
+class Vocabulary:
+    """Which tokens may be generated. Sampler, likelihood, loss and oracle all use this one.
+
+    Attributes:
+        mask_token_id, pad_token_id, eos_token_id: ids of the special tokens.
+        allowed: [V] bool; V is the number of rows of the model's head, padded rows included.
+    """
+
+    mask_token_id: int
+    pad_token_id: int
+    eos_token_id: int
+    allowed: Tensor
+
+    def restrict(self, logits: Tensor) -> Tensor:
+        """Logits [..., V] in float32 (or wider) with −∞ at the tokens that may not be generated."""
+        wide = logits if logits.dtype == torch.float64 else logits.float()
+        return wide.masked_fill(~self.allowed.to(logits.device), -torch.inf)
+
+
+def build_vocabulary(tokenizer, embedding_size: int, *, alphabet: str | None = None, full: bool = False) -> Vocabulary:
+    """The allowed vocabulary of a tokenizer: not the mask token, no padded rows, only the task's alphabet if it has one.
+
+    Args:
+        embedding_size: V, rows of the model's head.
+        alphabet: if given, only the tokens of these characters may be generated.
+        full: reproduce the published softmax over all V rows, mask token and padding included.
+
+    Raises:
+        ValueError: the tokenizer has no mask token or no padding token, knows more tokens than the model has rows,
+            or a character of the alphabet is not one token.
+    """
+    for name in ("mask_token", "pad_token", "eos_token"):
+        if getattr(tokenizer, name) is None:
+            raise ValueError(f"the tokenizer has no {name}; set it in tokenizer_config.json")
+    if len(tokenizer) > embedding_size:
+        raise ValueError(f"the tokenizer has {len(tokenizer)} tokens but the model only {embedding_size} rows")
+    allowed = torch.zeros(embedding_size, dtype=torch.bool)
+    if full:
+        allowed[:] = True
+    elif alphabet is None:
+        allowed[: len(tokenizer)] = True
+        allowed[tokenizer.mask_token_id] = False
+    else:
+        ids = tokenizer(list(alphabet), add_special_tokens=False).input_ids
+        if any(len(i) != 1 or i[0] == tokenizer.unk_token_id for i in ids):
+            raise ValueError(f"the tokenizer does not know each character of the alphabet {alphabet!r} as one token")
+        allowed[[i[0] for i in ids]] = True
+    return Vocabulary(tokenizer.mask_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id, allowed)
+
+
+def token_log_prob(
+    model: Module,
+    rollout: Rollout,
+    views: Views,
+    vocabulary: Vocabulary,
+    *,
+    temperature: float = 1.0,
+    micro_batch: int | None = None,
+) -> Tensor:
+    """log π(o_s | o with the hidden positions masked) at the scored positions of every view.
+
+    Args:
+        rollout: finished sequences [G, N, S].
+        views: R views of each (see `masking`).
+        temperature: T > 0 of softmax(logits / T).
+        micro_batch: sequences in one forward pass; None for all G·N·R at once.
+
+    Returns:
+        [G, N, R, S] float32 (float64 for a float64 model), in nats, 0 where nothing is scored.
+    """
+    rows = flatten(rollout, views, vocabulary)
+    log_prob = torch.cat([score(model, part, vocabulary, temperature=temperature) for part in rows.split(micro_batch)])
+    return rearrange(log_prob, "(g n r) s -> g n r s", n=rollout.tokens.shape[1], r=views.hidden.shape[2])
+
+
+@dataclass
+class Rows:
+    """Masked sequences for the model, B = G·N·R of them: what it reads, and what is scored. [B, S] each."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    target: Tensor
+    target_tokens: Tensor
+
+    def split(self, size: int | None) -> list[Rows]:
+        """Parts of at most `size` sequences; one part if None."""
+        parts = (x.split(size or len(x)) for x in (self.input_ids, self.attention_mask, self.target, self.target_tokens))
+        return [Rows(*part) for part in zip(*parts, strict=True)]
+
+
+def flatten(rollout: Rollout, views: Views, vocabulary: Vocabulary) -> Rows:
+    """Every view of every response as one row, the hidden positions replaced by the mask token."""
+    R = views.hidden.shape[2]
+    tokens, attention_mask = (repeat(x, "g n s -> (g n r) s", r=R) for x in (rollout.tokens, rollout.attention_mask))
+    hidden, target = (rearrange(x, "g n r s -> (g n r) s") for x in (views.hidden, views.target))
+    return Rows(tokens.masked_fill(hidden, vocabulary.mask_token_id), attention_mask, target, tokens)
+
+
+def score(model: Module, rows: Rows, vocabulary: Vocabulary, *, temperature: float = 1.0) -> Tensor:
+    """Token log-probabilities of rows, [B, S], 0 where nothing is scored. Vocabulary logits only at scored positions."""
+    logits = model(input_ids=rows.input_ids, attention_mask=rows.attention_mask, select=rows.target).logits
+    log_prob = vocabulary.restrict(logits / temperature).log_softmax(dim=-1)
+    log_prob = log_prob.gather(-1, rows.target_tokens[rows.target].unsqueeze(-1)).squeeze(-1)
+    return log_prob.new_zeros(rows.target.shape).masked_scatter(rows.target, log_prob)
+
+
+def log_likelihood(log_prob: Tensor, views: Views) -> Tensor:
+    """Sequence log-probability [G, N] from token log-probabilities [G, N, R, S] under `views`.
+
+        mean_r weight_r · Σ_s log_prob_{r,s}
+
+    The ELBO (an unbiased estimate of −L_θ) for the masks of `draw_views`, exactly log p(o; σ) for `path_views`.
+    Summed in float64: the difference of two such sums over many tokens must survive cancellation.
+    """
+    per_view = reduce(log_prob.double(), "g n r s -> g n r", "sum")
+    return reduce(views.weight * per_view, "g n r -> g n", "mean")
+
+
+@torch.no_grad()
+def path_log_prob(model: Module, rollout: Rollout, vocabulary: Vocabulary, *, temperature: float = 1.0, micro_batch: int | None = None) -> Tensor:
+    """Exact log p(o; σ) of each rollout along its own order σ. [G, N] float64, in nats."""
+    views = path_views(rollout.step)
+    log_prob = token_log_prob(model, rollout, views, vocabulary, temperature=temperature, micro_batch=micro_batch)
+    return log_likelihood(log_prob, views)
+
+
+@torch.no_grad()
+def elbo(model: Module, rollout: Rollout, views: Views, vocabulary: Vocabulary, *, micro_batch: int | None = None) -> Tensor:
+    """Estimate of −L_θ(o|q) ≤ log p_θ(o|q) on the given masks, at temperature 1. [G, N] float64, in nats.
+
+    Give several models the same `views` when their difference matters: the noise of the masks then largely cancels.
+    """
+    return log_likelihood(token_log_prob(model, rollout, views, vocabulary, micro_batch=micro_batch), views)

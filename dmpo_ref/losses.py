@@ -1,0 +1,117 @@
+"""The two objectives of DMPO: weighted denoising cross-entropy (WDCE) and weighted direct discriminative optimisation (WDDO).
+
+An objective is two functions. `views(rollout, generators)` says which positions are hidden and scored; `loss(log_prob,
+views, experience, weight)` turns the token log-probabilities under those views into a scalar and is pure. `train` runs
+the model between them and knows nothing else about an objective.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from einops import reduce
+from torch import Tensor
+from torch.nn import functional as F
+
+from dmpo_ref.config import LossConfig
+from dmpo_ref.likelihood import log_likelihood
+from dmpo_ref.masking import Views, draw_views, path_views
+from dmpo_ref.rollout import Rollout
+
+
+@dataclass
+class Experience:
+    """Scored rollouts of G prompts, as they lie in the buffer; ℓ and w are computed once, when they are drawn.
+
+    Attributes:
+        rollout: the responses.
+        position: G indices of the prompts in the data stream of the run; they key the random streams.
+        reward: [G, N].
+        weight: [G, N] float64, w.
+        base_weight: [G, N] float64, strength · w_base (0 for the `model` baseline, which depends on the current policy).
+        log_old: [K, G, N, R, S] float32, token log-probabilities under p_old on the masks of each of the K gradient
+            steps of a round, for objectives that subtract log p_old; None for the others.
+    """
+
+    rollout: Rollout
+    position: list[int]
+    reward: Tensor
+    weight: Tensor
+    base_weight: Tensor
+    log_old: Tensor | None
+
+    def select(self, prompts: Sequence[int], k: int) -> Experience:
+        """These prompts, with `log_old` of the k-th gradient step alone: [G, N, R, S]."""
+        index = torch.tensor(list(prompts), device=self.reward.device)
+        return Experience(
+            self.rollout.select(index),
+            [self.position[i] for i in prompts],
+            *(x.index_select(0, index) for x in (self.reward, self.weight, self.base_weight)),
+            log_old=None if self.log_old is None else self.log_old[k].index_select(0, index),
+        )
+
+
+@dataclass
+class Objective:
+    """`views` and `loss` (see above), and what `train` must know of them.
+
+    Attributes:
+        uses_log_old: the loss subtracts log p_old, so each step re-uses the masks on which it was stored.
+        is_linear: the loss is linear in the token log-probabilities, so its gradient is known before the forward pass.
+    """
+
+    views: Callable[[Rollout, list[torch.Generator]], Views]
+    loss: Callable[[Tensor, Views, Experience, Tensor], Tensor]
+    uses_log_old: bool
+    is_linear: bool
+
+
+def build_objective(config: LossConfig) -> Objective:
+    """The objective that the config names."""
+
+    def views(rollout: Rollout, generators: list[torch.Generator]) -> Views:
+        if config.masks == "path":
+            return path_views(rollout.step)
+        return draw_views(config.masks, rollout.response_mask, config.num_replicates, generators)
+
+    def loss(log_prob: Tensor, views: Views, experience: Experience, weight: Tensor) -> Tensor:
+        if config.name == "wddo":
+            log_old = log_likelihood(experience.log_old, views)
+            return wddo(log_likelihood(log_prob, views) - log_old, weight)
+        length = reduce(experience.rollout.response_mask, "g n s -> g n", "sum") if config.normalise == "length" else 1
+        return wdce(log_likelihood(log_prob, views) / length, weight)
+
+    is_wddo = config.name == "wddo"
+    return Objective(views, loss, uses_log_old=is_wddo, is_linear=not is_wddo)
+
+
+def wdce(log_prob: Tensor, weight: Tensor) -> Tensor:
+    """Weighted denoising cross-entropy: maximum likelihood on rollouts weighted towards p*.
+
+        WDCE = mean over prompts of Σ_n w_real[n] · (−log_prob[n]),   log_prob = −L_θ / L, or −L_θ
+
+    Args:
+        log_prob: [G, N], the negative NELBO estimate of the current policy (averaged over replicates), divided by L
+            for the published scale.
+        weight: [G, N] w_real = w − strength · w_base; its rows sum to 1 − strength (or 1 without baseline).
+    """
+    return -reduce(weight * log_prob, "g n -> g", "sum").mean()
+
+
+def wddo(log_ratio: Tensor, weight: Tensor) -> Tensor:
+    """Weighted direct discriminative optimisation: tell samples of p* from samples of p_old.
+
+        WDDO = mean over prompts of −Σ_n w[n] log σ(Δ[n]) − (1/N) Σ_n log σ(−Δ[n]),   Δ = log p_θ − log p_old
+
+    Σ w = 1 stands for E_{p*} and 1/N for E_{p_old}, so it is stationary at e^Δ = N·w. Δ is averaged over replicates
+    *before* the sigmoid. Exact log-probabilities give p*; the noise and the gap of ELBOs bias it.
+
+    Args:
+        log_ratio: [G, N] Δ, both log-probabilities on the same masks.
+        weight: [G, N] w, rows sum to 1.
+    """
+    positive = reduce(weight * F.logsigmoid(log_ratio), "g n -> g", "sum")
+    negative = reduce(F.logsigmoid(-log_ratio), "g n -> g", "mean")
+    return -(positive + negative).mean()

@@ -1,0 +1,155 @@
+"""Every random mask in the project: which response positions are hidden, and the weight that makes the estimate unbiased.
+
+The negative evidence lower bound of a response o of length L (DESIGN: "NELBO"; paper, section 2) is
+
+    L_θ(o|q) = E_{m ~ U{1..L}} [ (L/m) · E_{mask of size m} Σ_{d masked} −log π_θ(o_d | masked o, q) ].
+
+One draw of the mask is a *view*; R views ("replicates") are averaged. `Views` holds them, and the random numbers come
+from generators keyed by what they are for, so that nothing depends on batches, processes or the global random state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor
+
+
+@dataclass
+class Views:
+    """R partly hidden versions of each of the N responses to G prompts, and how to weigh them.
+
+    An estimate of the log-probability of response (g, n) is mean over r of
+    `weight[g, n, r] · Σ_{s in target} log π(o_s | what is not hidden)`.
+
+    Attributes:
+        hidden: [G, N, R, S] bool, the positions replaced by the mask token.
+        target: [G, N, R, S] bool, the positions whose tokens are scored; a subset of `hidden`.
+        weight: [G, N, R] float64, for example L/m.
+    """
+
+    hidden: Tensor
+    target: Tensor
+    weight: Tensor
+
+
+def stream(seed: int, *key: int | str) -> torch.Generator:
+    """A CPU generator keyed by (seed, what it is for); equal keys give equal numbers on every machine and process."""
+    digest = hashlib.blake2b(repr((seed, *key)).encode(), digest_size=8).digest()
+    # 63 bits: manual_seed takes a signed 64-bit integer.
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+
+
+def draw_views(scheme: str, response_mask: Tensor, num_replicates: int, generators: list[torch.Generator]) -> Views:
+    """Draw R masks for every response under one of `SCHEMES`.
+
+    Args:
+        scheme: "exact", "stratified", "antithetic" (all unbiased) or "paper" (biased, kept to compare with).
+        response_mask: [G, N, S] bool, the generated positions; L is their number in each row.
+        num_replicates: R ≥ 1, any number; an odd one leaves the last replicate of a paired scheme without a partner.
+        generators: one for each of the G prompts.
+
+    Raises:
+        ValueError: unknown scheme, R < 1, or a row with nothing to generate.
+    """
+    if scheme not in SCHEMES:
+        raise ValueError(f"masks={scheme!r} is not a mask scheme; choose one of {', '.join(SCHEMES)}")
+    if num_replicates < 1:
+        raise ValueError(f"num_replicates={num_replicates}: at least 1 mask is needed")
+    if not response_mask.any(dim=-1).all():
+        raise ValueError("a row has nothing to generate: its response mask is empty")
+    _, num_rollouts, length = response_mask.shape
+    R = num_replicates
+    # One draw for the sizes of a row's masks, R for each size, S for each choice of positions.
+    u = torch.stack([torch.rand(num_rollouts, R, length + 1, generator=g, dtype=torch.float64) for g in generators])
+    return views_from_uniforms(scheme, response_mask, u[..., 0].to(response_mask.device), u[..., 1:].to(response_mask.device))
+
+
+def views_from_uniforms(scheme: str, response_mask: Tensor, size_u: Tensor, position_u: Tensor) -> Views:
+    """The deterministic half of `draw_views`: uniforms on [0, 1) to masks and weights, so that a test can enumerate them.
+
+    Args:
+        response_mask: [G, N, S] bool.
+        size_u: [G, N, R] decides how many positions are hidden.
+        position_u: [G, N, R, S] decides which: those with the smallest values.
+    """
+    R = size_u.shape[-1]
+    response = repeat(response_mask, "g n s -> g n r s", r=R)
+    L = response.sum(dim=-1)
+    hidden, weight = SCHEMES[scheme](response, L, size_u, position_u)
+    return Views(hidden, hidden, weight)
+
+
+def path_views(step: Tensor) -> Views:
+    """The rollout's own order as views: log p(o; σ) = Σ_i log π(o_{σ(i)} | o_{σ(<i)}), one view for each step.
+
+    In view i everything not yet unmasked before step i is hidden, and what was unmasked in it is scored.
+
+    Args:
+        step: [G, N, S] int, the step at which a position was unmasked, −1 where nothing was generated.
+
+    Returns:
+        Views with R = number of steps and weight R, so that their *mean* is the sum along the path.
+    """
+    R = int(step.max()) + 1
+    now = rearrange(torch.arange(R, device=step.device), "r -> r 1")
+    step = rearrange(step, "g n s -> g n 1 s")
+    weight = torch.full((*step.shape[:2], R), float(R), dtype=torch.float64, device=step.device)
+    return Views(hidden=step >= now, target=step == now, weight=weight)
+
+
+def exact(response: Tensor, L: Tensor, size_u: Tensor, position_u: Tensor) -> tuple[Tensor, Tensor]:
+    """m ~ U{1..L} for every replicate, weight L/m. Unbiased."""
+    m = 1 + (size_u * L).long()
+    return smallest(response, position_u, m), L / m.double()
+
+
+def stratified(response: Tensor, L: Tensor, size_u: Tensor, position_u: Tensor) -> tuple[Tensor, Tensor]:
+    """m_j = 1 + (⌊L(j + U)/R⌋ mod L), j = 0..R−1, with one U for all replicates of a row, weight L/m_j. Unbiased."""
+    R = size_u.shape[-1]
+    j = torch.arange(R, device=response.device)
+    m = 1 + (L * (j + size_u[..., :1]) / R).long() % L
+    return smallest(response, position_u, m), L / m.double()
+
+
+def antithetic(response: Tensor, L: Tensor, size_u: Tensor, position_u: Tensor) -> tuple[Tensor, Tensor]:
+    """Pairs: m ~ U{0..L}, a set of that size and its complement, weights (L+1)/m and (L+1)/(L−m). Unbiased.
+
+    An empty side contributes 0. An odd last replicate is drawn as in `exact`.
+    """
+    m = (size_u * (L + 1)).long()
+    hidden = complement_second(smallest(response, position_u, m), response)
+    size = hidden.sum(dim=-1)
+    weight = torch.where(size > 0, (L + 1) / size.clamp(min=1).double(), 0.0)
+    if size_u.shape[-1] % 2:
+        last = slice(-1, None)
+        hidden[..., last, :], weight[..., last] = exact(
+            response[..., last, :], L[..., last], size_u[..., last], position_u[..., last, :]
+        )
+    return hidden, weight
+
+
+def paper(response: Tensor, L: Tensor, size_u: Tensor, position_u: Tensor) -> tuple[Tensor, Tensor]:
+    """The published scheme, biased: Bernoulli masks of probability 0.1 + 0.9u and their complements, weight L/max(m, 1)."""
+    hidden = complement_second(response & (position_u < (0.1 + 0.9 * size_u).unsqueeze(-1)), response)
+    return hidden, L / hidden.sum(dim=-1).clamp(min=1).double()
+
+
+SCHEMES = {"exact": exact, "stratified": stratified, "antithetic": antithetic, "paper": paper}
+
+
+def smallest(response: Tensor, position_u: Tensor, m: Tensor) -> Tensor:
+    """The m response positions with the smallest uniforms: a uniformly random subset of that size. [..., S] bool."""
+    rank = position_u.masked_fill(~response, torch.inf).argsort(dim=-1).argsort(dim=-1)
+    return response & (rank < m.unsqueeze(-1))
+
+
+def complement_second(hidden: Tensor, response: Tensor) -> Tensor:
+    """Replace every second replicate by the complement of the one before it; an odd last one stays."""
+    num_pairs = hidden.shape[-2] // 2
+    hidden = hidden.clone()
+    hidden[..., 1::2, :] = response[..., 1::2, :] & ~hidden[..., : 2 * num_pairs : 2, :]
+    return hidden

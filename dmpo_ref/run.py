@@ -1,0 +1,234 @@
+"""The plumbing of a training run: loading, devices, the data stream, metrics, checkpoints, Ctrl-C. No algorithm here."""
+
+from __future__ import annotations
+
+import copy
+import math
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from dmpo_ref.checkpoint import MetricsFile, flat, load_checkpoint, load_policy, save_checkpoint, write_atomically
+from dmpo_ref.config import Config, ModelConfig, OptimizerConfig, to_yaml
+from dmpo_ref.evaluate import evaluate
+from dmpo_ref.likelihood import build_vocabulary
+from dmpo_ref.losses import Experience, build_objective
+from dmpo_ref.masking import stream
+from dmpo_ref.tasks import build_task
+from dmpo_ref.weights import check_finite
+
+
+class Interrupted(Exception):
+    """The run was stopped by Ctrl-C after a checkpoint; the message says how to resume."""
+
+
+class Run:
+    """What a training run holds between rounds.
+
+    Attributes:
+        policy: p_θ; `wrapped` is the same model as Accelerate prepared it, for forward passes with a gradient.
+        reference: p_ref, frozen; None if the log-ratio does not need it.
+        buffer: experience of the newest rounds, oldest first.
+        round, step: rounds and gradient steps done.
+    """
+
+    def __init__(self, config: Config, *, task: Any, reward: Callable[[Any, str], float] | None, resume: bool):
+        self.config, self.output = config, Path(config.output)
+        found = self._find_checkpoint(resume)
+        self.task, self.custom_reward = task or build_task(config.task), reward
+        self.train_items, self.test_items = self.task.load(config.task.train), self.task.load(config.task.test)
+        self.accelerator = build_accelerator(config)
+        self.device, self.is_main = self.accelerator.device, self.accelerator.is_main_process
+        if config.train.prompts_per_round % self.accelerator.num_processes:
+            raise ValueError(
+                f"train.prompts_per_round={config.train.prompts_per_round} prompts cannot be shared evenly by "
+                f"{self.accelerator.num_processes} processes; choose a multiple"
+            )
+
+        start = config.model if found is None else ModelConfig(**{**vars(config.model), "path": str(found.folder)})
+        policy, self.tokenizer = load_policy(start, self.device)
+        self.vocabulary = build_vocabulary(
+            self.tokenizer, policy.config.embedding_size, alphabet=self.task.alphabet, full=config.model.vocabulary == "full"
+        )
+        self.reference = self._load_reference(policy, found)
+        self.objective = build_objective(config.loss)
+        self.subtracts_log_old = self.objective.uses_log_old or config.weight.baseline == "model"
+        optimizer = torch.optim.AdamW(
+            policy.parameters(),
+            lr=config.optimizer.learning_rate,
+            betas=(config.optimizer.beta1, config.optimizer.beta2),
+            weight_decay=config.optimizer.weight_decay,
+        )
+        num_steps = config.train.rounds * config.train.steps_per_round
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(config.optimizer, step, num_steps))
+        self.wrapped, self.optimizer = self.accelerator.prepare(policy, optimizer)
+        self.policy = self.accelerator.unwrap_model(self.wrapped)
+        self.round, self.step, self.buffer = 0, 0, []
+        self.counters = {"rollouts": 0, "sampling_forwards": 0, "seconds": 0.0}
+        if found is not None:
+            self.round, self.step, self.counters = found.state["round"], found.state["step"], found.state["counters"]
+            self.buffer = found.buffer
+            self.optimizer.load_state_dict(found.state["optimizer"])
+            self.schedule.load_state_dict(found.state["schedule"])
+        if self.is_main:
+            self.output.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.output / "config.yaml", to_yaml(config))
+            self.metrics_file = MetricsFile(self.output / "metrics.jsonl", keep_rounds=self.round)
+        if config.log_with != "none":
+            self.accelerator.init_trackers("dmpo_ref", config=flat(config))
+        self.clock = time.perf_counter()
+
+    def _find_checkpoint(self, resume: bool):
+        found = load_checkpoint(self.output, self.config) if resume else None
+        if resume and found is None:
+            raise FileNotFoundError(f"output={self.output} holds no checkpoint to resume from; start without --resume")
+        if not resume and (self.output / "metrics.jsonl").exists():
+            raise ValueError(f"output={self.output} already holds a run; continue it with --resume, or choose another output")
+        return found
+
+    def _load_reference(self, policy: PreTrainedModel, found) -> PreTrainedModel | None:
+        if self.config.weight.log_ratio == "none":
+            return None
+        if found is None:
+            reference = copy.deepcopy(policy)
+        elif (found.folder / "reference").is_dir():
+            reference = type(policy).from_pretrained(found.folder / "reference", dtype=policy.dtype).to(self.device)
+        else:
+            reference, _ = load_policy(self.config.model, self.device)
+        return reference.eval().requires_grad_(False)
+
+    def next_prompts(self) -> tuple[list[Any], list[int]]:
+        """This process's prompts of the round and their positions in the endless, shuffled stream of training items."""
+        G, size = self.config.train.prompts_per_round, len(self.train_items)
+        first = self.round * G + self.accelerator.process_index
+        position = list(range(first, (self.round + 1) * G, self.accelerator.num_processes))
+        return [self.train_items[self._shuffled(p // size)[p % size]] for p in position], position
+
+    def _shuffled(self, epoch: int) -> list[int]:
+        return torch.randperm(len(self.train_items), generator=stream(self.config.seed, "data", epoch)).tolist()
+
+    def score_rewards(self, items: list[Any], texts: list[list[str]]) -> tuple[Tensor, dict[str, float]]:
+        """Rewards [G, N] of answers, and the mean of each component."""
+
+        def components(item: Any, text: str) -> dict[str, float]:
+            return self.task.reward(item, text) if self.custom_reward is None else {"custom": float(self.custom_reward(item, text))}
+
+        scores = [[components(item, text) for text in row] for item, row in zip(items, texts, strict=True)]
+        reward = torch.tensor([[sum(parts.values()) for parts in row] for row in scores], dtype=torch.float64, device=self.device)
+        check_finite(reward, "reward")
+        flat_scores = [parts for row in scores for parts in row]
+        return reward, {f"reward/{name}": sum(p[name] for p in flat_scores) / len(flat_scores) for name in flat_scores[0]}
+
+    def minibatch(self, k: int) -> Experience:
+        """What the k-th step of a round looks at: the buffered rounds in turn, the newest first, some or all prompts of one."""
+        experience = self.buffer[-1 - k % len(self.buffer)]
+        if self.config.train.prompts_per_step is None:
+            return experience.select(range(len(experience.position)), k)
+        size, total = self.config.train.prompts_per_step // self.accelerator.num_processes, len(experience.position)
+        order = torch.randperm(total, generator=stream(self.config.seed, "order", self.round)).tolist()
+        start = k // len(self.buffer) * size
+        return experience.select([order[(start + i) % total] for i in range(size)], k)
+
+    def resync_reference(self) -> None:
+        """p_ref ← p_θ every `resync_every` rounds; the target moves only if it is told to."""
+        every = self.config.train.resync_every
+        if every and self.round % every == 0:
+            self.reference.load_state_dict(self.policy.state_dict())
+
+    def record(self, collected: dict, steps: list[dict], on_round: Callable | None) -> list[dict[str, Any]]:
+        """Metrics of a finished round, one entry per gradient step, evaluation in the last one; written and returned."""
+        config, is_last = self.config, self.round == self.config.train.rounds
+        last = on_round(self.round, self.policy) if on_round else {}
+        if is_last or (config.evaluation.every and self.round % config.evaluation.every == 0):
+            last = last | {"evaluation/accuracy": self.evaluate().accuracy}
+        self.counters["seconds"] += time.perf_counter() - self.clock
+        self.clock = time.perf_counter()
+        entries = [{"round": self.round - 1, **step, **collected, **self.counters} for step in steps]
+        entries[-1] |= last
+        for entry in entries if self.is_main else []:
+            self.metrics_file.write(entry)
+        for entry in entries if config.log_with != "none" else []:
+            self.accelerator.log(entry, step=entry["step"])
+        return entries
+
+    def evaluate(self):
+        """Evaluation of the current policy on the test items, as the config says."""
+        config = self.config.evaluation
+        items = self.test_items[: config.num_items]
+        return evaluate(
+            self.policy, self.tokenizer, self.task, items, config.sampler, self.vocabulary, num_samples=config.num_samples, seed=self.config.seed
+        )
+
+    def save(self, *, now: bool) -> None:
+        """Write a checkpoint if it is time, if it is the last round, or now."""
+        due = self.round % self.config.train.checkpoint_every == 0 or self.round == self.config.train.rounds
+        if not self.is_main or not (due or now):
+            return
+        save_checkpoint(
+            self.output,
+            config=self.config,
+            policy=self.policy,
+            tokenizer=self.tokenizer,
+            reference=self.reference if self.config.train.resync_every else None,
+            buffer=self.buffer[-self.config.train.reuse_rounds :] if self.config.train.reuse_rounds else [],
+            state={
+                "round": self.round,
+                "step": self.step,
+                "counters": self.counters,
+                "optimizer": self.optimizer.state_dict(),
+                "schedule": self.schedule.state_dict(),
+            },
+        )
+
+
+def build_accelerator(config: Config) -> Accelerator:
+    """Accelerate on the device of the config.
+
+    Raises:
+        ValueError: CUDA is asked for and not there.
+    """
+    has_cuda = torch.cuda.is_available()
+    if config.device == "cuda" and not has_cuda:
+        raise ValueError("device=cuda: torch sees no CUDA device here; use device=cpu, or install a CUDA build of torch")
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    tracker = {} if config.log_with == "none" else {"log_with": config.log_with, "project_dir": config.output}
+    return Accelerator(cpu=config.device == "cpu" or not has_cuda, **tracker)
+
+
+def rate(config: OptimizerConfig, step: int, num_steps: int) -> float:
+    """Learning rate at a step, as a share of its highest: linear warm-up, then constant or decaying to 0."""
+    if step < config.warmup_steps:
+        return (step + 1) / (config.warmup_steps + 1)
+    progress = min(1.0, (step - config.warmup_steps) / max(1, num_steps - config.warmup_steps))
+    return {"constant": 1.0, "linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2}[config.schedule]
+
+
+class StopSignal:
+    """Within it, the first Ctrl-C only sets `requested`, so that the round can end in a checkpoint; a second one stops at once."""
+
+    def __enter__(self) -> StopSignal:
+        self.requested = False
+        # Python delivers signals to the main thread only.
+        self.previous = None
+        if threading.current_thread() is threading.main_thread():
+            self.previous = signal.signal(signal.SIGINT, self._request)
+        return self
+
+    def _request(self, *_: Any) -> None:
+        self.requested = True
+        signal.signal(signal.SIGINT, self.previous)
+        print("\nCtrl-C: finishing this round, then saving; once more to stop at once", file=sys.stderr)
+
+    def __exit__(self, *_: Any) -> None:
+        if self.previous is not None:
+            signal.signal(signal.SIGINT, self.previous)

@@ -1,0 +1,214 @@
+"""The algorithm as one visible loop: draw rollouts, weigh them once, take several gradient steps, repeat.
+
+Distribution Matching Policy Optimization (arXiv 2510.08233, Algorithm 1). The plumbing (loading, devices, metrics,
+checkpoints) is in `run.py`. Random numbers are keyed by (seed, purpose, prompt), so neither batching nor the number of
+processes changes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor
+from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from dmpo_ref.config import Config
+from dmpo_ref.evaluate import answer_texts
+from dmpo_ref.likelihood import elbo, flatten, log_likelihood, path_log_prob, score, token_log_prob
+from dmpo_ref.losses import Experience
+from dmpo_ref.masking import Views, draw_views, stream
+from dmpo_ref.rollout import Rollout
+from dmpo_ref.run import Interrupted, Run, StopSignal
+from dmpo_ref.samplers import sample
+from dmpo_ref.tasks import encode
+from dmpo_ref.weights import (
+    baseline_weights,
+    coefficient_for_ess,
+    effective_sample_size,
+    log_weights,
+    model_baseline,
+    target_weights,
+)
+
+
+@dataclass
+class Trained:
+    """What `train` returns: the policy with its tokenizer, the metrics of every step, and the folder of the run."""
+
+    policy: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    metrics: list[dict[str, Any]]
+    output: Path
+
+
+def train(
+    config: Config,
+    *,
+    task: Any = None,
+    reward: Callable[[Any, str], float] | None = None,
+    on_round: Callable[[int, PreTrainedModel], dict[str, float]] | None = None,
+    resume: bool = False,
+) -> Trained:
+    """Fine-tune the policy of `config.model` towards p*(o|q) ∝ p_ref(o|q) · exp(r(q,o)/α).
+
+    Writes `metrics.jsonl` (one line per gradient step), `config.yaml` and checkpoints to `config.output`.
+
+    Args:
+        task: instead of the task of the config, an object like `tasks.sudoku.Sudoku`.
+        reward: instead of the task's reward, a function of the item and the answer's text.
+        on_round: called after every round with (rounds done, policy); what it returns is added to the metrics.
+        resume: continue the run in `config.output` from its newest checkpoint.
+
+    Raises:
+        FileNotFoundError, ValueError: something in the config, the files or the rewards that cannot be; one line.
+        Interrupted: Ctrl-C, after the round under way was finished and saved.
+    """
+    run = Run(config, task=task, reward=reward, resume=resume)
+    rounds, metrics = config.train.rounds, []
+    with StopSignal() as stop, tqdm(total=rounds, initial=run.round, desc="train", disable=None if run.is_main else True) as bar:
+        while run.round < rounds:
+            # p_old ← p_θ: draw N rollouts for each of G prompts; reward, ℓ and w once.
+            experience, collected = collect(run)
+            run.buffer = [*run.buffer, experience][-(1 + config.train.reuse_rounds) :]
+
+            # K gradient steps on the buffer. The policy that drew the rollouts is not needed again.
+            steps = [gradient_step(run, k) for k in range(config.train.steps_per_round)]
+
+            run.round += 1
+            run.resync_reference()
+            metrics += run.record(collected, steps, on_round)
+            run.save(now=stop.requested)
+            bar.set_postfix(reward=f"{collected['reward']:.3f}", ess=f"{collected['ess']:.2f}")
+            bar.update()
+            if stop.requested and run.round < rounds:
+                raise Interrupted(f"stopped after round {run.round} of {rounds}, saved in {run.output}; the same command with --resume goes on")
+    run.accelerator.end_training()
+    return Trained(run.policy, run.tokenizer, metrics, run.output)
+
+
+def collect(run: Run) -> tuple[Experience, dict[str, float]]:
+    """One round's experience: rollouts of p_old, their rewards, ℓ, w and w_base; with its metrics."""
+    config = run.config
+    items, position = run.next_prompts()
+    prompts = encode(run.tokenizer, run.task, items).to(run.device)
+    generators = [stream(config.seed, "rollout", p) for p in position]
+    rollout = sample(
+        run.policy, prompts, config.sampler, run.vocabulary, num_rollouts=config.train.num_rollouts, generators=generators
+    )
+    reward, components = run.score_rewards(items, answer_texts(run.tokenizer, rollout))
+    log_ratio = estimate_log_ratio(run, rollout, position)
+    alpha, target = config.weight.alpha, config.weight.target
+    log_weight = log_weights(reward, log_ratio, alpha=alpha, target=target)
+    c = 1.0 if config.weight.target_ess is None else coefficient_for_ess(log_weight, config.weight.target_ess)
+    weight = target_weights(log_weight, coefficient=c, target=target)
+    base = torch.zeros_like(weight)
+    if config.weight.baseline != "model":
+        base = baseline_weights(config.weight.baseline, reward, log_ratio, alpha=alpha, coefficient=c, target=target)
+    experience = Experience(
+        rollout, position, reward, weight, config.weight.baseline_strength * base, log_old=score_old(run, rollout, position)
+    )
+    run.counters["rollouts"] += reward.numel() * run.accelerator.num_processes
+    run.counters["sampling_forwards"] += rollout.forwards
+    return experience, {
+        "reward": reward.mean().item(),
+        **components,
+        "ess": effective_sample_size(weight).mean().item(),
+        "coefficient": float(torch.as_tensor(c).mean()),
+        "log_ratio_mean": log_ratio.mean().item(),
+        "log_ratio_std": log_ratio.std().item(),
+        "weight_max": weight.max().item(),
+    }
+
+
+def estimate_log_ratio(run: Run, rollout: Rollout, position: list[int]) -> Tensor:
+    """log p_ref − log p_old of each rollout, [G, N] float64 nats: along its path, by ELBOs on the same masks, or 0."""
+    config, micro_batch = run.config, run.config.train.score_micro_batch
+    if config.weight.log_ratio == "none":
+        return torch.zeros(rollout.tokens.shape[:2], dtype=torch.float64, device=run.device)
+    if config.weight.log_ratio == "path":
+        return path_log_prob(run.reference, rollout, run.vocabulary, micro_batch=micro_batch) - rollout.log_prob
+    generators = [stream(config.seed, "elbo", p) for p in position]
+    views = draw_views("antithetic", rollout.response_mask, config.weight.elbo_replicates, generators)
+    log_ref, log_old = (elbo(model, rollout, views, run.vocabulary, micro_batch=micro_batch) for model in (run.reference, run.policy))
+    return log_ref - log_old
+
+
+@torch.no_grad()
+def score_old(run: Run, rollout: Rollout, position: list[int]) -> Tensor | None:
+    """log p_old on the masks of each of the round's K steps, [K, G, N, R, S], for objectives that subtract it."""
+    if not run.subtracts_log_old:
+        return None
+    micro_batch = run.config.train.score_micro_batch
+    sets = [run.objective.views(rollout, mask_streams(run, position, k)) for k in range(run.config.train.steps_per_round)]
+    return torch.stack([token_log_prob(run.policy, rollout, views, run.vocabulary, micro_batch=micro_batch) for views in sets])
+
+
+def mask_streams(run: Run, position: list[int], k: int) -> list[torch.Generator]:
+    """Fresh masks at every gradient step; the k-th stored ones where log p_old was measured on them."""
+    use = k if run.subtracts_log_old else f"step {run.step}"
+    return [stream(run.config.seed, "masks", p, use) for p in position]
+
+
+def gradient_step(run: Run, k: int) -> dict[str, float]:
+    """The k-th step of a round: views, token log-probabilities, loss, AdamW. Returns its metrics."""
+    batch = run.minibatch(k)
+    views = run.objective.views(batch.rollout, mask_streams(run, batch.position, k))
+    run.policy.train()
+    loss = backward(run, views, batch)
+    run.policy.eval()
+    if not torch.isfinite(loss):
+        raise ValueError(f"the loss of step {run.step} is {loss.item()}; lower optimizer.learning_rate or look at the rewards in metrics.jsonl")
+    grad_norm = run.accelerator.clip_grad_norm_(run.wrapped.parameters(), run.config.optimizer.max_grad_norm)
+    learning_rate = run.schedule.get_last_lr()[0]
+    run.optimizer.step()
+    run.schedule.step()
+    run.optimizer.zero_grad()
+    run.step += 1
+    return {"step": run.step, "loss": loss.item(), "grad_norm": float(grad_norm), "learning_rate": learning_rate}
+
+
+def backward(run: Run, views: Views, batch: Experience) -> Tensor:
+    """Accumulate the gradient of the objective; returns the loss. Memory is bounded by `loss.micro_batch` sequences."""
+
+    def loss_of(log_prob: Tensor) -> Tensor:
+        return run.objective.loss(log_prob, views, batch, real_weight(run, log_prob, views, batch))
+
+    micro_batch = run.config.loss.micro_batch
+    if micro_batch is None:
+        loss = loss_of(token_log_prob(run.wrapped, batch.rollout, views, run.vocabulary))
+        run.accelerator.backward(loss)
+        return loss.detach()
+
+    # Chain rule in two passes: the slope of the loss in every token log-probability, then that slope into the weights,
+    # a micro-batch at a time. A linear loss has the same slope everywhere, so it needs no first pass.
+    if run.objective.is_linear and not run.subtracts_log_old:
+        log_prob = torch.zeros(views.hidden.shape, device=run.device)
+    else:
+        with torch.no_grad():
+            log_prob = token_log_prob(run.policy, batch.rollout, views, run.vocabulary, micro_batch=micro_batch)
+    log_prob.requires_grad_()
+    loss = loss_of(log_prob)
+    (slope,) = torch.autograd.grad(loss, log_prob)
+    loss = loss.detach()
+    slopes = rearrange(slope, "g n r s -> (g n r) s").split(micro_batch)
+    for rows, slope in zip(flatten(batch.rollout, views, run.vocabulary).split(micro_batch), slopes, strict=True):
+        part = (slope * score(run.wrapped, rows, run.vocabulary)).sum()
+        run.accelerator.backward(part)
+        if run.objective.is_linear and not run.subtracts_log_old:
+            loss = loss + part.detach()
+    return loss
+
+
+def real_weight(run: Run, log_prob: Tensor, views: Views, batch: Experience) -> Tensor:
+    """w_real = w − strength · w_base, [G, N] float64."""
+    weight = batch.weight - batch.base_weight
+    if run.config.weight.baseline == "model":
+        log_policy, log_old = log_likelihood(log_prob.detach(), views), log_likelihood(batch.log_old, views)
+        weight = weight - run.config.weight.baseline_strength * model_baseline(log_policy, log_old)
+    return weight

@@ -1,0 +1,130 @@
+"""From rewards to weights: ℓ, w, w_base and the effective sample size. Pure functions of [G, N] tensors.
+
+G prompts, N rollouts each; one row is one prompt, and rows never mix.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+BISECTION_STEPS = 50  # halvings of the bracket (0, 1]: an accuracy of 1e-15
+
+
+def log_weights(reward: Tensor, log_ratio: Tensor, *, alpha: float, target: str = "tilted") -> Tensor:
+    """Log-weight of each rollout towards the target distribution p*(o|q) ∝ p_ref(o|q) · exp(r(q,o)/α).
+
+        ℓ = r/α + log_ratio
+
+    Args:
+        reward: [G, N].
+        log_ratio: [G, N] nats, an estimate of log p_ref − log p_old: along the rollout's own order (`path`), the
+            difference of two ELBOs on the same masks (`elbo`), or 0 (`none`: the reference is the rollout policy).
+        alpha: temperature α > 0, in units of reward per nat.
+        target: "tilted"; or one of the two published variants without α, "reward_softmax" (ℓ = r) and "reward" (ℓ is
+            not used, see `target_weights`).
+
+    Raises:
+        ValueError: α ≤ 0, fewer than two rollouts, or a value that is not finite.
+    """
+    if not (alpha > 0 and math.isfinite(alpha)):
+        raise ValueError(f"alpha={alpha} is not a temperature; it must be above 0, in units of reward per nat")
+    if reward.shape[-1] < 2:
+        raise ValueError(f"N={reward.shape[-1]} rollout for each prompt: a softmax over the group needs at least 2")
+    check_finite(reward, "reward")
+    check_finite(log_ratio, "log_ratio")
+    reward = reward.double()
+    return reward if target in ("reward_softmax", "reward") else reward / alpha + log_ratio
+
+
+def target_weights(log_weight: Tensor, *, coefficient: Tensor | float = 1.0, target: str = "tilted") -> Tensor:
+    """Self-normalised importance weights of the target.
+
+        w = softmax over the N rollouts of c · ℓ,  Σ_n w = 1        (`target: reward`: w = r, no softmax)
+
+    Args:
+        log_weight: [G, N] ℓ of `log_weights`.
+        coefficient: c in (0, 1], a number or [G, 1]; see `coefficient_for_ess`.
+
+    Returns:
+        [G, N] float64, non-negative with rows that sum to 1 (except for `target: reward`).
+    """
+    return log_weight if target == "reward" else (coefficient * log_weight).softmax(dim=-1)
+
+
+def baseline_weights(
+    kind: str,
+    reward: Tensor,
+    log_ratio: Tensor,
+    *,
+    alpha: float,
+    coefficient: Tensor | float = 1.0,
+    target: str = "tilted",
+) -> Tensor:
+    """Weight baseline w_base, to be subtracted: w_real = w − strength · w_base. [G, N] float64.
+
+    - `none`: 0.
+    - `uniform`: 1/N, the paper's w_base = 1 after normalising; the group mean of r for `target: reward`.
+    - `negative`: softmax(c · (−r/α + log_ratio)), the weights of the reward-inverted target, the published code's
+      default; −r for `target: reward`. It does not aim at p*.
+    - `model` depends on the current policy: see `model_baseline`.
+
+    Raises:
+        ValueError: unknown kind.
+    """
+    if kind == "none":
+        return torch.zeros_like(reward, dtype=torch.float64)
+    if kind == "uniform":
+        base = reward.double().mean(dim=-1, keepdim=True) if target == "reward" else torch.tensor(1 / reward.shape[-1])
+        return base.double().expand_as(reward).clone()
+    if kind == "negative":
+        inverted = log_weights(-reward, log_ratio, alpha=alpha, target=target)
+        return target_weights(inverted, coefficient=coefficient, target=target)
+    raise ValueError(f"baseline={kind!r} is not one of none, uniform, negative, model")
+
+
+def model_baseline(log_policy: Tensor, log_old: Tensor) -> Tensor:
+    """w_base = softmax over n of (log p_θ − log p_old), gradient stopped. [G, N] float64.
+
+    Both log-probabilities on the same masks. With exact ones, E_{p_old}[Σ w_base ∇log p_θ] vanishes up to O(1/N),
+    because the weights turn samples of p_old into samples of p_θ, whose expected score is 0.
+    """
+    return (log_policy.detach().double() - log_old.double()).softmax(dim=-1)
+
+
+def effective_sample_size(weight: Tensor) -> Tensor:
+    """ESS = 1 / (N Σ_n w²), a share in [1/N, 1] of the N rollouts of each prompt. [G, N] → [G]."""
+    return 1 / (weight.shape[-1] * weight.square().sum(dim=-1))
+
+
+def coefficient_for_ess(log_weight: Tensor, target_ess: float) -> Tensor:
+    """The largest c in (0, 1] for which softmax(c·ℓ) has at least the wanted ESS, by bisection. [G, N] → [G, 1].
+
+    ESS falls from 1 to its value at c = 1 as c grows, so c = 1 where the weights are even enough already.
+
+    Raises:
+        ValueError: the wanted ESS is outside (0, 1).
+    """
+    if not 0 < target_ess < 1:
+        raise ValueError(f"target_ess={target_ess} is a share of the rollouts; it must lie between 0 and 1")
+
+    def even_enough(c: Tensor) -> Tensor:
+        return effective_sample_size((c * log_weight).softmax(dim=-1)).unsqueeze(-1) >= target_ess
+
+    low = torch.zeros_like(log_weight[..., :1])
+    high = torch.ones_like(low)
+    already = even_enough(high)
+    for _ in range(BISECTION_STEPS):
+        middle = (low + high) / 2
+        enough = even_enough(middle)
+        low, high = torch.where(enough, middle, low), torch.where(enough, high, middle)
+    return torch.where(already, 1.0, low)
+
+
+def check_finite(values: Tensor, name: str) -> None:
+    """Raise a ValueError that names the first value that is not finite."""
+    if not torch.isfinite(values).all():
+        prompt, rollout = (~torch.isfinite(values)).nonzero()[0].tolist()
+        raise ValueError(f"{name} of prompt {prompt}, rollout {rollout} is {values[prompt, rollout].item()}; it must be finite")

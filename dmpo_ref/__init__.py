@@ -5,4 +5,3 @@ from dmpo_ref.model import LLaDAConfig, LLaDAModelLM
 from dmpo_ref.train import train
 
 __all__ = ["Config", "LLaDAConfig", "LLaDAModelLM", "load_config", "train"]
-__version__ = "0.1.0"

@@ -18,7 +18,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from dmpo_ref.config import Config, ModelConfig, SamplerConfig, describe_options, load_config, to_yaml
+from dmpo_ref.config import Config, ModelConfig, SamplerConfig, describe_options, get_option, load_config, to_yaml
 from dmpo_ref.losses import Experience
 from dmpo_ref.model import LLaDAModelLM
 from dmpo_ref.rollout import Rollout
@@ -127,13 +127,7 @@ def load_checkpoint(output: Path, config: Config) -> Checkpoint | None:
 
 def flat(config: Config) -> dict[str, Any]:
     """Every option of a config by its dotted key."""
-    found = {}
-    for key in describe_options():
-        value: Any = config
-        for part in key.split("."):
-            value = getattr(value, part)
-        found[key] = value
-    return found
+    return {key: get_option(config, key) for key in describe_options()}
 
 
 def flush(folder: Path) -> None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 from typing import Any, Literal, Optional, get_type_hints
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 PRESETS = Path(__file__).parent / "presets"
@@ -37,7 +38,7 @@ class ModelConfig:
 
 @dataclass
 class TaskConfig:
-    name: Literal["sudoku"] = option("sudoku", "which task")
+    name: Literal["sudoku"] = option("sudoku", "which task to train on and to be graded by")
     train: str = option("???", "training items: CSV, Puzzle,Solution", symbol="q")
     test: str = option("???", "test items, same columns")
     generate: Literal["blanks", "all"] = option(
@@ -92,8 +93,8 @@ class LossConfig:
 @dataclass
 class OptimizerConfig:
     learning_rate: float = option(1e-4, "AdamW learning rate at its highest")
-    beta1: float = option(0.9, "AdamW β₁")
-    beta2: float = option(0.99, "AdamW β₂")
+    beta1: float = option(0.9, "AdamW β₁, decay of the mean of the gradients")
+    beta2: float = option(0.99, "AdamW β₂, decay of the mean of their squares")
     weight_decay: float = option(0.0, "AdamW decoupled weight decay")
     max_grad_norm: float = option(1.0, "gradients are scaled down to this norm")
     schedule: Literal["constant", "linear", "cosine"] = option("constant", "learning rate over the run: constant, or to 0 by line or cosine")
@@ -152,19 +153,9 @@ def load_config(source: str | Path, *overrides: str) -> Config:
         from_file = OmegaConf.load(path)
     except Exception as error:  # the parser raises a family of its own; whatever it is, the file is not YAML
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    for override in overrides:
-        if "=" not in override:
-            raise ValueError(f"override {override!r} is not of the form section.key=value")
-    merged = OmegaConf.structured(Config)
-    for layer, origin in ((from_file, str(path)), (OmegaConf.from_dotlist(list(overrides)), "command line")):
-        try:
-            merged = OmegaConf.merge(merged, layer)
-        except OmegaConfBaseException as error:
-            raise ValueError(explain(error, origin)) from error
-    if missing := sorted(OmegaConf.missing_keys(merged)):
-        raise ValueError(f"{path}: {missing[0]} is not set; add it to the file or give {missing[0]}=… on the command line")
+    merged = merge(Config, (from_file, str(path)), (parse_overrides(overrides), "command line"))
     config = OmegaConf.to_object(merged)
-    given = OmegaConf.from_dotlist(list(overrides))
+    given = parse_overrides(overrides)
     for key in ("model.path", "task.train", "task.test"):
         value = OmegaConf.select(merged, key)
         if value.startswith(("./", "../")) and OmegaConf.select(given, key) is None:
@@ -172,6 +163,35 @@ def load_config(source: str | Path, *overrides: str) -> Config:
             setattr(getattr(config, section), name, str((path.parent / value).resolve()))
     check_config(config)
     return config
+
+
+def load_options(cls: type, *overrides: str) -> Any:
+    """A single dataclass of options from `key=value` overrides; errors as in `load_config`."""
+    return OmegaConf.to_object(merge(cls, (parse_overrides(overrides), "command line")))
+
+
+def parse_overrides(overrides: tuple[str, ...]) -> DictConfig:
+    """`section.key=value` words, values read as YAML."""
+    for override in overrides:
+        if "=" not in override or override.startswith("="):
+            raise ValueError(f"override {override!r} is not of the form section.key=value")
+    try:
+        return OmegaConf.from_dotlist(list(overrides))
+    except Exception as error:  # again a parser's own family of errors
+        raise ValueError(f"command line: {' '.join(str(error).split())}") from error
+
+
+def merge(cls: type, *layers: tuple[Any, str]) -> DictConfig:
+    """The defaults of a dataclass, overlaid with layers of (values, where they came from)."""
+    merged = OmegaConf.structured(cls)
+    for layer, origin in layers:
+        try:
+            merged = OmegaConf.merge(merged, layer)
+        except OmegaConfBaseException as error:
+            raise ValueError(explain(error, origin, cls)) from error
+    if missing := sorted(OmegaConf.missing_keys(merged)):
+        raise ValueError(f"{layers[0][1]}: {missing[0]} is not set; add it there or give {missing[0]}=… on the command line")
+    return merged
 
 
 def find_config(source: str | Path) -> Path:
@@ -188,16 +208,13 @@ def to_yaml(config: Config) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
-def explain(error: OmegaConfBaseException, origin: str) -> str:
+def explain(error: OmegaConfBaseException, origin: str, cls: type) -> str:
     """One line for an error of the configuration library: which key, what was wrong, what would be right."""
-    key = error.full_key or ""
-    known = list(describe_options())
-    if error.key is not None and key and key not in known and key not in {k.rsplit(".", 1)[0] for k in known}:
-        # A section keeps its name when only the last part is misspelt, so compare whole keys first.
-        nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5) or difflib.get_close_matches(
-            key, [k.split(".")[0] for k in known], n=1, cutoff=0.0
-        )
-        return f"{origin}: unknown key {key!r}; did you mean {nearest[0]!r}?"
+    key, known = error.full_key or "", list(describe_options(cls))
+    sections = sorted({k.rsplit(".", 1)[0] for k in known if "." in k})
+    if key and key not in [*known, *sections]:
+        nearest = difflib.get_close_matches(key, [*known, *sections], n=1, cutoff=0.0)[0]
+        return f"{origin}: unknown key {key!r}; did you mean {nearest!r}?"
     message = str(error).splitlines()[0]
     return f"{origin}: {key + ': ' if key else ''}{message}"
 
@@ -217,6 +234,11 @@ def describe_options(cls: type = Config, prefix: str = "") -> dict[str, tuple[st
     return found
 
 
+def get_option(config: Config, key: str) -> Any:
+    """The value of an option by its dotted key."""
+    return reduce(getattr, key.split("."), config)
+
+
 def check_config(config: Config) -> None:
     """Refuse impossible values and combinations, naming the key, the value and what would be right.
 
@@ -227,16 +249,15 @@ def check_config(config: Config) -> None:
 
     def require(ok: bool, key: str, right: str) -> None:
         if not ok:
-            value = OmegaConf.select(OmegaConf.structured(config), key)
-            raise ValueError(f"{key}={value}: {right}")
+            raise ValueError(f"{key}={get_option(config, key)}: {right}")
 
     for key in ("train.rounds", "train.prompts_per_round", "train.steps_per_round", "loss.num_replicates", "weight.elbo_replicates",
                 "train.checkpoint_every", "evaluation.num_samples", "threads", "train.prompts_per_step", "evaluation.num_items",
                 "sampler.micro_batch", "loss.micro_batch", "train.score_micro_batch", "evaluation.sampler.micro_batch"):  # fmt: skip
-        value = OmegaConf.select(OmegaConf.structured(config), key)
+        value = get_option(config, key)
         require(value is None or value >= 1, key, "must be at least 1")
     for key in ("train.reuse_rounds", "train.resync_every", "evaluation.every", "optimizer.warmup_steps", "optimizer.weight_decay"):
-        require(OmegaConf.select(OmegaConf.structured(config), key) >= 0, key, "must not be negative")
+        require(get_option(config, key) >= 0, key, "must not be negative")
     for section, sampler in (("sampler", config.sampler), ("evaluation.sampler", config.evaluation.sampler)):
         check_sampler(sampler, section)
     require(weight.alpha > 0, "weight.alpha", "the temperature α must be above 0, in units of reward per nat")

@@ -47,6 +47,22 @@ class Sudoku:
         """Puzzles of a CSV file (see `read_puzzles`)."""
         return read_puzzles(path)
 
+    def parse(self, text: str) -> Puzzle:
+        """A puzzle typed by hand, its solution unknown.
+
+        Raises:
+            ValueError: malformed clues.
+        """
+        if problem := describe_clues(text):
+            raise ValueError(problem)
+        return Puzzle(text, solution="")
+
+    def show(self, item: Puzzle, text: str | None = None) -> str:
+        """The puzzle, or an answer to it, as a board of text: `.` for a blank."""
+        cells = (item.puzzle if text is None else text).ljust(16).replace("0", ".")[:16]
+        rows = [f"{cells[i]} {cells[i + 1]} | {cells[i + 2]} {cells[i + 3]}" for i in range(0, 16, 4)]
+        return "\n".join([*rows[:2], "----+----", *rows[2:]])
+
     def prompt(self, item: Puzzle) -> str:
         """Text before the response."""
         return item.puzzle if self.config.generate == "all" else ""
@@ -103,21 +119,26 @@ def read_puzzles(path: str | Path) -> list[Puzzle]:
 
 
 def describe_problem(item: Puzzle) -> str | None:
-    """What is wrong with a puzzle, in one line; None if it is well-formed."""
-    puzzle, solution = item.puzzle, item.solution
-    for name, text, digits in (("puzzle", puzzle, "01234"), ("solution", solution, "1234")):
-        if len(text) != 16:
-            return f"{name} {text!r} has {len(text)} characters, 16 are needed"
-        if wrong := sorted(set(text) - set(digits)):
-            return f"{name} {text!r} contains {wrong[0]!r}; only the digits {digits[0]} to {digits[-1]} may stand there"
+    """What is wrong with a puzzle or its solution, in one line; None if all is well."""
+    if problem := describe_clues(item.puzzle):
+        return problem
+    if not is_solution(item.puzzle, item.solution):
+        return f"solution {item.solution!r} is not a solution of puzzle {item.puzzle!r}: 16 digits that keep the clues are needed"
+    return None
+
+
+def describe_clues(puzzle: str) -> str | None:
+    """What is wrong with the clues of a puzzle, in one line; None if all is well."""
+    if len(puzzle) != 16:
+        return f"puzzle {puzzle!r} has {len(puzzle)} characters, 16 are needed"
+    if wrong := sorted(set(puzzle) - set("01234")):
+        return f"puzzle {puzzle!r} contains {wrong[0]!r}; only the digits 0 (blank) to 4 may stand there"
     if "0" not in puzzle:
         return f"puzzle {puzzle!r} has nothing blank, so there is nothing to generate"
     for unit in UNITS:
         clues = [puzzle[i] for i in unit if puzzle[i] != "0"]
         if len(clues) != len(set(clues)):
             return f"puzzle {puzzle!r} has contradictory clues: a digit twice in one row, column or box"
-    if not is_solution(puzzle, solution):
-        return f"solution {solution!r} is not a solution of puzzle {puzzle!r}"
     return None
 
 

@@ -1,0 +1,54 @@
+# Every target works from a bare clone: it makes .venv and installs what constraints.txt pins, once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed-dev
+
+.PHONY: demo test test-long lint format lab pretrain study clean
+
+demo: $(VENV)/.installed-core
+	$(BIN)/dmpo demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+test-long: $(INSTALLED)
+	$(BIN)/python -m pytest -m "long or not long"
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lab: $(VENV)/.installed-lab
+	$(BIN)/jupyter lab
+
+pretrain: $(VENV)/.installed-core
+	$(BIN)/dmpo pretrain-toy
+
+study: $(VENV)/.installed-core
+	$(BIN)/python -m toy.study
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.12 …")'
+	$(PYTHON) -m venv $(VENV)
+
+# torch goes first and by its exact version: it is by far the largest download, and no other package may choose it.
+$(VENV)/.installed-core: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch==$$(sed -n 's/^torch==//p' constraints.txt)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed-core
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	touch $@
+
+$(VENV)/.installed-lab: $(VENV)/.installed-core
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[lab]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info

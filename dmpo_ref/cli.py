@@ -1,0 +1,190 @@
+"""The command line: thin commands over the library. `dmpo COMMAND --help` shows an example of each."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+from dmpo_ref.config import describe_options, load_config, load_options
+from dmpo_ref.run import Interrupted
+
+EXAMPLES = {
+    "train": "dmpo train toy_sudoku output=runs/mine weight.baseline=uniform train.rounds=30",
+    "sample": "dmpo sample toy_sudoku --item 0 --num-samples 3\n  dmpo sample toy_sudoku --puzzle 2341002300323214 model.path=runs/mine",
+    "evaluate": "dmpo evaluate toy_sudoku model.path=runs/mine evaluation.sampler.name=confidence evaluation.sampler.temperature=0",
+    "demo": "dmpo demo --output runs/demo",
+    "pretrain-toy": "dmpo pretrain-toy output=runs/pretrain_toy correct_share=0.2",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command. Returns the exit code: 0, 2 for something the user can mend (one line on stderr), 130 after Ctrl-C."""
+    parser = build_parser()
+    args, rest = parser.parse_known_args(arguments)
+    # argparse stops collecting key=value at the first flag; those after it arrive here.
+    if wrong := [word for word in rest if "=" not in word or word.startswith("-") or not hasattr(args, "overrides")]:
+        parser.error(f"unrecognized argument {wrong[0]!r}; options are given as section.key=value, see --help")
+    if rest:
+        args.overrides += rest
+    try:
+        args.run(args)
+    except Interrupted as stopped:
+        return complain(str(stopped), code=130)
+    except KeyboardInterrupt:
+        return complain("stopped; what was saved last stands, the same command with --resume goes on from there", code=130)
+    except (ValueError, OSError) as error:
+        if args.traceback:
+            raise
+        return complain(" ".join(str(error).split()), code=2)
+    return 0
+
+
+def complain(message: str, *, code: int) -> int:
+    """One line on stderr."""
+    print(f"dmpo: {message}", file=sys.stderr)
+    return code
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser with its five commands."""
+    parser = argparse.ArgumentParser(prog="dmpo", description="Distribution Matching Policy Optimization for masked diffusion language models.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, run, help: str, *, config: bool) -> argparse.ArgumentParser:
+        epilog = f"example:\n  {EXAMPLES[name]}"
+        if config:
+            epilog += "\n\noptions of CONFIG, given there or as section.key=value:\n" + options_page()
+        command = commands.add_parser(
+            name, help=help, description=help, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        )
+        if config:
+            command.add_argument("config", metavar="CONFIG", help="YAML file, or the name of a preset such as toy_sudoku")
+        command.add_argument("--traceback", action="store_true", help="show where an error came from instead of one line")
+        command.set_defaults(run=run)
+        return command
+
+    command = add("train", run_train, "Fine-tune the policy of a config; metrics and checkpoints go to its output folder.", config=True)
+    command.add_argument("--resume", action="store_true", help="continue the run in the output folder from its newest checkpoint")
+    command.add_argument("overrides", nargs="*", metavar="key=value")
+
+    command = add("sample", run_sample, "Let the policy answer one test item or one puzzle, and show the answers.", config=True)
+    command.add_argument("--item", type=int, default=0, help="number of the test item, from 0 (default 0)")
+    command.add_argument("--puzzle", help="an item given as text instead, for Sudoku 16 digits with 0 for blanks")
+    command.add_argument("--num-samples", type=int, default=1, help="answers to draw (default 1)")
+    command.add_argument("overrides", nargs="*", metavar="key=value")
+
+    command = add("evaluate", run_evaluate, "Accuracy on the test items with the sampler of `evaluation.sampler`.", config=True)
+    command.add_argument("--json", metavar="FILE", help="also write the result and every answer to this file")
+    command.add_argument("overrides", nargs="*", metavar="key=value")
+
+    command = add("demo", run_demo, "The whole method on the toy in two acts: solve rate on Sudoku, and exact KL on one puzzle.", config=False)
+    command.add_argument("--output", default="runs/demo", help="folder of the results (default runs/demo); a finished one is shown again")
+    command.add_argument("--seed", type=int, default=0, help="key of every random stream (default 0)")
+
+    command = add("pretrain-toy", run_pretrain, "Rebuild the tiny reference policy that ships in toy/checkpoint.", config=False)
+    command.epilog += "\n\noptions, given as key=value:\n" + pretrain_options_page()
+    command.add_argument("overrides", nargs="*", metavar="key=value")
+    return parser
+
+
+def options_page(options: dict | None = None) -> str:
+    """Every option with its default, symbol and description, one a line."""
+    lines = []
+    for key, (_, default, help, symbol) in (options or describe_options()).items():
+        shown = "required" if default == "???" else "null" if default is None else default
+        lines.append(f"  {key} ({shown})  {help}{f' [{symbol}]' if symbol else ''}")
+    return "\n".join(lines).replace("%", "%%")
+
+
+def pretrain_options_page() -> str:
+    """The options of `pretrain-toy`, read from its dataclass."""
+    from toy.pretrain import PretrainConfig
+
+    return options_page(describe_options(PretrainConfig))
+
+
+def run_train(args: argparse.Namespace) -> None:
+    """`dmpo train`."""
+    from dmpo_ref.train import train
+
+    config = load_config(args.config, *args.overrides)
+    trained = train(config, resume=args.resume)
+    last = trained.metrics[-1] if trained.metrics else {}
+    print(f"reward {last.get('reward', float('nan')):.3f} in the last round, test accuracy {last.get('evaluation/accuracy', float('nan')):.3f}")
+    print(f"policy, metrics and config in {trained.output}")
+
+
+def run_sample(args: argparse.Namespace) -> None:
+    """`dmpo sample`."""
+    from dmpo_ref.evaluate import answer_texts
+    from dmpo_ref.masking import stream
+    from dmpo_ref.samplers import sample
+    from dmpo_ref.tasks import encode
+
+    config = load_config(args.config, *args.overrides)
+    if args.num_samples < 1:
+        raise ValueError(f"--num-samples {args.num_samples}: must be at least 1")
+    task, policy, tokenizer, vocabulary = load_for_inference(config)
+    if args.puzzle is not None:
+        item = task.parse(args.puzzle)
+    else:
+        items = task.load(config.task.test)
+        if not 0 <= args.item < len(items):
+            raise ValueError(f"--item {args.item}: {config.task.test} has the items 0 to {len(items) - 1}")
+        item = items[args.item]
+    prompts = encode(tokenizer, task, [item]).to(policy.device)
+    generators = [stream(config.seed, "sample")]
+    rollout = sample(policy, prompts, config.sampler, vocabulary, num_rollouts=args.num_samples, generators=generators)
+    print(task.show(item))
+    for n, text in enumerate(answer_texts(tokenizer, rollout)[0]):
+        log_prob = "" if rollout.log_prob is None else f", log-probability along its order {rollout.log_prob[0, n]:.3f} nats"
+        print(f"\nanswer {n}: {'right' if task.grade(item, text).correct else 'wrong'}{log_prob}\n{task.show(item, text)}")
+
+
+def run_evaluate(args: argparse.Namespace) -> None:
+    """`dmpo evaluate`."""
+    from dmpo_ref.checkpoint import write_atomically
+    from dmpo_ref.evaluate import evaluate
+
+    config = load_config(args.config, *args.overrides)
+    task, policy, tokenizer, vocabulary = load_for_inference(config)
+    items, options = task.load(config.task.test)[: config.evaluation.num_items], config.evaluation
+    result = evaluate(policy, tokenizer, task, items, options.sampler, vocabulary, num_samples=options.num_samples, seed=config.seed)
+    how = f"{options.sampler.name}, temperature {options.sampler.temperature:g}, {options.num_samples} for each of {len(items)} items"
+    print(f"{'all':<12} {result.accuracy:.3f}   ({how})")
+    for kind, accuracy in result.by_kind.items():
+        print(f"{kind:<12} {accuracy:.3f}")
+    if args.json:
+        write_atomically(Path(args.json), json.dumps(dataclasses.asdict(result), indent=1, ensure_ascii=False) + "\n")
+
+
+def load_for_inference(config):
+    """Task, policy, tokenizer and vocabulary of a config."""
+    from dmpo_ref.checkpoint import load_policy
+    from dmpo_ref.likelihood import build_vocabulary
+    from dmpo_ref.run import build_accelerator
+    from dmpo_ref.tasks import build_task
+
+    device = build_accelerator(config).device
+    task, (policy, tokenizer) = build_task(config.task), load_policy(config.model, device)
+    full = config.model.vocabulary == "full"
+    return task, policy, tokenizer, build_vocabulary(tokenizer, policy.config.embedding_size, alphabet=task.alphabet, full=full)
+
+
+def run_demo(args: argparse.Namespace) -> None:
+    """`dmpo demo`."""
+    from toy.demo import run
+
+    run(Path(args.output), seed=args.seed)
+
+
+def run_pretrain(args: argparse.Namespace) -> None:
+    """`dmpo pretrain-toy`."""
+    from toy.pretrain import PretrainConfig, pretrain
+
+    config = load_options(PretrainConfig, *args.overrides)
+    pretrain(config)
+    print(f"checkpoint in {config.output}; look at it with: dmpo evaluate toy_sudoku model.path={config.output}")

@@ -1,0 +1,92 @@
+"""Configuration: what a user can get wrong is told in one line that names the key."""
+
+import pytest
+
+from dmpo_ref.config import PRESETS, Config, describe_options, load_config, to_yaml
+
+
+def test_every_preset_loads_and_every_option_is_described():
+    for preset in PRESETS.glob("*.yaml"):
+        assert isinstance(load_config(preset.stem), Config)
+    for key, (_, _, help, _) in describe_options().items():
+        assert len(help) > 10, key
+
+
+def test_overrides_win_over_the_file_and_the_written_config_reads_back(tmp_path):
+    config = load_config("toy_sudoku", "weight.alpha=0.5", "train.num_rollouts=16", "weight.target_ess=0.3")
+    assert (config.weight.alpha, config.train.num_rollouts, config.weight.target_ess) == (0.5, 16, 0.3)
+    (tmp_path / "again.yaml").write_text(to_yaml(config))
+    assert load_config(tmp_path / "again.yaml") == config
+
+
+def test_paths_with_a_dot_are_relative_to_the_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_config("toy_sudoku").model.path == str(PRESETS.parent.parent / "toy" / "checkpoint")
+    assert load_config("toy_sudoku", "model.path=./mine").model.path == "./mine"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("weight.alhpa=1", "command line: unknown key 'weight.alhpa'; did you mean 'weight.alpha'"),
+        ("wieght.alpha=1", "unknown key 'wieght'; did you mean 'weight'"),
+        ("train.round=3", "did you mean 'train.rounds'"),
+        ("sede=3", "did you mean 'seed'"),
+        ("weight.alpha=warm", "weight.alpha: .*warm"),
+        ("weight.baseline=paper", "weight.baseline: .*paper"),
+        ("weight.alpha", "not of the form section.key=value"),
+        ("weight.alpha=0", "weight.alpha=0.0: the temperature α must be above 0"),
+        ("weight.alpha=-1", "weight.alpha=-1.0"),
+        ("weight.alpha=nan", "weight.alpha=nan"),
+        ("train.num_rollouts=1", "train.num_rollouts=1: .*at least 2"),
+        ("train.rounds=0", "train.rounds=0: must be at least 1"),
+        ("optimizer.learning_rate=0", "optimizer.learning_rate=0.0: must be above 0"),
+        ("weight.target_ess=1.5", "weight.target_ess=1.5"),
+        ("sampler.temperature=-1", "sampler.temperature=-1.0"),
+        ("sampler.block_length=0", "sampler.block_length=0"),
+        ("sampler.steps=4", "sampler.steps=4: random_order places one token per step"),
+        ("train.prompts_per_step=999", "train.prompts_per_step=999: at most"),
+        ("train.resync_every=2", "train.resync_every=2: log_ratio=none"),
+        ("device=tpu", "device: .*tpu"),
+        ("model.path=null", "model.path"),
+    ],
+)
+def test_mistakes_are_one_line_that_names_the_key(override, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        load_config("toy_sudoku", override)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["sampler.name=confidence", "weight.log_ratio=path"], "only sampler.name=random_order has a path probability"),
+        (["sampler.temperature=0", "weight.log_ratio=path"], "draws without a probability"),
+        (["loss.name=wddo", "weight.baseline=uniform"], "wddo has its own negative term"),
+        (["loss.name=wddo", "weight.target=reward"], "wddo needs weights that sum to 1"),
+        (["weight.target=reward", "weight.baseline=model"], "target=reward has the baselines"),
+        (["weight.target=reward", "weight.target_ess=0.5"], "no softmax to temper"),
+    ],
+)
+def test_combinations_that_cannot_be_are_refused(overrides, message):
+    with pytest.raises(ValueError, match=message):
+        load_config("toy_sudoku", *overrides)
+
+
+def test_a_missing_file_names_the_presets():
+    with pytest.raises(FileNotFoundError, match=r"no config file nowhere: .*toy_sudoku"):
+        load_config("nowhere")
+
+
+def test_a_file_that_is_not_yaml_or_lacks_a_key_is_one_line(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("weight: [1, {")
+    with pytest.raises(ValueError, match=r"c\.yaml is not valid YAML") as caught:
+        load_config(file)
+    assert "\n" not in str(caught.value)
+    file.write_text("seed: 1\n")
+    with pytest.raises(ValueError, match=r"c\.yaml: model\.path is not set"):
+        load_config(file)
+    file.write_text("wieght:\n  alpha: 1\n")
+    with pytest.raises(ValueError, match=r"c\.yaml: unknown key 'wieght'; did you mean 'weight'"):
+        load_config(file)

@@ -1,0 +1,171 @@
+"""The mask schemes against the exact ELBO, summed over every mask: no sampling, no tolerance beyond rounding."""
+
+from itertools import permutations, product
+from math import comb
+
+import numpy as np
+import pytest
+import torch
+
+from dmpo_ref.masking import SCHEMES, draw_views, path_views, stream, views_from_uniforms
+
+UNBIASED = ["exact", "stratified", "antithetic"]
+
+
+def subset_scores(length: int) -> dict[frozenset, float]:
+    """An arbitrary score for every set of masked positions, standing for Σ_{d masked} −log π(o_d | the rest)."""
+    rng = np.random.default_rng(length)
+    sets = [frozenset(i for i in range(length) if bits >> i & 1) for bits in range(2**length)]
+    return {s: float(len(s) and rng.exponential(len(s))) for s in sets}
+
+
+def exact_nelbo(scores: dict[frozenset, float], length: int) -> float:
+    """L_θ by its definition: Σ_m (1/L) (L/m) · mean over masks of size m."""
+    return sum(score / len(s) / comb(length, len(s)) for s, score in scores.items() if s)
+
+
+def estimates(views, scores) -> torch.Tensor:
+    """weight · score of every replicate, [G, N, R]."""
+    values = [scores[frozenset(row.nonzero().flatten().tolist())] for row in views.hidden.flatten(0, 2)]
+    return views.weight * torch.tensor(values, dtype=torch.float64).view(views.weight.shape)
+
+
+def all_uniforms(scheme: str, length: int, num_replicates: int):
+    """Uniforms that visit every size and every order of positions equally often.
+
+    Replicates of one row share nothing but the size draw (stratified) or the set (antithetic pairs), and expectation is
+    linear, so the same order may be given to all of them.
+    """
+    # Both the sizes 1..L and, for pairs, 0..L are cut points of multiples of 1 / (L (L + 1)).
+    grid = length * (length + 1)
+    for k, order in product(range(grid), permutations(range(length))):
+        yield torch.full((num_replicates,), (k + 0.5) / grid), torch.tensor(order).expand(num_replicates, -1) / length
+
+
+def enumerate_scheme(scheme: str, length: int, num_replicates: int, scores) -> torch.Tensor:
+    """Expectation of every replicate's estimate over all masks of a scheme, [R]."""
+    size_u, position_u = (torch.stack(x).double() for x in zip(*all_uniforms(scheme, length, num_replicates), strict=True))
+    response = torch.ones(1, len(size_u), length, dtype=torch.bool)
+    views = views_from_uniforms(scheme, response, size_u[None], position_u[None])
+    return estimates(views, scores).mean(dim=(0, 1))
+
+
+@pytest.mark.parametrize("scheme", UNBIASED)
+@pytest.mark.parametrize("num_replicates", [1, 2, 3, 4])
+@pytest.mark.parametrize("length", [1, 2, 3, 4, 5])
+def test_unbiased_schemes_equal_the_exact_elbo_summed_over_every_mask(scheme, length, num_replicates):
+    scores = subset_scores(length)
+    mean = enumerate_scheme(scheme, length, num_replicates, scores).mean().item()
+    assert mean == pytest.approx(exact_nelbo(scores, length), rel=1e-12)
+
+
+@pytest.mark.parametrize("scheme", ["exact", "antithetic"])
+def test_each_replicate_is_unbiased_by_itself(scheme):
+    scores = subset_scores(4)
+    for mean in enumerate_scheme(scheme, 4, 3, scores).tolist():
+        assert mean == pytest.approx(exact_nelbo(scores, 4), rel=1e-12)
+
+
+def published_expectation(length: int, scores) -> float:
+    """The `paper` scheme integrated by Gauss-Legendre over u and summed over every Bernoulli mask, through the code."""
+    nodes, node_weights = np.polynomial.legendre.leggauss(2 * length + 2)
+    total = 0.0
+    for u, node_weight in zip((nodes + 1) / 2, node_weights / 2, strict=True):
+        p = 0.1 + 0.9 * u
+        for bits in product([False, True], repeat=length):
+            chosen = torch.tensor(bits)
+            position_u = torch.where(chosen, 0.0, 1 - 1e-12).double().expand(1, 1, 2, -1)
+            views = views_from_uniforms("paper", torch.ones(1, 1, length, dtype=torch.bool), torch.full((1, 1, 2), u), position_u)
+            probability = p ** sum(bits) * (1 - p) ** (length - sum(bits))
+            total += node_weight * probability * estimates(views, scores).mean().item()
+    return total
+
+
+@pytest.mark.parametrize("length", [2, 3, 4, 5])
+def test_the_published_scheme_fails_the_same_check(length):
+    scores = subset_scores(length)
+    assert abs(published_expectation(length, scores) / exact_nelbo(scores, length) - 1) > 0.01
+
+
+def test_complementary_pairs_with_uncorrected_weights_are_wrong():
+    """The case of the design: L = 4, m ~ U{1..L}, weights L/m and L/(L−m) give 6.48 where the answer is 7.68."""
+    # With score m·(L − m + ...) any non-constant f shows it; 7.68 and 6.48 come from one such f, the ratio from all.
+    scores, L = subset_scores(4), 4
+    by_size = {m: np.mean([v for s, v in scores.items() if len(s) == m]) for m in range(L + 1)}
+    wrong = np.mean([(L / m * by_size[m] + (L / (L - m) * by_size[L - m] if m < L else 0)) / 2 for m in range(1, L + 1)])
+    assert abs(wrong / exact_nelbo(scores, L) - 1) > 0.02
+
+
+def test_antithetic_pairs_are_complements_and_an_odd_last_one_stands_alone():
+    response = torch.tensor([[[False, True, True, True, True, False]]])
+    views = draw_views("antithetic", response, 5, [stream(0, "test")])
+    hidden = views.hidden[0, 0]
+    for r in (0, 2):
+        assert torch.equal(hidden[r] ^ hidden[r + 1], response[0, 0])
+    assert hidden[4].any()
+    assert views.weight[0, 0, 4] == pytest.approx(4 / hidden[4].sum().item())
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_only_response_positions_are_masked_and_rows_may_differ_in_length(scheme):
+    response = torch.zeros(2, 3, 10, dtype=torch.bool)
+    response[0, :, 2:5] = True
+    response[1, :, 1:9] = True
+    views = draw_views(scheme, response, 4, [stream(1, g) for g in range(2)])
+    assert not (views.hidden & ~response.unsqueeze(2)).any()
+    if scheme in UNBIASED[:2]:
+        m = views.hidden.sum(dim=-1)
+        assert (m >= 1).all()
+        L = response.sum(dim=-1, keepdim=True)
+        torch.testing.assert_close(views.weight, L / m.double())
+
+
+def test_stratified_sizes_cover_the_range():
+    response = torch.ones(1, 50, 12, dtype=torch.bool)
+    sizes = draw_views("stratified", response, 12, [stream(2)]).hidden.sum(dim=-1)
+    assert torch.equal(sizes.sort(dim=-1).values, torch.arange(1, 13).expand(1, 50, -1))
+
+
+def test_streams_depend_on_every_part_of_the_key_and_not_on_the_global_state():
+    def numbers(*key):
+        return torch.rand(3, generator=stream(*key)).tolist()
+
+    torch.manual_seed(0)
+    first = numbers(0, "masks", 5)
+    torch.manual_seed(1)
+    assert numbers(0, "masks", 5) == first
+    keys = [(0, "masks", 5), (1, "masks", 5), (0, "rollout", 5), (0, "masks", 6), (0, "masks", "5")]
+    assert len({tuple(numbers(*key)) for key in keys}) == len(keys)
+
+
+def test_drawing_masks_leaves_the_global_random_state_alone():
+    before = torch.get_rng_state()
+    draw_views("exact", torch.ones(1, 2, 4, dtype=torch.bool), 2, [stream(0)])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_masks_of_a_prompt_do_not_depend_on_its_neighbours():
+    response = torch.ones(3, 2, 5, dtype=torch.bool)
+    together = draw_views("exact", response, 4, [stream(0, g) for g in range(3)])
+    alone = draw_views("exact", response[1:2], 4, [stream(0, 1)])
+    assert torch.equal(together.hidden[1:2], alone.hidden)
+
+
+def test_path_views_walk_along_the_order():
+    views = path_views(torch.tensor([[[-1, 2, 0, -1, 1]]]))
+    assert views.hidden[0, 0].int().tolist() == [[0, 1, 1, 0, 1], [0, 1, 0, 0, 1], [0, 1, 0, 0, 0]]
+    assert views.target[0, 0].int().tolist() == [[0, 0, 1, 0, 0], [0, 0, 0, 0, 1], [0, 1, 0, 0, 0]]
+    assert views.weight.tolist() == [[[3.0, 3.0, 3.0]]]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "response", "num_replicates", "message"),
+    [
+        ("bernoulli", torch.ones(1, 1, 4).bool(), 1, "masks='bernoulli' is not a mask scheme; choose one of exact"),
+        ("exact", torch.ones(1, 1, 4).bool(), 0, "num_replicates=0"),
+        ("exact", torch.zeros(1, 1, 4).bool(), 1, "nothing to generate"),
+    ],
+)
+def test_bad_input_is_one_clear_line(scheme, response, num_replicates, message):
+    with pytest.raises(ValueError, match=message):
+        draw_views(scheme, response, num_replicates, [stream(0)])

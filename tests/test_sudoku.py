@@ -1,0 +1,178 @@
+"""Synthetic Sudoku: grids, puzzles, splits, files, text in and text out."""
+
+from itertools import product
+
+import pytest
+import torch
+
+from dmpo_ref.config import TaskConfig
+from dmpo_ref.rollout import Prompts
+from dmpo_ref.tasks import BLANK, decode, encode
+from dmpo_ref.tasks.sudoku import Puzzle, Sudoku, is_solution, read_puzzles, write_puzzles
+from toy.pretrain import careless_answer
+from toy.sudoku import all_grids, build_tokenizer, make_puzzles, solutions, split_grids
+
+GRID = "1234341221434321"
+
+
+def test_there_are_288_grids_and_each_obeys_the_rules_checked_by_sums_of_powers():
+    """Independent of the set-based check: digits 1..4 are a permutation iff their sum of 10^digit is 11110."""
+    assert len(all_grids()) == len(set(all_grids())) == 288
+    for grid in all_grids():
+        cells = torch.tensor([10 ** int(d) for d in grid]).view(4, 4)
+        boxes = cells.view(2, 2, 2, 2).sum(dim=(1, 3)).flatten()
+        assert {*cells.sum(0).tolist(), *cells.sum(1).tolist(), *boxes.tolist()} == {11110}
+
+
+def test_solutions_are_those_found_by_trying_every_filling():
+    puzzle = "1200340021434301"
+    tried = []
+    for digits in product("1234", repeat=puzzle.count("0")):
+        values = iter(digits)
+        text = "".join(next(values) if d == "0" else d for d in puzzle)
+        if is_solution(puzzle, text):
+            tried.append(text)
+    assert sorted(solutions(puzzle)) == sorted(tried)
+
+
+def test_train_and_test_share_no_grid_and_no_puzzle_has_an_answer_in_the_other_split():
+    train, test = split_grids()
+    assert not set(train) & set(test)
+    assert len(train) + len(test) == 288
+    for puzzle in make_puzzles(test, 30, blanks=(8, 10), seed=3):
+        assert set(solutions(puzzle.puzzle)) <= set(test)
+
+
+def test_shipped_puzzles_are_what_the_generator_makes_and_are_split_by_grid():
+    train, test = split_grids()
+    shipped_train, shipped_test = read_puzzles("toy/data/train.csv"), read_puzzles("toy/data/test.csv")
+    assert shipped_test == make_puzzles(test, 256, seed=2)
+    assert shipped_train[:50] == make_puzzles(train, 50, seed=1)
+    assert {p.solution for p in shipped_train} <= set(train)
+    assert len(shipped_test) == 256
+    assert {p.num_blanks for p in shipped_test} == {6, 7, 8, 9, 10}
+
+
+def test_puzzles_are_deterministic_distinct_and_have_what_was_asked():
+    grids = list(all_grids())
+    puzzles = make_puzzles(grids, 20, blanks=(5, 6), num_solutions=2, seed=4)
+    assert puzzles == make_puzzles(grids, 20, blanks=(5, 6), num_solutions=2, seed=4)
+    assert puzzles != make_puzzles(grids, 20, blanks=(5, 6), num_solutions=2, seed=5)
+    assert len({p.puzzle for p in puzzles}) == 20
+    assert all(len(solutions(p.puzzle)) == 2 and p.num_blanks in (5, 6) for p in puzzles)
+
+
+@pytest.mark.parametrize("blanks", [(0, 3), (5, 4), (3, 17)])
+def test_impossible_numbers_of_blanks_are_refused(blanks):
+    with pytest.raises(ValueError, match="must lie in 1…16"):
+        make_puzzles(list(all_grids()), 1, blanks=blanks)
+
+
+def test_asking_for_puzzles_that_do_not_exist_says_so():
+    with pytest.raises(ValueError, match="found 0 of 1 puzzles with 1 to 1 blanks and 2 solutions"):
+        make_puzzles(list(all_grids()), 1, blanks=(1, 1), num_solutions=2, max_tries=50)
+
+
+def test_csv_round_trip(tmp_path):
+    puzzles = make_puzzles(list(all_grids()), 5, seed=0)
+    write_puzzles(tmp_path / "p.csv", puzzles)
+    assert (tmp_path / "p.csv").read_text().startswith("Puzzle,Solution\n")
+    assert read_puzzles(tmp_path / "p.csv") == puzzles
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("Puzzle,Solution\n", "holds no puzzle"),
+        ("puzzle,answer\n1,2\n", "must name the columns Puzzle,Solution"),
+        (f"Puzzle,Solution\n123,{GRID}\n", "line 2: puzzle '123' has 3 characters, 16 are needed"),
+        (f"Puzzle,Solution\n12343412214343x0,{GRID}\n", "line 2: puzzle '12343412214343x0' contains 'x'"),
+        (f"Puzzle,Solution\n{GRID},{GRID}\n", "nothing blank"),
+        (f"Puzzle,Solution\n1204341221434321,{GRID}\n1104341221434321,{GRID}\n", "line 3: .*contradictory clues"),
+        ("Puzzle,Solution\n1204341221434321,1234341221434312\n", "line 2: solution .* is not a solution"),
+        ("Puzzle,Solution\n1204341221434321\n", "line 2: solution '' is not a solution"),
+    ],
+)
+def test_malformed_files_name_the_file_the_line_and_what_is_wrong(tmp_path, content, message):
+    file = tmp_path / "bad.csv"
+    file.write_text(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_puzzles(file)
+    assert str(file) in str(caught.value)
+
+
+def test_a_missing_file_is_named():
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.csv"):
+        read_puzzles("nowhere.csv")
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [
+        (GRID, True),
+        ("1234341221434312", False),  # the last row breaks two columns and a box
+        ("1234432121433412", False),  # rows and columns right, boxes broken
+        ("2134341221434321", False),  # a clue changed
+        (GRID[:15], False),
+        (GRID + "1", False),
+        ("", False),
+        ("1234341221434 21", False),
+    ],
+)
+def test_an_answer_is_right_only_as_a_full_valid_grid_that_keeps_the_clues(answer, right):
+    task, item = Sudoku(TaskConfig()), Puzzle("1204041221434320", GRID)
+    assert task.grade(item, answer).correct is right
+    assert task.reward(item, answer) == {"solved": float(right)}
+
+
+def test_every_solution_of_a_puzzle_counts():
+    item = make_puzzles(list(all_grids()), 1, blanks=(5, 5), num_solutions=2, seed=1)[0]
+    task = Sudoku(TaskConfig())
+    assert all(task.grade(item, answer).correct for answer in solutions(item.puzzle))
+
+
+def test_the_cells_reward_is_the_share_of_blanks_right():
+    task, item = Sudoku(TaskConfig(reward="cells")), Puzzle("1200341221434321", GRID)
+    assert task.reward(item, GRID) == {"cells": 1.0}
+    assert task.reward(item, GRID[:3] + "1" + GRID[4:]) == {"cells": 0.5}
+    assert task.reward(item, "") == {"cells": 0.0}
+
+
+@pytest.mark.parametrize("generate", ["blanks", "all"])
+def test_text_survives_the_way_through_tokens(generate):
+    tokenizer, task = build_tokenizer(), Sudoku(TaskConfig(generate=generate))
+    items = [Puzzle("1200341221434321", GRID), Puzzle("0000000000000000", GRID)]
+    prompts = encode(tokenizer, task, items)
+    assert prompts.response_mask.sum(dim=-1).tolist() == ([2, 16] if generate == "blanks" else [16, 16])
+    assert prompts.tokens.shape[1] == (16 if generate == "blanks" else 32)
+    answered = prompts.tokens.masked_fill(prompts.response_mask, tokenizer.convert_tokens_to_ids("4"))
+    texts = decode(tokenizer, answered, prompts.attention_mask, prompts.prompt_mask)
+    expected = ["1244341221434321", "4" * 16] if generate == "blanks" else ["4" * 16] * 2
+    assert texts == expected
+
+
+def test_prompts_of_different_lengths_are_padded_on_the_left():
+    class TwoLengths:
+        def prompt(self, item):
+            return "12" * item
+
+        def template(self, item):
+            return BLANK * 3
+
+    tokenizer = build_tokenizer()
+    prompts: Prompts = encode(tokenizer, TwoLengths(), [1, 2])
+    assert prompts.attention_mask.int().tolist() == [[0, 0, 1, 1, 1, 1, 1], [1] * 7]
+    assert prompts.prompt_mask.int().tolist() == [[0, 0, 1, 1, 0, 0, 0], [1, 1, 1, 1, 0, 0, 0]]
+    assert prompts.tokens[0, :2].tolist() == [tokenizer.pad_token_id] * 2
+
+
+def test_an_item_with_nothing_to_generate_is_refused():
+    with pytest.raises(ValueError, match="nothing to generate"):
+        encode(build_tokenizer(), Sudoku(TaskConfig()), [Puzzle(GRID, GRID)])
+
+
+def test_the_careless_teacher_gets_rows_right_and_the_rest_mostly_wrong():
+    assert careless_answer("1003341200004320") == "1243341212344321"
+    puzzles = [p.puzzle for p in read_puzzles("toy/data/test.csv")]
+    right = sum(is_solution(p, careless_answer(p)) for p in puzzles)
+    assert right / len(puzzles) < 0.1

@@ -1,0 +1,179 @@
+"""The loop: resuming gives the same numbers, groups stay groups, mistakes are one line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from dmpo_ref.checkpoint import latest_checkpoint, save_checkpoint
+from dmpo_ref.config import load_config
+from dmpo_ref.run import rate
+from dmpo_ref.train import train
+
+TIMES = ("seconds",)
+
+
+def parameters(trained):
+    return torch.cat([p.detach().flatten() for p in trained.policy.parameters()])
+
+
+def without_times(metrics):
+    return [{k: v for k, v in entry.items() if k not in TIMES} for entry in metrics]
+
+
+def written(folder):
+    return without_times(json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines())
+
+
+VARIANTS = {
+    "wdce": [],
+    "path_fixed_reference_resync": ["weight.log_ratio=path", "train.resync_every=3"],
+    "elbo_and_stale_rollouts": ["weight.log_ratio=elbo", "train.reuse_rounds=2", "train.prompts_per_step=2"],
+    "wddo": ["loss.name=wddo", "weight.log_ratio=path", "train.reuse_rounds=1"],
+    "model_baseline": ["weight.baseline=model", "weight.target_ess=0.5"],
+}
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("overrides", VARIANTS.values(), ids=VARIANTS)
+def test_a_killed_run_resumes_to_the_same_numbers_bit_for_bit(small_run, tmp_path, overrides):
+    whole = train(small_run(*overrides, f"output={tmp_path / 'whole'}"))
+
+    def kill(done, policy):
+        if done == 3:  # between the checkpoint of round 2 and the next one: a round is lost and run again
+            raise Killed
+        return {}
+
+    broken = small_run(*overrides, f"output={tmp_path / 'broken'}")
+    with pytest.raises(Killed):
+        train(broken, on_round=kill)
+    assert latest_checkpoint(tmp_path / "broken").name == "checkpoint-000002"
+    resumed = train(broken, resume=True)
+    assert torch.equal(parameters(whole), parameters(resumed))
+    assert written(tmp_path / "whole") == written(tmp_path / "broken")
+
+
+def test_training_does_not_touch_the_global_random_state(small_run):
+    before = torch.get_rng_state()
+    train(small_run())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(small_run, tmp_path):
+    runs = [train(small_run(f"seed={seed}", f"output={tmp_path / name}")) for name, seed in (("a", 1), ("b", 1), ("c", 2))]
+    assert torch.equal(parameters(runs[0]), parameters(runs[1]))
+    assert not torch.equal(parameters(runs[0]), parameters(runs[2]))
+
+
+def test_the_reference_stays_unless_it_is_told_to_move(small_run, tmp_path):
+    ratios = {}
+    for name, every in (("fixed", 0), ("moving", 1)):
+        config = small_run("weight.log_ratio=path", f"train.resync_every={every}", f"output={tmp_path / name}", "optimizer.learning_rate=3e-3")
+        ratios[name] = [entry["log_ratio_std"] for entry in train(config).metrics]
+    assert ratios["fixed"][0] == pytest.approx(0, abs=1e-5)  # before the first step p_ref = p_old
+    assert ratios["fixed"][-1] > 0.01
+    assert max(ratios["moving"]) == pytest.approx(0, abs=1e-5)
+
+
+def test_own_rewards_replace_the_tasks(small_run):
+    seen = []
+
+    def reward(item, text):
+        seen.append((item.puzzle, text))
+        return text.count("1") / 16
+
+    trained = train(small_run("train.rounds=1"), reward=reward)
+    assert len(seen) == 3 * 4
+    assert all(len(text) == 16 for _, text in seen)
+    mean = sum(text.count("1") / 16 for _, text in seen) / len(seen)
+    assert trained.metrics[-1]["reward"] == trained.metrics[-1]["reward/custom"] == pytest.approx(mean)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_rewards_that_are_not_finite_are_named_and_nothing_is_written(small_run, tmp_path, value):
+    with pytest.raises(ValueError, match=r"reward of prompt 0, rollout 0 is (nan|inf)"):
+        train(small_run(), reward=lambda item, text: value)
+    assert latest_checkpoint(tmp_path / "run") is None
+
+
+def test_a_loss_that_is_not_finite_is_an_error(small_run):
+    with pytest.raises(ValueError, match=r"(loss of step \d+ is nan|weights are broken)"):
+        train(small_run("optimizer.learning_rate=1e30", "optimizer.max_grad_norm=1e30"))
+
+
+def test_an_output_that_holds_a_run_is_not_overwritten(small_run, tmp_path):
+    train(small_run("train.rounds=1"))
+    before = (tmp_path / "run" / "metrics.jsonl").read_text()
+    with pytest.raises(ValueError, match="already holds a run; continue it with --resume"):
+        train(small_run("train.rounds=1"))
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
+
+
+def test_resuming_with_another_config_or_without_a_checkpoint_is_refused(small_run, tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no checkpoint to resume from"):
+        train(small_run(), resume=True)
+    train(small_run("train.rounds=2"))
+    with pytest.raises(ValueError, match=r"was run with weight\.alpha=0\.1, not 0\.7"):
+        train(small_run("train.rounds=2", "weight.alpha=0.7"), resume=True)
+
+
+def test_a_checkpoint_that_was_not_finished_is_never_seen(small_run, tmp_path, monkeypatch):
+    trained = train(small_run("train.rounds=2"))
+    newest = latest_checkpoint(trained.output)
+
+    def full_disk(*args, **kwargs):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(
+            trained.output, config=small_run(), policy=trained.policy, tokenizer=trained.tokenizer, reference=None, buffer=[], state={"round": 9}
+        )
+    assert latest_checkpoint(trained.output) == newest
+    assert (newest / "state.pt").is_file()
+
+
+def test_a_checkpoint_of_a_run_loads_as_a_policy_by_the_folder_of_the_run(small_run, tmp_path):
+    from dmpo_ref.checkpoint import load_policy
+    from dmpo_ref.config import ModelConfig
+
+    trained = train(small_run("train.rounds=2"))
+    again, _ = load_policy(ModelConfig(path=str(tmp_path / "run")), torch.device("cpu"))
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), trained.policy.parameters(), strict=True))
+
+
+def test_learning_rate_schedules():
+    options = load_config("toy_sudoku", "optimizer.warmup_steps=4", "optimizer.schedule=linear").optimizer
+    assert [round(rate(options, step, 14), 6) for step in (0, 3, 4, 9, 14)] == [0.2, 0.8, 1.0, 0.5, 0.0]
+    options.schedule = "cosine"
+    assert [round(rate(options, step, 14), 6) for step in (4, 9, 14)] == [1.0, 0.5, 0.0]
+    options.schedule = "constant"
+    assert rate(options, 13, 14) == 1.0
+
+
+def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_resume(tmp_path):
+    output = tmp_path / "run"
+    command = [sys.executable, "-m", "dmpo_ref", "train", "toy_sudoku", f"output={output}", "train.rounds=500",
+               "train.prompts_per_round=4", "evaluation.num_items=2"]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 60
+    while not (output / "metrics.jsonl").is_file() or not (output / "metrics.jsonl").read_text():
+        assert time.monotonic() < deadline, "the run did not start"
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume goes on" in errors
+    assert "Traceback" not in errors
+    folder = latest_checkpoint(output)
+    lines = (output / "metrics.jsonl").read_text().splitlines()
+    assert int(folder.name.split("-")[1]) == json.loads(lines[-1])["round"] + 1

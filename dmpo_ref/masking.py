@@ -61,11 +61,21 @@ def draw_views(scheme: str, response_mask: Tensor, num_replicates: int, generato
         raise ValueError(f"num_replicates={num_replicates}: at least 1 mask is needed")
     if not response_mask.any(dim=-1).all():
         raise ValueError("a row has nothing to generate: its response mask is empty")
-    _, num_rollouts, length = response_mask.shape
-    R = num_replicates
-    # One draw for the sizes of a row's masks, R for each size, S for each choice of positions.
-    u = torch.stack([torch.rand(num_rollouts, R, length + 1, generator=g, dtype=torch.float64) for g in generators])
-    return views_from_uniforms(scheme, response_mask, u[..., 0].to(response_mask.device), u[..., 1:].to(response_mask.device))
+    N, R = response_mask.shape[1], num_replicates
+    size_u = torch.stack([torch.rand(N, R, generator=g, dtype=torch.float64) for g in generators])
+    position_u = torch.stack([uniforms_at(row.any(dim=0), g, N, R) for row, g in zip(response_mask, generators, strict=True)])
+    return views_from_uniforms(scheme, response_mask, size_u.to(response_mask.device), position_u)
+
+
+def uniforms_at(positions: Tensor, generator: torch.Generator, *shape: int) -> Tensor:
+    """Uniforms [*shape, S] on [0, 1) at the True places of `positions` [S], 0 elsewhere; float64.
+
+    Only as many are drawn as there are places, so that padding, and with it the rest of the batch, changes nothing.
+    """
+    drawn = torch.rand(*shape, int(positions.sum()), generator=generator, dtype=torch.float64)
+    full = torch.zeros(*shape, len(positions), dtype=torch.float64, device=positions.device)
+    full[..., positions] = drawn.to(positions.device)
+    return full
 
 
 def views_from_uniforms(scheme: str, response_mask: Tensor, size_u: Tensor, position_u: Tensor) -> Views:

@@ -23,7 +23,8 @@ from dmpo_ref.evaluate import evaluate
 from dmpo_ref.likelihood import build_vocabulary
 from dmpo_ref.losses import Experience, build_objective
 from dmpo_ref.masking import stream
-from dmpo_ref.tasks import build_task
+from dmpo_ref.samplers import check_sampling
+from dmpo_ref.tasks import build_task, encode
 from dmpo_ref.weights import check_finite
 
 
@@ -79,13 +80,23 @@ class Run:
             self.buffer = found.buffer
             self.optimizer.load_state_dict(found.state["optimizer"])
             self.schedule.load_state_dict(found.state["schedule"])
-        if self.is_main:
-            self.output.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.output / "config.yaml", to_yaml(config))
-            self.metrics_file = MetricsFile(self.output / "metrics.jsonl", keep_rounds=self.round)
-        if config.log_with != "none":
-            self.accelerator.init_trackers("dmpo_ref", config=flat(config))
+        self._check_lengths()
+        self.metrics_file = None
         self.clock = time.perf_counter()
+
+    def _check_lengths(self) -> None:
+        """Refuse a sampler that does not fit the response of some item before the first round, not in the hundredth."""
+        config, test = self.config, self.test_items[: self.config.evaluation.num_items]
+        for sampler, items in ((config.sampler, self.train_items), (config.evaluation.sampler, test)):
+            check_sampling(sampler, encode(self.tokenizer, self.task, items).response_mask.sum(dim=-1))
+
+    def _open_output(self) -> None:
+        """The folder of the run, not before there is something to write: a run that fails at once leaves nothing behind."""
+        self.output.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.output / "config.yaml", to_yaml(self.config))
+        self.metrics_file = MetricsFile(self.output / "metrics.jsonl", keep_rounds=self.round)
+        if self.config.log_with != "none":
+            self.accelerator.init_trackers("dmpo_ref", config=flat(self.config))
 
     def _find_checkpoint(self, resume: bool):
         found = load_checkpoint(self.output, self.config) if resume else None
@@ -154,6 +165,8 @@ class Run:
         self.clock = time.perf_counter()
         entries = [{"round": self.round - 1, **step, **collected, **self.counters} for step in steps]
         entries[-1] |= last
+        if self.metrics_file is None and self.is_main:
+            self._open_output()
         for entry in entries if self.is_main else []:
             self.metrics_file.write(entry)
         for entry in entries if config.log_with != "none" else []:

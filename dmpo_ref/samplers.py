@@ -17,6 +17,7 @@ from torch.nn import Module
 
 from dmpo_ref.config import SamplerConfig
 from dmpo_ref.likelihood import Vocabulary
+from dmpo_ref.masking import uniforms_at
 from dmpo_ref.rollout import Prompts, Rollout
 
 
@@ -42,10 +43,8 @@ def sample(
     """
     check_sampling(config, prompts.response_mask.sum(dim=-1))
     rows = Prompts(*(repeat(getattr(prompts, f.name), "g s -> (g n) s", n=num_rollouts) for f in fields(Prompts)))
-    num_steps, length = count_steps(config, prompts.response_mask), prompts.tokens.shape[1]
-    # One uniform per step and position for tokens, and a last one per position for the random order.
-    uniform = torch.stack([torch.rand(num_rollouts, num_steps + 1, length, generator=g, dtype=torch.float64) for g in generators])
-    uniform = rearrange(uniform, "g n t s -> (g n) t s").to(rows.tokens.device)
+    num_steps = count_steps(config, prompts.response_mask)
+    uniform = rearrange(draw_uniforms(config, prompts.response_mask, num_rollouts, generators), "g n t s -> (g n) t s")
     pieces, forwards, fed = [], 0, 0
     for part in torch.arange(len(rows.tokens), device=rows.tokens.device).split(config.micro_batch or len(rows.tokens)):
         chunk = Prompts(*(getattr(rows, f.name)[part] for f in fields(Prompts)))
@@ -87,6 +86,21 @@ def check_sampling(config: SamplerConfig, length: Tensor) -> None:
 def count_steps(config: SamplerConfig, response_mask: Tensor) -> int:
     """Number of forward passes that fill the longest of these responses."""
     return config.steps or int(response_mask.sum(dim=-1).max())
+
+
+def draw_uniforms(config: SamplerConfig, response_mask: Tensor, num_rollouts: int, generators: list[torch.Generator]) -> Tensor:
+    """All randomness of a batch, [G, N, T + 1, S] float64: slice t for the tokens of step t, the last one for the random order.
+
+    Each prompt draws as many as its own response needs, so that its rollouts do not depend on the rest of the batch.
+    """
+    T = count_steps(config, response_mask)
+    drawn = []
+    for response, generator in zip(response_mask, generators, strict=True):
+        order = uniforms_at(response, generator, num_rollouts, 1)
+        tokens = uniforms_at(response, generator, num_rollouts, count_steps(config, response))
+        unused = tokens.new_zeros(num_rollouts, T - tokens.shape[1], len(response))
+        drawn.append(torch.cat((tokens, unused, order), dim=1))
+    return torch.stack(drawn)
 
 
 def fill(

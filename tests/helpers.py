@@ -90,7 +90,9 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 @torch.no_grad()
-def plain_log_prob(model, tokens: torch.Tensor, attention_mask: torch.Tensor, position: int, token: int, allowed, *, temperature=1.0) -> float:
+def plain_log_prob(
+    model, tokens: torch.Tensor, attention_mask: torch.Tensor, position: int, token: int, allowed, *, temperature=1.0
+) -> float:
     """log π(token at position | tokens [S], masks included): one row, all logits, numpy softmax over the allowed ids."""
     logits = model(input_ids=tokens[None], attention_mask=attention_mask[None]).logits[0, position].double().numpy()
     return float(log_softmax(logits[list(allowed)] / temperature)[list(allowed).index(token)])

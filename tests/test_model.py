@@ -228,7 +228,13 @@ def test_every_supported_value_is_tested():
 @pytest.mark.xfail(strict=True, reason="these fields of the published config change the architecture and are ignored")
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("attention_layer_norm", True), ("multi_query_attention", True), ("residual_dropout", 0.1), ("clip_qkv", 8.0), ("block_group_size", 2)],
+    [
+        ("attention_layer_norm", True),
+        ("multi_query_attention", True),
+        ("residual_dropout", 0.1),
+        ("clip_qkv", 8.0),
+        ("block_group_size", 2),
+    ],
 )
 def test_fields_that_would_change_the_result_are_refused_too(field, value):
     with pytest.raises(ValueError, match=field):

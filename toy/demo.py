@@ -26,7 +26,6 @@ from toy.oracle import exact_distribution, kl_divergence, rewards, tilted
 from toy.sudoku import solutions
 
 GREEDY = SamplerConfig(name="confidence", temperature=0.0)
-SAMPLES_PER_PUZZLE = 4
 EXACT_EVERY = 5  # rounds between exact evaluations in act (b)
 TWO_SOLUTIONS = [PRESETS.parent.parent / "toy" / "data" / f"two_solutions_{i}.csv" for i in (1, 2, 3)]
 
@@ -81,9 +80,9 @@ def solve_rates(config: Config, path: str) -> dict[str, Any]:
     """Solve rate at temperature 1 (also by number of blanks) and greedily, and the greedy answers."""
     policy, tokenizer = load_policy(type(config.model)(**{**vars(config.model), "path": path}), build_accelerator(config).device)
     task = build_task(config.task)
-    items = task.load(config.task.test)
+    items = task.load(config.task.test)[: config.evaluation.num_items]
     vocabulary = build_vocabulary(tokenizer, policy.config.embedding_size, alphabet=task.alphabet)
-    sampled = evaluate(policy, tokenizer, task, items, SamplerConfig(), vocabulary, num_samples=SAMPLES_PER_PUZZLE)
+    sampled = evaluate(policy, tokenizer, task, items, SamplerConfig(), vocabulary, num_samples=config.evaluation.num_samples)
     greedy = evaluate(policy, tokenizer, task, items, GREEDY, vocabulary)
     return {
         "temperature_1": sampled.accuracy,

@@ -137,3 +137,24 @@ def draw_shares(axes: Axes, result: dict[str, Any]) -> None:
     axes.set_xticks(range(3), names)
     axes.set(title="(b) where the probability is: exact", ylabel="probability", ylim=(0, 1))
     axes.legend(loc="upper right", fontsize=7)
+
+
+def draw_group_size(groups: dict[str, list[dict[str, Any]]], path: Path) -> Path:
+    """Exact KL after the same number of rollouts, by how they were grouped: one point per run, a bar at the median."""
+    use_style()
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained")
+    for k, (name, rows) in enumerate(groups.items()):
+        for panel, value in ((axes[0], lambda r: r["after"]["kl_target_policy"]), (axes[1], lambda r: r["after"]["shares"][0] - r["target_shares"][0])):
+            values = sorted(value(row) for row in rows)
+            spread = [k + 0.25 * (i / max(1, len(values) - 1) - 0.5) for i in range(len(values))]
+            panel.plot(spread, values, "o", color=COLORS[k], markersize=4, alpha=0.8)
+            panel.hlines(values[len(values) // 2], k - 0.3, k + 0.3, color=COLORS[k], linewidth=2, label=name)
+    for panel in axes:
+        panel.set_xticks(range(len(groups)), [name.replace(", ", "\n") for name in groups])
+    axes[0].set(title="exact KL(p*‖p_θ), 3,200 rollouts", ylabel="nats", yscale="log")
+    axes[1].set(title="first solution: probability − target share", ylabel="difference", ylim=(-0.75, 0.75))
+    axes[1].axhline(0, color="0.3", linewidth=0.8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    plt.close(figure)
+    return path

@@ -16,7 +16,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import mean, stdev
 
 import torch
 from einops import rearrange, reduce
@@ -174,7 +173,8 @@ def fit_forward(
     Raises:
         ValueError: N < 2, G < 1, or an unknown baseline.
     """
-    check_sizes(num_rollouts, groups)
+    if num_rollouts < 2 or groups < 1:
+        raise ValueError(f"num_rollouts={num_rollouts}, groups={groups}: a round needs at least 1 group of at least 2 rollouts")
     optimizer, history = torch.optim.Adam(policy.parameters(), lr=learning_rate), History()
     history.record(world, policy.log_prob())
     for t in range(rounds):
@@ -194,9 +194,7 @@ def fit_forward(
     return history
 
 
-def fit_reverse(
-    world: World, policy: nn.Module, *, rounds: int = 60, steps_per_round: int = 4, learning_rate: float = 0.03
-) -> History:
+def fit_reverse(world: World, policy: nn.Module, *, rounds: int = 60, steps_per_round: int = 4, learning_rate: float = 0.03) -> History:
     """Maximise the reward with a KL term towards p_ref, by exact gradients over the grid: minimise KL(p_θ‖p*).
 
     Args:
@@ -223,8 +221,7 @@ def baseline_study(
     *,
     num_rollouts: Sequence[int] = (4, 8, 16),
     seeds: Sequence[int] = range(6),
-    learning_rate: float = 0.03,
-    **fit: int,
+    **fit: float,
 ) -> list[dict]:
     """`fit_forward` of a tabular policy for every baseline, N and seed, with one group and so N rollouts per round.
 
@@ -232,7 +229,7 @@ def baseline_study(
 
     Args:
         world: `world_1d()` where not given.
-        fit: further arguments of `fit_forward`, such as `rounds` or `groups`.
+        fit: further arguments of `fit_forward`, such as `learning_rate`, `rounds` or `groups`.
 
     Returns:
         One row for each run: baseline, N, seed, kl = KL(p*‖p_θ) in nats and reward = E_{p_θ}[r], both at the end.
@@ -240,8 +237,7 @@ def baseline_study(
     world = world or world_1d()
     rows = []
     for baseline, N, seed in itertools.product(BASELINES, num_rollouts, seeds):
-        policy = TabularPolicy(world)
-        history = fit_forward(world, policy, num_rollouts=N, baseline=baseline, learning_rate=learning_rate, seed=seed, **fit)
+        history = fit_forward(world, TabularPolicy(world), num_rollouts=N, baseline=baseline, seed=seed, **fit)
         rows.append({"baseline": baseline, "N": N, "seed": seed, "kl": history.forward_kl[-1], "reward": history.reward[-1]})
     return rows
 
@@ -252,29 +248,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/mixture/baselines.png"), help="figure to write (PNG)")
     parser.add_argument("--learning-rate", type=float, default=0.03, help="of the study; the two mixtures take 0.05")
     args = parser.parse_args(argv)
-    torch.set_num_threads(1)  # tensors of a few dozen numbers
+    from toy.mixture_figure import draw_figure, table  # seaborn, which nothing else here needs
 
+    torch.set_num_threads(1)  # tensors of a few dozen numbers
     world = world_1d()
     rows = baseline_study(world, learning_rate=args.learning_rate)
     print(table(rows))
     forward, reverse = (GaussianMixturePolicy(world, num_components=2) for _ in range(2))
     fit_forward(world, forward, num_rollouts=16, groups=32, baseline="uniform", rounds=100, learning_rate=0.05)
     fit_reverse(world, reverse, rounds=100, learning_rate=0.05)
-
-    from toy.mixture_figure import draw_figure  # seaborn is needed for nothing else here
-
-    fits = {"forward KL, KL(p*‖p$_θ$)": forward.log_prob().detach(), "reverse KL, KL(p$_θ$‖p*)": reverse.log_prob().detach()}
-    draw_figure(rows, world, fits, args.output)
+    draw_figure(rows, world, forward.log_prob().detach(), reverse.log_prob().detach(), args.output)
     print(f"figure: {args.output}")
-
-
-def table(rows: list[dict]) -> str:
-    """Mean and standard deviation over seeds of the KL, and the mean reward, one line for each baseline and N."""
-    lines = [f"{'baseline':<10}{'N':>3}  {'KL(p*||p_theta), nats':>22}  {'E[r]':>7}"]
-    for (baseline, N), group in itertools.groupby(rows, key=lambda row: (row["baseline"], row["N"])):
-        kl, reward = zip(*[(row["kl"], row["reward"]) for row in group], strict=True)
-        lines.append(f"{baseline:<10}{N:>3}  {mean(kl):>13.3f} ± {stdev(kl):.3f}  {mean(reward):>8.3f}")
-    return "\n".join(lines)
 
 
 def make_world(num_bins: int, reference: tuple, bumps: tuple, alpha: float) -> World:
@@ -307,14 +291,6 @@ def log_bumps(points: Tensor, centres: Tensor, width: Tensor, log_height: Tensor
 def draw_cells(log_prob: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Indices of independent draws from [C] log-probabilities, in the given shape."""
     return torch.multinomial(log_prob.exp(), math.prod(shape), replacement=True, generator=generator).reshape(shape)
-
-
-def check_sizes(num_rollouts: int, groups: int) -> None:
-    """Raise a ValueError for a round that cannot be drawn."""
-    if num_rollouts < 2:
-        raise ValueError(f"num_rollouts={num_rollouts}: the weights are a softmax over a group, which needs at least 2")
-    if groups < 1:
-        raise ValueError(f"groups={groups}: at least 1 group is needed in each round")
 
 
 if __name__ == "__main__":

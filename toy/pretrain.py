@@ -31,10 +31,10 @@ from toy.sudoku import build_tokenizer, split_grids
 class PretrainConfig:
     output: str = option("runs/pretrain_toy", "folder of the checkpoint")
     seed: int = option(0, "key of every random stream")
-    steps: int = option(6000, "gradient steps")
+    steps: int = option(8000, "gradient steps")
     batch_size: int = option(64, "answers in a step")
     learning_rate: float = option(3e-3, "AdamW learning rate at its highest; linear warm-up over 5 %, then cosine to 0")
-    correct_share: float = option(0.3, "share of puzzles that the teacher answers correctly")
+    correct_share: float = option(0.25, "share of puzzles that the teacher answers correctly")
     prompted_share: float = option(0.33, "share of steps in the layout of task.generate=all: the puzzle, then all 16 cells")
     width: int = option(64, "d_model; the feed-forward layers are twice as wide")
     layers: int = option(2, "transformer blocks")
@@ -63,7 +63,11 @@ def pretrain(config: PretrainConfig) -> tuple[LLaDAModelLM, PreTrainedTokenizerB
     """Maximise the ELBO of the teacher's answers; the grids of the test split are never shown. Saves the checkpoint.
 
     The loss is the mean over answers of L_θ(o|q) / L with masks of the `exact` scheme.
+
+    Raises:
+        ValueError: an option out of its range.
     """
+    check_options(config)
     torch.set_num_threads(config.threads)
     tokenizer, (grids, _) = build_tokenizer(), split_grids()
     model, vocabulary = build_model(config, tokenizer)
@@ -88,6 +92,20 @@ def pretrain(config: PretrainConfig) -> tuple[LLaDAModelLM, PreTrainedTokenizerB
     model.save_pretrained(output)
     tokenizer.save_pretrained(output)
     return model, tokenizer
+
+
+def check_options(config: PretrainConfig) -> None:
+    """Refuse values that cannot be, naming the option."""
+    for name in ("steps", "batch_size", "layers", "threads"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name}={getattr(config, name)}: must be at least 1")
+    for name in ("correct_share", "prompted_share"):
+        if not 0 <= getattr(config, name) <= 1:
+            raise ValueError(f"{name}={getattr(config, name)}: a share must lie between 0 and 1")
+    if config.learning_rate <= 0:
+        raise ValueError(f"learning_rate={config.learning_rate}: must be above 0")
+    if config.width < 4 or config.width % 4:
+        raise ValueError(f"width={config.width}: must be a multiple of the 4 attention heads")
 
 
 def build_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerBase) -> tuple[LLaDAModelLM, Vocabulary]:

@@ -1,0 +1,98 @@
+"""The command line: exit codes, one line for a mistake, nothing half-written."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from dmpo_ref.cli import EXAMPLES, build_parser, main
+
+QUICK = ("train.rounds=2", "train.prompts_per_round=2", "train.num_rollouts=2", "train.steps_per_round=1", "evaluation.num_items=2")
+
+
+@pytest.mark.parametrize("command", EXAMPLES)
+def test_help_of_every_command_has_an_example(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    printed = capsys.readouterr().out
+    assert f"example:\n  dmpo {command}" in printed
+
+
+def test_examples_parse():
+    for line in "\n".join(EXAMPLES.values()).splitlines():
+        args, rest = build_parser().parse_known_args(line.split()[1:])
+        assert all("=" in word for word in rest)
+
+
+def test_help_of_train_lists_every_option(capsys):
+    from dmpo_ref.config import describe_options
+
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    printed = capsys.readouterr().out
+    assert all(key in printed for key in describe_options())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "nowhere.yaml"], "no config file nowhere.yaml"),
+        (["train", "toy_sudoku", "weight.alhpa=1"], "did you mean 'weight.alpha'"),
+        (["train", "toy_sudoku", "weight.alpha=0"], "weight.alpha=0.0"),
+        (["train", "toy_sudoku", "model.path=missing/folder/here"], "model.path=missing/folder/here: no checkpoint there"),
+        (["train", "toy_sudoku", "task.train=missing.csv"], "no puzzle file missing.csv"),
+        (["train", "toy_sudoku", "device=cuda"], "device=cuda: torch sees no CUDA device here"),
+        (["train", "toy_sudoku", "sampler.block_length=5"], "block_length=5 does not divide a response"),
+        (["train", "toy_sudoku", "sampler.name=random", "sampler.steps=12"], "steps=12 for a response of"),
+        (["train", "toy_sudoku", "--resume"], "holds no checkpoint to resume from"),
+        (["evaluate", "toy_sudoku", "task.test=missing.csv"], "no puzzle file missing.csv"),
+        (["sample", "toy_sudoku", "--puzzle", "123"], "puzzle '123' has 3 characters, 16 are needed"),
+        (["sample", "toy_sudoku", "--puzzle", "1100000000000000"], "contradictory clues"),
+        (["sample", "toy_sudoku", "--item", "999"], "has the items 0 to 255"),
+        (["sample", "toy_sudoku", "--num-samples", "0"], "must be at least 1"),
+        (["pretrain-toy", "step=3"], "unknown key 'step'; did you mean 'steps'"),
+        (["pretrain-toy", "steps=0"], "steps=0"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, tmp_path, monkeypatch, capsys):
+    if "device=cuda" in arguments:
+        monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("dmpo: ")
+    assert captured.err.count("\n") == 1
+    assert message in captured.err
+    assert not list(tmp_path.rglob("metrics.jsonl")), "a run that never started left a file"
+    assert not list(tmp_path.rglob("checkpoint-*"))
+
+
+def test_a_stray_word_is_refused():
+    with pytest.raises(SystemExit) as stopped:
+        main(["demo", "loud"])
+    assert stopped.value.code == 2
+
+
+def test_the_commands_work_together(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "toy_sudoku", "--traceback", "output=mine", *QUICK]) == 0
+    assert "policy, metrics and config in mine" in capsys.readouterr().out
+    assert main(["evaluate", "toy_sudoku", "model.path=mine", "--json", "result.json", "evaluation.num_items=3"]) == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert len(result["answers"]) == 3
+    assert f"all          {result['accuracy']:.3f}" in capsys.readouterr().out
+    assert main(["sample", "toy_sudoku", "model.path=mine", "--num-samples", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("answer ") == 2
+    assert "log-probability along its order" in printed
+    # The reference cannot be known to be right, so ask for both ways of generating.
+    assert main(["sample", "toy_sudoku", "task.generate=all", "sampler.name=confidence", "sampler.steps=8", "sampler.temperature=0"]) == 0
+
+
+def test_python_dash_m_is_the_same_command_and_is_quiet_without_a_terminal(tmp_path):
+    command = [sys.executable, "-m", "dmpo_ref", "train", "toy_sudoku", f"output={tmp_path / 'r'}", *QUICK]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert len(done.stdout.splitlines()) == 2

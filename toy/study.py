@@ -1,0 +1,148 @@
+"""The experiments behind the results table: every row of it is one line of a committed file, with its command and seconds.
+
+    python -m toy.study act_a        # solve rate, 3 seeds, the reference moving and fixed
+    python -m toy.study act_b        # exact KL on three two-solution puzzles, 5 seeds each
+    python -m toy.study group_size   # the same 3,200 rollouts in groups of 4, 16, 64 and 256
+    python -m toy.study variants     # baselines and losses on the two-solution puzzles
+    python -m toy.study show         # print the tables and draw the figure from the committed results
+
+Results that are already in the file are not run again; remove the file to start anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from toy.demo import TWO_SOLUTIONS, learn_to_solve, match_target
+
+RESULTS = Path(__file__).parent / "results"
+ROLLOUTS = 3200
+Job = tuple[str, str, int, int, tuple[str, ...]]  # act, name, seed, puzzle, overrides
+
+# name → overrides of act (a)
+ACT_A = {
+    "reference moves (log_ratio none)": (),
+    "reference fixed (log_ratio path)": ("weight.log_ratio=path",),
+}
+# name → (N, groups per round, gradient steps per round); the same number of rollouts in each
+GROUPS = {
+    "N=4, 1 group": (4, 1, 1),
+    "N=4, 16 groups": (4, 16, 4),
+    "N=16": (16, 1, 1),
+    "N=64": (64, 1, 4),
+    "N=256": (256, 1, 16),
+}
+VARIANTS = {
+    "wdce, none": (),
+    "wdce, uniform": ("weight.baseline=uniform",),
+    "wdce, model": ("weight.baseline=model", "loss.masks=path"),
+    "wdce, negative": ("weight.baseline=negative",),
+    "wdce, none, path likelihood": ("loss.masks=path",),
+    "wdce, uniform, path likelihood": ("weight.baseline=uniform", "loss.masks=path"),
+    "wddo, path likelihood": ("loss.name=wddo", "loss.masks=path"),
+    "wddo, elbo": ("loss.name=wddo",),
+    "wdce, none, elbo weights": ("weight.log_ratio=elbo",),
+}
+
+
+def jobs(experiment: str) -> Iterator[Job]:
+    """Every run of an experiment."""
+    if experiment == "act_a":
+        for name, overrides in ACT_A.items():
+            for seed in range(3):
+                yield "a", name, seed, 0, overrides
+    elif experiment == "act_b":
+        for puzzle in range(3):
+            for seed in range(5):
+                yield "b", "N=64", seed, puzzle, ()
+    elif experiment == "group_size":
+        for name, (N, groups, steps) in GROUPS.items():
+            size = (f"train.num_rollouts={N}", f"train.prompts_per_round={groups}", f"train.steps_per_round={steps}")
+            for puzzle in range(3):
+                for seed in range(3):
+                    yield "b", name, seed, puzzle, (*size, f"train.rounds={ROLLOUTS // (N * groups)}")
+    else:
+        for name, overrides in VARIANTS.items():
+            for seed in range(3):
+                yield "b", name, seed, 0, overrides
+
+
+def run(experiment: str) -> None:
+    """Run what is not in the result file yet; every finished run is appended at once."""
+    RESULTS.mkdir(exist_ok=True)
+    file = RESULTS / f"{experiment}.jsonl"
+    done = {(r["name"], r["seed"], r["puzzle"]) for r in read(experiment)}
+    for act, name, seed, puzzle, overrides in tqdm(list(jobs(experiment)), desc=experiment, disable=None):
+        if (name, seed, puzzle) in done:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            output = Path(folder) / "run"
+            if act == "a":
+                result = learn_to_solve(output, seed=seed, overrides=overrides)
+            else:
+                result = match_target(output, TWO_SOLUTIONS[puzzle], seed=seed, overrides=overrides)
+        row = {"name": name, "seed": seed, "puzzle": puzzle, "overrides": list(overrides)} | {k: v for k, v in result.items() if k != "puzzle"}
+        with file.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def read(experiment: str) -> list[dict[str, Any]]:
+    """Committed results of an experiment."""
+    file = RESULTS / f"{experiment}.jsonl"
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
+
+
+def by_name(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Rows grouped by the name of the setting, in the order in which they were run."""
+    groups = defaultdict(list)
+    for row in rows:
+        groups[row["name"]].append(row)
+    return dict(groups)
+
+
+def show() -> None:
+    """Print the tables and draw `book/figures/group_size.png`."""
+    print(f"{'act (a), solve rate on the test puzzles':<42}{'seeds':>6}{'T=1 before':>12}{'after':>8}{'greedy before':>15}{'after':>8}{'seconds':>9}")
+    for name, rows in by_name(read("act_a")).items():
+        cells = [statistics.mean(r[when][what] for r in rows) for what in ("temperature_1", "greedy") for when in ("before", "after")]
+        seconds = statistics.mean(r["seconds"] for r in rows)
+        print(f"{name:<42}{len(rows):>6}{cells[0]:>12.3f}{cells[1]:>8.3f}{cells[2]:>15.3f}{cells[3]:>8.3f}{seconds:>9.0f}")
+    for experiment in ("act_b", "group_size", "variants"):
+        print(f"\n{experiment + ', exact KL(p*‖p_θ) in nats':<42}{'runs':>6}{'before':>8}{'median':>8}{'largest':>9}{'share error':>13}{'lost a mode':>13}")
+        for name, rows in by_name(read(experiment)).items():
+            kl = [r["after"]["kl_target_policy"] for r in rows]
+            error = [share_error(r) for r in rows]
+            before = statistics.median(r["before"]["kl_target_policy"] for r in rows)
+            print(f"{name:<42}{len(rows):>6}{before:>8.3f}{statistics.median(kl):>8.4f}{max(kl):>9.4f}{max(error):>13.3f}{sum(map(lost_mode, rows)):>13}")
+    from toy.figures import draw_group_size
+
+    print(f"\nfigure: {draw_group_size(by_name(read('group_size')), Path('book/figures/group_size.png'))}")
+
+
+def share_error(row: dict[str, Any]) -> float:
+    """Largest distance of a solution's probability from its target share."""
+    return max(abs(a - b) for a, b in zip(row["after"]["shares"], row["target_shares"], strict=True))
+
+
+def lost_mode(row: dict[str, Any]) -> bool:
+    """Whether a solution has less than a tenth of its target share."""
+    return any(a < b / 10 for a, b in zip(row["after"]["shares"], row["target_shares"], strict=True))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Experiments behind the results table.")
+    parser.add_argument("experiment", nargs="?", default="all", choices=["act_a", "act_b", "group_size", "variants", "show", "all"])
+    chosen = parser.parse_args().experiment
+    for experiment in ("act_a", "act_b", "group_size", "variants") if chosen == "all" else (chosen,):
+        if experiment != "show":
+            run(experiment)
+    show()

@@ -50,7 +50,9 @@ def complain(message: str, *, code: int) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser with its five commands."""
-    parser = argparse.ArgumentParser(prog="dmpo", description="Distribution Matching Policy Optimization for masked diffusion language models.")
+    parser = argparse.ArgumentParser(
+        prog="dmpo", description="Distribution Matching Policy Optimization for masked diffusion language models."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name: str, run, help: str, *, config: bool) -> argparse.ArgumentParser:
@@ -80,7 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--json", metavar="FILE", help="also write the result and every answer to this file")
     command.add_argument("overrides", nargs="*", metavar="key=value")
 
-    command = add("demo", run_demo, "The whole method on the toy in two acts: solve rate on Sudoku, and exact KL on one puzzle.", config=False)
+    command = add("demo", run_demo, "The method on the toy in two acts: solve rate on Sudoku, exact KL on one puzzle.", config=False)
     command.add_argument("--output", default="runs/demo", help="folder of the results (default runs/demo); a finished one is shown again")
     command.add_argument("--seed", type=int, default=0, help="key of every random stream (default 0)")
 
@@ -112,8 +114,11 @@ def run_train(args: argparse.Namespace) -> None:
 
     config = load_config(args.config, *args.overrides)
     trained = train(config, resume=args.resume)
-    last = trained.metrics[-1] if trained.metrics else {}
-    print(f"reward {last.get('reward', float('nan')):.3f} in the last round, test accuracy {last.get('evaluation/accuracy', float('nan')):.3f}")
+    if trained.metrics:
+        last = trained.metrics[-1]
+        print(f"reward {last['reward']:.3f} in the last round, test accuracy {last['evaluation/accuracy']:.3f}")
+    else:
+        print("every round was done already")
     print(f"policy, metrics and config in {trained.output}")
 
 

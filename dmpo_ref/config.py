@@ -97,7 +97,9 @@ class OptimizerConfig:
     beta2: float = option(0.99, "AdamW β₂, decay of the mean of their squares")
     weight_decay: float = option(0.0, "AdamW decoupled weight decay")
     max_grad_norm: float = option(1.0, "gradients are scaled down to this norm")
-    schedule: Literal["constant", "linear", "cosine"] = option("constant", "learning rate over the run: constant, or to 0 by line or cosine")
+    schedule: Literal["constant", "linear", "cosine"] = option(
+        "constant", "learning rate over the run: constant, or to 0 by line or cosine"
+    )
     warmup_steps: int = option(0, "gradient steps of linear warm-up")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-import torch
 from einops import rearrange
 from torch.nn import Module
 from tqdm import tqdm

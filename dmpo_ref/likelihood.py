@@ -133,7 +133,9 @@ def log_likelihood(log_prob: Tensor, views: Views) -> Tensor:
 
 
 @torch.no_grad()
-def path_log_prob(model: Module, rollout: Rollout, vocabulary: Vocabulary, *, temperature: float = 1.0, micro_batch: int | None = None) -> Tensor:
+def path_log_prob(
+    model: Module, rollout: Rollout, vocabulary: Vocabulary, *, temperature: float = 1.0, micro_batch: int | None = None
+) -> Tensor:
     """Exact log p(o; σ) of each rollout along its own order σ. [G, N] float64, in nats."""
     views = path_views(rollout.step)
     log_prob = token_log_prob(model, rollout, views, vocabulary, temperature=temperature, micro_batch=micro_batch)

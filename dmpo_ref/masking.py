@@ -136,9 +136,7 @@ def antithetic(response: Tensor, L: Tensor, size_u: Tensor, position_u: Tensor) 
     weight = torch.where(size > 0, (L + 1) / size.clamp(min=1).double(), 0.0)
     if size_u.shape[-1] % 2:
         last = slice(-1, None)
-        hidden[..., last, :], weight[..., last] = exact(
-            response[..., last, :], L[..., last], size_u[..., last], position_u[..., last, :]
-        )
+        hidden[..., last, :], weight[..., last] = exact(response[..., last, :], L[..., last], size_u[..., last], position_u[..., last, :])
     return hidden, weight
 
 

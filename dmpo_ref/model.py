@@ -77,8 +77,7 @@ class LLaDAConfig(PretrainedConfig):
         self.mask_token_id = mask_token_id
         if d_model % n_heads or n_heads % self.n_kv_heads:
             raise ValueError(
-                f"model config: n_heads={n_heads} must divide d_model={d_model}, and n_kv_heads={self.n_kv_heads} "
-                "must divide n_heads"
+                f"model config: n_heads={n_heads} must divide d_model={d_model}, and n_kv_heads={self.n_kv_heads} must divide n_heads"
             )
         if self.embedding_size < vocab_size:
             raise ValueError(f"model config: embedding_size={self.embedding_size} is below vocab_size={vocab_size}")
@@ -205,10 +204,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor] | None, visible: Tensor | None) -> Tensor:
         h = self.attn_norm(x)
-        q, k, v = (
-            rearrange(project(h), "b s (h d) -> b h s d", d=self.head_dim)
-            for project in (self.q_proj, self.k_proj, self.v_proj)
-        )
+        q, k, v = (rearrange(project(h), "b s (h d) -> b h s d", d=self.head_dim) for project in (self.q_proj, self.k_proj, self.v_proj))
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, enable_gqa=self.grouped)

@@ -178,7 +178,14 @@ class Run:
         config = self.config.evaluation
         items = self.test_items[: config.num_items]
         return evaluate(
-            self.policy, self.tokenizer, self.task, items, config.sampler, self.vocabulary, num_samples=config.num_samples, seed=self.config.seed
+            self.policy,
+            self.tokenizer,
+            self.task,
+            items,
+            config.sampler,
+            self.vocabulary,
+            num_samples=config.num_samples,
+            seed=self.config.seed,
         )
 
     def save(self, *, now: bool) -> None:

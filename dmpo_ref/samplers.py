@@ -76,11 +76,17 @@ def check_sampling(config: SamplerConfig, length: Tensor) -> None:
     if config.steps is not None:
         num_blocks = 1 if block is None else int(length.max()) // block
         if not 1 <= config.steps <= shortest:
-            raise ValueError(f"steps={config.steps} for a response of {shortest} positions; choose 1 to {shortest}, or null for one token per step")
+            raise ValueError(
+                f"steps={config.steps} for a response of {shortest} positions; choose 1 to {shortest}, or null for one token per step"
+            )
         if config.steps % num_blocks:
-            raise ValueError(f"steps={config.steps} is not a multiple of the {num_blocks} blocks of a response; each block needs as many steps")
+            raise ValueError(
+                f"steps={config.steps} is not a multiple of the {num_blocks} blocks of a response; each block needs as many steps"
+            )
         if block is not None and config.steps // num_blocks > block:
-            raise ValueError(f"steps={config.steps}: {config.steps // num_blocks} steps for each block of {block} positions; at most {block}")
+            raise ValueError(
+                f"steps={config.steps}: {config.steps // num_blocks} steps for each block of {block} positions; at most {block}"
+            )
 
 
 def count_steps(config: SamplerConfig, response_mask: Tensor) -> int:

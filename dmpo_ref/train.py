@@ -87,7 +87,9 @@ def train(
             bar.set_postfix(reward=f"{collected['reward']:.3f}", ess=f"{collected['ess']:.2f}")
             bar.update()
             if stop.requested and run.round < rounds:
-                raise Interrupted(f"stopped after round {run.round} of {rounds}, saved in {run.output}; the same command with --resume goes on")
+                raise Interrupted(
+                    f"stopped after round {run.round} of {rounds}, saved in {run.output}; the same command with --resume goes on"
+                )
     run.accelerator.end_training()
     return Trained(run.policy, run.tokenizer, metrics, run.output)
 
@@ -98,9 +100,7 @@ def collect(run: Run) -> tuple[Experience, dict[str, float]]:
     items, position = run.next_prompts()
     prompts = encode(run.tokenizer, run.task, items).to(run.device)
     generators = [stream(config.seed, "rollout", p) for p in position]
-    rollout = sample(
-        run.policy, prompts, config.sampler, run.vocabulary, num_rollouts=config.train.num_rollouts, generators=generators
-    )
+    rollout = sample(run.policy, prompts, config.sampler, run.vocabulary, num_rollouts=config.train.num_rollouts, generators=generators)
     reward, components = run.score_rewards(items, answer_texts(run.tokenizer, rollout))
     log_ratio = estimate_log_ratio(run, rollout, position)
     alpha, target = config.weight.alpha, config.weight.target
@@ -163,7 +163,9 @@ def gradient_step(run: Run, k: int) -> dict[str, float]:
     loss = backward(run, views, batch)
     run.policy.eval()
     if not torch.isfinite(loss):
-        raise ValueError(f"the loss of step {run.step} is {loss.item()}; lower optimizer.learning_rate or look at the rewards in metrics.jsonl")
+        raise ValueError(
+            f"the loss of step {run.step} is {loss.item()}; lower optimizer.learning_rate or look at the rewards in metrics.jsonl"
+        )
     grad_norm = run.accelerator.clip_grad_norm_(run.wrapped.parameters(), run.config.optimizer.max_grad_norm)
     learning_rate = run.schedule.get_last_lr()[0]
     run.optimizer.step()

@@ -22,7 +22,7 @@ def test_help_of_every_command_has_an_example(command, capsys):
 
 def test_examples_parse():
     for line in "\n".join(EXAMPLES.values()).splitlines():
-        args, rest = build_parser().parse_known_args(line.split()[1:])
+        _, rest = build_parser().parse_known_args(line.split()[1:])
         assert all("=" in word for word in rest)
 
 

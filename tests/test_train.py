@@ -76,7 +76,9 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(small_run, tm
 def test_the_reference_stays_unless_it_is_told_to_move(small_run, tmp_path):
     ratios = {}
     for name, every in (("fixed", 0), ("moving", 1)):
-        config = small_run("weight.log_ratio=path", f"train.resync_every={every}", f"output={tmp_path / name}", "optimizer.learning_rate=3e-3")
+        config = small_run(
+            "weight.log_ratio=path", f"train.resync_every={every}", f"output={tmp_path / name}", "optimizer.learning_rate=3e-3"
+        )
         ratios[name] = [entry["log_ratio_std"] for entry in train(config).metrics]
     assert ratios["fixed"][0] == pytest.approx(0, abs=1e-5)  # before the first step p_ref = p_old
     assert ratios["fixed"][-1] > 0.01
@@ -135,7 +137,13 @@ def test_a_checkpoint_that_was_not_finished_is_never_seen(small_run, tmp_path, m
     monkeypatch.setattr(torch, "save", full_disk)
     with pytest.raises(OSError, match="No space left"):
         save_checkpoint(
-            trained.output, config=small_run(), policy=trained.policy, tokenizer=trained.tokenizer, reference=None, buffer=[], state={"round": 9}
+            trained.output,
+            config=small_run(),
+            policy=trained.policy,
+            tokenizer=trained.tokenizer,
+            reference=None,
+            buffer=[],
+            state={"round": 9},
         )
     assert latest_checkpoint(trained.output) == newest
     assert (newest / "state.pt").is_file()
@@ -163,7 +171,9 @@ def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_resume(tmp_path):
     output = tmp_path / "run"
     command = [sys.executable, "-m", "dmpo_ref", "train", "toy_sudoku", f"output={output}", "train.rounds=500",
                "train.prompts_per_round=4", "evaluation.num_items=2"]  # fmt: skip
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     deadline = time.monotonic() + 60
     while not (output / "metrics.jsonl").is_file() or not (output / "metrics.jsonl").read_text():
         assert time.monotonic() < deadline, "the run did not start"

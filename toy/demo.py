@@ -160,7 +160,9 @@ def table(summary: dict[str, Any]) -> str:
         ("    KL(p_θ‖p*), nats", f"{b['before']['kl_policy_target']:.4f}", f"{b['after']['kl_policy_target']:.4f}"),
     ]
     for i, share in enumerate(b["target_shares"]):
-        rows.append((f"    solution {i + 1}, target share {share:.3f}", f"{b['before']['shares'][i]:.3f}", f"{b['after']['shares'][i]:.3f}"))
+        rows.append(
+            (f"    solution {i + 1}, target share {share:.3f}", f"{b['before']['shares'][i]:.3f}", f"{b['after']['shares'][i]:.3f}")
+        )
     seconds = summary["seconds"]
     cost = f"{summary['rollouts']} rollouts, {summary['gradient_steps']} gradient steps, {seconds['total']:.0f} s"
     return "\n".join(f"{name:<48}{before:>9}{after:>9}" for name, before, after in rows) + f"\n{cost}"

@@ -93,7 +93,9 @@ def draw_by_blanks(axes: Axes, result: dict[str, Any]) -> None:
     """Solve rate by number of blanks, before and after."""
     kinds = list(result["before"]["by_blanks"])
     for offset, when, color in ((-0.2, "before", "0.6"), (0.2, "after", ORANGE)):
-        bars = axes.bar([i + offset for i in range(len(kinds))], [result[when]["by_blanks"][k] for k in kinds], 0.4, color=color, label=when)
+        bars = axes.bar(
+            [i + offset for i in range(len(kinds))], [result[when]["by_blanks"][k] for k in kinds], 0.4, color=color, label=when
+        )
         axes.bar_label(bars, fmt="%.2f", fontsize=6.5)
     axes.set_xticks(range(len(kinds)), [kind.split()[0] for kind in kinds])
     axes.set(title="(a) by number of blanks", xlabel="blanks", ylabel="test solve rate, temperature 1", ylim=(0, 1.1))
@@ -130,7 +132,11 @@ def draw_kl(axes: Axes, metrics: list[dict[str, Any]], result: dict[str, Any]) -
 def draw_shares(axes: Axes, result: dict[str, Any]) -> None:
     """Exact probability of both solutions and of everything else: before, after, target."""
     names = ["solution 1", "solution 2", "wrong answers"]
-    columns = [("before", result["before"]["shares"], "0.6"), ("after", result["after"]["shares"], ORANGE), ("target p*", result["target_shares"], BLUE)]
+    columns = [
+        ("before", result["before"]["shares"], "0.6"),
+        ("after", result["after"]["shares"], ORANGE),
+        ("target p*", result["target_shares"], BLUE),
+    ]
     for k, (label, shares, color) in enumerate(columns):
         bars = axes.bar([i + 0.27 * (k - 1) for i in range(3)], [*shares, 1 - sum(shares)], 0.27, color=color, label=label)
         axes.bar_label(bars, fmt="%.2f", fontsize=6.5)
@@ -144,7 +150,10 @@ def draw_group_size(groups: dict[str, list[dict[str, Any]]], path: Path) -> Path
     use_style()
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained")
     for k, (name, rows) in enumerate(groups.items()):
-        for panel, value in ((axes[0], lambda r: r["after"]["kl_target_policy"]), (axes[1], lambda r: r["after"]["shares"][0] - r["target_shares"][0])):
+        for panel, value in (
+            (axes[0], lambda r: r["after"]["kl_target_policy"]),
+            (axes[1], lambda r: r["after"]["shares"][0] - r["target_shares"][0]),
+        ):
             values = sorted(value(row) for row in rows)
             spread = [k + 0.25 * (i / max(1, len(values) - 1) - 0.5) for i in range(len(values))]
             panel.plot(spread, values, "o", color=COLORS[k], markersize=4, alpha=0.8)

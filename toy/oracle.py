@@ -82,7 +82,9 @@ def exact_distribution(model: Module, tokenizer, task, item: Any, vocabulary: Vo
     )
 
 
-def conditional_log_prob(model, prompts, blanks: Tensor, symbols: Tensor, digits: Tensor, vocabulary: Vocabulary, temperature: float) -> Tensor:
+def conditional_log_prob(
+    model, prompts, blanks: Tensor, symbols: Tensor, digits: Tensor, vocabulary: Vocabulary, temperature: float
+) -> Tensor:
     """log π(blank i takes symbol a | state s), [states, n, A] float64; 0 where the blank is not open."""
     exact_model = copy.deepcopy(model).double().cpu().eval()
     n, A = digits.shape[1], len(symbols)

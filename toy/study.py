@@ -90,7 +90,9 @@ def run(experiment: str) -> None:
                 result = learn_to_solve(output, seed=seed, overrides=overrides)
             else:
                 result = match_target(output, TWO_SOLUTIONS[puzzle], seed=seed, overrides=overrides)
-        row = {"name": name, "seed": seed, "puzzle": puzzle, "overrides": list(overrides)} | {k: v for k, v in result.items() if k != "puzzle"}
+        row = {"name": name, "seed": seed, "puzzle": puzzle, "overrides": list(overrides)} | {
+            k: v for k, v in result.items() if k != "puzzle"
+        }
         with file.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(row, ensure_ascii=False) + "\n")
 
@@ -111,21 +113,24 @@ def by_name(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 
 def show() -> None:
     """Print the tables and draw `book/figures/group_size.png`."""
-    print(f"{'act (a), solve rate on the test puzzles':<42}{'seeds':>6}{'T=1 before':>12}{'after':>8}{'greedy before':>15}{'after':>8}{'seconds':>9}")
+    print_row("act (a), solve rate on 256 test puzzles", "seeds", "T=1 before", "T=1 after", "greedy before", "greedy after", "seconds")
     for name, rows in by_name(read("act_a")).items():
-        cells = [statistics.mean(r[when][what] for r in rows) for what in ("temperature_1", "greedy") for when in ("before", "after")]
-        seconds = statistics.mean(r["seconds"] for r in rows)
-        print(f"{name:<42}{len(rows):>6}{cells[0]:>12.3f}{cells[1]:>8.3f}{cells[2]:>15.3f}{cells[3]:>8.3f}{seconds:>9.0f}")
+        rates = [statistics.mean(r[when][what] for r in rows) for what in ("temperature_1", "greedy") for when in ("before", "after")]
+        print_row(name, len(rows), *(f"{x:.3f}" for x in rates), f"{statistics.mean(r['seconds'] for r in rows):.0f}")
     for experiment in ("act_b", "group_size", "variants"):
-        print(f"\n{experiment + ', exact KL(p*‖p_θ) in nats':<42}{'runs':>6}{'before':>8}{'median':>8}{'largest':>9}{'share error':>13}{'lost a mode':>13}")
+        print_row(f"\n{experiment}, exact KL(p*‖p_θ), nats", "runs", "before", "median", "largest", "share error", "lost a mode")
         for name, rows in by_name(read(experiment)).items():
-            kl = [r["after"]["kl_target_policy"] for r in rows]
-            error = [share_error(r) for r in rows]
-            before = statistics.median(r["before"]["kl_target_policy"] for r in rows)
-            print(f"{name:<42}{len(rows):>6}{before:>8.3f}{statistics.median(kl):>8.4f}{max(kl):>9.4f}{max(error):>13.3f}{sum(map(lost_mode, rows)):>13}")
+            before, after = ([r[when]["kl_target_policy"] for r in rows] for when in ("before", "after"))
+            kl = (f"{x:.4f}" for x in (statistics.median(before), statistics.median(after), max(after)))
+            print_row(name, len(rows), *kl, f"{max(map(share_error, rows)):.3f}", sum(map(lost_mode, rows)))
     from toy.figures import draw_group_size
 
     print(f"\nfigure: {draw_group_size(by_name(read('group_size')), Path('book/figures/group_size.png'))}")
+
+
+def print_row(name: str, *cells: Any) -> None:
+    """One row of a table of text."""
+    print(f"{name:<42}" + "".join(f"{cell:>14}" for cell in cells))
 
 
 def share_error(row: dict[str, Any]) -> float:

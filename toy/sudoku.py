@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 from functools import cache
 from itertools import permutations
+from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from dmpo_ref.tasks.sudoku import Puzzle, is_valid_grid
+from dmpo_ref.tasks.sudoku import Puzzle, is_valid_grid, write_puzzles
 
 TEST_SHARE = 0.25
 SPECIAL_TOKENS = {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>", "mask_token": "<|mdm_mask|>", "unk_token": "<|unk|>"}
@@ -91,3 +92,20 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
     tokenizer.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL_TOKENS, clean_up_tokenization_spaces=False)
+
+
+def write_shipped_data(folder: Path = Path(__file__).parent / "data") -> None:
+    """Rebuild `toy/data`: 4,096 training and 256 test puzzles with 6 to 10 blanks, from grids that are never shared."""
+    folder.mkdir(exist_ok=True)
+    train, test = split_grids()
+    write_puzzles(folder / "train.csv", make_puzzles(train, 4096, seed=1))
+    write_puzzles(folder / "test.csv", make_puzzles(test, 256, seed=2))
+    # Three of 24 puzzles with 5 blanks and 2 solutions: the first whose exact target shares lie in 0.35 to 0.65 and
+    # whose starting KL(p*‖p_ref) at α = 0.2 is at least 0.8 nats under the shipped policy.
+    for number, index in enumerate((7, 10, 13), start=1):
+        chosen = make_puzzles(train, 24, blanks=(5, 5), num_solutions=2, seed=11)[index]
+        write_puzzles(folder / f"two_solutions_{number}.csv", [chosen])
+
+
+if __name__ == "__main__":
+    write_shipped_data()

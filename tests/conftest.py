@@ -21,9 +21,10 @@ def small_run(tmp_path):
     from dmpo_ref.config import load_config
 
     def build(*overrides: str):
-        small = """train.rounds=4 train.prompts_per_round=3 train.num_rollouts=4 train.steps_per_round=2
-            train.checkpoint_every=2 evaluation.num_items=4 evaluation.num_samples=1""".split()
-        small.append(f"output={tmp_path / 'run'}")
+        small = [
+            *("train.rounds=4", "train.prompts_per_round=3", "train.num_rollouts=4", "train.steps_per_round=2", "train.checkpoint_every=2"),
+            *("evaluation.every=0", "evaluation.num_items=4", "evaluation.num_samples=1", f"output={tmp_path / 'run'}"),
+        ]
         return load_config(PRESETS / "toy_sudoku.yaml", *small, *overrides)
 
     return build

@@ -26,7 +26,7 @@ from toy.oracle import exact_distribution, kl_divergence, rewards, tilted
 from toy.sudoku import solutions
 
 GREEDY = SamplerConfig(name="confidence", temperature=0.0)
-EXACT_EVERY = 5  # rounds between exact evaluations in act (b)
+EXACT_EVALUATIONS = 10  # in the course of act (b), the last one at its end
 TWO_SOLUTIONS = [PRESETS.parent.parent / "toy" / "data" / f"two_solutions_{i}.csv" for i in (1, 2, 3)]
 
 
@@ -114,7 +114,7 @@ def match_target(output: Path, puzzle_file: Path, *, seed: int, overrides: tuple
         }
 
     def on_round(done: int, policy) -> dict[str, float]:
-        if done % EXACT_EVERY and done != config.train.rounds:
+        if done % max(1, config.train.rounds // EXACT_EVALUATIONS) and done != config.train.rounds:
             return {}
         return {f"exact/{name}": value for name, value in exactly(policy).items()}
 

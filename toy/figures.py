@@ -39,7 +39,8 @@ def draw_board(axes: Axes, puzzle: str, answer: str, title: str) -> None:
         is_clue = puzzle[i] != "0"
         axes.text(column + 0.5, row + 0.52, digit, ha="center", va="center", fontsize=13,
                   color="black" if is_clue else BLUE, fontweight="bold" if is_clue else "normal")  # fmt: skip
-    for k in range(5):
+    axes.spines[:].set(color="0.2", linewidth=1.6)
+    for k in range(1, 4):
         width = 1.6 if k % 2 == 0 else 0.5
         axes.axhline(k, color="0.2", linewidth=width)
         axes.axvline(k, color="0.2", linewidth=width)
@@ -98,8 +99,8 @@ def draw_by_blanks(axes: Axes, result: dict[str, Any]) -> None:
         )
         axes.bar_label(bars, fmt="%.2f", fontsize=6.5)
     axes.set_xticks(range(len(kinds)), [kind.split()[0] for kind in kinds])
-    axes.set(title="(a) by number of blanks", xlabel="blanks", ylabel="test solve rate, temperature 1", ylim=(0, 1.1))
-    axes.legend(loc="center right", fontsize=7)
+    axes.set(title="(a) by number of blanks", xlabel="blanks", ylabel="test solve rate, temperature 1", ylim=(0, 1.2))
+    axes.legend(loc="upper right", fontsize=7, ncols=2)
 
 
 def draw_boards(pair: list[Axes], result: dict[str, Any]) -> None:

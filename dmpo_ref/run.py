@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import math
 import signal
 import sys
@@ -214,9 +215,11 @@ def build_accelerator(config: Config) -> Accelerator:
     """Accelerate on the device of the config.
 
     Raises:
-        ValueError: CUDA is asked for and not there.
+        ValueError: CUDA, or the package of a tracker, is asked for and not there.
     """
     has_cuda = torch.cuda.is_available()
+    if config.log_with != "none" and importlib.util.find_spec(config.log_with) is None:
+        raise ValueError(f"log_with={config.log_with}: that package is not installed; pip install {config.log_with}, or use none")
     if config.device == "cuda" and not has_cuda:
         raise ValueError("device=cuda: torch sees no CUDA device here; use device=cpu, or install a CUDA build of torch")
     if config.threads:

@@ -44,6 +44,7 @@ def test_help_of_train_lists_every_option(capsys):
         (["train", "toy_sudoku", "model.path=missing/folder/here"], "model.path=missing/folder/here: no checkpoint there"),
         (["train", "toy_sudoku", "task.train=missing.csv"], "no puzzle file missing.csv"),
         (["train", "toy_sudoku", "device=cuda"], "device=cuda: torch sees no CUDA device here"),
+        (["train", "toy_sudoku", "log_with=wandb"], "log_with=wandb: that package is not installed; pip install wandb"),
         (["train", "toy_sudoku", "sampler.block_length=5"], "block_length=5 does not divide a response"),
         (["train", "toy_sudoku", "sampler.name=random", "sampler.steps=12"], "steps=12 for a response of"),
         (["train", "toy_sudoku", "--resume"], "holds no checkpoint to resume from"),

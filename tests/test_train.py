@@ -158,6 +158,12 @@ def test_a_checkpoint_of_a_run_loads_as_a_policy_by_the_folder_of_the_run(small_
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), trained.policy.parameters(), strict=True))
 
 
+def test_metrics_go_to_a_tracker_as_well(small_run, tmp_path):
+    pytest.importorskip("tensorboard")
+    train(small_run("train.rounds=1", "log_with=tensorboard"))
+    assert list((tmp_path / "run").rglob("events.out.tfevents*"))
+
+
 def test_learning_rate_schedules():
     options = load_config("toy_sudoku", "optimizer.warmup_steps=4", "optimizer.schedule=linear").optimizer
     assert [round(rate(options, step, 14), 6) for step in (0, 3, 4, 9, 14)] == [0.2, 0.8, 1.0, 0.5, 0.0]

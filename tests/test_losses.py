@@ -216,6 +216,17 @@ def test_equal_streams_give_equal_views_and_other_streams_others(masks):
     assert torch.equal(first.hidden, other.hidden) == (masks == "path")
 
 
+@pytest.mark.parametrize("masks", SCHEMES)
+@pytest.mark.parametrize("neighbour", ["1234|___", "1|_____", "_"], ids=["more_padding", "more_blanks", "shorter"])
+def test_the_masks_of_a_prompt_do_not_depend_on_the_others(masks, neighbour):
+    objective = build_objective(LossConfig(masks=masks, num_replicates=3))
+    together = objective.views(make_rollout(make_prompts("12|_3__", neighbour), N), streams())
+    alone = objective.views(make_rollout(make_prompts("12|_3__"), N), streams()[:1])
+    padding = together.hidden.shape[-1] - alone.hidden.shape[-1]
+    assert torch.equal(together.hidden[:1, :, :, padding:], alone.hidden)
+    assert torch.equal(together.weight[:1], alone.weight)
+
+
 def test_selecting_prompts_and_a_step_keeps_rows_together():
     objective, experience, views, _ = build_case("wddo", "length", "exact")
     stored = torch.stack([experience.log_old, experience.log_old + 1])
@@ -349,6 +360,16 @@ def test_wdce_draws_fresh_masks_at_every_step_and_wddo_the_stored_ones(tmp_path)
         if name == "wddo":
             other_step = run.objective.views(rollout, mask_streams(run, position, 1)).hidden
             assert not torch.equal(before, other_step)
+
+
+def test_the_steps_of_a_round_take_the_buffered_rounds_in_turn_and_every_prompt_once(tmp_path):
+    """Two rounds in the buffer, three prompts each, one prompt per step: six steps see all six, the newest round first."""
+    run = tiny_run(tmp_path, "train.reuse_rounds=1", "train.prompts_per_step=1", "train.steps_per_round=6")
+    run.round = 1
+    run.buffer = [*run.buffer, collect(run)[0]]
+    seen = [run.minibatch(k).position for k in range(6)]
+    assert sorted(seen) == [[p] for p in range(6)]
+    assert [position[0] // 3 for position in seen] == [1, 0] * 3
 
 
 @pytest.mark.xfail(strict=True, reason="log p_old of WDDO is measured at temperature 1, whatever the rollouts were drawn at")

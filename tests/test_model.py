@@ -93,6 +93,23 @@ def test_left_padding_changes_nothing(model):
                 assert_close(logits[b, length - len(row) :], numpy_logits(model, row), 1e-5)
 
 
+def test_left_padding_has_no_part_in_the_gradient(model):
+    """Of a batch with padding: finite, and the sum of the gradients of the rows alone. The padding token has none."""
+
+    def gradient(*inputs):
+        model.zero_grad()
+        for tokens, attention_mask, select in inputs:
+            model(tokens, attention_mask=attention_mask, select=select).logits.square().sum().backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters()])
+
+    model.double()
+    tokens, attention_mask = torch.tensor([TOKENS, [2, 2, *TOKENS[2:]]]), torch.tensor([[True] * 6, [False] * 2 + [True] * 4])
+    together = gradient((tokens, attention_mask, attention_mask))
+    assert (model.get_input_embeddings().weight.grad[2] == 0).all()
+    alone = gradient((tokens[:1], None, None), (tokens[1:, 2:], None, None))
+    torch.testing.assert_close(together, alone)
+
+
 @torch.no_grad()
 def test_selected_logits_are_the_same_rows_in_row_major_order(model):
     tokens = torch.tensor([TOKENS, TOKENS[::-1]])

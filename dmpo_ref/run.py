@@ -75,13 +75,14 @@ class Run:
         self.wrapped, self.optimizer = self.accelerator.prepare(policy, optimizer)
         self.policy = self.accelerator.unwrap_model(self.wrapped)
         self.round, self.step, self.buffer = 0, 0, []
-        self.counters = {"rollouts": 0, "sampling_forwards": 0, "seconds": 0.0}
+        self.counters = {"rollouts": 0, "forward_passes": 0, "seconds": 0.0}
         if found is not None:
             self.round, self.step, self.counters = found.state["round"], found.state["step"], found.state["counters"]
             self.buffer = found.buffer
             self.optimizer.load_state_dict(found.state["optimizer"])
             self.schedule.load_state_dict(found.state["schedule"])
         self._check_lengths()
+        self._count_forward_passes()
         self.metrics_file = None
         self.clock = time.perf_counter()
 
@@ -90,6 +91,18 @@ class Run:
         config, test = self.config, self.test_items[: self.config.evaluation.num_items]
         for sampler, items in ((config.sampler, self.train_items), (config.evaluation.sampler, test)):
             check_sampling(sampler, encode(self.tokenizer, self.task, items).response_mask.sum(dim=-1))
+
+    def _count_forward_passes(self) -> None:
+        """Count every call of the policy and the reference: sampling, scoring, gradient steps, evaluation."""
+        models = (self.policy, self.reference)
+
+        def count(module: PreTrainedModel, _: Any) -> None:
+            # A copy of a model carries its hooks along; its passes are not this run's.
+            self.counters["forward_passes"] += any(module is model for model in models)
+
+        for model in models:
+            if model is not None:
+                model.register_forward_pre_hook(count)
 
     def _open_output(self) -> None:
         """The folder of the run, not before there is something to write: a run that fails at once leaves nothing behind."""

@@ -114,7 +114,6 @@ def collect(run: Run) -> tuple[Experience, dict[str, float]]:
         rollout, position, reward, weight, config.weight.baseline_strength * base, log_old=score_old(run, rollout, position)
     )
     run.counters["rollouts"] += reward.numel() * run.accelerator.num_processes
-    run.counters["sampling_forwards"] += rollout.forwards
     return experience, {
         "reward": reward.mean().item(),
         **components,

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from dmpo_ref.config import TaskConfig
+from dmpo_ref.checkpoint import load_policy
+from dmpo_ref.config import ModelConfig, TaskConfig
 from dmpo_ref.likelihood import build_vocabulary, elbo, log_likelihood, path_log_prob, token_log_prob
 from dmpo_ref.masking import Views, draw_views, path_views, stream
 from dmpo_ref.tasks.sudoku import Puzzle, Sudoku
@@ -158,12 +159,16 @@ def test_a_vocabulary_that_cannot_be_is_one_clear_line(changes, arguments, messa
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.xfail(strict=True, reason="the public LLaDA tokenizer_config.json names no mask token; config.json has mask_token_id")
-def test_the_mask_token_of_the_official_checkpoint_is_found():
-    """As in GSAI-ML/LLaDA-8B-Instruct: `<|mdm_mask|>` is an added token, but the tokenizer has no `mask_token`."""
+@pytest.mark.xfail(strict=True, reason="the public LLaDA tokenizer names no mask token; config.json has mask_token_id, but it is not read")
+def test_the_mask_token_of_the_official_checkpoint_is_found(tmp_path):
+    """As in GSAI-ML/LLaDA-8B-Instruct: `<|mdm_mask|>` is an added token, but tokenizer_config.json has no `mask_token`."""
     tokenizer = build_tokenizer()
     tokenizer.mask_token = None
-    assert build_vocabulary(tokenizer, 8).mask_token_id == MASK
+    tokenizer.save_pretrained(tmp_path)
+    tiny_model(double=False).save_pretrained(tmp_path)
+    policy, tokenizer = load_policy(ModelConfig(path=str(tmp_path)), torch.device("cpu"))
+    assert policy.config.mask_token_id == MASK and tokenizer.convert_ids_to_tokens(MASK) == "<|mdm_mask|>"
+    assert tokenizer.mask_token_id == MASK
 
 
 def every_mask(response_mask: torch.Tensor) -> Views:

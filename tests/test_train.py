@@ -193,3 +193,37 @@ def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_resume(tmp_path):
     folder = latest_checkpoint(output)
     lines = (output / "metrics.jsonl").read_text().splitlines()
     assert int(folder.name.split("-")[1]) == json.loads(lines[-1])["round"] + 1
+
+
+def test_path_ratio_takes_p_old_at_its_temperature_and_p_ref_at_one(small_run):
+    """Recomputed with plain logits, one position at a time, along the order of each rollout."""
+    from dmpo_ref.run import Run
+    from dmpo_ref.train import collect, estimate_log_ratio
+
+    config = small_run("weight.log_ratio=path", "sampler.temperature=0.6", "train.prompts_per_round=2")
+    run = Run(config, task=None, reward=None, resume=False)
+    with torch.no_grad():
+        for weights in run.policy.parameters():  # a policy that is no longer the reference
+            weights += 0.05 * torch.randn(weights.shape, generator=torch.Generator().manual_seed(0))
+    experience, _ = collect(run)
+    rollout = experience.rollout
+    ratio = estimate_log_ratio(run, rollout, experience.position)
+    for g, n in ((0, 0), (1, 3)):
+        tokens = rollout.tokens[g, n].masked_fill(rollout.response_mask[g, n], run.vocabulary.mask_token_id)
+        expected = 0.0
+        for t in range(int(rollout.step[g, n].max()) + 1):
+            s = int((rollout.step[g, n] == t).nonzero())
+            token = int(rollout.tokens[g, n, s])
+            for model, temperature, sign in ((run.reference, 1.0, 1), (run.policy, 0.6, -1)):
+                logits = model(input_ids=tokens[None]).logits[0, s, 4:8].double() / temperature
+                expected += sign * logits.log_softmax(-1)[token - 4].item()
+            tokens[s] = token
+        assert ratio[g, n].item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_forward_passes_are_counted(small_run, tmp_path):
+    """One puzzle with 3 blanks: 3 sampling steps, p_ref on all path views at once, 2 gradient steps, 3 steps of the evaluation."""
+    (tmp_path / "one.csv").write_text("Puzzle,Solution\n0234341221434300,1234341221434321\n")
+    files = (f"task.train={tmp_path / 'one.csv'}", f"task.test={tmp_path / 'one.csv'}")
+    trained = train(small_run("train.rounds=1", "weight.log_ratio=path", "train.prompts_per_round=1", *files))
+    assert trained.metrics[0]["forward_passes"] == 3 + 1 + 2 + 3

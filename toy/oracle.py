@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import Module
+from tqdm import tqdm
 
 from dmpo_ref.likelihood import Vocabulary
 from dmpo_ref.tasks import decode, encode
@@ -90,7 +91,8 @@ def conditional_log_prob(
     n, A = digits.shape[1], len(symbols)
     values = torch.cat((torch.tensor([vocabulary.mask_token_id]), symbols))
     log_pi = torch.zeros(len(digits), n, A, dtype=torch.float64)
-    for rows in torch.arange(len(digits)).split(ROWS_PER_FORWARD):
+    parts = torch.arange(len(digits)).split(ROWS_PER_FORWARD)
+    for rows in tqdm(parts, desc="enumerate", disable=None if len(parts) > 1 else True, leave=False):
         tokens = prompts.tokens.repeat(len(rows), 1)
         tokens[:, blanks] = values[digits[rows]]
         select = torch.zeros_like(tokens, dtype=torch.bool)

@@ -8,6 +8,7 @@ from itertools import permutations
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
 from dmpo_ref.tasks.sudoku import Puzzle, is_valid_grid, write_puzzles
@@ -68,7 +69,7 @@ def make_puzzles(
     if not 1 <= low <= high <= 16:
         raise ValueError(f"blanks={blanks}: both ends must lie in 1…16, the lower one first")
     rng, allowed, found = random.Random(seed), set(grids), {}
-    for _ in range(max_tries):
+    for _ in tqdm(range(max_tries), desc="puzzles", disable=None if count > 1000 else True, leave=False):
         if len(found) == count:
             return list(found.values())
         # Drawn until it fits, not once per try: else easily rejected numbers of blanks would be rarer.

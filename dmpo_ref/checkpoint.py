@@ -50,6 +50,9 @@ def load_policy(config: ModelConfig, device: torch.device) -> tuple[LLaDAModelLM
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report.get(problem):
             raise ValueError(f"model.path={config.path}: {problem.replace('_', ' ')} in the weights, first {sorted(report[problem])[0]}")
+    if tokenizer.mask_token is None:
+        # The public LLaDA tokenizer has the token, but only the model's config says that it is the mask.
+        tokenizer.mask_token = tokenizer.convert_ids_to_tokens(model.config.mask_token_id)
     return model.to(device).eval(), tokenizer
 
 

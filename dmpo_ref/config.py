@@ -271,6 +271,8 @@ def check_config(config: Config) -> None:
     require(0 <= config.optimizer.beta2 < 1, "optimizer.beta2", "must lie in [0, 1)")
     if config.sampler.name != "random_order":
         require(weight.log_ratio != "path", "weight.log_ratio", "only sampler.name=random_order has a path probability; use elbo or none")
+    if config.sampler.name != "random_order" or config.sampler.temperature == 0:
+        require(loss.masks != "path", "loss.masks", "only sampler.name=random_order above temperature 0 has a path probability")
     if config.sampler.temperature == 0:
         require(weight.log_ratio == "none", "weight.log_ratio", "sampler.temperature=0 draws without a probability; use none")
     if loss.name == "wddo":

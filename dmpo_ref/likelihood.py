@@ -115,7 +115,7 @@ def flatten(rollout: Rollout, views: Views, vocabulary: Vocabulary) -> Rows:
 def score(model: Module, rows: Rows, vocabulary: Vocabulary, *, temperature: float = 1.0) -> Tensor:
     """Token log-probabilities of rows, [B, S], 0 where nothing is scored. Vocabulary logits only at scored positions."""
     logits = model(input_ids=rows.input_ids, attention_mask=rows.attention_mask, select=rows.target).logits
-    log_prob = vocabulary.restrict(logits / temperature).log_softmax(dim=-1)
+    log_prob = (vocabulary.restrict(logits) / temperature).log_softmax(dim=-1)
     log_prob = log_prob.gather(-1, rows.target_tokens[rows.target].unsqueeze(-1)).squeeze(-1)
     return log_prob.new_zeros(rows.target.shape).masked_scatter(rows.target, log_prob)
 
@@ -137,7 +137,7 @@ def path_log_prob(
     model: Module, rollout: Rollout, vocabulary: Vocabulary, *, temperature: float = 1.0, micro_batch: int | None = None
 ) -> Tensor:
     """Exact log p(o; σ) of each rollout along its own order σ. [G, N] float64, in nats."""
-    views = path_views(rollout.step)
+    views = path_views(rollout.step, rollout.num_steps)
     log_prob = token_log_prob(model, rollout, views, vocabulary, temperature=temperature, micro_batch=micro_batch)
     return log_likelihood(log_prob, views)
 

@@ -73,7 +73,7 @@ def build_objective(config: LossConfig) -> Objective:
 
     def views(rollout: Rollout, generators: list[torch.Generator]) -> Views:
         if config.masks == "path":
-            return path_views(rollout.step)
+            return path_views(rollout.step, rollout.num_steps)
         return draw_views(config.masks, rollout.response_mask, config.num_replicates, generators)
 
     def loss(log_prob: Tensor, views: Views, experience: Experience, weight: Tensor) -> Tensor:

@@ -93,18 +93,19 @@ def views_from_uniforms(scheme: str, response_mask: Tensor, size_u: Tensor, posi
     return Views(hidden, hidden, weight)
 
 
-def path_views(step: Tensor) -> Views:
+def path_views(step: Tensor, num_steps: int) -> Views:
     """The rollout's own order as views: log p(o; σ) = Σ_i log π(o_{σ(i)} | o_{σ(<i)}), one view for each step.
 
     In view i everything not yet unmasked before step i is hidden, and what was unmasked in it is scored.
 
     Args:
         step: [G, N, S] int, the step at which a position was unmasked, −1 where nothing was generated.
+        num_steps: number of steps of the longest response the rollout was drawn with.
 
     Returns:
-        Views with R = number of steps and weight R, so that their *mean* is the sum along the path.
+        Views with R = `num_steps` and weight R, so that their *mean* is the sum along the path.
     """
-    R = int(step.max()) + 1
+    R = num_steps
     now = rearrange(torch.arange(R, device=step.device), "r -> r 1")
     step = rearrange(step, "g n s -> g n 1 s")
     weight = torch.full((*step.shape[:2], R), float(R), dtype=torch.float64, device=step.device)

@@ -39,6 +39,7 @@ class Rollout:
         step: [G, N, S] int, the step at which a position was unmasked; −1 where nothing was generated.
         log_prob: [G, N] float64, exact log p(o; σ) along the order σ of `step`, at the temperature it was sampled at, in nats;
             None for a sampler without a path probability, or at temperature 0.
+        num_steps: steps of the sampler, as many as the longest response of the batch needed.
         sampler: the config it was drawn with: which distribution this is a sample of.
         forwards: number of forward passes of the model.
         fed_tokens: number of tokens fed in them.
@@ -50,6 +51,7 @@ class Rollout:
     response_mask: Tensor
     step: Tensor
     log_prob: Tensor | None
+    num_steps: int
     sampler: SamplerConfig
     forwards: int
     fed_tokens: int

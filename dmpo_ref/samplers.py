@@ -59,6 +59,7 @@ def sample(
     return Rollout(
         *(rearrange(x, "(g n) s -> g n s", **grouped) for x in (tokens, rows.attention_mask, rows.prompt_mask, rows.response_mask, step)),
         log_prob=rearrange(log_prob, "(g n) -> g n", **grouped) if has_path else None,
+        num_steps=num_steps,
         sampler=replace(config),
         forwards=forwards,
         fed_tokens=fed,

@@ -140,12 +140,18 @@ def estimate_log_ratio(run: Run, rollout: Rollout, position: list[int]) -> Tenso
 
 @torch.no_grad()
 def score_old(run: Run, rollout: Rollout, position: list[int]) -> Tensor | None:
-    """log p_old on the masks of each of the round's K steps, [K, G, N, R, S], for objectives that subtract it."""
+    """log p_old on the masks of each of the round's K steps, [K, G, N, R, S], for objectives that subtract it.
+
+    Along the path it is the log-probability that the rollouts were drawn with, at their temperature; ELBOs are taken at
+    temperature 1, as in the `elbo` log-ratio.
+    """
     if not run.subtracts_log_old:
         return None
-    micro_batch = run.config.train.score_micro_batch
+    options = {"micro_batch": run.config.train.score_micro_batch}
+    if run.config.loss.masks == "path":
+        options["temperature"] = run.config.sampler.temperature
     sets = [run.objective.views(rollout, mask_streams(run, position, k)) for k in range(run.config.train.steps_per_round)]
-    return torch.stack([token_log_prob(run.policy, rollout, views, run.vocabulary, micro_batch=micro_batch) for views in sets])
+    return torch.stack([token_log_prob(run.policy, rollout, views, run.vocabulary, **options) for views in sets])
 
 
 def mask_streams(run: Run, position: list[int], k: int) -> list[torch.Generator]:

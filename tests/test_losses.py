@@ -363,13 +363,13 @@ def test_wdce_draws_fresh_masks_at_every_step_and_wddo_the_stored_ones(tmp_path)
 
 
 def test_the_steps_of_a_round_take_the_buffered_rounds_in_turn_and_every_prompt_once(tmp_path):
-    """Two rounds in the buffer, three prompts each, one prompt per step: six steps see all six, the newest round first."""
-    run = tiny_run(tmp_path, "train.reuse_rounds=1", "train.prompts_per_step=1", "train.steps_per_round=6")
-    run.round = 1
-    run.buffer = [*run.buffer, collect(run)[0]]
-    seen = [run.minibatch(k).position for k in range(6)]
-    assert sorted(seen) == [[p] for p in range(6)]
-    assert [position[0] // 3 for position in seen] == [1, 0] * 3
+    """Three rounds in the buffer, three prompts each, one prompt per step: nine steps see all nine, the newest round first."""
+    run = tiny_run(tmp_path, "train.reuse_rounds=2", "train.prompts_per_step=1", "train.steps_per_round=9")
+    for run.round in (1, 2):
+        run.buffer = [*run.buffer, collect(run)[0]]
+    seen = [run.minibatch(k).position for k in range(9)]
+    assert sorted(seen) == [[p] for p in range(9)]
+    assert [position[0] // 3 for position in seen] == [2, 1, 0] * 3
 
 
 @pytest.mark.xfail(strict=True, reason="log p_old of WDDO is measured at temperature 1, whatever the rollouts were drawn at")

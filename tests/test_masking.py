@@ -152,7 +152,7 @@ def test_masks_of_a_prompt_do_not_depend_on_its_neighbours():
 
 
 def test_path_views_walk_along_the_order():
-    views = path_views(torch.tensor([[[-1, 2, 0, -1, 1]]]))
+    views = path_views(torch.tensor([[[-1, 2, 0, -1, 1]]]), 3)
     assert views.hidden[0, 0].int().tolist() == [[0, 1, 1, 0, 1], [0, 1, 0, 0, 1], [0, 1, 0, 0, 0]]
     assert views.target[0, 0].int().tolist() == [[0, 0, 1, 0, 0], [0, 0, 0, 0, 1], [0, 1, 0, 0, 0]]
     assert views.weight.tolist() == [[[3.0, 3.0, 3.0]]]

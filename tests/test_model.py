@@ -248,7 +248,6 @@ def test_every_supported_value_is_tested():
     [
         ("attention_layer_norm", True),
         ("multi_query_attention", True),
-        ("residual_dropout", 0.1),
         ("clip_qkv", 8.0),
         ("block_group_size", 2),
     ],

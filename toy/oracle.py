@@ -99,7 +99,7 @@ def conditional_log_prob(
         select[:, blanks] = digits[rows] == 0
         attention_mask = prompts.attention_mask.expand(len(rows), -1)
         logits = exact_model(input_ids=tokens, attention_mask=attention_mask, select=select).logits
-        log_p = vocabulary.restrict(logits / temperature).log_softmax(dim=-1)[:, symbols]
+        log_p = (vocabulary.restrict(logits) / temperature).log_softmax(dim=-1)[:, symbols]
         is_open = (digits[rows] == 0).unsqueeze(-1).expand(-1, -1, A)
         log_pi[rows] = log_pi[rows].masked_scatter(is_open, log_p)
     return log_pi

@@ -18,13 +18,11 @@ class Vocabulary:
     """Which tokens may be generated. Sampler, likelihood, loss and oracle all use this one.
 
     Attributes:
-        mask_token_id, pad_token_id, eos_token_id: ids of the special tokens.
+        mask_token_id: id of the token that stands for "to be generated".
         allowed: [V] bool; V is the number of rows of the model's head, padded rows included.
     """
 
     mask_token_id: int
-    pad_token_id: int
-    eos_token_id: int
     allowed: Tensor
 
     def restrict(self, logits: Tensor) -> Tensor:
@@ -45,7 +43,7 @@ def build_vocabulary(tokenizer, embedding_size: int, *, alphabet: str | None = N
         ValueError: the tokenizer has no mask token or no padding token, knows more tokens than the model has rows,
             or a character of the alphabet is not one token.
     """
-    for name in ("mask_token", "pad_token", "eos_token"):
+    for name in ("mask_token", "pad_token"):
         if getattr(tokenizer, name) is None:
             raise ValueError(f"the tokenizer has no {name}; set it in tokenizer_config.json")
     if len(tokenizer) > embedding_size:
@@ -61,7 +59,7 @@ def build_vocabulary(tokenizer, embedding_size: int, *, alphabet: str | None = N
         if any(len(i) != 1 or i[0] == tokenizer.unk_token_id for i in ids):
             raise ValueError(f"the tokenizer does not know each character of the alphabet {alphabet!r} as one token")
         allowed[[i[0] for i in ids]] = True
-    return Vocabulary(tokenizer.mask_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id, allowed)
+    return Vocabulary(tokenizer.mask_token_id, allowed)
 
 
 def token_log_prob(

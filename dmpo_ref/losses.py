@@ -8,7 +8,7 @@ the model between them and knows nothing else about an objective.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from einops import reduce
@@ -32,7 +32,7 @@ class Experience:
         weight: [G, N] float64, w.
         base_weight: [G, N] float64, strength · w_base (0 for the `model` baseline, which depends on the current policy).
         log_old: [K, G, N, R, S] float32, token log-probabilities under p_old on the masks of each of the K gradient
-            steps of a round, for objectives that subtract log p_old; None for the others.
+            steps of a round (K = 1 for `path`, where all are alike), for objectives that subtract log p_old; else None.
     """
 
     rollout: Rollout
@@ -42,6 +42,11 @@ class Experience:
     base_weight: Tensor
     log_old: Tensor | None
 
+    def to(self, device: torch.device) -> Experience:
+        """The same on another device."""
+        moved = {f.name: value.to(device) if isinstance(value := getattr(self, f.name), Tensor) else value for f in fields(self)}
+        return Experience(**moved | {"rollout": self.rollout.to(device)})
+
     def select(self, prompts: Sequence[int], k: int) -> Experience:
         """These prompts, with `log_old` of the k-th gradient step alone: [G, N, R, S]."""
         index = torch.tensor(list(prompts), device=self.reward.device)
@@ -49,7 +54,7 @@ class Experience:
             self.rollout.select(index),
             [self.position[i] for i in prompts],
             *(x.index_select(0, index) for x in (self.reward, self.weight, self.base_weight)),
-            log_old=None if self.log_old is None else self.log_old[k].index_select(0, index),
+            log_old=None if self.log_old is None else self.log_old[k % len(self.log_old)].index_select(0, index),
         )
 
 

@@ -7,6 +7,8 @@ Python to be run on loading; it is never run, this file takes its place.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -14,19 +16,28 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import MaskedLMOutput
 
-# What this file implements. A checkpoint that asks for anything else is refused by the name of the field.
+# What this file implements, with the value it writes first. A checkpoint that asks for anything else is refused by name.
 SUPPORTED = {
-    "activation_type": "silu",
-    "alibi": False,
-    "bias_for_layer_norm": False,
-    "block_type": "llama",
-    "include_bias": False,
-    "include_qkv_bias": False,
-    "input_emb_norm": False,
-    "layer_norm_type": "rms",
-    "scale_logits": False,
-    "weight_tying": False,
+    "activation_type": ("silu",),
+    "alibi": (False,),
+    "attention_dropout": (0.0,),
+    "attention_layer_norm": (False,),
+    "bias_for_layer_norm": (False,),
+    "block_group_size": (1,),
+    "block_type": ("llama",),
+    "clip_qkv": (None,),
+    "embedding_dropout": (0.0,),
+    "include_bias": (False,),
+    "include_qkv_bias": (False,),
+    "input_emb_norm": (False,),
+    "layer_norm_type": ("rms",),
+    "layer_norm_with_affine": (True,),
+    "multi_query_attention": (None, False),
+    "residual_dropout": (0.0,),
+    "scale_logits": (False,),
+    "weight_tying": (False,),
 }
+HUB_CODE = "GSAI-ML/LLaDA-8B-Instruct"
 
 
 class LLaDAConfig(PretrainedConfig):
@@ -59,13 +70,15 @@ class LLaDAConfig(PretrainedConfig):
         pad_token_id: int = 126081,
         **kwargs,
     ):
-        for name, value in SUPPORTED.items():
-            if (given := kwargs.setdefault(name, value)) != value:
-                raise ValueError(f"model config: {name}={given!r} is not implemented; only {name}={value!r} is")
+        for name, values in SUPPORTED.items():
+            if (given := kwargs.setdefault(name, values[0])) not in values:
+                raise ValueError(f"model config: {name}={given!r} is not implemented; only {name}={values[0]!r} is")
         self.d_model = d_model
         self.n_layers = n_layers
         self.n_heads = n_heads
         self.n_kv_heads = n_kv_heads or n_heads
+        if mlp_hidden_size is None:
+            raise ValueError("model config: mlp_hidden_size=None is not implemented; give the width of the feed-forward layers")
         self.mlp_hidden_size = mlp_hidden_size
         self.vocab_size = vocab_size
         self.embedding_size = embedding_size or vocab_size
@@ -82,7 +95,21 @@ class LLaDAConfig(PretrainedConfig):
         if self.embedding_size < vocab_size:
             raise ValueError(f"model config: embedding_size={self.embedding_size} is below vocab_size={vocab_size}")
         kwargs["tie_word_embeddings"] = False
+        if torch_dtype := kwargs.pop("torch_dtype", None):  # the older name, which the official config has
+            kwargs.setdefault("dtype", torch_dtype)
         super().__init__(eos_token_id=eos_token_id, pad_token_id=pad_token_id, **kwargs)
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """The fields as they are saved, so that the published code loads the result too.
+
+        Transformers no longer writes `torch_dtype` and `use_cache`, which that code reads; and `auto_map` must point at
+        the hub repository, because a folder written here holds no Python.
+        """
+        fields = super().to_diff_dict()
+        fields |= {"use_cache": False, "torch_dtype": fields.get("dtype")}
+        if auto_map := fields.get("auto_map"):
+            fields["auto_map"] = {k: v if "--" in v else f"{HUB_CODE}--{v}" for k, v in auto_map.items()}
+        return fields
 
 
 class LLaDAModelLM(PreTrainedModel):
@@ -178,7 +205,7 @@ class Transformer(nn.Module):
         else:
             x = x + self.wpe(position)
         for block in self.blocks:
-            if self.gradient_checkpointing and self.training:
+            if self.gradient_checkpointing and torch.is_grad_enabled():
                 x = self._gradient_checkpointing_func(block.__call__, x, rotation, visible)
             else:
                 x = block(x, rotation, visible)

@@ -56,6 +56,11 @@ class Rollout:
     forwards: int
     fed_tokens: int
 
+    def to(self, device) -> Rollout:
+        """The same on another device."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Rollout(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in values.items()})
+
     def select(self, prompts: Tensor) -> Rollout:
         """The rollouts of some of the prompts ([G'] indices)."""
         chosen = {f.name: getattr(self, f.name) for f in fields(self)}

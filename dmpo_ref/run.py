@@ -50,11 +50,11 @@ class Run:
         self.train_items, self.test_items = self.task.load(config.task.train), self.task.load(config.task.test)
         self.accelerator = build_accelerator(config)
         self.device, self.is_main = self.accelerator.device, self.accelerator.is_main_process
-        if config.train.prompts_per_round % self.accelerator.num_processes:
-            raise ValueError(
-                f"train.prompts_per_round={config.train.prompts_per_round} prompts cannot be shared evenly by "
-                f"{self.accelerator.num_processes} processes; choose a multiple"
-            )
+        for key in ("prompts_per_round", "prompts_per_step"):
+            if (value := getattr(config.train, key)) is not None and value % self.accelerator.num_processes:
+                raise ValueError(
+                    f"train.{key}={value}: cannot be shared evenly by {self.accelerator.num_processes} processes; choose a multiple"
+                )
 
         start = config.model if found is None else ModelConfig(**{**vars(config.model), "path": str(found.folder)})
         policy, self.tokenizer = load_policy(start, self.device)
@@ -78,7 +78,7 @@ class Run:
         self.counters = {"rollouts": 0, "forward_passes": 0, "seconds": 0.0}
         if found is not None:
             self.round, self.step, self.counters = found.state["round"], found.state["step"], found.state["counters"]
-            self.buffer = found.buffer
+            self.buffer = [experience.to(self.device) for experience in found.buffer]
             self.optimizer.load_state_dict(found.state["optimizer"])
             self.schedule.load_state_dict(found.state["schedule"])
         self._check_lengths()

@@ -180,7 +180,8 @@ def propose(logits: Tensor, temperature: float, uniform: Tensor) -> tuple[Tensor
     else:
         cdf = log_p.exp().cumsum(dim=-1)
         total = cdf[:, -1:]
-        # The first token whose CDF exceeds u; below the total in any rounding, so it has positive probability.
+        # The first token whose CDF exceeds u · total. Kept below the total whatever the rounding, so that it is a token of
+        # positive probability; the clamp is for NaN logits, which `sample` reports.
         below = torch.minimum(uniform.unsqueeze(-1) * total, torch.nextafter(total, torch.zeros_like(total)))
         token = torch.searchsorted(cdf, below, right=True).clamp(max=logits.shape[-1] - 1)
     confidence = logits.double().softmax(dim=-1).gather(-1, token)

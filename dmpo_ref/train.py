@@ -84,7 +84,7 @@ def train(
             run.resync_reference()
             metrics += run.record(collected, steps, on_round)
             run.save(now=stop.requested)
-            bar.set_postfix(reward=f"{collected['reward']:.3f}", ess=f"{collected['ess']:.2f}")
+            bar.set_postfix(reward=collected["reward"], ess=collected["ess"])
             bar.update()
             if stop.requested and run.round < rounds:
                 raise Interrupted(
@@ -117,7 +117,7 @@ def collect(run: Run) -> tuple[Experience, dict[str, float]]:
     return experience, {
         "reward": reward.mean().item(),
         **components,
-        "ess": effective_sample_size(weight).mean().item(),
+        "ess": effective_sample_size(weight).mean().item() if target != "reward" else None,
         "coefficient": float(torch.as_tensor(c).mean()),
         "log_ratio_mean": log_ratio.mean().item(),
         "log_ratio_std": log_ratio.std().item(),
@@ -150,7 +150,8 @@ def score_old(run: Run, rollout: Rollout, position: list[int]) -> Tensor | None:
     options = {"micro_batch": run.config.train.score_micro_batch}
     if run.config.loss.masks == "path":
         options["temperature"] = run.config.sampler.temperature
-    sets = [run.objective.views(rollout, mask_streams(run, position, k)) for k in range(run.config.train.steps_per_round)]
+    num_sets = 1 if run.config.loss.masks == "path" else run.config.train.steps_per_round
+    sets = [run.objective.views(rollout, mask_streams(run, position, k)) for k in range(num_sets)]
     return torch.stack([token_log_prob(run.policy, rollout, views, run.vocabulary, **options) for views in sets])
 
 
@@ -164,14 +165,14 @@ def gradient_step(run: Run, k: int) -> dict[str, float]:
     """The k-th step of a round: views, token log-probabilities, loss, AdamW. Returns its metrics."""
     batch = run.minibatch(k)
     views = run.objective.views(batch.rollout, mask_streams(run, batch.position, k))
-    run.policy.train()
+    # Dropout must be off where log p_θ is compared with a stored log p_old.
+    run.policy.train(not run.subtracts_log_old)
     loss = backward(run, views, batch)
     run.policy.eval()
-    if not torch.isfinite(loss):
-        raise ValueError(
-            f"the loss of step {run.step} is {loss.item()}; lower optimizer.learning_rate or look at the rewards in metrics.jsonl"
-        )
     grad_norm = run.accelerator.clip_grad_norm_(run.wrapped.parameters(), run.config.optimizer.max_grad_norm)
+    for name, value in (("loss", loss), ("gradient norm", torch.as_tensor(grad_norm))):
+        if not torch.isfinite(value):
+            raise ValueError(f"the {name} of step {run.step} is {value.item()}; lower optimizer.learning_rate or look at metrics.jsonl")
     learning_rate = run.schedule.get_last_lr()[0]
     run.optimizer.step()
     run.schedule.step()
@@ -194,7 +195,8 @@ def backward(run: Run, views: Views, batch: Experience) -> Tensor:
 
     # Chain rule in two passes: the slope of the loss in every token log-probability, then that slope into the weights,
     # a micro-batch at a time. A linear loss has the same slope everywhere, so it needs no first pass.
-    if run.objective.is_linear and not run.subtracts_log_old:
+    slope_is_known = run.objective.is_linear and not run.subtracts_log_old
+    if slope_is_known:
         log_prob = torch.zeros(views.hidden.shape, device=run.device)
     else:
         with torch.no_grad():
@@ -207,8 +209,8 @@ def backward(run: Run, views: Views, batch: Experience) -> Tensor:
     for rows, slope in zip(flatten(batch.rollout, views, run.vocabulary).split(micro_batch), slopes, strict=True):
         part = (slope * score(run.wrapped, rows, run.vocabulary)).sum()
         run.accelerator.backward(part)
-        if run.objective.is_linear and not run.subtracts_log_old:
-            loss = loss + part.detach()
+        if slope_is_known:
+            loss = loss + part.detach()  # the loss at 0 so far; linear, so what it gains is slope · log-probability
     return loss
 
 

@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor
 
+TARGETS = ("tilted", "reward_softmax", "reward")
 BISECTION_STEPS = 50  # halvings of the bracket (0, 1]: an accuracy of 1e-15
 
 
@@ -27,16 +28,18 @@ def log_weights(reward: Tensor, log_ratio: Tensor, *, alpha: float, target: str 
             not used, see `target_weights`).
 
     Raises:
-        ValueError: α ≤ 0, fewer than two rollouts, or a value that is not finite.
+        ValueError: unknown target, α ≤ 0, fewer than two rollouts, or a value that is not finite.
     """
-    if not (alpha > 0 and math.isfinite(alpha)):
+    if target not in TARGETS:
+        raise ValueError(f"target={target!r} is not one of {', '.join(TARGETS)}")
+    if target == "tilted" and not (alpha > 0 and math.isfinite(alpha)):
         raise ValueError(f"alpha={alpha} is not a temperature; it must be above 0, in units of reward per nat")
     if reward.shape[-1] < 2:
         raise ValueError(f"N={reward.shape[-1]} rollout for each prompt: a softmax over the group needs at least 2")
     check_finite(reward, "reward")
     check_finite(log_ratio, "log_ratio")
     reward = reward.double()
-    return reward if target in ("reward_softmax", "reward") else reward / alpha + log_ratio
+    return reward / alpha + log_ratio if target == "tilted" else reward
 
 
 def target_weights(log_weight: Tensor, *, coefficient: Tensor | float = 1.0, target: str = "tilted") -> Tensor:
@@ -77,8 +80,9 @@ def baseline_weights(
     if kind == "none":
         return torch.zeros_like(reward, dtype=torch.float64)
     if kind == "uniform":
-        base = reward.double().mean(dim=-1, keepdim=True) if target == "reward" else torch.tensor(1 / reward.shape[-1])
-        return base.double().expand_as(reward).clone()
+        if target == "reward":
+            return reward.double().mean(dim=-1, keepdim=True).expand_as(reward).clone()
+        return torch.full_like(reward, 1 / reward.shape[-1], dtype=torch.float64)
     if kind == "negative":
         inverted = log_weights(-reward, log_ratio, alpha=alpha, target=target)
         return target_weights(inverted, coefficient=coefficient, target=target)

@@ -48,7 +48,7 @@ def vocabulary(allowed=(4, 5, 6, 7), size: int = 8) -> Vocabulary:
     """A vocabulary in which only the listed ids may be generated."""
     mask = torch.zeros(size, dtype=torch.bool)
     mask[list(allowed)] = True
-    return Vocabulary(mask_token_id=MASK, pad_token_id=EOS, eos_token_id=EOS, allowed=mask)
+    return Vocabulary(mask_token_id=MASK, allowed=mask)
 
 
 def make_prompts(*patterns: str) -> Prompts:
@@ -79,7 +79,7 @@ def make_rollout(prompts: Prompts, num_rollouts: int, *, seed: int = 0, allowed=
         where = response_mask[g, n].nonzero().flatten()
         tokens[g, n, where] = torch.tensor(rng.choice(allowed, len(where)))
         step[g, n, where] = torch.tensor(rng.permutation(len(where)))
-    return Rollout(tokens, attention_mask, prompt_mask, response_mask, step, None, SamplerConfig(), 0, 0)
+    return Rollout(tokens, attention_mask, prompt_mask, response_mask, step, None, int(step.max()) + 1, SamplerConfig(), 0, 0)
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

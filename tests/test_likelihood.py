@@ -102,7 +102,7 @@ def test_the_allowed_vocabulary_is_all_but_the_mask_and_padded_rows():
     assert build_vocabulary(tokenizer, 11, full=True).allowed.tolist() == [True] * 11
     assert build_vocabulary(tokenizer, 11, alphabet="1234", full=True).allowed.tolist() == [True] * 11
     words = build_vocabulary(tokenizer, 8)
-    assert (words.mask_token_id, words.pad_token_id, words.eos_token_id) == (1, 0, 0)
+    assert words.mask_token_id == 1
 
 
 def test_restricted_logits_are_at_least_float32():
@@ -113,7 +113,6 @@ def test_restricted_logits_are_at_least_float32():
         assert restricted.tolist() == [-math.inf, 1.5, -2.0, -math.inf]
 
 
-@pytest.mark.xfail(strict=True, reason="logits are divided by T in the model's number type, before they become float32")
 def test_temperature_is_applied_in_float32_also_to_a_bfloat16_model():
     """The sampler casts first, so the two would otherwise disagree on the log-probability of a drawn token."""
     logits = torch.tensor([3.0, 1.0, -2.0, 0.5], dtype=torch.bfloat16)
@@ -147,7 +146,6 @@ class FakeTokenizer:
     [
         ({"mask_token": None}, {}, "no mask_token"),
         ({"pad_token": None}, {}, "no pad_token"),
-        ({"eos_token": None}, {}, "no eos_token"),
         ({}, {"embedding_size": 5}, "6 tokens but the model only 5 rows"),
         ({}, {"alphabet": "ab"}, "alphabet 'ab'"),  # b is two tokens
         ({}, {"alphabet": "az"}, "alphabet 'az'"),  # z is unknown
@@ -159,7 +157,6 @@ def test_a_vocabulary_that_cannot_be_is_one_clear_line(changes, arguments, messa
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.xfail(strict=True, reason="the public LLaDA tokenizer names no mask token; config.json has mask_token_id, but it is not read")
 def test_the_mask_token_of_the_official_checkpoint_is_found(tmp_path):
     """As in GSAI-ML/LLaDA-8B-Instruct: `<|mdm_mask|>` is an added token, but tokenizer_config.json has no `mask_token`."""
     tokenizer = build_tokenizer()
@@ -219,8 +216,8 @@ def test_path_log_prob_equals_a_loop_along_the_order():
 def test_likelihoods_have_no_gradient():
     rollout = make_rollout(make_prompts("__"), 1)
     assert not path_log_prob(tiny_model(), rollout, vocabulary()).requires_grad
-    assert not elbo(tiny_model(), rollout, path_views(rollout.step), vocabulary()).requires_grad
-    assert token_log_prob(tiny_model(), rollout, path_views(rollout.step), vocabulary()).requires_grad
+    assert not elbo(tiny_model(), rollout, path_views(rollout.step, rollout.num_steps), vocabulary()).requires_grad
+    assert token_log_prob(tiny_model(), rollout, path_views(rollout.step, rollout.num_steps), vocabulary()).requires_grad
 
 
 def test_float32_terms_are_summed_in_float64():

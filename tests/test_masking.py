@@ -30,7 +30,7 @@ def estimates(views, scores) -> torch.Tensor:
     return views.weight * torch.tensor(values, dtype=torch.float64).view(views.weight.shape)
 
 
-def all_uniforms(scheme: str, length: int, num_replicates: int):
+def all_uniforms(length: int, num_replicates: int):
     """Uniforms that visit every size and every order of positions equally often.
 
     Replicates of one row share nothing but the size draw (stratified) or the set (antithetic pairs), and expectation is
@@ -44,7 +44,7 @@ def all_uniforms(scheme: str, length: int, num_replicates: int):
 
 def enumerate_scheme(scheme: str, length: int, num_replicates: int, scores) -> torch.Tensor:
     """Expectation of every replicate's estimate over all masks of a scheme, [R]."""
-    size_u, position_u = (torch.stack(x).double() for x in zip(*all_uniforms(scheme, length, num_replicates), strict=True))
+    size_u, position_u = (torch.stack(x).double() for x in zip(*all_uniforms(length, num_replicates), strict=True))
     response = torch.ones(1, len(size_u), length, dtype=torch.bool)
     views = views_from_uniforms(scheme, response, size_u[None], position_u[None])
     return estimates(views, scores).mean(dim=(0, 1))
@@ -88,8 +88,7 @@ def test_the_published_scheme_fails_the_same_check(length):
 
 
 def test_complementary_pairs_with_uncorrected_weights_are_wrong():
-    """The case of the design: L = 4, m ~ U{1..L}, weights L/m and L/(L−m) give 6.48 where the answer is 7.68."""
-    # With score m·(L − m + ...) any non-constant f shows it; 7.68 and 6.48 come from one such f, the ratio from all.
+    """m ~ U{1..L} with weights L/m for the set and L/(L−m) for its complement, as one might write it at first."""
     scores, L = subset_scores(4), 4
     by_size = {m: np.mean([v for s, v in scores.items() if len(s) == m]) for m in range(L + 1)}
     wrong = np.mean([(L / m * by_size[m] + (L / (L - m) * by_size[L - m] if m < L else 0)) / 2 for m in range(1, L + 1)])

@@ -141,8 +141,8 @@ def tilted(log_ref: Tensor, reward: Tensor, alpha: float) -> Tensor:
 
 
 def kl_divergence(log_p: Tensor, log_q: Tensor) -> float:
-    """KL(p‖q) = Σ p (log p − log q), in nats."""
-    return (log_p.exp() * (log_p - log_q)).sum().item()
+    """KL(p‖q) = Σ p (log p − log q), in nats; an answer that p never gives contributes 0."""
+    return torch.where(log_p > -torch.inf, log_p.exp() * (log_p - log_q), 0.0).sum().item()
 
 
 def rewards(task, item: Any, exact: Exact) -> Tensor:

@@ -136,4 +136,6 @@ def as_rollout(prompts: Prompts, tokenizer: PreTrainedTokenizerBase, answers: tu
     tokens[answer] = torch.tensor(tokenizer(list(answers), add_special_tokens=False).input_ids).flatten()
     fields = (tokens, prompts.attention_mask, prompts.prompt_mask, prompts.response_mask)
     tokens, *masks = (rearrange(x, "n s -> 1 n s") for x in fields)
-    return Rollout(tokens, *masks, step=torch.full_like(tokens, -1), log_prob=None, num_steps=0, sampler=SamplerConfig(), forwards=0, fed_tokens=0)
+    return Rollout(
+        tokens, *masks, step=torch.full_like(tokens, -1), log_prob=None, num_steps=0, sampler=SamplerConfig(), forwards=0, fed_tokens=0
+    )

@@ -1,6 +1,6 @@
 """Every random mask in the project: which response positions are hidden, and the weight that makes the estimate unbiased.
 
-The negative evidence lower bound of a response o of length L (DESIGN: "NELBO"; paper, section 2) is
+The negative evidence lower bound of a response o of length L (arXiv 2510.08233, section 2) is
 
     L_θ(o|q) = E_{m ~ U{1..L}} [ (L/m) · E_{mask of size m} Σ_{d masked} −log π_θ(o_d | masked o, q) ].
 

@@ -161,7 +161,7 @@ def fit_forward(
     """Distribution Matching Policy Optimization with WDCE: minimise KL(p*‖p_θ) on samples of p_old.
 
     Each round: p_old ← p_θ; x_n ~ p_old; ℓ = r/α + log p_ref − log p_old, exactly; then gradient steps on
-    −Σ_n w_real[n] log p_θ(x_n), w_real = w − strength · w_base.       (DESIGN §2, "Weight" and "Algorithm")
+    −Σ_n w_real[n] log p_θ(x_n), w_real = w − strength · w_base.
     Only cells that p_old visits are weighed, so modes it never draws stay lost, whatever KL(p*‖p_θ) says of them.
 
     Args:

@@ -1,0 +1,178 @@
+"""Gaussian mixtures on a grid: everything is a finite sum, so everything is checked against one."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+
+from dmpo_ref.losses import wdce
+from dmpo_ref.weights import log_weights, model_baseline, target_weights
+from toy.mixture import (
+    GaussianMixturePolicy,
+    TabularPolicy,
+    World,
+    baseline_study,
+    fit_forward,
+    fit_reverse,
+    reverse_objective,
+    world_1d,
+    world_2d,
+)
+
+
+def numpy_target(world: World) -> np.ndarray:
+    """p* by its definition, without logarithms."""
+    p = np.exp(world.log_ref.numpy()) * np.exp(world.reward.numpy() / world.alpha)
+    return p / p.sum()
+
+
+@pytest.mark.parametrize("world", [world_1d(), world_2d(), world_1d(32, alpha=0.5)])
+def test_the_target_is_the_tilted_reference(world):
+    np.testing.assert_allclose(world.log_target.exp().numpy(), numpy_target(world), rtol=1e-12)
+    assert world.log_ref.exp().sum().item() == pytest.approx(1, abs=1e-12)
+
+
+def test_the_reference_is_the_mixture_it_claims_to_be():
+    """Density of 0.55 N(−2, 2²) + 0.45 N(2, 2²), renormalised over the cells."""
+    world = world_1d()
+    x = world.points[:, 0].numpy()
+    density = 0.55 * np.exp(-((x + 2) ** 2) / 8) + 0.45 * np.exp(-((x - 2) ** 2) / 8)
+    np.testing.assert_allclose(world.log_ref.exp().numpy(), density / density.sum(), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("world", "modes"), [(world_1d(), 4), (world_2d(), 5)])
+def test_the_target_has_the_modes_it_claims_and_each_has_its_share(world, modes):
+    shares = world.mode_mass(world.log_target)
+    assert len(shares) == modes
+    assert shares.sum().item() == pytest.approx(1)
+    assert shares.min().item() > 0.5 / modes
+
+
+def test_the_recorded_divergences_are_those_of_numpy():
+    world = world_1d(16)
+    history = fit_reverse(world, TabularPolicy(world), rounds=0)
+    p, q = numpy_target(world), np.exp(world.log_ref.numpy())
+    assert history.forward_kl == [pytest.approx((p * np.log(p / q)).sum(), rel=1e-10)]
+    assert history.reverse_kl == [pytest.approx((q * np.log(q / p)).sum(), rel=1e-10)]
+    assert history.reward == [pytest.approx((q * world.reward.numpy()).sum(), rel=1e-10)]
+
+
+@pytest.mark.parametrize("build", [TabularPolicy, lambda world: GaussianMixturePolicy(world, 2)])
+def test_the_gradient_of_the_reverse_objective_equals_finite_differences(build):
+    world = world_1d(12)
+    policy = build(world)
+    reverse_objective(world, policy.log_prob()).backward()
+    for parameter in policy.parameters():
+        flat, gradient, h = parameter.data.view(-1), parameter.grad.view(-1), 1e-5
+        for i in range(len(flat)):
+            with torch.no_grad():
+                flat[i] += h
+                above = reverse_objective(world, policy.log_prob()).item()
+                flat[i] -= 2 * h
+                below = reverse_objective(world, policy.log_prob()).item()
+                flat[i] += h
+            assert gradient[i].item() == pytest.approx((above - below) / (2 * h), abs=1e-6)
+
+
+def test_the_reverse_objective_is_the_divergence_up_to_log_z():
+    world = world_1d(16)
+    q = torch.randn(16, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).log_softmax(0)
+    log_z = np.log((np.exp(world.log_ref.numpy()) * np.exp(world.reward.numpy())).sum())
+    p = numpy_target(world)
+    divergence = (q.exp().numpy() * (q.numpy() - np.log(p))).sum()
+    assert reverse_objective(world, q).item() == pytest.approx(divergence - log_z, rel=1e-10)
+
+
+@pytest.mark.parametrize("baseline", ["uniform", "model"])
+def test_at_the_target_a_centred_weight_moves_nothing(baseline):
+    """With p_old = p*, ℓ is the same for every sample, so w = 1/N = w_base, for `model` too in the first step.
+
+    One step only: Adam divides by the size of the gradient, so that rounding errors grow from step to step.
+    """
+    world = world_1d()
+    policy = TabularPolicy(world)
+    policy.logits.data.copy_(world.log_target)
+    fit_forward(world, policy, num_rollouts=8, rounds=1, steps_per_round=1, baseline=baseline)
+    torch.testing.assert_close(policy.log_prob().detach(), world.log_target, rtol=0, atol=1e-8)
+
+
+def test_at_the_target_the_bare_weight_does_move():
+    world = world_1d()
+    policy = TabularPolicy(world)
+    policy.logits.data.copy_(world.log_target)
+    history = fit_forward(world, policy, num_rollouts=4, rounds=10, baseline="none")
+    assert history.forward_kl[0] == pytest.approx(0, abs=1e-12)
+    assert history.forward_kl[-1] > 0.01
+
+
+def expected_gradient(log_theta, log_old, log_ref, reward, N, baseline):
+    """Gradient in the logits, averaged over every one of the C^N groups of rollouts with its probability under p_old."""
+    logits, total = log_theta.clone().requires_grad_(), 0.0
+    for cells in product(range(len(log_old)), repeat=N):
+        index = torch.tensor([cells])
+        weight = target_weights(log_weights(reward[index], (log_ref - log_old)[index], alpha=1.0))
+        log_policy = logits.log_softmax(0)[index]
+        if baseline == "model":
+            weight = weight - model_baseline(log_policy, log_old[index])
+        total = total + log_old[index].sum().exp() * wdce(log_policy, weight)
+    return torch.autograd.grad(total, logits)[0]
+
+
+def test_the_model_baseline_changes_the_expected_gradient_by_one_over_n():
+    rng = torch.Generator().manual_seed(1)
+    log_theta, log_old, log_ref = (torch.randn(3, dtype=torch.float64, generator=rng).log_softmax(0) for _ in range(3))
+    reward = torch.tensor([0.0, 1.0, 0.5], dtype=torch.float64)
+    gaps = []
+    for N in (2, 4, 8):
+        bare, centred = (expected_gradient(log_theta, log_old, log_ref, reward, N, b) for b in ("none", "model"))
+        gaps.append((bare - centred).norm().item() * N)
+    assert gaps[0] > 0
+    assert max(gaps) < 2 * min(gaps)  # the difference itself shrinks like 1/N
+
+
+def test_forward_covers_every_mode_and_reverse_gives_some_up():
+    world = world_1d()
+    forward, reverse = (GaussianMixturePolicy(world, num_components=2) for _ in range(2))
+    fit_forward(world, forward, num_rollouts=16, groups=16, baseline="uniform", rounds=60, learning_rate=0.05)
+    fit_reverse(world, reverse, rounds=100, learning_rate=0.05)
+    target = world.mode_mass(world.log_target)
+    covered, sought = (world.mode_mass(policy.log_prob()) / target for policy in (forward, reverse))
+    assert covered.min().item() > 0.5
+    assert (sought < 0.05).sum().item() == 2
+
+
+def test_the_centred_baselines_help_in_one_dimension():
+    """The claim of the README with margin: at N = 8, `uniform` and `model` at least halve the divergence of `none`."""
+    rows = baseline_study(num_rollouts=(8,), seeds=range(3))
+    kl = {b: np.mean([r["kl"] for r in rows if r["baseline"] == b]) for b in ("none", "uniform", "model", "negative")}
+    assert kl["uniform"] < kl["none"] / 2
+    assert kl["model"] < kl["none"] / 2
+    assert kl["negative"] > 2 * kl["uniform"]
+
+
+def test_equal_seeds_give_equal_fits_and_other_seeds_others():
+    world = world_1d()
+    ends = [fit_forward(world, TabularPolicy(world), num_rollouts=4, rounds=5, seed=s).forward_kl[-1] for s in (0, 0, 1)]
+    assert ends[0] == ends[1] != ends[2]
+
+
+def test_the_grid_does_not_matter_to_the_probability_of_a_mode():
+    coarse, fine = (world_1d(num_bins) for num_bins in (64, 256))
+    torch.testing.assert_close(coarse.mode_mass(coarse.log_target), fine.mode_mass(fine.log_target), rtol=0.02, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("attempt", "message"),
+    [
+        (lambda: world_1d(alpha=0.0), "alpha=0.0 is not a temperature"),
+        (lambda: world_1d(1), "num_bins=1"),
+        (lambda: GaussianMixturePolicy(world_1d(), 0), "num_components=0"),
+        (lambda: fit_forward(world_1d(), TabularPolicy(world_1d()), num_rollouts=1), "num_rollouts=1"),
+        (lambda: fit_forward(world_1d(), TabularPolicy(world_1d()), num_rollouts=4, baseline="best"), "baseline='best'"),
+    ],
+)
+def test_bad_input_is_one_line(attempt, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        attempt()
+    assert "\n" not in str(caught.value)

@@ -24,13 +24,23 @@ def option(default: Any, help: str, *, symbol: str = "") -> Any:
     metadata = {"help": help, "symbol": symbol}
     if dataclasses.is_dataclass(default):
         return field(default_factory=default, metadata=metadata)
+    if isinstance(default, list):
+        return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
 @dataclass
 class ModelConfig:
     path: str = option("???", "folder or hub name of the policy to start from, in Hugging Face layout")
-    dtype: Literal["float32", "bfloat16"] = option("float32", "number type of the weights")
+    dtype: Literal["float32", "bfloat16"] = option("float32", "number type of the weights; adapters stay in float32")
+    lora_rank: int = option(0, "rank of the LoRA adapters; 0: all weights are trained. With adapters p_ref is the policy without them")
+    lora_alpha: float = option(64.0, "LoRA scale: adapters count lora_alpha / lora_rank")
+    lora_dropout: float = option(0.0, "dropout on the input of the adapters, in gradient steps only")
+    lora_targets: list[str] = option(
+        ["q_proj", "k_proj", "v_proj", "attn_out", "ff_proj", "up_proj", "ff_out"], "linear layers of every block that get an adapter"
+    )
+    quantize: Literal["none", "nf4"] = option("none", "keep the frozen weights in 4 bits (bitsandbytes, CUDA, LoRA only)")
+    gradient_checkpointing: bool = option(False, "recompute each block in the backward pass instead of keeping its activations")
     vocabulary: Literal["allowed", "full"] = option(
         "allowed", "`allowed` never generates the mask token or padded rows; `full` is the published softmax over all rows"
     )
@@ -41,8 +51,10 @@ class TaskConfig:
     name: Literal["sudoku"] = option("sudoku", "which task to train on and to be graded by")
     train: str = option("???", "training items: CSV, Puzzle,Solution", symbol="q")
     test: str = option("???", "test items, same columns")
-    generate: Literal["blanks", "all"] = option(
-        "blanks", "write into the blanks with the clues standing between them, or generate all 16 cells after the puzzle"
+    generate: Literal["blanks", "all", "chat"] = option(
+        "blanks",
+        "`blanks`: write into the blanks, the clues standing between them; `all`: all 16 cells after the puzzle; "
+        "`chat`: the puzzle as a chat message, a free answer of sampler.response_length tokens",
     )
     reward: Literal["solved", "cells"] = option("solved", "1 for a valid full grid else 0, or the share of blanks right", symbol="r")
 
@@ -55,6 +67,7 @@ class SamplerConfig:
         "remasking with a step budget; `random`: the same budget, random positions",
     )
     temperature: float = option(1.0, "softmax temperature; 0 takes the most probable token")
+    response_length: Optional[int] = option(None, "positions of the response; null: as many as the task's template has", symbol="L")
     block_length: Optional[int] = option(None, "positions per block, blocks go left to right; null: the whole response is one block")
     steps: Optional[int] = option(None, "forward passes for the whole response; null: one token per step")
     micro_batch: Optional[int] = option(None, "sequences in one forward pass; null: all")
@@ -232,7 +245,8 @@ def describe_options(cls: type = Config, prefix: str = "") -> dict[str, tuple[st
         else:
             name = getattr(kind, "__name__", str(kind)) if isinstance(kind, type) else str(kind)
             name = name.replace("typing.", "").replace("Literal", "one of ").replace("Optional", "optional ")
-            found[prefix + item.name] = (name, item.default, item.metadata["help"], item.metadata["symbol"])
+            default = item.default if item.default is not dataclasses.MISSING else item.default_factory()
+            found[prefix + item.name] = (name, default, item.metadata["help"], item.metadata["symbol"])
     return found
 
 
@@ -262,6 +276,14 @@ def check_config(config: Config) -> None:
         require(get_option(config, key) >= 0, key, "must not be negative")
     for section, sampler in (("sampler", config.sampler), ("evaluation.sampler", config.evaluation.sampler)):
         check_sampler(sampler, section)
+    require(config.model.lora_rank >= 0, "model.lora_rank", "a rank, or 0 to train all weights")
+    require(0 <= config.model.lora_dropout < 1, "model.lora_dropout", "must lie in [0, 1)")
+    require(config.model.lora_rank == 0 or bool(config.model.lora_targets), "model.lora_targets", "name at least one layer")
+    require(
+        config.model.quantize == "none" or config.model.lora_rank > 0,
+        "model.quantize",
+        "4-bit weights cannot be trained; set model.lora_rank",
+    )
     require(weight.alpha > 0, "weight.alpha", "the temperature α must be above 0, in units of reward per nat")
     require(train.num_rollouts >= 2, "train.num_rollouts", "the weights compare the rollouts of one prompt; at least 2 are needed")
     require(weight.target_ess is None or 0 < weight.target_ess < 1, "weight.target_ess", "a share of the rollouts, between 0 and 1")
@@ -291,7 +313,7 @@ def check_sampler(sampler: SamplerConfig, section: str) -> None:
     """The part of `check_sampling` that can be known before the length of the response is."""
     if sampler.temperature < 0:
         raise ValueError(f"{section}.temperature={sampler.temperature}: must be 0 (most probable token) or above")
-    for name in ("block_length", "steps"):
+    for name in ("response_length", "block_length", "steps"):
         value = getattr(sampler, name)
         if value is not None and value < 1:
             raise ValueError(f"{section}.{name}={value}: must be at least 1, or null")

@@ -112,9 +112,14 @@ def flatten(rollout: Rollout, views: Views, vocabulary: Vocabulary) -> Rows:
 
 def score(model: Module, rows: Rows, vocabulary: Vocabulary, *, temperature: float = 1.0) -> Tensor:
     """Token log-probabilities of rows, [B, S], 0 where nothing is scored. Vocabulary logits only at scored positions."""
-    logits = model(input_ids=rows.input_ids, attention_mask=rows.attention_mask, select=rows.target).logits
-    log_prob = (vocabulary.restrict(logits) / temperature).log_softmax(dim=-1)
-    log_prob = log_prob.gather(-1, rows.target_tokens[rows.target].unsqueeze(-1)).squeeze(-1)
+    log_prob = model(
+        input_ids=rows.input_ids,
+        attention_mask=rows.attention_mask,
+        select=rows.target,
+        targets=rows.target_tokens[rows.target],
+        allowed=vocabulary.allowed.to(rows.input_ids.device),
+        temperature=temperature,
+    ).log_prob
     return log_prob.new_zeros(rows.target.shape).masked_scatter(rows.target, log_prob)
 
 

@@ -7,6 +7,7 @@ Python to be run on loading; it is never run, this file takes its place.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +15,9 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import MaskedLMOutput
+from transformers.utils import ModelOutput
+
+from dmpo_ref.head import head_log_prob
 
 # What this file implements, with the value it writes first. A checkpoint that asks for anything else is refused by name.
 SUPPORTED = {
@@ -112,6 +115,14 @@ class LLaDAConfig(PretrainedConfig):
         return fields
 
 
+@dataclass
+class Prediction(ModelOutput):
+    """Output of the model: `logits` [B, S, V] or [K, V], or `log_prob` [K]; see `LLaDAModelLM.forward`."""
+
+    logits: Tensor | None = None
+    log_prob: Tensor | None = None
+
+
 class LLaDAModelLM(PreTrainedModel):
     """Mask predictor: for every position the logits of the token that stands there, given the whole sequence."""
 
@@ -131,19 +142,24 @@ class LLaDAModelLM(PreTrainedModel):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         select: Tensor | None = None,
+        targets: Tensor | None = None,
+        allowed: Tensor | None = None,
+        temperature: float = 1.0,
         **_ignored_by_transformers,
-    ) -> MaskedLMOutput:
-        """Logits at every position, or at the selected ones only.
+    ) -> Prediction:
+        """Logits at every position, or at the selected ones only; or the log-probabilities of given tokens there.
 
         Args:
             input_ids: [B, S] token ids, the mask token where something is to be predicted.
             attention_mask: [B, S] bool, False at (left) padding; None means no padding. Padded positions are
                 neither attended to nor counted, so that a row's logits do not depend on its batch.
-            select: [B, S] bool; the vocabulary projection is computed at these positions alone.
+            select: [B, S] bool; the vocabulary projection is computed at these K positions alone.
+            targets: [K] ids of tokens to score at the selected positions, in row-major order.
+            allowed, temperature: with `targets`: the [V] tokens that the softmax runs over, and its T > 0.
 
         Returns:
-            `.logits`: [B, S, V], or [K, V] for the K selected positions in row-major order. V is
-            `embedding_size`; see `likelihood.Vocabulary` for the rows that may be sampled.
+            `.logits`: [B, S, V], or [K, V] with `select`. V is `embedding_size`; see `likelihood.Vocabulary` for the
+            rows that may be sampled. With `targets` there are no logits but `.log_prob`: [K] nats, see `head_log_prob`.
 
         Raises:
             ValueError: the sequence is longer than `max_sequence_length`.
@@ -155,7 +171,10 @@ class LLaDAModelLM(PreTrainedModel):
             )
         transformer = self.model["transformer"]
         hidden = transformer(input_ids, attention_mask)
-        return MaskedLMOutput(logits=transformer.ff_out(hidden if select is None else hidden[select]))
+        hidden = hidden if select is None else hidden[select]
+        if targets is None:
+            return Prediction(logits=transformer.ff_out(hidden))
+        return Prediction(log_prob=head_log_prob(hidden, transformer.ff_out.weight, targets, allowed, temperature))
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, (nn.Linear, nn.Embedding)):

@@ -114,11 +114,17 @@ class Dummy:
     def __init__(self, function):
         self.function, self.calls, self.fed = function, 0, 0
 
-    def __call__(self, input_ids, attention_mask=None, select=None):
+    def __call__(self, input_ids, attention_mask=None, select=None, targets=None, allowed=None, temperature=1.0):
         self.calls += 1
         self.fed += input_ids.numel()
         logits = self.function(input_ids)
-        return SimpleNamespace(logits=logits if select is None else logits[select])
+        logits = logits if select is None else logits[select]
+        if targets is None:
+            return SimpleNamespace(logits=logits)
+        wide = logits.float() if logits.dtype == torch.bfloat16 else logits
+        values = wide[:, allowed] / temperature
+        chosen = wide.gather(-1, targets.unsqueeze(-1)).squeeze(-1) / temperature
+        return SimpleNamespace(log_prob=chosen - values.logsumexp(dim=-1))
 
 
 def chi_square_p_value(counts: np.ndarray, probabilities: np.ndarray, *, least_expected: float = 5.0) -> float:

@@ -18,6 +18,21 @@ COLUMNS = [[4 * r + c for r in range(4)] for c in range(4)]
 BOXES = [[4 * (r + i) + c + j for i in (0, 1) for j in (0, 1)] for r in (0, 2) for c in (0, 2)]
 UNITS = ROWS + COLUMNS + BOXES
 
+CHAT_PROMPT = """\
+Complete this 4x4 Sudoku. The grid is written as 16 digits, row by row from the top left, and 0 is a blank:
+
+{puzzle}
+
+Put 1, 2, 3 or 4 in place of every 0 so that each row, each column and each of the four 2x2 boxes holds all four digits. \
+The other digits must stay as they are. Think step by step, then give the completed grid as 16 digits, in this form:
+
+<reasoning>
+your reasoning
+</reasoning>
+<answer>
+the 16 digits
+</answer>"""
+
 
 @dataclass(frozen=True)
 class Puzzle:
@@ -36,12 +51,16 @@ class Sudoku:
 
     `generate: blanks` writes into the grid itself: the clues stand where they are and only blanks are generated.
     `generate: all` gives the puzzle as the prompt and generates all 16 cells after it.
+    `generate: chat` asks in words; the answer is free text that ends in the 16 digits between <answer> and </answer>.
     """
 
-    alphabet = "1234"
+    alphabet: str | None = "1234"
 
     def __init__(self, config: TaskConfig):
         self.config = config
+        self.is_chat = config.generate == "chat"
+        if self.is_chat:
+            self.alphabet = None
 
     def load(self, path: str) -> list[Puzzle]:
         """Puzzles of a CSV file (see `read_puzzles`)."""
@@ -59,28 +78,41 @@ class Sudoku:
 
     def show(self, item: Puzzle, text: str | None = None) -> str:
         """The puzzle, or an answer to it, as a board of text: `.` for a blank."""
-        cells = (item.puzzle if text is None else text).ljust(16).replace("0", ".")[:16]
+        cells = (item.puzzle if text is None else self.extract(text)).ljust(16).replace("0", ".")[:16]
         rows = [f"{cells[i]} {cells[i + 1]} | {cells[i + 2]} {cells[i + 3]}" for i in range(0, 16, 4)]
         return "\n".join([*rows[:2], "----+----", *rows[2:]])
 
-    def prompt(self, item: Puzzle) -> str:
-        """Text before the response."""
+    def prompt(self, item: Puzzle) -> str | list[dict[str, str]]:
+        """Text before the response; in chat form the messages of the conversation so far."""
+        if self.is_chat:
+            return [{"role": "user", "content": CHAT_PROMPT.format(puzzle=item.puzzle)}]
         return item.puzzle if self.config.generate == "all" else ""
 
-    def template(self, item: Puzzle) -> str:
-        """The response as it stands before generation: `BLANK` at every position that is to be generated."""
+    def template(self, item: Puzzle) -> str | None:
+        """The response as it stands before generation: `BLANK` at every position that is to be generated; None: free text."""
+        if self.is_chat:
+            return None
         return BLANK * 16 if self.config.generate == "all" else item.puzzle.replace("0", BLANK)
+
+    def extract(self, text: str) -> str:
+        """The grid in an answer: in chat form what stands between the last <answer> and </answer>, white space removed."""
+        if not self.is_chat:
+            return text
+        _, tag, rest = text.rpartition("<answer>")
+        return "".join(rest.partition("</answer>")[0].split()) if tag else ""
 
     def reward(self, item: Puzzle, text: str) -> dict[str, float]:
         """Reward by component, their sum is r: `solved` 1 or 0, or `cells`, the share of blanks filled as in the solution."""
+        grid = self.extract(text)
         if self.config.reward == "cells":
-            right = sum(a == s for a, s, p in zip(text, item.solution, item.puzzle, strict=False) if p == "0")
+            # A grid that is too short or too long is compared as far as both go.
+            right = sum(a == s for a, s, p in zip(grid, item.solution, item.puzzle, strict=False) if p == "0")
             return {"cells": right / item.num_blanks}
-        return {"solved": float(is_solution(item.puzzle, text))}
+        return {"solved": float(is_solution(item.puzzle, grid))}
 
     def grade(self, item: Puzzle, text: str) -> Grade:
-        """Right if the text is a valid full grid that keeps every clue (any solution counts); kept apart by blanks."""
-        return Grade(correct=is_solution(item.puzzle, text), kind=f"{item.num_blanks} blanks")
+        """Right if the answer is a valid full grid that keeps every clue (any solution counts); kept apart by blanks."""
+        return Grade(correct=is_solution(item.puzzle, self.extract(text)), kind=f"{item.num_blanks} blanks")
 
 
 def is_solution(puzzle: str, text: str) -> bool:

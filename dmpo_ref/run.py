@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib.util
 import math
 import signal
@@ -15,15 +14,17 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
-from transformers import PreTrainedModel
+from torch.nn import Module
 
-from dmpo_ref.checkpoint import MetricsFile, flat, load_checkpoint, load_policy, save_checkpoint, write_atomically
+from dmpo_ref.checkpoint import MetricsFile, flat, load_checkpoint, save_checkpoint, write_atomically
 from dmpo_ref.config import Config, ModelConfig, OptimizerConfig, to_yaml
 from dmpo_ref.evaluate import evaluate
 from dmpo_ref.likelihood import build_vocabulary
 from dmpo_ref.losses import Experience, build_objective
 from dmpo_ref.masking import stream
+from dmpo_ref.policy import AdapterReference, FrozenReference, add_adapters, load_policy
 from dmpo_ref.samplers import check_sampling
 from dmpo_ref.tasks import build_task, encode
 from dmpo_ref.weights import check_finite
@@ -38,7 +39,7 @@ class Run:
 
     Attributes:
         policy: p_θ; `wrapped` is the same model as Accelerate prepared it, for forward passes with a gradient.
-        reference: p_ref, frozen; None if the log-ratio does not need it.
+        reference: p_ref (see `policy.py`); None if the log-ratio does not need it.
         buffer: experience of the newest rounds, oldest first.
         round, step: rounds and gradient steps done.
     """
@@ -57,7 +58,11 @@ class Run:
                 )
 
         start = config.model if found is None else ModelConfig(**{**vars(config.model), "path": str(found.folder)})
-        policy, self.tokenizer = load_policy(start, self.device)
+        policy, self.tokenizer = load_policy(start, self.device, trainable=True)
+        if config.model.lora_rank and found is None:
+            policy = add_adapters(policy, config.model, seed=config.seed)
+        if config.model.gradient_checkpointing:
+            policy.gradient_checkpointing_enable({"use_reentrant": False})
         self.vocabulary = build_vocabulary(
             self.tokenizer, policy.config.embedding_size, alphabet=self.task.alphabet, full=config.model.vocabulary == "full"
         )
@@ -65,7 +70,7 @@ class Run:
         self.objective = build_objective(config.loss)
         self.subtracts_log_old = self.objective.uses_log_old or config.weight.baseline == "model"
         optimizer = torch.optim.AdamW(
-            policy.parameters(),
+            [p for p in policy.parameters() if p.requires_grad],
             lr=config.optimizer.learning_rate,
             betas=(config.optimizer.beta1, config.optimizer.beta2),
             weight_decay=config.optimizer.weight_decay,
@@ -78,7 +83,7 @@ class Run:
         self.counters = {"rollouts": 0, "forward_passes": 0, "seconds": 0.0}
         if found is not None:
             self.round, self.step, self.counters = found.state["round"], found.state["step"], found.state["counters"]
-            self.buffer = [experience.to(self.device) for experience in found.buffer]
+            self.buffer = [experience.to(self.device) for experience in found.buffers[self.accelerator.process_index]]
             self.optimizer.load_state_dict(found.state["optimizer"])
             self.schedule.load_state_dict(found.state["schedule"])
         self._check_lengths()
@@ -94,15 +99,16 @@ class Run:
 
     def _count_forward_passes(self) -> None:
         """Count every call of the policy and the reference: sampling, scoring, gradient steps, evaluation."""
-        models = (self.policy, self.reference)
+        models = [self.policy]
+        if isinstance(self.reference, FrozenReference):
+            models.append(self.reference.copy)
 
-        def count(module: PreTrainedModel, _: Any) -> None:
+        def count(module: Module, _: Any) -> None:
             # A copy of a model carries its hooks along; its passes are not this run's.
             self.counters["forward_passes"] += any(module is model for model in models)
 
         for model in models:
-            if model is not None:
-                model.register_forward_pre_hook(count)
+            model.register_forward_pre_hook(count)
 
     def _open_output(self) -> None:
         """The folder of the run, not before there is something to write: a run that fails at once leaves nothing behind."""
@@ -110,7 +116,8 @@ class Run:
         write_atomically(self.output / "config.yaml", to_yaml(self.config))
         self.metrics_file = MetricsFile(self.output / "metrics.jsonl", keep_rounds=self.round)
         if self.config.log_with != "none":
-            self.accelerator.init_trackers("dmpo_ref", config=flat(self.config))
+            shown = {key: str(value) if isinstance(value, list) else value for key, value in flat(self.config).items()}
+            self.accelerator.init_trackers("dmpo_ref", config=shown)
 
     def _find_checkpoint(self, resume: bool):
         found = load_checkpoint(self.output, self.config) if resume else None
@@ -120,16 +127,16 @@ class Run:
             raise ValueError(f"output={self.output} already holds a run; continue it with --resume, or choose another output")
         return found
 
-    def _load_reference(self, policy: PreTrainedModel, found) -> PreTrainedModel | None:
+    def _load_reference(self, policy: Module, found) -> FrozenReference | AdapterReference | None:
         if self.config.weight.log_ratio == "none":
             return None
-        if found is None:
-            reference = copy.deepcopy(policy)
-        elif (found.folder / "reference").is_dir():
-            reference = type(policy).from_pretrained(found.folder / "reference", dtype=policy.dtype).to(self.device)
+        if self.config.model.lora_rank:
+            reference = AdapterReference(policy)
         else:
-            reference, _ = load_policy(self.config.model, self.device)
-        return reference.eval().requires_grad_(False)
+            reference = FrozenReference(policy if found is None else load_policy(self.config.model, self.device)[0])
+        if found is not None and found.reference:
+            reference.load(found.reference)
+        return reference
 
     def next_prompts(self) -> tuple[list[Any], list[int]]:
         """This process's prompts of the round and their positions in the endless, shuffled stream of training items."""
@@ -167,7 +174,7 @@ class Run:
         """p_ref ← p_θ every `resync_every` rounds; the target moves only if it is told to."""
         every = self.config.train.resync_every
         if every and self.round % every == 0:
-            self.reference.load_state_dict(self.policy.state_dict())
+            self.reference.sync(self.policy)
 
     def record(self, collected: dict, steps: list[dict], on_round: Callable | None) -> list[dict[str, Any]]:
         """Metrics of a finished round, one entry per gradient step, evaluation in the last one; written and returned."""
@@ -177,6 +184,7 @@ class Run:
             last = last | {"evaluation/accuracy": self.evaluate().accuracy}
         self.counters["seconds"] += time.perf_counter() - self.clock
         self.clock = time.perf_counter()
+        collected, *steps = (self.mean(values) for values in (collected, *steps))
         entries = [{"round": self.round - 1, **step, **collected, **self.counters} for step in steps]
         entries[-1] |= last
         if self.metrics_file is None and self.is_main:
@@ -186,6 +194,14 @@ class Run:
         for entry in entries if config.log_with != "none" else []:
             self.accelerator.log(entry, step=entry["step"])
         return entries
+
+    def mean(self, values: dict[str, float | None]) -> dict[str, float | None]:
+        """Metrics averaged over the processes, which have equally many prompts each."""
+        if self.accelerator.num_processes == 1:
+            return values
+        numbers = {name: value for name, value in values.items() if value is not None}
+        averaged = self.accelerator.reduce(torch.tensor(list(numbers.values()), dtype=torch.float64, device=self.device), "mean")
+        return values | dict(zip(numbers, averaged.tolist(), strict=True))
 
     def evaluate(self):
         """Evaluation of the current policy on the test items, as the config says."""
@@ -205,15 +221,19 @@ class Run:
     def save(self, *, now: bool) -> None:
         """Write a checkpoint if it is time, if it is the last round, or now."""
         due = self.round % self.config.train.checkpoint_every == 0 or self.round == self.config.train.rounds
-        if not self.is_main or not (due or now):
+        if not (due or now):
+            return
+        kept = self.buffer[-self.config.train.reuse_rounds :] if self.config.train.reuse_rounds else []
+        buffers = gather_object([kept])
+        if not self.is_main:
             return
         save_checkpoint(
             self.output,
             config=self.config,
             policy=self.policy,
             tokenizer=self.tokenizer,
-            reference=self.reference if self.config.train.resync_every else None,
-            buffer=self.buffer[-self.config.train.reuse_rounds :] if self.config.train.reuse_rounds else [],
+            reference=self.reference.state() if self.config.train.resync_every else {},
+            buffers=buffers,
             state={
                 "round": self.round,
                 "step": self.step,

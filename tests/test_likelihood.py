@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from dmpo_ref.checkpoint import load_policy
 from dmpo_ref.config import ModelConfig, TaskConfig
 from dmpo_ref.likelihood import build_vocabulary, elbo, log_likelihood, path_log_prob, token_log_prob
 from dmpo_ref.masking import Views, draw_views, path_views, stream
+from dmpo_ref.policy import load_policy
 from dmpo_ref.tasks.sudoku import Puzzle, Sudoku
 from tests.helpers import MASK, Dummy, log_softmax, make_prompts, make_rollout, plain_log_prob, plain_path_log_prob, tiny_model, vocabulary
 from toy.oracle import exact_distribution

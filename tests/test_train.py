@@ -10,8 +10,9 @@ import time
 import pytest
 import torch
 
-from dmpo_ref.checkpoint import latest_checkpoint, save_checkpoint
+from dmpo_ref.checkpoint import save_checkpoint
 from dmpo_ref.config import load_config
+from dmpo_ref.policy import latest_checkpoint
 from dmpo_ref.run import rate
 from dmpo_ref.train import train
 
@@ -141,8 +142,8 @@ def test_a_checkpoint_that_was_not_finished_is_never_seen(small_run, tmp_path, m
             config=small_run(),
             policy=trained.policy,
             tokenizer=trained.tokenizer,
-            reference=None,
-            buffer=[],
+            reference={},
+            buffers=[[]],
             state={"round": 9},
         )
     assert latest_checkpoint(trained.output) == newest
@@ -150,8 +151,8 @@ def test_a_checkpoint_that_was_not_finished_is_never_seen(small_run, tmp_path, m
 
 
 def test_a_checkpoint_of_a_run_loads_as_a_policy_by_the_folder_of_the_run(small_run, tmp_path):
-    from dmpo_ref.checkpoint import load_policy
     from dmpo_ref.config import ModelConfig
+    from dmpo_ref.policy import load_policy
 
     trained = train(small_run("train.rounds=2"))
     again, _ = load_policy(ModelConfig(path=str(tmp_path / "run")), torch.device("cpu"))
@@ -214,7 +215,7 @@ def test_path_ratio_takes_p_old_at_its_temperature_and_p_ref_at_one(small_run):
         for t in range(int(rollout.step[g, n].max()) + 1):
             s = int((rollout.step[g, n] == t).nonzero())
             token = int(rollout.tokens[g, n, s])
-            for model, temperature, sign in ((run.reference, 1.0, 1), (run.policy, 0.6, -1)):
+            for model, temperature, sign in ((run.reference.copy, 1.0, 1), (run.policy, 0.6, -1)):
                 logits = model(input_ids=tokens[None]).logits[0, s, 4:8].double() / temperature
                 expected += sign * logits.log_softmax(-1)[token - 4].item()
             tokens[s] = token

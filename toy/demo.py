@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 
-from dmpo_ref.checkpoint import latest_checkpoint, load_policy, write_atomically
+from dmpo_ref.checkpoint import write_atomically
 from dmpo_ref.config import PRESETS, Config, SamplerConfig, load_config
 from dmpo_ref.evaluate import evaluate
 from dmpo_ref.likelihood import build_vocabulary
+from dmpo_ref.policy import latest_checkpoint, load_policy
 from dmpo_ref.run import build_accelerator
 from dmpo_ref.tasks import build_task
 from dmpo_ref.train import Trained, train

@@ -123,14 +123,22 @@ def make_checkpoint(
     output = Path(output)
     if (output / "config.json").exists():
         raise ValueError(f"{output} already holds a checkpoint; choose another folder")
-    words = build_tokenizer()
-    rows = 128 * (words.get_vocab_size() // 128 + 1)  # the official head also has more rows than the tokenizer has tokens
-    fields = OFFICIAL_FIELDS | {
+    sizes = {
         "d_model": d_model,
         "n_layers": n_layers,
         "n_heads": n_heads,
-        "n_kv_heads": n_kv_heads or n_heads,
-        "mlp_hidden_size": mlp_hidden_size or 3 * d_model,
+        "n_kv_heads": n_heads if n_kv_heads is None else n_kv_heads,
+        "mlp_hidden_size": 3 * d_model if mlp_hidden_size is None else mlp_hidden_size,
+    }
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name}={size}: must be at least 1")
+    if d_model % (2 * n_heads):
+        raise ValueError(f"d_model={d_model}: must be a multiple of 2 · n_heads = {2 * n_heads}, because RoPE turns pairs of components")
+    words = build_tokenizer()
+    rows = 128 * (words.get_vocab_size() // 128 + 1)  # the official head also has more rows than the tokenizer has tokens
+    fields = OFFICIAL_FIELDS | sizes
+    fields |= {
         "vocab_size": rows,
         "embedding_size": rows,
         "mask_token_id": words.token_to_id(MASK),
@@ -141,6 +149,7 @@ def make_checkpoint(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = LLaDAModelLM(config).bfloat16()
+    output.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(output, max_shard_size=sum(weight.nbytes for weight in model.parameters()) // 2)
     words.save(str(output / "tokenizer.json"))
     # Not as Transformers would write these but as the official ones are: `auto_map` names files that would lie beside it.
@@ -180,7 +189,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--mlp-hidden-size", type=int, help="width of the feed-forward layers (default 3 · d_model)")
     try:
         output = make_checkpoint(**vars(parser.parse_args(arguments)))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         parser.error(str(error))
     print(f"checkpoint with random weights in {output}")
 

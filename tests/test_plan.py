@@ -1,0 +1,190 @@
+"""The forecast: counted against real modules, real passes and really saved tensors, never against its own formulas."""
+
+import pytest
+import torch
+
+from dmpo_ref.likelihood import token_log_prob
+from dmpo_ref.masking import draw_views, stream
+from dmpo_ref.model import LLaDAConfig, LLaDAModelLM
+from dmpo_ref.plan import OVERHEAD, count_parameters, format_plan, make_plan
+from dmpo_ref.train import train
+from tests.helpers import make_prompts, make_rollout, tiny_model, vocabulary
+
+SIZES = {"d_model": 48, "n_layers": 4, "n_heads": 4, "mlp_hidden_size": 112, "max_sequence_length": 64, "init_std": 0.02}
+HUB = "model.path=GSAI-ML/LLaDA-8B-Instruct"
+LORA = ("model.lora_rank=128", "model.dtype=bfloat16", "sampler.response_length=256", "loss.micro_batch=8")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Write the config.json of a tiny model; `folder(name=size, …)` gives its `model.path` override."""
+
+    def write(**sizes):
+        tiny_model(double=False, **(SIZES | sizes)).config.save_pretrained(tmp_path / "model")
+        return f"model.path={tmp_path / 'model'}"
+
+    return write
+
+
+def on_meta(**sizes):
+    with torch.device("meta"):
+        return LLaDAModelLM(LLaDAConfig(**sizes))
+
+
+def number(parameters):
+    return sum(p.numel() for p in parameters)
+
+
+def adapted(model, *, rank, targets, dropout=0.0):
+    peft = pytest.importorskip("peft")
+    names = rf".*blocks\.\d+\.({'|'.join(targets)})"
+    return peft.get_peft_model(model, peft.LoraConfig(r=rank, target_modules=names, lora_dropout=dropout))
+
+
+@pytest.mark.parametrize("sizes", [{}, SIZES, SIZES | {"rope": False, "n_kv_heads": 2, "vocab_size": 9, "embedding_size": 12}])
+def test_parameters_are_those_of_a_model_without_storage(sizes):
+    assert count_parameters(LLaDAConfig(**sizes)) == number(on_meta(**sizes).parameters())
+
+
+def test_llada_8b_is_known_without_its_files(small_run):
+    plan = make_plan(small_run(HUB, "model.dtype=bfloat16"))
+    assert plan.parameters == plan.trainable == 8_015_581_184
+    assert plan.weights == 2 * 8_015_581_184
+
+
+@pytest.mark.parametrize("targets", [["q_proj"], ["v_proj", "attn_out", "up_proj", "ff_out"]])
+def test_trained_parameters_are_those_peft_adds(small_run, folder, targets):
+    path = folder(n_kv_heads=2)
+    plan = make_plan(small_run(path, "model.lora_rank=3", f"model.lora_targets=[{','.join(targets)}]"))
+    model = adapted(tiny_model(double=False, **SIZES, n_kv_heads=2), rank=3, targets=targets)
+    assert plan.parameters == number(model.parameters())
+    assert plan.trainable == number(p for p in model.parameters() if p.requires_grad)
+    assert (plan.adapters, plan.gradients, plan.optimizer) == (4 * plan.trainable, 4 * plan.trainable, 8 * plan.trainable)
+
+
+def test_a_round_worked_by_hand(small_run, folder):
+    # 3 prompts × 4 rollouts, 6 positions in 6 steps, prompts of 10 tokens; 2 steps of 2 masks for each rollout.
+    options = (folder(), "sampler.response_length=6", "weight.log_ratio=elbo", "weight.elbo_replicates=4", "loss.name=wddo")
+    batches = ("sampler.micro_batch=5", "train.score_micro_batch=16", "loss.micro_batch=10")
+    plan = make_plan(small_run(*options, *batches), prompt_length=10)
+    phases = {p.name: (p.sequences, p.tokens, p.calls) for p in plan.phases}
+    assert phases == {
+        "sampling": (12 * 6, 12 * 6 * 16, 6 * 3),  # 12 rows in parts of 5: 3 calls a step
+        "scoring p_ref, p_old": (2 * 48, 2 * 48 * 16, 2 * 3),
+        "storing log p_old": (2 * 24, 2 * 24 * 16, 2 * 2),
+        "slopes of the loss": (2 * 24, 2 * 24 * 16, 2 * 3),
+        "gradient steps": (3 * 2 * 24, 3 * 2 * 24 * 16, 2 * 3),
+    }
+    assert (plan.generated_tokens, plan.rollouts, plan.sequence_length) == (72, 12, 16)
+    assert plan.reference == plan.weights
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["sampler.micro_batch=5", "loss.micro_batch=7", "weight.log_ratio=path", "train.score_micro_batch=50"],
+        ["loss.name=wddo", "loss.micro_batch=5", "weight.log_ratio=elbo", "weight.elbo_replicates=3"],
+        ["weight.baseline=model", "loss.masks=path", "loss.micro_batch=100", "weight.log_ratio=none", "train.score_micro_batch=90"],
+        ["sampler.name=confidence", "sampler.steps=8", "weight.log_ratio=none", "loss.masks=exact", "train.prompts_per_step=1"],
+    ],
+)
+def test_a_real_round_calls_the_model_as_often_as_planned(small_run, overrides):
+    config = small_run("task.generate=all", "train.rounds=2", *overrides)
+    first = train(config).metrics[0]  # of the first round; only the last one is followed by an evaluation
+    assert first["forward_passes"] == sum(p.calls for p in make_plan(config).phases)
+
+
+def saved_bytes(model, *, num_rows, length):
+    """Bytes of the distinct tensors that one micro-batch of a gradient step keeps for its backward pass, weights aside."""
+    rollout = make_rollout(make_prompts("0" * (40 - length) + "|" + "_" * length), num_rows)
+    views = draw_views("exact", rollout.response_mask, 1, [stream(0, "plan")])
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept = {}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor  # held, so that its address is not used again
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        total = token_log_prob(model, rollout, views, vocabulary()).sum()
+    total.backward()
+    return sum(tensor.untyped_storage().nbytes() for address, tensor in kept.items() if address not in own)
+
+
+ALL = ["q_proj", "k_proj", "v_proj", "attn_out", "ff_proj", "up_proj", "ff_out"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("targets", [None, ["q_proj", "v_proj"], ALL])
+@pytest.mark.parametrize("rope", [False, True])
+def test_activations_are_what_autograd_saves(small_run, folder, dtype, targets, rope):
+    options = (folder(rope=rope), f"model.dtype={dtype}", "loss.micro_batch=6", "sampler.response_length=24")
+    lora = () if targets is None else ("model.lora_rank=4", f"model.lora_targets=[{','.join(targets)}]")
+    plan = make_plan(small_run(*options, *lora), prompt_length=16)
+    model = tiny_model(double=False, **SIZES, rope=rope).to(getattr(torch, dtype))
+    if targets is not None:
+        model = adapted(model, rank=4, targets=targets)
+    measured = saved_bytes(model, num_rows=6, length=24)
+    print(dtype, targets, rope, measured, plan.activations, plan.activations / measured)
+    assert plan.activations == pytest.approx(measured, rel=0.3)
+
+
+def test_memory_grows_with_the_micro_batch_and_shrinks_by_checkpointing(small_run):
+    small, large = (make_plan(small_run(HUB, *LORA, f"loss.micro_batch={m}")) for m in (2, 4))
+    assert large.activations == 2 * small.activations
+    saving = make_plan(small_run(HUB, *LORA, "loss.micro_batch=4", "model.gradient_checkpointing=true"))
+    assert saving.activations_checkpointed < large.activations / 10
+    assert saving.peak < large.peak and saving.seconds > large.seconds
+    assert make_plan(small_run(HUB, *LORA, "sampler.micro_batch=1")).sampling < small.sampling
+
+
+def test_a_reference_is_a_second_model_only_without_adapters(small_run):
+    full, lora = (make_plan(small_run(HUB, "weight.log_ratio=elbo", f"model.lora_rank={r}")) for r in (0, 8))
+    assert full.reference == full.weights > 0 == lora.reference
+
+
+def test_four_bits_leave_embedding_head_and_norms_as_they_were(small_run):
+    plan = make_plan(small_run(HUB, *LORA, "model.quantize=nf4"))
+    blocks = number(p for name, p in on_meta().named_parameters() if "blocks" in name and "norm" not in name)
+    assert plan.weights == pytest.approx(2 * (8_015_581_184 - blocks) + blocks * 4.5 / 8)
+
+
+def test_time_is_the_slower_of_arithmetic_and_reading_the_weights(small_run):
+    # Reading 8.02 B bfloat16 weights takes 16 s at 1e9 bytes per second, and 16 steps fill a response.
+    slow_memory = make_plan(small_run(HUB, "model.dtype=bfloat16"), flops=1e30, bandwidth=1e9)
+    assert slow_memory.phases[0].seconds == pytest.approx(16 * 2 * 8.015581184)
+    # 2 operations for each weight of the blocks and token; attention and head are small beside it.
+    slow_arithmetic = make_plan(small_run(HUB, "model.dtype=bfloat16"), flops=1e12, bandwidth=1e30)
+    assert slow_arithmetic.phases[0].seconds == pytest.approx(2 * 6.979e9 * slow_arithmetic.phases[0].tokens / 1e12, rel=0.05)
+
+
+def test_processes_share_the_prompts(small_run):
+    alone, shared = (make_plan(small_run(HUB, "train.prompts_per_round=4"), num_processes=n) for n in (1, 4))
+    assert [p.sequences for p in alone.phases] == [p.sequences for p in shared.phases]
+    assert shared.seconds < alone.seconds and shared.gradients == 2 * alone.gradients
+
+
+def test_the_page_says_whether_it_fits_and_what_to_do(small_run):
+    plan = make_plan(small_run(HUB, *LORA))
+    assert plan.peak > plan.resident + OVERHEAD
+    assert format_plan(plan, plan.peak / 1e9 + 1).endswith("fits")
+    assert "does not fit" in (page := format_plan(plan, plan.peak / 1e9 - 1)) and "micro_batch" in page.splitlines()[-1]
+    assert "whatever the micro-batches" in format_plan(plan, 10)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "arguments", "message"),
+    [
+        (["model.path=/nowhere"], {}, "/nowhere/config.json is missing"),
+        (["model.path=nobody/nothing"], {}, "model.path=nobody/nothing: config.json cannot be read"),
+        ([], {"prompt_length": 30}, "max_sequence_length=32"),
+        ([], {"num_processes": 2}, "train.prompts_per_round=3"),
+        ([], {"flops": 0}, "flops=0"),
+        (["sampler.block_length=5"], {}, "block_length=5 does not divide"),
+        (["model.lora_rank=2", "model.lora_targets=[query]"], {}, "no layer 'query'"),
+    ],
+)
+def test_mistakes_are_one_line(small_run, overrides, arguments, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
+        make_plan(small_run(*overrides), **arguments)
+    assert "\n" not in str(caught.value)

@@ -10,72 +10,39 @@ import dataclasses
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import Module
+from transformers import PreTrainedTokenizerBase
 
-from dmpo_ref.config import Config, ModelConfig, SamplerConfig, describe_options, get_option, load_config, to_yaml
+from dmpo_ref.config import Config, SamplerConfig, describe_options, get_option, load_config, to_yaml
 from dmpo_ref.losses import Experience
-from dmpo_ref.model import LLaDAModelLM
+from dmpo_ref.policy import latest_checkpoint
 from dmpo_ref.rollout import Rollout
 
 # A resumed run may differ from the interrupted one in these and still give the same numbers (up to float tolerance).
 FREE_ON_RESUME = ("output", "device", "threads", "log_with", "micro_batch", "checkpoint_every")
 
 
-def load_policy(config: ModelConfig, device: torch.device) -> tuple[LLaDAModelLM, PreTrainedTokenizerBase]:
-    """Model, in evaluation mode, and tokenizer of a folder or hub name. Nothing from the hub is executed.
-
-    Raises:
-        FileNotFoundError: a local folder that is not there or is no checkpoint.
-        ValueError: a config that this model class does not implement, or weights that do not fit it.
-    """
-    newest = latest_checkpoint(Path(config.path))
-    path = Path(config.path) if newest is None else newest
-    looks_like_hub_name = config.path.count("/") == 1 and config.path[0] not in "./" and not path.parent.is_dir()
-    if not looks_like_hub_name and not (path / "config.json").is_file():
-        raise FileNotFoundError(f"model.path={config.path}: no checkpoint there; a folder with config.json and *.safetensors is needed")
-    if not sys.stderr.isatty():
-        transformers_logging.disable_progress_bar()
-    try:
-        dtype = getattr(torch, config.dtype)
-        model, report = LLaDAModelLM.from_pretrained(str(path), dtype=dtype, output_loading_info=True)
-        tokenizer = AutoTokenizer.from_pretrained(str(path))
-    except OSError as error:
-        raise FileNotFoundError(f"model.path={config.path}: {' '.join(str(error).split())}") from error
-    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if report.get(problem):
-            raise ValueError(f"model.path={config.path}: {problem.replace('_', ' ')} in the weights, first {sorted(report[problem])[0]}")
-    if tokenizer.mask_token is None:
-        # The public LLaDA tokenizer has the token, but only the model's config says that it is the mask.
-        tokenizer.mask_token = tokenizer.convert_ids_to_tokens(model.config.mask_token_id)
-    return model.to(device).eval(), tokenizer
-
-
-def latest_checkpoint(output: Path) -> Path | None:
-    """The newest complete checkpoint of a run, or None."""
-    return max(output.glob("checkpoint-*[0-9]"), default=None)
-
-
 def save_checkpoint(
     output: Path,
     *,
     config: Config,
-    policy: PreTrainedModel,
+    policy: Module,
     tokenizer: PreTrainedTokenizerBase,
-    reference: PreTrainedModel | None,
-    buffer: list[Experience],
+    reference: dict[str, Tensor],
+    buffers: list[list[Experience]],
     state: dict[str, Any],
 ) -> Path:
     """Write `checkpoint-<round>` completely, then let it appear by a rename, then remove the one before it.
 
     Args:
-        reference: p_ref, if it is no longer the policy the run started from.
-        buffer: rollouts that a later round may reuse.
+        reference: weights of p_ref, if it is no longer the policy the run started from; else empty.
+        buffers: for each process the rollouts that a later round may reuse.
         state: `round`, counters, and the state of optimiser and schedule.
     """
     folder = output / f"checkpoint-{state['round']:06d}"
@@ -84,9 +51,10 @@ def save_checkpoint(
     policy.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
     (temporary / "run.yaml").write_text(to_yaml(config), encoding="utf-8")
-    if reference is not None:
-        reference.save_pretrained(temporary / "reference")
-    torch.save(state | {"buffer": [dataclasses.asdict(experience) for experience in buffer]}, temporary / "state.pt")
+    if reference:
+        save_file({name: value.contiguous() for name, value in reference.items()}, temporary / "reference.safetensors")
+    stored = [[dataclasses.asdict(experience) for experience in buffer] for buffer in buffers]
+    torch.save(state | {"buffers": stored}, temporary / "state.pt")
     flush(temporary)
     older = latest_checkpoint(output)
     shutil.rmtree(folder, ignore_errors=True)
@@ -99,11 +67,13 @@ def save_checkpoint(
 
 @dataclasses.dataclass
 class Checkpoint:
-    """A loaded checkpoint: its folder (policy and tokenizer are in it), the state of the run, the rollouts to reuse."""
+    """A loaded checkpoint: its folder (policy and tokenizer are in it), the state of the run, the weights of p_ref if it
+    has moved, and for each process the rollouts to reuse."""
 
     folder: Path
     state: dict[str, Any]
-    buffer: list[Experience]
+    reference: dict[str, Tensor]
+    buffers: list[list[Experience]]
 
 
 def load_checkpoint(output: Path, config: Config) -> Checkpoint | None:
@@ -120,12 +90,15 @@ def load_checkpoint(output: Path, config: Config) -> Checkpoint | None:
         if then[key] != value and not key.endswith(FREE_ON_RESUME):
             raise ValueError(f"{output} was run with {key}={then[key]}, not {value}; resume with the same config, or choose another output")
     state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
-    buffer = []
-    for stored in state.pop("buffer"):
-        rollout = Rollout(**stored.pop("rollout"))
-        rollout.sampler = SamplerConfig(**rollout.sampler)
-        buffer.append(Experience(rollout=rollout, **stored))
-    return Checkpoint(folder, state, buffer)
+    buffers = [[as_experience(stored) for stored in buffer] for buffer in state.pop("buffers")]
+    reference = folder / "reference.safetensors"
+    return Checkpoint(folder, state, load_file(reference) if reference.is_file() else {}, buffers)
+
+
+def as_experience(stored: dict[str, Any]) -> Experience:
+    """Experience from the nested dictionaries that a checkpoint holds."""
+    rollout = stored["rollout"]
+    return Experience(**stored | {"rollout": Rollout(**rollout | {"sampler": SamplerConfig(**rollout["sampler"])})})
 
 
 def flat(config: Config) -> dict[str, Any]:

@@ -168,8 +168,8 @@ def run_evaluate(args: argparse.Namespace) -> None:
 
 def load_for_inference(config):
     """Task, policy, tokenizer and vocabulary of a config."""
-    from dmpo_ref.checkpoint import load_policy
     from dmpo_ref.likelihood import build_vocabulary
+    from dmpo_ref.policy import load_policy
     from dmpo_ref.run import build_accelerator
     from dmpo_ref.tasks import build_task
 

@@ -21,13 +21,18 @@ from dmpo_ref.samplers import check_sampling
 
 FLOPS = 400e12  # bf16 operations per second that one H100 or H200 achieves on large matrices, about 40 % of its peak
 BANDWIDTH = 3.3e12  # bytes per second from the memory of an H100; an H200 has 4.8e12
+KNOWN_8B = "GSAI-ML/LLaDA"
 PROMPT_LENGTH, RESPONSE_LENGTH = 256, 16  # tokens, where neither config nor command line says
 OVERHEAD = 2e9  # bytes of CUDA context, library workspaces and allocator slack; a rough allowance
 # Bytes a sampled position needs for each of the V tokens, at most: logits and their restricted copy (4 + 4), and the
 # float64 log-probability, CDF, logits and softmax that `samplers.propose` holds at its end (4 · 8).
 SAMPLER_BYTES = 40
 NF4_BYTES = 0.5 + 4 / 64  # a weight in 4 bits, and one float32 scale for 64 of them
-ADVICE = {"sampling": "sampler.micro_batch", "scoring": "train.score_micro_batch", "gradient step": "loss.micro_batch"}
+ADVICE = {
+    "sampling": "sampler.micro_batch",
+    "scoring": "train.score_micro_batch",
+    "gradient step": "loss.micro_batch, or model.gradient_checkpointing=true",
+}
 
 
 @dataclass
@@ -92,10 +97,14 @@ class Plan:
         return self.weights + self.reference + self.adapters + self.gradients + self.optimizer
 
     @property
+    def kept(self) -> float:
+        """The activations as the config asks for them."""
+        return self.activations_checkpointed if self.checkpointing else self.activations
+
+    @property
     def passing(self) -> dict[str, float]:
         """Bytes that each kind of pass needs while it runs; they never run at the same time."""
-        kept = self.activations_checkpointed if self.checkpointing else self.activations
-        return {"sampling": self.sampling, "scoring": self.scoring, "gradient step": kept + self.backward}
+        return {"sampling": self.sampling, "scoring": self.scoring, "gradient step": self.kept + self.backward}
 
     @property
     def peak(self) -> float:
@@ -115,54 +124,249 @@ def make_plan(
 
     Args:
         prompt_length: tokens of the longest prompt; None: 256, or what the model has room for beside the response.
-        flops: operations per second that a process achieves. bandwidth: bytes per second it reads from its memory.
+        flops: operations per second that a process achieves. bandwidth: bytes per second that it reads from its memory.
 
     Raises:
-        FileNotFoundError: no config.json of the model. ValueError: lengths, steps or processes that do not fit.
+        FileNotFoundError: there is no config.json of the model.
+        ValueError: lengths, steps or processes that do not fit.
     """
-    model, (G, N, K) = model_config(config.model.path), (getattr(config.train, k) for k in ("prompts_per_round", "num_rollouts", "steps_per_round"))
+    model, options = load_sizes(config.model.path), config.model
     L = config.sampler.response_length or RESPONSE_LENGTH
-    S = L + (max(1, min(PROMPT_LENGTH, model.max_sequence_length - L)) if prompt_length is None else prompt_length)
-    check(config, model, L, S, {"flops": flops, "bandwidth": bandwidth, "num_processes": num_processes})
+    P = min(PROMPT_LENGTH, model.max_sequence_length - L) if prompt_length is None else prompt_length
+    check(config, model, P, L, flops=flops, bandwidth=bandwidth, num_processes=num_processes)
+    S, V, element = P + L, model.embedding_size, 2 if options.dtype == "bfloat16" else 4  # bytes of a weight
+
+    parameters, linear, adapters = count_parameters(model), model.n_layers * sum(a * b for a, b in shapes(model).values()), 0
+    if options.lora_rank:
+        adapters = count_adapters(model, options)
+    weights = parameters * element - (linear * (element - NF4_BYTES) if options.quantize == "nf4" else 0)
+    # Without its adapters the policy is p_ref; otherwise p_ref is a second model.
+    reference = weights if config.weight.log_ratio != "none" and not adapters else 0
+    trainable = adapters or parameters
+
+    passes = list_passes(config, L, num_processes)
+    sample, *scoring, step = passes
+    block = S * block_bytes(model, options, S)  # of one sequence
+    logits = 3 * 4 * min(chunk_size(V), step.batch * L) * V  # float32 logits, their softmax, a temporary
+    final = S * 4 * model.d_model + (S * (not adapters) + 2 * L) * element * model.d_model  # last norm, and what the head keeps
+    inputs = model.n_layers * S * model.d_model * element  # what checkpointing keeps: the input of every block
+    # The head's gradient is added up in place but made by a product of its size, V · d.
+    head_gradient = 0 if adapters else V * model.d_model * element
+
+    read = (weights + 4 * adapters) / bandwidth  # seconds to read every weight once, as each forward pass must
+    phases = [p.forecast(S, num_processes, sequence_flops(model, linear + adapters, S, p.scored) / flops, read) for p in passes]
+    return Plan(
+        parameters=parameters + adapters,
+        trainable=trainable,
+        weights=weights,
+        reference=reference,
+        adapters=4 * adapters,
+        gradients=trainable * (4 if adapters else element) * (1 if num_processes == 1 else 2),
+        optimizer=2 * 4 * trainable,
+        activations=step.batch * (model.n_layers * block + final),
+        activations_checkpointed=step.batch * (inputs + block + final),
+        checkpointing=options.gradient_checkpointing,
+        # No gradient: what one block would have kept bounds what it holds while it runs. The uniforms are float64, [T + 1, S].
+        sampling=sample.batch * (block + sample.scored * V * SAMPLER_BYTES) + sample.rows * (sample.repeats + 1) * S * 8,
+        scoring=max((p.batch for p in scoring), default=0) * block + (logits if scoring else 0),
+        backward=step.batch * block + logits + head_gradient,
+        logits=logits,
+        sequence_length=S,
+        rollouts=config.train.prompts_per_round * config.train.num_rollouts,
+        generated_tokens=config.train.prompts_per_round * config.train.num_rollouts * L,
+        num_processes=num_processes,
+        phases=phases,
+    )
+
+
+def load_sizes(path: str) -> LLaDAConfig:
+    """The config of a checkpoint folder, of the newest checkpoint of a run, or of a hub name; LLaDA-8B's is known without the hub."""
+    folder = latest_checkpoint(Path(path)) or Path(path)
+    is_hub_name = path.count("/") == 1 and path[0] not in "./" and not folder.parent.is_dir()
+    if not is_hub_name and not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"model.path={path}: {folder / 'config.json'} is missing; a folder in Hugging Face layout is needed")
+    try:
+        model = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+    except OSError as error:
+        if is_hub_name and path.startswith(KNOWN_8B):
+            return LLaDAConfig()
+        raise FileNotFoundError(f"model.path={path}: config.json cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(model, LLaDAConfig):
+        raise ValueError(f"model.path={path}: config.json has model_type={model.model_type!r}; only 'llada' can be planned")
+    return model
+
+
+def check(config: Config, model: LLaDAConfig, P: int, L: int, **positive: float) -> None:
+    """Refuse what the run itself would refuse."""
+    for name, value in positive.items():
+        if value <= 0:
+            raise ValueError(f"{name}={value}: must be above 0")
+    if not 0 <= P <= model.max_sequence_length - L:
+        raise ValueError(
+            f"a prompt of {P} and a response of {L} tokens do not fit the model's max_sequence_length={model.max_sequence_length}"
+        )
+    for key in ("prompts_per_round", "prompts_per_step"):
+        if (getattr(config.train, key) or 0) % positive["num_processes"]:
+            raise ValueError(f"train.{key}={getattr(config.train, key)}: cannot be shared evenly by {positive['num_processes']} processes")
     check_sampling(config.sampler, torch.tensor([L]))
 
-    T = config.sampler.steps or L  # forward passes that fill a response
-    views = T if config.loss.masks == "path" else config.loss.num_replicates
-    subtracts_log_old = config.loss.name == "wddo" or config.weight.baseline == "model"
-    step_rollouts = (config.train.prompts_per_step or G) * N
-    rows = G * N // num_processes  # of a process, as are all the batches below
-    sample_batch = batch(config.sampler.micro_batch, rows)
-    loss_batch = batch(config.loss.micro_batch, step_rollouts * views // num_processes)
 
-    # Parameters, and what they keep resident.
-    parameters, linear, adapters = count_parameters(model), model.n_layers * sum(map(size, shapes(model).values())), count_adapters(config.model, model)
-    trainable = adapters or parameters
-    element = 2 if config.model.dtype == "bfloat16" else 4  # bytes
-    weights = parameters * element - (linear * (element - NF4_BYTES) if config.model.quantize == "nf4" else 0)
-    has_reference = config.weight.log_ratio != "none" and adapters == 0  # without its adapters the policy is p_ref
+def shapes(model: LLaDAConfig) -> dict[str, tuple[int, int]]:
+    """Inputs and outputs of the linear layers of one block."""
+    d, m, kv = model.d_model, model.mlp_hidden_size, model.d_model // model.n_heads * model.n_kv_heads
+    return {
+        **{"q_proj": (d, d), "k_proj": (d, kv), "v_proj": (d, kv), "attn_out": (d, d)},
+        **{"ff_proj": (d, m), "up_proj": (d, m), "ff_out": (m, d)},
+    }
 
-    # Passes: (name, rollouts × views, sequences in a call, positions scored per sequence, forward passes each is worth).
-    half = (L + 1) / 2  # mean number of positions hidden by a random mask
-    passes = [("sampling", G * N * T, sample_batch, decoded(config, L, T), 1)]
-    score = config.train.score_micro_batch
-    for wanted, name, count, scored in (
-        (config.weight.log_ratio == "path", "scoring p_ref", G * N * T, L / T),
-        (config.weight.log_ratio == "elbo", "scoring p_ref, p_old", 2 * G * N * config.weight.elbo_replicates, half),
-        (subtracts_log_old, "storing log p_old", (1 if config.loss.masks == "path" else K) * G * N * views, half),
-    ):
-        if wanted:
-            models = 2 if config.weight.log_ratio == "elbo" and "p_ref" in name else 1
-            sets = K if name == "storing log p_old" and config.loss.masks != "path" else models
-            passes.append((name, count, batch(score, count // sets // num_processes), scored, 1))
-    # A backward pass forms gradients of inputs and of weights, each as dear as a forward pass (frozen weights: less).
-    # Weights that depend on the loss's own log-probabilities, taken a micro-batch at a time, need these beforehand.
-    worth = 3 + config.model.gradient_checkpointing + (subtracts_log_old and config.loss.micro_batch is not None)
-    passes.append(("gradient steps", K * step_rollouts * views, loss_batch, half, worth))
 
-    read = (weights + 4 * adapters) / bandwidth  # seconds to read every weight once, which each pass has to
-    phases = []
-    for name, count, size_of_call, scored, worth in passes:
-        calls = ceil(count / num_processes / size_of_call)
-        seconds = worth * max(count / num_processes * sequence_flops(model, linear + adapters, S, scored) / flops, calls * read)
-        phases.append(Phase(name, count * worth, count * worth * S, calls, seconds))
-    return None
+def count_parameters(model: LLaDAConfig) -> int:
+    """Linear layers and two norms in every block; embedding, head and last norm; learned positions where there is no RoPE."""
+    block = sum(a * b for a, b in shapes(model).values()) + 2 * model.d_model
+    positions = 0 if model.rope else model.max_sequence_length
+    return model.n_layers * block + (2 * model.embedding_size + 1 + positions) * model.d_model
+
+
+def count_adapters(model: LLaDAConfig, options: ModelConfig) -> int:
+    """LoRA adds A [r, inputs] and B [outputs, r] to each target."""
+    known = shapes(model)
+    if unknown := set(options.lora_targets) - set(known):
+        raise ValueError(f"model.lora_targets: no layer {sorted(unknown)[0]!r}; choose among {', '.join(known)}")
+    return model.n_layers * options.lora_rank * sum(sum(known[name]) for name in set(options.lora_targets))
+
+
+def block_bytes(model: LLaDAConfig, options: ModelConfig, S: int) -> float:
+    """Bytes per token that one block keeps from the forward to the backward pass.
+
+        norms:      2 · (4 d + 4)        their input in float32, and 1 / its root mean square
+        attention:  b (2 d + 2 d_kv)     q, k, v and the result; + 4 heads (log-sum-exp) + b S (the padding mask, as numbers)
+        SwiGLU:     3 b m                gate, silu(gate), up
+        inputs of linear layers, which the gradient of their weights needs:
+          all trained:  b (4 d + m)      both norms' outputs, before and after their weight, and the input of `ff_out`
+          LoRA:         4 r for each target, and its input: a float32 copy of its own in bfloat16 or with dropout (and then
+                        1 byte of mask); as it is in float32, where q, k, v share theirs, gate and up too
+
+    with b bytes per element. Softmax probabilities [S, S] are never kept: attention is computed in tiles.
+    """
+    d, m, r, b = model.d_model, model.mlp_hidden_size, options.lora_rank, 2 if options.dtype == "bfloat16" else 4
+    kv = d // model.n_heads * model.n_kv_heads
+    kept = 2 * (4 * d + 4) + b * (2 * d + 2 * kv) + 4 * model.n_heads + b * S + 3 * b * m
+    if r == 0:
+        return kept + b * (4 * d + m)
+    targets = set(options.lora_targets)
+    kept += 4 * r * len(targets)
+    if b == 4 and options.lora_dropout == 0:
+        shared = (bool(targets & {"q_proj", "k_proj", "v_proj"}) + bool(targets & {"ff_proj", "up_proj"})) * d
+        return kept + b * (shared + m * ("ff_out" in targets))  # the input of `attn_out` is the result of attention
+    return kept + (5 if options.lora_dropout else 4) * sum(shapes(model)[name][0] for name in targets)
+
+
+@dataclass
+class Pass:
+    """`repeats` times, a process puts `rows` sequences through the model, `batch` in a call, and scores `scored` positions of each.
+    One is `worth` so many forward passes."""
+
+    name: str
+    repeats: int
+    rows: int
+    batch: int
+    scored: float
+    worth: int = 1
+
+    @property
+    def calls(self) -> int:
+        return self.repeats * ceil(self.rows / self.batch)
+
+    def forecast(self, S: int, num_processes: int, compute: float, read: float) -> Phase:
+        """Counts and least time, from the seconds that one sequence takes to compute and one call to read the weights."""
+        rows = self.worth * self.repeats * self.rows
+        seconds = max(rows * compute, self.worth * self.calls * read)
+        return Phase(self.name, rows * num_processes, rows * num_processes * S, self.calls, seconds)
+
+
+def list_passes(config: Config, L: int, num_processes: int) -> list[Pass]:
+    """What a process does in a round, in order: sampling, scoring if there is any, gradient steps."""
+    train, loss, log_ratio = config.train, config.loss, config.weight.log_ratio
+    N, K, T = train.num_rollouts, train.steps_per_round, config.sampler.steps or L
+    rollouts = train.prompts_per_round * N // num_processes
+    in_step = (train.prompts_per_step or train.prompts_per_round) * N // num_processes
+    is_path = loss.masks == "path"
+    views, hidden = (T, L / T) if is_path else (loss.num_replicates, L / 2)  # views of a rollout, positions scored in each
+    subtracts_log_old = loss.name == "wddo" or config.weight.baseline == "model"
+
+    def build(name: str, repeats: int, rows: int, micro_batch: int | None, scored: float, worth: int = 1) -> Pass:
+        return Pass(name, repeats, rows, min(micro_batch or rows, rows), scored, worth)
+
+    passes = [build("sampling", T, rollouts, config.sampler.micro_batch, decoded_per_step(config, L))]
+    if log_ratio == "path":
+        passes.append(build("scoring p_ref", 1, rollouts * T, train.score_micro_batch, L / T))
+    if log_ratio == "elbo":
+        passes.append(build("scoring p_ref, p_old", 2, rollouts * config.weight.elbo_replicates, train.score_micro_batch, L / 2))
+    if subtracts_log_old:
+        passes.append(build("storing log p_old", 1 if is_path else K, rollouts * views, train.score_micro_batch, hidden))
+    if subtracts_log_old and loss.micro_batch:  # a loss that is not linear needs its slopes before it is taken in parts
+        passes.append(build("slopes of the loss", K, in_step * views, loss.micro_batch, hidden))
+    # Backward counts as two: gradients of the inputs and of the weights (frozen weights skip the second). Checkpointing runs each
+    # block again.
+    return [*passes, build("gradient steps", K, in_step * views, loss.micro_batch, hidden, 3 + config.model.gradient_checkpointing)]
+
+
+def decoded_per_step(config: Config, L: int) -> int:
+    """Positions of a row whose logits one sampling step reads, at most: `confidence` all of its block, the others those it fills."""
+    block = config.sampler.block_length or L
+    steps = (config.sampler.steps or L) * block // L
+    return block if config.sampler.name == "confidence" else ceil(block / steps)
+
+
+def sequence_flops(model: LLaDAConfig, linear: int, S: int, scored: float) -> float:
+    """Operations of one forward pass of one sequence, a multiplication and an addition each.
+
+    2 for each weight of the blocks and token; 2 S d for the scores and 2 S d for the values of attention, per token and
+    block; the head's 2 V d at scored positions only.
+    """
+    return S * (2 * linear + 4 * model.n_layers * S * model.d_model) + 2 * scored * model.embedding_size * model.d_model
+
+
+def format_plan(plan: Plan, gpu_memory: float = 80.0) -> str:
+    """The plan as a page of text, and whether it fits a GPU of `gpu_memory` GB (10⁹ bytes)."""
+    if gpu_memory <= 0:
+        raise ValueError(f"gpu_memory={gpu_memory}: must be above 0, in GB")
+    other = "without" if plan.checkpointing else "with"
+    memory = {
+        "weights": plan.weights,
+        "reference, a second model": plan.reference,
+        "adapters": plan.adapters,
+        "gradients": plan.gradients,
+        "optimiser states": plan.optimizer,
+        "while sampling, at most": plan.sampling,
+        "while scoring": plan.scoring,
+        "while in a gradient step": plan.passing["gradient step"],
+        "  of it activations": plan.kept,
+        f"  ({other} checkpointing)": plan.activations + plan.activations_checkpointed - plan.kept,
+        "  of it vocabulary logits": plan.logits,
+        "context, workspaces, slack": OVERHEAD,
+    }
+    lines = [
+        f"parameters {plan.parameters:,}, trained {plan.trainable:,} ({plan.trainable / plan.parameters:.2%})",
+        f"a round: {plan.rollouts:,} rollouts, {plan.generated_tokens:,} tokens generated, sequences of {plan.sequence_length} tokens",
+        *("", "memory on each process, GB (the three `while` take turns)"),
+        *(f"  {name:<30}{bytes_ / 1e9:9.2f}" for name, bytes_ in memory.items()),
+        *("", f"{'forward passes of a round':<28}{'sequences':>12}{'tokens':>16}{'calls each':>12}{'seconds >':>12}"),
+        *(f"  {p.name:<26}{p.sequences:>12,}{p.tokens:>16,}{p.calls:>12,}{p.seconds:>12.1f}" for p in plan.phases),
+        f"  {'together':<26}{sum(p.sequences for p in plan.phases):>12,}{sum(p.tokens for p in plan.phases):>16,}"
+        f"{sum(p.calls for p in plan.phases):>12,}{plan.seconds:>12.1f}",
+        "",
+        verdict(plan, gpu_memory),
+    ]
+    return "\n".join(lines)
+
+
+def verdict(plan: Plan, gpu_memory: float) -> str:
+    """One line: whether it fits, and if not, what to change first."""
+    needs = f"needs {plan.peak / 1e9:.1f} GB of {gpu_memory:g} GB on each of {plan.num_processes} GPU{'s' * (plan.num_processes > 1)}"
+    if plan.peak <= gpu_memory * 1e9:
+        return f"{needs}: fits"
+    if plan.resident + OVERHEAD > gpu_memory * 1e9:
+        return f"{needs}: does not fit, whatever the micro-batches; set model.lora_rank, or model.quantize=nf4 with it"
+    largest = max(plan.passing, key=plan.passing.get)
+    return f"{needs}: does not fit; most is needed for the {largest}, so set a smaller {ADVICE[largest]}"

@@ -7,7 +7,8 @@ processes changes them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,11 +132,13 @@ def estimate_log_ratio(run: Run, rollout: Rollout, position: list[int]) -> Tenso
     if config.weight.log_ratio == "none":
         return torch.zeros(rollout.tokens.shape[:2], dtype=torch.float64, device=run.device)
     if config.weight.log_ratio == "path":
-        return path_log_prob(run.reference, rollout, run.vocabulary, micro_batch=micro_batch) - rollout.log_prob
+        with run.reference.model() as reference:
+            return path_log_prob(reference, rollout, run.vocabulary, micro_batch=micro_batch) - rollout.log_prob
     generators = [stream(config.seed, "elbo", p) for p in position]
     views = draw_views("antithetic", rollout.response_mask, config.weight.elbo_replicates, generators)
-    log_ref, log_old = (elbo(model, rollout, views, run.vocabulary, micro_batch=micro_batch) for model in (run.reference, run.policy))
-    return log_ref - log_old
+    with run.reference.model() as reference:
+        log_ref = elbo(reference, rollout, views, run.vocabulary, micro_batch=micro_batch)
+    return log_ref - elbo(run.policy, rollout, views, run.vocabulary, micro_batch=micro_batch)
 
 
 @torch.no_grad()
@@ -167,7 +170,8 @@ def gradient_step(run: Run, k: int) -> dict[str, float]:
     views = run.objective.views(batch.rollout, mask_streams(run, batch.position, k))
     # Dropout must be off where log p_θ is compared with a stored log p_old.
     run.policy.train(not run.subtracts_log_old)
-    loss = backward(run, views, batch)
+    with own_random_state(run):
+        loss = backward(run, views, batch)
     run.policy.eval()
     grad_norm = run.accelerator.clip_grad_norm_(run.wrapped.parameters(), run.config.optimizer.max_grad_norm)
     for name, value in (("loss", loss), ("gradient norm", torch.as_tensor(grad_norm))):
@@ -179,6 +183,14 @@ def gradient_step(run: Run, k: int) -> dict[str, float]:
     run.optimizer.zero_grad()
     run.step += 1
     return {"step": run.step, "loss": loss.item(), "grad_norm": float(grad_norm), "learning_rate": learning_rate}
+
+
+@contextmanager
+def own_random_state(run: Run) -> Iterator[None]:
+    """Dropout, which knows only torch's global generators, draws from a stream of this step; the global state is put back."""
+    with torch.random.fork_rng():
+        torch.manual_seed(stream(run.config.seed, "dropout", run.step, run.accelerator.process_index).initial_seed())
+        yield
 
 
 def backward(run: Run, views: Views, batch: Experience) -> Tensor:
@@ -206,9 +218,12 @@ def backward(run: Run, views: Views, batch: Experience) -> Tensor:
     (slope,) = torch.autograd.grad(loss, log_prob)
     loss = loss.detach()
     slopes = rearrange(slope, "g n r s -> (g n r) s").split(micro_batch)
-    for rows, slope in zip(flatten(batch.rollout, views, run.vocabulary).split(micro_batch), slopes, strict=True):
-        part = (slope * score(run.wrapped, rows, run.vocabulary)).sum()
-        run.accelerator.backward(part)
+    parts = flatten(batch.rollout, views, run.vocabulary).split(micro_batch)
+    for i, (rows, slope) in enumerate(zip(parts, slopes, strict=True)):
+        # Processes exchange gradients once, after the last micro-batch.
+        with run.accelerator.no_sync(run.wrapped) if i < len(parts) - 1 else nullcontext():
+            part = (slope * score(run.wrapped, rows, run.vocabulary)).sum()
+            run.accelerator.backward(part)
         if slope_is_known:
             loss = loss + part.detach()  # the loss at 0 so far; linear, so what it gains is slope · log-probability
     return loss

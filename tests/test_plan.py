@@ -1,5 +1,8 @@
 """The forecast: counted against real modules, real passes and really saved tensors, never against its own formulas."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -60,6 +63,13 @@ def test_trained_parameters_are_those_peft_adds(small_run, folder, targets):
     assert plan.parameters == number(model.parameters())
     assert plan.trainable == number(p for p in model.parameters() if p.requires_grad)
     assert (plan.adapters, plan.gradients, plan.optimizer) == (4 * plan.trainable, 4 * plan.trainable, 8 * plan.trainable)
+
+
+def test_sizes_of_a_checkpoint_that_ships_python_are_read_and_nothing_is_run(small_run, folder):
+    path = folder()
+    file = Path(path.removeprefix("model.path=")) / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"auto_map": {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"}}))
+    assert make_plan(small_run(path)).parameters == number(tiny_model(double=False, **SIZES).parameters())
 
 
 def test_a_round_worked_by_hand(small_run, folder):
@@ -125,8 +135,7 @@ def test_activations_are_what_autograd_saves(small_run, folder, dtype, targets, 
     if targets is not None:
         model = adapted(model, rank=4, targets=targets)
     measured = saved_bytes(model, num_rows=6, length=24)
-    print(dtype, targets, rope, measured, plan.activations, plan.activations / measured)
-    assert plan.activations == pytest.approx(measured, rel=0.3)
+    assert plan.activations == pytest.approx(measured, rel=0.05)
 
 
 def test_memory_grows_with_the_micro_batch_and_shrinks_by_checkpointing(small_run):

@@ -5,11 +5,13 @@ from itertools import product
 import pytest
 import torch
 
-from dmpo_ref.config import TaskConfig
+from dmpo_ref.config import ModelConfig, TaskConfig
+from dmpo_ref.policy import load_policy
 from dmpo_ref.rollout import Prompts
 from dmpo_ref.tasks import BLANK, decode, encode
 from dmpo_ref.tasks.sudoku import Puzzle, Sudoku, is_solution, read_puzzles, write_puzzles
 from toy.pretrain import careless_answer
+from toy.small_llada import make_checkpoint
 from toy.sudoku import all_grids, build_tokenizer, make_puzzles, solutions, split_grids
 
 GRID = "1234341221434321"
@@ -176,3 +178,113 @@ def test_the_careless_teacher_gets_rows_right_and_the_rest_mostly_wrong():
     puzzles = [p.puzzle for p in read_puzzles("toy/data/test.csv")]
     right = sum(is_solution(p, careless_answer(p)) for p in puzzles)
     assert right / len(puzzles) < 0.1
+
+
+PUZZLE = Puzzle("1200341221434321", GRID)  # blanks: cells 2 and 3, which hold 3 and 4
+
+
+def chat_task(**options) -> Sudoku:
+    return Sudoku(TaskConfig(generate="chat", **options))
+
+
+@pytest.fixture(scope="module")
+def chat_tokenizer(tmp_path_factory):
+    folder = make_checkpoint(tmp_path_factory.mktemp("small") / "llada", d_model=8, n_layers=1, n_heads=1)
+    return load_policy(ModelConfig(path=str(folder)), torch.device("cpu"))[1]
+
+
+def test_a_chat_prompt_is_one_user_message_with_the_puzzle_up_to_the_assistants_turn(chat_tokenizer):
+    task = chat_task()
+    (message,) = task.prompt(PUZZLE)
+    assert message["role"] == "user" and message["content"].count(PUZZLE.puzzle) == 1
+    assert all(tag in message["content"] for tag in ("<reasoning>", "</reasoning>", "<answer>", "</answer>"))
+    assert PUZZLE.solution not in message["content"]
+    prompts = encode(chat_tokenizer, task, [PUZZLE], response_length=5)
+    expected = (
+        f"<|startoftext|><|start_header_id|>user<|end_header_id|>\n\n{message['content']}<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n"
+    )
+    assert chat_tokenizer.decode(prompts.tokens[0][prompts.prompt_mask[0]]) == expected
+    assert prompts.tokens[0].tolist().count(chat_tokenizer.bos_token_id) == 1
+
+
+def test_a_chat_response_is_as_many_masks_as_asked_for_after_the_prompt(chat_tokenizer):
+    prompts = encode(chat_tokenizer, chat_task(), [PUZZLE, Puzzle("0" * 16, GRID)], response_length=7)
+    assert prompts.response_mask[:, -7:].all() and not prompts.response_mask[:, :-7].any()
+    assert (prompts.tokens[:, -7:] == chat_tokenizer.mask_token_id).all()
+    assert torch.equal(prompts.attention_mask, prompts.prompt_mask | prompts.response_mask)
+
+
+@pytest.mark.parametrize(
+    ("response", "text"),
+    [
+        ("a 12<|eot_id|>b", "a 12"),
+        ("a 12<|endoftext|>b<|eot_id|>", "a 12"),
+        ("a 12<|eot_id|><|endoftext|><|endoftext|>", "a 12"),
+        ("<|eot_id|>a 12", ""),
+        ("a 12", "a 12"),
+        ("a<|start_header_id|> 12<|mdm_mask|>\n<|eot_id|>", "a 12\n"),
+    ],
+)
+def test_a_chat_answer_ends_at_its_first_end_token_and_holds_no_special_token(chat_tokenizer, response, text):
+    tokens = chat_tokenizer(response, add_special_tokens=False).input_ids
+    prompts = encode(chat_tokenizer, chat_task(), [PUZZLE], response_length=len(tokens))
+    answered = prompts.tokens.masked_scatter(prompts.response_mask, torch.tensor(tokens))
+    assert decode(chat_tokenizer, answered, prompts.attention_mask, prompts.prompt_mask) == [text]
+
+
+def test_what_a_chat_task_needs_and_does_not_have_is_one_clear_line(chat_tokenizer):
+    for tokenizer, task, length, message in (
+        (build_tokenizer(), chat_task(), 8, "no chat template"),
+        (chat_tokenizer, chat_task(), None, "give sampler.response_length"),
+        (build_tokenizer(), Sudoku(TaskConfig()), 8, "sampler.response_length=8: .* use null"),
+        (chat_tokenizer, chat_task(), 0, "nothing to generate"),
+    ):
+        with pytest.raises(ValueError, match=message) as caught:
+            encode(tokenizer, task, [PUZZLE], length)
+        assert "\n" not in str(caught.value)
+
+
+def test_the_toy_layouts_work_with_a_chat_tokenizer_too(chat_tokenizer):
+    prompts = encode(chat_tokenizer, Sudoku(TaskConfig()), [PUZZLE])
+    assert prompts.response_mask[0].nonzero().flatten().tolist() == [2, 3] and prompts.tokens.shape == (1, 16)
+
+
+def test_only_the_toy_layouts_have_an_alphabet():
+    assert Sudoku.alphabet == Sudoku(TaskConfig()).alphabet == Sudoku(TaskConfig(generate="all")).alphabet == "1234"
+    assert chat_task().alphabet is None and chat_task().template(PUZZLE) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "solved", "cells"),
+    [
+        (f"<reasoning>\nso\n</reasoning>\n<answer>\n{GRID}\n</answer>", True, 1.0),
+        ("<answer>1 2 3 4\n3412\t2143\n4321\n</answer> and so on 9", True, 1.0),  # white space does not count
+        (f"<answer>{GRID}", True, 1.0),  # not closed
+        (f"<answer>{GRID[::-1]}</answer><answer>{GRID}</answer>", True, 1.0),  # the last one counts
+        (f"<answer>{GRID}</answer><answer>", False, 0.0),
+        (GRID, False, 0.0),  # no answer at all
+        (f"{GRID}</answer>", False, 0.0),
+        (f"<answer>{GRID}1</answer>", False, 1.0),  # 17 digits: cut for `cells`, wrong for `solved`
+        ("<answer>123</answer>", False, 0.5),  # padded: cell 2 right, cell 3 missing
+        (f"<answer>The grid: {GRID}</answer>", False, 0.0),
+        ("<answer>1243341221434321</answer>", False, 0.0),
+        ("<answer>4134341221434321</answer>", False, 1.0),  # blanks right, a clue changed
+        ("", False, 0.0),
+        ("<answer></answer>", False, 0.0),
+        ("</answer><answer>\x00é數</answer>", False, 0.0),
+    ],
+)
+def test_a_chat_answer_is_what_stands_between_the_last_answer_tags(text, solved, cells):
+    assert chat_task().grade(PUZZLE, text).correct is solved
+    assert chat_task().grade(PUZZLE, text).kind == "2 blanks"
+    assert chat_task().reward(PUZZLE, text) == {"solved": float(solved)}
+    assert chat_task(reward="cells").reward(PUZZLE, text) == {"cells": cells}
+
+
+def test_a_chat_answer_is_shown_as_its_board():
+    task = chat_task()
+    board = "1 2 | 3 4\n3 4 | 1 2\n----+----\n2 1 | 4 3\n4 3 | 2 1"
+    assert task.show(PUZZLE, f"thinking <answer>\n{GRID}\n</answer>") == board
+    assert task.show(task.parse(PUZZLE.puzzle)) == board.replace("1 2 | 3 4\n3", "1 2 | . .\n3")
+    assert len(task.show(PUZZLE, "no answer").splitlines()) == 5

@@ -48,16 +48,16 @@ def encode(tokenizer, task, items: list, response_length: int | None = None) -> 
     """
     rows = []
     for item in items:
-        prompt, response = task.prompt(item), task.template(item)
+        prompt, template = task.prompt(item), task.template(item)
         if not isinstance(prompt, str):
             prompt = chat_text(tokenizer, prompt)
-        if response is None and response_length is None:
+        if template is None and response_length is None:
             raise ValueError("an answer of this task can have any length: give sampler.response_length, in tokens")
-        if response is not None and response_length is not None:
+        if template is not None and response_length is not None:
             raise ValueError(f"sampler.response_length={response_length}: the template of this task says what is generated; use null")
-        response = BLANK * response_length if response is None else response
-        response = response.replace(BLANK, tokenizer.mask_token)
-        prompt, response = tokenizer([prompt, response], add_special_tokens=False).input_ids
+        template = BLANK * response_length if template is None else template
+        texts = [prompt, template.replace(BLANK, tokenizer.mask_token)]
+        prompt, response = tokenizer(texts, add_special_tokens=False).input_ids
         if tokenizer.mask_token_id not in response:
             raise ValueError(f"item {item!r} has nothing to generate")
         rows.append((prompt, response))

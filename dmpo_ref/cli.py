@@ -8,6 +8,8 @@ import json
 import sys
 from pathlib import Path
 
+import torch
+
 from dmpo_ref.config import describe_options, load_config, load_options
 from dmpo_ref.run import Interrupted
 
@@ -15,6 +17,9 @@ EXAMPLES = {
     "train": "dmpo train toy_sudoku output=runs/mine weight.baseline=uniform train.rounds=30",
     "sample": "dmpo sample toy_sudoku --item 0 --num-samples 3\n  dmpo sample toy_sudoku --puzzle 2341002300323214 model.path=runs/mine",
     "evaluate": "dmpo evaluate toy_sudoku model.path=runs/mine evaluation.sampler.name=confidence evaluation.sampler.temperature=0",
+    "plan": "dmpo plan toy_sudoku --gpu-memory 24 train.num_rollouts=64",
+    "export": "dmpo export runs/mine runs/mine_merged --merge",
+    "bench": "dmpo bench loss",
     "demo": "dmpo demo --output runs/demo",
     "pretrain-toy": "dmpo pretrain-toy output=runs/pretrain_toy correct_share=0.2",
 }
@@ -35,6 +40,9 @@ def main(arguments: list[str] | None = None) -> int:
         return complain(str(stopped), code=130)
     except KeyboardInterrupt:
         return complain("stopped; what was saved last stands, the same command with --resume goes on from there", code=130)
+    except torch.OutOfMemoryError:
+        settings = "sampler.micro_batch, train.score_micro_batch or loss.micro_batch"
+        return complain(f"out of memory; lower {settings}, or set model.gradient_checkpointing=true (see dmpo plan)", code=2)
     except (ValueError, OSError) as error:
         if args.traceback:
             raise
@@ -49,7 +57,7 @@ def complain(message: str, *, code: int) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser with its five commands."""
+    """The parser with its commands."""
     parser = argparse.ArgumentParser(
         prog="dmpo", description="Distribution Matching Policy Optimization for masked diffusion language models."
     )
@@ -81,6 +89,26 @@ def build_parser() -> argparse.ArgumentParser:
     command = add("evaluate", run_evaluate, "Accuracy on the test items with the sampler of `evaluation.sampler`.", config=True)
     command.add_argument("--json", metavar="FILE", help="also write the result and every answer to this file")
     command.add_argument("overrides", nargs="*", metavar="key=value")
+
+    command = add(
+        "plan", run_plan, "Forecast parameters, memory, forward passes and time of a round, without loading weights.", config=True
+    )
+    command.add_argument("--prompt-length", type=int, help="tokens of the longest prompt (default 256, or what the model has room for)")
+    command.add_argument("--flops", type=float, default=400e12, help="bf16 operations per second of one GPU (default 400e12, an H100)")
+    command.add_argument("--bandwidth", type=float, default=3.3e12, help="bytes per second from its memory (default 3.3e12, an H100)")
+    command.add_argument("--gpu-memory", type=float, default=80.0, help="memory of one GPU in GB of 10^9 bytes (default 80)")
+    command.add_argument("--num-processes", type=int, default=1, help="GPUs that share the prompts of a round (default 1)")
+    command.add_argument("overrides", nargs="*", metavar="key=value")
+
+    command = add(
+        "export", run_export, "Write the policy of a run as a plain checkpoint, or its adapters as plain PEFT adapters.", config=False
+    )
+    command.add_argument("source", metavar="RUN", help="folder of a run or of one of its checkpoints")
+    command.add_argument("target", metavar="OUTPUT", help="folder to write; must not exist")
+    command.add_argument("--merge", action="store_true", help="add the adapters to the weights of their base")
+
+    command = add("bench", run_bench, "Measure this library against the straightforward way of doing the same.", config=False)
+    command.add_argument("name", choices=["loss"], help="loss: one step with LLaDA's vocabulary, chunked against all logits")
 
     command = add("demo", run_demo, "The method on the toy in two acts: solve rate on Sudoku, exact KL on one puzzle.", config=False)
     command.add_argument("--output", default="runs/demo", help="folder of the results (default runs/demo); a finished one is shown again")
@@ -114,6 +142,8 @@ def run_train(args: argparse.Namespace) -> None:
 
     config = load_config(args.config, *args.overrides)
     trained = train(config, resume=args.resume)
+    if not trained.is_main:
+        return
     if trained.metrics:
         last = trained.metrics[-1]
         print(f"reward {last['reward']:.3f} in the last round, test accuracy {last['evaluation/accuracy']:.3f}")
@@ -177,6 +207,30 @@ def load_for_inference(config):
     task, (policy, tokenizer) = build_task(config.task), load_policy(config.model, device)
     full = config.model.vocabulary == "full"
     return task, policy, tokenizer, build_vocabulary(tokenizer, policy.config.embedding_size, alphabet=task.alphabet, full=full)
+
+
+def run_plan(args: argparse.Namespace) -> None:
+    """`dmpo plan`."""
+    from dmpo_ref.plan import format_plan, make_plan
+
+    options = {"flops": args.flops, "bandwidth": args.bandwidth, "num_processes": args.num_processes}
+    plan = make_plan(load_config(args.config, *args.overrides), prompt_length=args.prompt_length, **options)
+    print(format_plan(plan, args.gpu_memory))
+
+
+def run_export(args: argparse.Namespace) -> None:
+    """`dmpo export`."""
+    from dmpo_ref.policy import export
+
+    kind = export(Path(args.source), Path(args.target), merge=args.merge)
+    print(f"{kind} in {args.target}")
+
+
+def run_bench(args: argparse.Namespace) -> None:
+    """`dmpo bench`."""
+    from dmpo_ref.bench import bench_loss
+
+    print(bench_loss())
 
 
 def run_demo(args: argparse.Namespace) -> None:

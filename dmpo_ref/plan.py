@@ -24,9 +24,9 @@ BANDWIDTH = 3.3e12  # bytes per second from the memory of an H100; an H200 has 4
 KNOWN_8B = "GSAI-ML/LLaDA"
 PROMPT_LENGTH, RESPONSE_LENGTH = 256, 16  # tokens, where neither config nor command line says
 OVERHEAD = 2e9  # bytes of CUDA context, library workspaces and allocator slack; a rough allowance
-# Bytes a sampled position needs for each of the V tokens, at most: logits and their restricted copy (4 + 4), and the
-# float64 log-probability, CDF, logits and softmax that `samplers.propose` holds at its end (4 · 8).
-SAMPLER_BYTES = 40
+# Bytes a position of one chunk of `samplers.propose` needs for each of the V tokens, at most: the restricted logits (4), and
+# their float64 copy, log-probability, CDF and softmax (4 · 8). The logits of all positions come on top.
+SAMPLER_BYTES = 36
 NF4_BYTES = 0.5 + 4 / 64  # a weight in 4 bits, and one float32 scale for 64 of them
 ADVICE = {
     "sampling": "sampler.micro_batch",
@@ -167,7 +167,9 @@ def make_plan(
         activations_checkpointed=step.batch * (inputs + block + final),
         checkpointing=options.gradient_checkpointing,
         # No gradient: what one block would have kept bounds what it holds while it runs. The uniforms are float64, [T + 1, S].
-        sampling=sample.batch * (block + sample.scored * V * SAMPLER_BYTES) + sample.rows * (sample.repeats + 1) * S * 8,
+        sampling=sample.batch * (block + sample.scored * V * element)
+        + min(sample.batch * sample.scored, chunk_size(V)) * V * SAMPLER_BYTES
+        + sample.rows * (sample.repeats + 1) * S * 8,
         scoring=max((p.batch for p in scoring), default=0) * block + (logits if scoring else 0),
         backward=step.batch * block + logits + head_gradient,
         logits=logits,

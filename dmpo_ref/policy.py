@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -116,6 +118,40 @@ def add_adapters(model: LLaDAModelLM, config: ModelConfig, *, seed: int) -> Modu
     with torch.random.fork_rng():
         torch.manual_seed(stream(seed, "adapters").initial_seed())
         return get_peft_model(model, lora)
+
+
+def export(source: Path, target: Path, *, merge: bool) -> str:
+    """Write a policy and its tokenizer as a plain Hugging Face or PEFT folder, completely or not at all.
+
+    Args:
+        merge: add the adapters to the weights of their base.
+
+    Returns:
+        What was written, in words.
+
+    Raises:
+        FileNotFoundError: no checkpoint at the source.
+        ValueError: the target exists, or there are no adapters to merge.
+    """
+    if target.exists():
+        raise ValueError(f"{target} exists; give a folder that does not")
+    folder = latest_checkpoint(source) or source
+    has_adapters = (folder / "adapter_config.json").is_file()
+    if merge and not has_adapters:
+        raise ValueError(f"{source} has no adapters to merge; it is a full checkpoint already, export it without --merge")
+    base = folder
+    if has_adapters:
+        base = Path(json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"])
+    dtype = "float32"
+    if (base / "config.json").is_file():
+        dtype = json.loads((base / "config.json").read_text(encoding="utf-8")).get("dtype") or dtype
+    model, tokenizer = load_policy(ModelConfig(path=str(folder), dtype=dtype), torch.device("cpu"))
+    temporary = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    (model.merge_and_unload() if merge else model).save_pretrained(temporary)
+    tokenizer.save_pretrained(temporary)
+    temporary.rename(target)
+    return "merged checkpoint" if merge else "adapters" if has_adapters else "checkpoint"
 
 
 class FrozenReference:

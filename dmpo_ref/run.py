@@ -62,7 +62,9 @@ class Run:
         if config.model.lora_rank and found is None:
             policy = add_adapters(policy, config.model, seed=config.seed)
         if config.model.gradient_checkpointing:
-            policy.gradient_checkpointing_enable({"use_reentrant": False})
+            # The name that Transformers has given it since, or the one that it had in 5.0.
+            enable = getattr(policy, "activation_checkpointing_enable", policy.gradient_checkpointing_enable)
+            enable({"use_reentrant": False})
         self.vocabulary = build_vocabulary(
             self.tokenizer, policy.config.embedding_size, alphabet=self.task.alphabet, full=config.model.vocabulary == "full"
         )
@@ -98,7 +100,7 @@ class Run:
             check_sampling(sampler, encode(self.tokenizer, self.task, items).response_mask.sum(dim=-1))
 
     def _count_forward_passes(self) -> None:
-        """Count every call of the policy and the reference: sampling, scoring, gradient steps, evaluation."""
+        """Count every call of the policy and the reference on this process: sampling, scoring, gradient steps, evaluation."""
         models = [self.policy]
         if isinstance(self.reference, FrozenReference):
             models.append(self.reference.copy)
@@ -199,9 +201,15 @@ class Run:
         """Metrics averaged over the processes, which have equally many prompts each."""
         if self.accelerator.num_processes == 1:
             return values
-        numbers = {name: value for name, value in values.items() if value is not None}
+        numbers = {name: value for name, value in values.items() if isinstance(value, float)}
         averaged = self.accelerator.reduce(torch.tensor(list(numbers.values()), dtype=torch.float64, device=self.device), "mean")
         return values | dict(zip(numbers, averaged.tolist(), strict=True))
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is so on any process."""
+        if self.accelerator.num_processes == 1:
+            return flag
+        return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.device), "sum"))
 
     def evaluate(self):
         """Evaluation of the current policy on the test items, as the config says."""

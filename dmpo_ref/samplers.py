@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from dmpo_ref.config import SamplerConfig
+from dmpo_ref.head import chunk_size
 from dmpo_ref.likelihood import Vocabulary
 from dmpo_ref.masking import uniforms_at
 from dmpo_ref.rollout import Prompts, Rollout
@@ -129,7 +130,7 @@ def fill(
         else:
             scored = chosen = largest(uniform[:, -1], candidate, schedule.quota[:, t])
         logits = model(input_ids=tokens, attention_mask=prompts.attention_mask, select=scored).logits
-        proposal, log_p, confidence = propose(vocabulary.restrict(logits), config.temperature, uniform[:, t][scored])
+        proposal, log_p, confidence = propose(logits, vocabulary, config.temperature, uniform[:, t][scored])
         proposed = tokens.masked_scatter(scored, proposal)
         if config.name == "confidence":
             chosen = largest(scatter(confidence, scored, -1.0), candidate, schedule.quota[:, t])
@@ -162,19 +163,28 @@ def block_schedule(config: SamplerConfig, response_mask: Tensor, num_steps: int)
     return Schedule(block, current, torch.where(current * block_length < length, quota, 0))
 
 
-def propose(logits: Tensor, temperature: float, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw one token for each of K positions.
+def propose(logits: Tensor, vocabulary: Vocabulary, temperature: float, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw one token for each of K positions, a chunk of positions at a time: float64 copies of all logits could be large.
 
     Args:
-        logits: [K, V], −∞ where a token is not allowed.
+        logits: [K, V] of the model.
         uniform: [K] on [0, 1), float64.
 
     Returns:
-        token: [K], from softmax(logits / T) by inverse CDF in float64; the most probable one at T = 0.
+        token: [K], from softmax(logits / T) over the allowed tokens by inverse CDF in float64; the most probable at T = 0.
         log_prob: [K] float64, its log-probability under softmax(logits / T) (under T = 1 when T = 0).
-        confidence: [K], its probability under softmax(logits).
+        confidence: [K] float64, its probability under softmax(logits).
     """
-    log_p = (logits.double() / (temperature or 1.0)).log_softmax(dim=-1)
+    size = chunk_size(logits.shape[-1])
+    parts = zip(logits.split(size), uniform.split(size), strict=True)
+    drawn = [draw(vocabulary.restrict(part).double(), temperature, u) for part, u in parts]
+    token, log_prob, confidence = (torch.cat(values) for values in zip(*drawn, strict=True))
+    return token, log_prob, confidence
+
+
+def draw(logits: Tensor, temperature: float, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`propose` for one chunk of logits, float64 and −∞ where a token is not allowed."""
+    log_p = (logits / (temperature or 1.0)).log_softmax(dim=-1)
     if temperature == 0:
         token = logits.argmax(dim=-1, keepdim=True)
     else:
@@ -184,7 +194,7 @@ def propose(logits: Tensor, temperature: float, uniform: Tensor) -> tuple[Tensor
         # positive probability; the clamp is for NaN logits, which `sample` reports.
         below = torch.minimum(uniform.unsqueeze(-1) * total, torch.nextafter(total, torch.zeros_like(total)))
         token = torch.searchsorted(cdf, below, right=True).clamp(max=logits.shape[-1] - 1)
-    confidence = logits.double().softmax(dim=-1).gather(-1, token)
+    confidence = logits.log_softmax(dim=-1).gather(-1, token).exp()
     return token.squeeze(-1), log_p.gather(-1, token).squeeze(-1), confidence.squeeze(-1)
 
 

@@ -40,12 +40,14 @@ from dmpo_ref.weights import (
 
 @dataclass
 class Trained:
-    """What `train` returns: the policy with its tokenizer, the metrics of every step, and the folder of the run."""
+    """What `train` returns: the policy with its tokenizer, the metrics of every step, the folder of the run, and whether
+    this is the process that writes to it."""
 
     policy: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     metrics: list[dict[str, Any]]
     output: Path
+    is_main: bool
 
 
 def train(
@@ -84,15 +86,16 @@ def train(
             run.round += 1
             run.resync_reference()
             metrics += run.record(collected, steps, on_round)
-            run.save(now=stop.requested)
+            stopping = run.any(stop.requested)
+            run.save(now=stopping)
             bar.set_postfix(reward=collected["reward"], ess=collected["ess"])
             bar.update()
-            if stop.requested and run.round < rounds:
+            if stopping and run.round < rounds:
                 raise Interrupted(
                     f"stopped after round {run.round} of {rounds}, saved in {run.output}; the same command with --resume goes on"
                 )
     run.accelerator.end_training()
-    return Trained(run.policy, run.tokenizer, metrics, run.output)
+    return Trained(run.policy, run.tokenizer, metrics, run.output, run.is_main)
 
 
 def collect(run: Run) -> tuple[Experience, dict[str, float]]:

@@ -9,7 +9,8 @@ import torch
 from dmpo_ref.config import SamplerConfig, TaskConfig
 from dmpo_ref.likelihood import build_vocabulary
 from dmpo_ref.masking import stream
-from dmpo_ref.samplers import propose, sample
+from dmpo_ref import samplers
+from dmpo_ref.samplers import sample
 from dmpo_ref.tasks.sudoku import Puzzle, Sudoku
 from tests.helpers import MASK, Dummy, chi_square_p_value, log_softmax, make_prompts, plain_path_log_prob, tiny_model, vocabulary
 from toy.oracle import exact_distribution
@@ -265,7 +266,7 @@ def test_the_ends_of_the_uniform_interval_give_tokens_of_positive_probability():
     """u = 0 where the first rows are forbidden, the largest double below 1 where the last ones are, and a jump of the CDF."""
     logits = torch.tensor([-torch.inf, -torch.inf, 0.3, 0.1, -0.4, -torch.inf], dtype=torch.float64).expand(3, -1)
     jump = logits[0].softmax(dim=-1).cumsum(dim=-1)[2].item()  # the token whose CDF exceeds u comes after the one that equals it
-    token, log_prob, _ = propose(logits, 1.0, torch.tensor([0.0, 1 - 2**-53, jump], dtype=torch.float64))
+    token, log_prob, _ = samplers.draw(logits, 1.0, torch.tensor([0.0, 1 - 2**-53, jump], dtype=torch.float64))
     assert token.tolist() == [2, 4, 3]
     np.testing.assert_allclose(log_prob.numpy(), log_softmax(np.array([0.3, 0.1, -0.4]))[[0, 2, 1]])
 

@@ -73,7 +73,7 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
 )
-# The same of the official tokenizer_config.json; it does not say which token is the mask, only the model's config does.
+# What matters of the official tokenizer_config.json; it does not say which token is the mask, only the model's config does.
 OFFICIAL_TOKENIZER_FIELDS = {
     "add_bos_token": False,
     "add_eos_token": False,
@@ -90,7 +90,8 @@ OFFICIAL_TOKENIZER_FIELDS = {
     "trust_remote_code": True,
     "vocab_file": None,
 }
-# What the byte pairs are learned from: enough that a prompt in English takes about half as many tokens as bytes.
+# What the byte pairs are learned from: a prompt in English then takes about half as many tokens as bytes. No digits, so each
+# stays one token.
 SENTENCES = (
     "Think step by step between <reasoning> and </reasoning>, then give the answer between <answer> and </answer>.",
     "Each row, each column and each box of the puzzle must hold the digits once; the other cells stay as they are.",
@@ -162,9 +163,7 @@ def make_checkpoint(
 def build_tokenizer() -> Tokenizer:
     """Byte-level BPE with LLaDA's special tokens: any text survives it, and each digit is one token."""
     words = Tokenizer(models.BPE())
-    words.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
+    words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     words.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     words.train_from_iterator(SENTENCES, trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, show_progress=False))

@@ -170,7 +170,7 @@ def run_sample(args: argparse.Namespace) -> None:
         if not 0 <= args.item < len(items):
             raise ValueError(f"--item {args.item}: {config.task.test} has the items 0 to {len(items) - 1}")
         item = items[args.item]
-    prompts = encode(tokenizer, task, [item]).to(policy.device)
+    prompts = encode(tokenizer, task, [item], config.sampler.response_length).to(policy.device)
     generators = [stream(config.seed, "sample")]
     rollout = sample(policy, prompts, config.sampler, vocabulary, num_rollouts=args.num_samples, generators=generators)
     print(task.show(item))

@@ -57,7 +57,7 @@ def evaluate(
     for start in tqdm(starts, desc="evaluate", disable=None if len(starts) > 1 else True, leave=False):
         batch = items[start : start + ITEMS_PER_BATCH]
         generators = [stream(seed, "evaluate", start + i) for i in range(len(batch))]
-        prompts = encode(tokenizer, task, batch).to(device)
+        prompts = encode(tokenizer, task, batch, sampler.response_length).to(device)
         rollout = sample(model, prompts, sampler, vocabulary, num_rollouts=num_samples, generators=generators)
         forwards += rollout.forwards
         for item, texts in zip(batch, answer_texts(tokenizer, rollout), strict=True):

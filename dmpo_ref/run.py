@@ -97,7 +97,12 @@ class Run:
         """Refuse a sampler that does not fit the response of some item before the first round, not in the hundredth."""
         config, test = self.config, self.test_items[: self.config.evaluation.num_items]
         for sampler, items in ((config.sampler, self.train_items), (config.evaluation.sampler, test)):
-            check_sampling(sampler, encode(self.tokenizer, self.task, items).response_mask.sum(dim=-1))
+            prompts = encode(self.tokenizer, self.task, items, sampler.response_length)
+            longest, most = prompts.tokens.shape[1], self.policy.config.max_sequence_length
+            if longest > most:
+                room = f"the model's max_sequence_length is {most}; lower sampler.response_length"
+                raise ValueError(f"a prompt with its response has {longest} tokens, {room}")
+            check_sampling(sampler, prompts.response_mask.sum(dim=-1))
 
     def _count_forward_passes(self) -> None:
         """Count every call of the policy and the reference on this process: sampling, scoring, gradient steps, evaluation."""

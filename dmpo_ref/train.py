@@ -102,7 +102,7 @@ def collect(run: Run) -> tuple[Experience, dict[str, float]]:
     """One round's experience: rollouts of p_old, their rewards, ℓ, w and w_base; with its metrics."""
     config = run.config
     items, position = run.next_prompts()
-    prompts = encode(run.tokenizer, run.task, items).to(run.device)
+    prompts = encode(run.tokenizer, run.task, items, config.sampler.response_length).to(run.device)
     generators = [stream(config.seed, "rollout", p) for p in position]
     rollout = sample(run.policy, prompts, config.sampler, run.vocabulary, num_rollouts=config.train.num_rollouts, generators=generators)
     reward, components = run.score_rewards(items, answer_texts(run.tokenizer, rollout))

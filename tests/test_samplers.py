@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from dmpo_ref import samplers
 from dmpo_ref.config import SamplerConfig, TaskConfig
 from dmpo_ref.likelihood import build_vocabulary
 from dmpo_ref.masking import stream
-from dmpo_ref import samplers
 from dmpo_ref.samplers import sample
 from dmpo_ref.tasks.sudoku import Puzzle, Sudoku
 from tests.helpers import MASK, Dummy, chi_square_p_value, log_softmax, make_prompts, plain_path_log_prob, tiny_model, vocabulary

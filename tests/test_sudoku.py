@@ -267,7 +267,7 @@ def test_only_the_toy_layouts_have_an_alphabet():
         (f"{GRID}</answer>", False, 0.0),
         (f"<answer>{GRID}1</answer>", False, 1.0),  # 17 digits: cut for `cells`, wrong for `solved`
         ("<answer>123</answer>", False, 0.5),  # padded: cell 2 right, cell 3 missing
-        (f"<answer>The grid: {GRID}</answer>", False, 0.0),
+        (f"<answer>The grid: {GRID}</answer>", False, 1.0),  # `cells` reads the digits alone
         ("<answer>1243341221434321</answer>", False, 0.0),
         ("<answer>4134341221434321</answer>", False, 1.0),  # blanks right, a clue changed
         ("", False, 0.0),

@@ -55,9 +55,10 @@ def encode(tokenizer, task, items: list, response_length: int | None = None) -> 
             raise ValueError("an answer of this task can have any length: give sampler.response_length, in tokens")
         if template is not None and response_length is not None:
             raise ValueError(f"sampler.response_length={response_length}: the template of this task says what is generated; use null")
-        template = BLANK * response_length if template is None else template
-        texts = [prompt, template.replace(BLANK, tokenizer.mask_token)]
+        texts = [prompt, (template or "").replace(BLANK, tokenizer.mask_token)]
         prompt, response = tokenizer(texts, add_special_tokens=False).input_ids
+        if template is None:
+            response = [tokenizer.mask_token_id] * response_length
         if tokenizer.mask_token_id not in response:
             raise ValueError(f"item {item!r} has nothing to generate")
         rows.append((prompt, response))

@@ -105,8 +105,9 @@ class Sudoku:
         """Reward by component, their sum is r: `solved` 1 or 0, or `cells`, the share of blanks filled as in the solution."""
         grid = self.extract(text)
         if self.config.reward == "cells":
-            # A grid that is too short or too long is compared as far as both go.
-            right = sum(a == s for a, s, p in zip(grid, item.solution, item.puzzle, strict=False) if p == "0")
+            # As published: digits only, whatever stands between them; compared as far as both go.
+            digits = [c for c in grid if c.isdecimal()]
+            right = sum(a == s for a, s, p in zip(digits, item.solution, item.puzzle, strict=False) if p == "0")
             return {"cells": right / item.num_blanks}
         return {"solved": float(is_solution(item.puzzle, grid))}
 

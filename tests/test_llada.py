@@ -1,0 +1,139 @@
+"""The small checkpoint of the official layout through the same commands as the toy: another config file, no other code."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dmpo_ref.cli import main
+from dmpo_ref.config import ModelConfig, load_config
+from dmpo_ref.policy import latest_checkpoint, load_policy
+from dmpo_ref.tasks.sudoku import read_puzzles, write_puzzles
+from dmpo_ref.train import train
+from toy.small_llada import make_checkpoint
+
+SMALL = ["sampler.response_length=16", "sampler.block_length=8", "sampler.steps=8", "evaluation.sampler.response_length=16",
+         "evaluation.sampler.block_length=8", "evaluation.sampler.steps=4", "evaluation.num_items=2", "train.rounds=4",
+         "train.prompts_per_round=2", "train.num_rollouts=4", "train.steps_per_round=2", "train.checkpoint_every=1",
+         "train.score_micro_batch=5", "loss.micro_batch=3", "sampler.micro_batch=3", "optimizer.learning_rate=1e-3", "device=cpu",
+         "threads=1"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return make_checkpoint(tmp_path_factory.mktemp("small") / "llada", d_model=32, n_heads=4, n_kv_heads=2)
+
+
+def overrides(checkpoint, output, *more):
+    puzzles = checkpoint.parent / "puzzles.csv"
+    if not puzzles.exists():
+        write_puzzles(puzzles, read_puzzles("toy/data/train.csv")[:40])
+    return [*SMALL, f"model.path={checkpoint}", f"output={output}", f"task.train={puzzles}", *more]
+
+
+def metrics(output):
+    lines = (output / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
+
+
+FULL = ["model.lora_rank=0", "model.dtype=float32"]
+LORA = ["model.lora_rank=4", "model.dtype=float32"]
+
+
+def test_kill_resume_evaluate_export_reload_with_lora(checkpoint, tmp_path, capsys):
+    """A real process and SIGKILL: the resumed run ends with the numbers of one that was never killed."""
+    whole = train(load_config("llada_sudoku", *overrides(checkpoint, tmp_path / "whole", *LORA)))
+    output = tmp_path / "killed"
+    command = [sys.executable, "-m", "dmpo_ref", "train", "llada_sudoku", *overrides(checkpoint, output, *LORA)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 90
+    while latest_checkpoint(output) is None:
+        assert process.poll() is None, process.stderr.read().decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert main(["train", "llada_sudoku", "--resume", *overrides(checkpoint, output, *LORA)]) == 0
+    assert metrics(output) == metrics(tmp_path / "whole")
+    adapters = load_file(latest_checkpoint(output) / "adapter_model.safetensors")
+    for name, value in load_file(latest_checkpoint(tmp_path / "whole") / "adapter_model.safetensors").items():
+        assert torch.equal(adapters[name], value)
+
+    evaluate = ["evaluate", "llada_sudoku", *SMALL, "model.dtype=float32", "--json", str(tmp_path / "result.json")]
+    assert main([*evaluate, f"model.path={output}"]) == 0
+    answers = json.loads((tmp_path / "result.json").read_text())["answers"]
+    assert len(answers) == 2
+    for name, flags in (("adapters", []), ("merged", ["--merge"])):
+        assert main(["export", str(output), str(tmp_path / name), *flags]) == 0
+        assert main([*evaluate, f"model.path={tmp_path / name}"]) == 0
+        assert json.loads((tmp_path / "result.json").read_text())["answers"] == answers, name
+    merged, _ = load_policy(ModelConfig(path=str(tmp_path / "merged")), torch.device("cpu"))
+    tokens = torch.randint(0, 300, (2, 12), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(merged(input_ids=tokens).logits, whole.policy(input_ids=tokens).logits, rtol=1e-4, atol=1e-4)
+    assert main(["export", str(output), str(tmp_path / "merged"), "--merge"]) == 2
+    assert "exists; give a folder that does not" in capsys.readouterr().err
+
+
+def test_full_fine_tuning_resumes_and_keeps_the_official_config(checkpoint, tmp_path):
+    class Stopped(Exception):
+        pass
+
+    def stop(done, policy):
+        if done == 2:
+            raise Stopped
+        return {}
+
+    whole = train(load_config("llada_sudoku", *overrides(checkpoint, tmp_path / "whole", *FULL)))
+    config = load_config("llada_sudoku", *overrides(checkpoint, tmp_path / "stopped", *FULL))
+    with pytest.raises(Stopped):
+        train(config, on_round=stop)
+    resumed = train(config, resume=True)
+    assert all(torch.equal(a, b) for a, b in zip(whole.policy.parameters(), resumed.policy.parameters(), strict=True))
+    assert metrics(tmp_path / "stopped") == metrics(tmp_path / "whole")
+    official = json.loads((checkpoint / "config.json").read_text())
+    saved = json.loads((latest_checkpoint(tmp_path / "whole") / "config.json").read_text())
+    changed = {"auto_map", "torch_dtype", "transformers_version"}
+    assert {k: saved[k] for k in official if k not in changed} == {k: v for k, v in official.items() if k not in changed}
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_bfloat16_weights_train_with_float32_adapters_and_log_probabilities(checkpoint, tmp_path, dtype):
+    config = load_config(
+        "llada_sudoku", *overrides(checkpoint, tmp_path / "run", "model.lora_rank=4", f"model.dtype={dtype}", "train.rounds=1")
+    )
+    trained = train(config)
+    kinds = {("lora_" in name, p.dtype) for name, p in trained.policy.named_parameters()}
+    assert kinds == {(False, getattr(torch, dtype)), (True, torch.float32)}
+    assert all(torch.isfinite(torch.tensor(entry["loss"])) for entry in trained.metrics)
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["sampler.response_length=null"], "give sampler.response_length"),
+        (["sampler.response_length=4000"], r"a prompt with its response has 4\d\d\d tokens, the model's max_sequence_length is \d+"),
+        (["sampler.block_length=7"], "block_length=7 does not divide a response of 16 positions"),
+        (["model.lora_targets=[gate_proj]"], "'gate_proj' matches no layer"),
+        (["task.generate=blanks"], "sampler.response_length=16: the template of this task says what is generated"),
+    ],
+)
+def test_mistakes_are_one_line(checkpoint, tmp_path, capsys, extra, message):
+    import re
+
+    assert main(["train", "llada_sudoku", *overrides(checkpoint, tmp_path / "run", *extra)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert re.search(message, error), error
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_preset_can_be_planned_without_weights_or_network(capsys):
+    assert main(["plan", "llada_sudoku"]) == 0
+    assert "fits" in capsys.readouterr().out

@@ -6,6 +6,7 @@ import copy
 import json
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,7 +42,8 @@ def load_policy(config: ModelConfig, device: torch.device, *, trainable: bool = 
         base = PeftConfig.from_pretrained(str(path)).base_model_name_or_path
         model = load_base(ModelConfig(**{**vars(config), "path": base}), device)
         try:
-            model = PeftModel.from_pretrained(model, str(path), is_trainable=trainable)
+            with quiet():
+                model = PeftModel.from_pretrained(model, str(path), is_trainable=trainable)
         except (RuntimeError, ValueError, SafetensorError) as error:
             raise ValueError(f"model.path={config.path}: the adapters do not fit their base {base}: {first_line(error)}") from error
     else:
@@ -115,9 +117,17 @@ def add_adapters(model: LLaDAModelLM, config: ModelConfig, *, seed: int) -> Modu
         # By the whole path: the vocabulary head has the same last name as a layer of the blocks.
         target_modules=rf".*\.blocks\.\d+\.({'|'.join(config.lora_targets)})",
     )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), quiet():
         torch.manual_seed(stream(seed, "adapters").initial_seed())
         return get_peft_model(model, lora)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """PEFT still asks Transformers by names that Transformers has deprecated; that is nothing a user could mend."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def export(source: Path, target: Path, *, merge: bool) -> str:

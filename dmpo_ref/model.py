@@ -7,7 +7,9 @@ Python to be run on loading; it is never run, this file takes its place.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -145,6 +147,9 @@ class LLaDAModelLM(PreTrainedModel):
         targets: Tensor | None = None,
         allowed: Tensor | None = None,
         temperature: float = 1.0,
+        cache: KeyValueCache | None = None,
+        position_ids: Tensor | None = None,
+        visible: Tensor | None = None,
         **_ignored_by_transformers,
     ) -> Prediction:
         """Logits at every position, or at the selected ones only; or the log-probabilities of given tokens there.
@@ -156,6 +161,10 @@ class LLaDAModelLM(PreTrainedModel):
             select: [B, S] bool; the vocabulary projection is computed at these K positions alone.
             targets: [K] ids of tokens to score at the selected positions, in row-major order.
             allowed, temperature: with `targets`: the [V] tokens that the softmax runs over, and its T > 0.
+            cache: keys and values to record, or to use; then `input_ids` and `select` are those of the fed slots only, while
+                `attention_mask` is still that of the whole sequence.
+            position_ids: [B, S], instead of counting what the attention mask does not hide.
+            visible: [B, S, S] bool, which position (second to last axis) attends to which; instead of the attention mask.
 
         Returns:
             `.logits`: [B, S, V], or [K, V] with `select`. V is `embedding_size`; see `likelihood.Vocabulary` for the
@@ -170,7 +179,7 @@ class LLaDAModelLM(PreTrainedModel):
                 f"{self.config.max_sequence_length}; shorten the prompt or the response"
             )
         transformer = self.model["transformer"]
-        hidden = transformer(input_ids, attention_mask)
+        hidden = transformer(input_ids, attention_mask, cache, position_ids, visible)
         hidden = hidden if select is None else hidden[select]
         if targets is None:
             return Prediction(logits=transformer.ff_out(hidden))
@@ -206,29 +215,70 @@ class Transformer(nn.Module):
         self.ln_f = RMSNorm(config.d_model, config.rms_norm_eps)
         self.ff_out = nn.Linear(config.d_model, config.embedding_size, bias=False)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        cache: KeyValueCache | None = None,
+        position_ids: Tensor | None = None,
+        visible: Tensor | None = None,
+    ) -> Tensor:
         """[B, S] → [B, S, d_model], normalised."""
+        fed = slice(None) if cache is None else cache.fed
         if attention_mask is None:
             position = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
-            visible = None
         else:
             attention_mask = attention_mask.bool()
-            position = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
+            position = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, fed]
             # A padded query may see itself: a softmax over nothing would be NaN.
-            itself = torch.eye(input_ids.shape[1], dtype=torch.bool, device=input_ids.device)
-            visible = rearrange(attention_mask, "b s -> b 1 1 s") | itself
+            itself = torch.eye(attention_mask.shape[1], dtype=torch.bool, device=input_ids.device)[fed]
+            mask = rearrange(attention_mask, "b s -> b 1 1 s") | itself
+        if visible is not None:
+            mask = rearrange(visible, "b q k -> b 1 q k")
+        elif attention_mask is None:
+            mask = None
+        position = position if position_ids is None else position_ids
         x = self.wte(input_ids)
         rotation = None
         if self.config.rope:
             rotation = rope_rotation(position, self.config.d_model // self.config.n_heads, self.config.rope_theta)
         else:
             x = x + self.wpe(position)
-        for block in self.blocks:
+        for i, block in enumerate(self.blocks):
+            remember = None if cache is None else partial(cache.update, i)
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = self._gradient_checkpointing_func(block.__call__, x, rotation, visible)
+                x = self._gradient_checkpointing_func(block.__call__, x, rotation, mask, remember)
             else:
-                x = block(x, rotation, visible)
+                x = block(x, rotation, mask, remember)
         return self.ln_f(x)
+
+
+class KeyValueCache:
+    """Keys and values of every block, kept from one forward pass over a whole sequence for later passes over a part of it.
+
+    A new cache records the next forward pass. After `feed(start, stop)` only those slots are fed: their keys and values are
+    computed anew, those of all other slots are the recorded ones.
+    """
+
+    def __init__(self) -> None:
+        self.layers: list[tuple[Tensor, Tensor]] = []
+        self.fed = slice(None)
+
+    def feed(self, start: int, stop: int) -> None:
+        """From now on, only slots start…stop−1 are fed."""
+        self.fed = slice(start, stop)
+
+    def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Record, or put what was fed among what was recorded; [B, H, S, d] each."""
+        if len(self.layers) == layer:
+            self.layers.append((keys, values))
+            return keys, values
+        before, after = slice(0, self.fed.start), slice(self.fed.stop, None)
+        joined = (
+            torch.cat((old[:, :, before], new, old[:, :, after]), dim=2)
+            for old, new in zip(self.layers[layer], (keys, values), strict=True)
+        )
+        return next(joined), next(joined)
 
 
 class Block(nn.Module):
@@ -248,11 +298,19 @@ class Block(nn.Module):
         self.up_proj = nn.Linear(d, config.mlp_hidden_size, bias=False)
         self.ff_out = nn.Linear(config.mlp_hidden_size, d, bias=False)
 
-    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor] | None, visible: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        rotation: tuple[Tensor, Tensor] | None,
+        visible: Tensor | None,
+        remember: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
+    ) -> Tensor:
         h = self.attn_norm(x)
         q, k, v = (rearrange(project(h), "b s (h d) -> b h s d", d=self.head_dim) for project in (self.q_proj, self.k_proj, self.v_proj))
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
+        if remember is not None:
+            k, v = remember(k, v)
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, enable_gqa=self.grouped)
         x = x + self.attn_out(rearrange(attended, "b h s d -> b s (h d)"))
         h = self.ff_norm(x)

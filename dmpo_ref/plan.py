@@ -188,7 +188,8 @@ def load_sizes(path: str) -> LLaDAConfig:
     if not is_hub_name and not (folder / "config.json").is_file():
         raise FileNotFoundError(f"model.path={path}: {folder / 'config.json'} is missing; a folder in Hugging Face layout is needed")
     try:
-        model = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+        # Only what is on this disk: a forecast must not wait for a network.
+        model = AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
     except OSError as error:
         if is_hub_name and path.startswith(KNOWN_8B):
             return LLaDAConfig()

@@ -17,8 +17,19 @@ from dmpo_ref.likelihood import Vocabulary, flatten, log_likelihood, token_log_p
 from dmpo_ref.losses import wdce
 from dmpo_ref.masking import draw_views, stream
 from dmpo_ref.model import LLaDAConfig, LLaDAModelLM
-from dmpo_ref.rollout import Rollout
+from dmpo_ref.rollout import Prompts, Rollout
+from dmpo_ref.samplers import sample
 
+SAMPLERS = {
+    "confidence": {"name": "confidence", "steps": 64},
+    "confidence, prefix": {"name": "confidence", "steps": 64, "cache": "prefix"},
+    "confidence, dual": {"name": "confidence", "steps": 64, "cache": "dual"},
+    "random": {"name": "random", "steps": 64},
+    "random_order": {"name": "random_order"},
+    "threshold": {"name": "threshold"},
+    "threshold, dual": {"name": "threshold", "cache": "dual"},
+    "factor": {"name": "factor"},
+}
 VOCABULARY, SEQUENCES, REPLICATES, PROMPT, RESPONSE = 126_464, 4, 4, 128, 256
 WAYS = ("chunked", "full_logits")
 
@@ -38,6 +49,58 @@ def bench_loss() -> str:
         lines.append(f"{way:<14}{seconds[way]:>9.2f}{memory[way]:>20.0f}{norm:>16.6f}")
     time_ratio, memory_ratio = (x["chunked"] / x["full_logits"] for x in (seconds, memory))
     return "\n".join([*lines, f"chunked / full_logits: time {time_ratio:.2f}, memory {memory_ratio:.2f}"])
+
+
+def bench_samplers(repeats: int = 3) -> str:
+    """Every sampler on a random model of width 256, 4 layers, vocabulary 4,096: prompt 64, response 128, block 32, batch 8, T = 0.2.
+
+    Times are the best of `repeats`, taken in turn so that a busy machine is busy for all; the last column is the share of the time
+    that is not spent in the model. Random weights are never sure of anything: `threshold` and `factor` show their worst case here.
+    """
+    model, vocabulary, prompts = sampler_setting()
+    best: dict[str, tuple[float, float]] = {}
+    rollouts = {}
+    for _ in range(repeats):
+        for name, options in SAMPLERS.items():
+            config = SamplerConfig(temperature=0.2, block_length=32, **options)
+            spent = [0.0]
+            hooks = time_model(model, spent)
+            start = time.perf_counter()
+            rollouts[name] = sample(
+                model, prompts, config, vocabulary, num_rollouts=1, generators=[stream(0, "bench", g) for g in range(8)]
+            )
+            seconds = time.perf_counter() - start
+            for hook in hooks:
+                hook.remove()
+            best[name] = min(best.get(name, (seconds, 0.0)), (seconds, 1 - spent[0] / seconds))
+    plain = best["confidence"][0]
+    lines = [f"{'sampler':<20}{'seconds':>9}{'relative':>10}{'forwards':>10}{'fed tokens':>12}{'tokens/s':>10}{'overhead':>10}"]
+    for name, (seconds, overhead) in best.items():
+        cost = f"{rollouts[name].forwards:>10}{rollouts[name].fed_tokens:>12}{8 * 128 / seconds:>10.0f}{overhead:>10.1%}"
+        lines.append(f"{name:<20}{seconds:>9.2f}{seconds / plain:>10.2f}{cost}")
+    return "\n".join(lines)
+
+
+def sampler_setting() -> tuple[LLaDAModelLM, Vocabulary, Prompts]:
+    """A random model, its vocabulary and 8 prompts of 64 tokens with room for 128."""
+    config = LLaDAConfig(
+        d_model=256, n_layers=4, n_heads=4, mlp_hidden_size=768, vocab_size=4096, max_sequence_length=256, mask_token_id=4095, init_std=0.2
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = LLaDAModelLM(config).eval()
+    allowed = torch.arange(4096) != 4095
+    tokens = torch.full((8, 192), 4095)
+    tokens[:, :64] = torch.randint(4095, (8, 64), generator=stream(0, "prompts"))
+    response = (torch.arange(192) >= 64).expand(8, -1)
+    return model, Vocabulary(4095, allowed), Prompts(tokens, torch.ones_like(response), ~response, response)
+
+
+def time_model(model: LLaDAModelLM, spent: list[float]) -> list:
+    """Hooks that add the seconds inside the model's forward passes to `spent[0]`."""
+    begun = []
+    before = model.register_forward_pre_hook(lambda *_: begun.append(time.perf_counter()))
+    return [before, model.register_forward_hook(lambda *_: spent.__setitem__(0, spent[0] + time.perf_counter() - begun.pop()))]
 
 
 def measure_loss(way: str) -> None:

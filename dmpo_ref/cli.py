@@ -19,7 +19,7 @@ EXAMPLES = {
     "evaluate": "dmpo evaluate toy_sudoku model.path=runs/mine evaluation.sampler.name=confidence evaluation.sampler.temperature=0",
     "plan": "dmpo plan toy_sudoku --gpu-memory 24 train.num_rollouts=64",
     "export": "dmpo export runs/mine runs/mine_merged --merge",
-    "bench": "dmpo bench loss",
+    "bench": "dmpo bench samplers",
     "demo": "dmpo demo --output runs/demo",
     "pretrain-toy": "dmpo pretrain-toy output=runs/pretrain_toy correct_share=0.2",
 }
@@ -108,7 +108,9 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--merge", action="store_true", help="add the adapters to the weights of their base")
 
     command = add("bench", run_bench, "Measure this library against the straightforward way of doing the same.", config=False)
-    command.add_argument("name", choices=["loss"], help="loss: one step with LLaDA's vocabulary, chunked against all logits")
+    command.add_argument(
+        "name", choices=["loss", "samplers"], help="loss: one step with LLaDA's vocabulary, chunked against all logits; samplers: a table"
+    )
 
     command = add("demo", run_demo, "The method on the toy in two acts: solve rate on Sudoku, exact KL on one puzzle.", config=False)
     command.add_argument("--output", default="runs/demo", help="folder of the results (default runs/demo); a finished one is shown again")
@@ -228,9 +230,9 @@ def run_export(args: argparse.Namespace) -> None:
 
 def run_bench(args: argparse.Namespace) -> None:
     """`dmpo bench`."""
-    from dmpo_ref.bench import bench_loss
+    from dmpo_ref.bench import bench_loss, bench_samplers
 
-    print(bench_loss())
+    print({"loss": bench_loss, "samplers": bench_samplers}[args.name]())
 
 
 def run_demo(args: argparse.Namespace) -> None:

@@ -61,15 +61,23 @@ class TaskConfig:
 
 @dataclass
 class SamplerConfig:
-    name: Literal["random_order", "confidence", "random"] = option(
+    name: Literal["random_order", "confidence", "random", "threshold", "factor"] = option(
         "random_order",
         "`random_order`: one token per step in a random order, with exact path log-probability; `confidence`: low-confidence "
-        "remasking with a step budget; `random`: the same budget, random positions",
+        "remasking with a step budget; `random`: the same budget, random positions; `threshold`, `factor`: as many tokens at "
+        "once as the model is sure enough of",
     )
     temperature: float = option(1.0, "softmax temperature; 0 takes the most probable token")
     response_length: Optional[int] = option(None, "positions of the response; null: as many as the task's template has", symbol="L")
     block_length: Optional[int] = option(None, "positions per block, blocks go left to right; null: the whole response is one block")
     steps: Optional[int] = option(None, "forward passes for the whole response; null: one token per step")
+    threshold: float = option(0.9, "`threshold` places every position of at least this confidence", symbol="τ")
+    factor: float = option(1.0, "`factor` places the longest run, by falling confidence, with c_k ≥ 1 − f/(k + 1)", symbol="f")
+    cache: Literal["none", "prefix", "dual"] = option(
+        "none",
+        "within a block keep keys and values of what comes before it (`prefix`) or of all outside it (`dual`); "
+        "for confidence, threshold and factor",
+    )
     micro_batch: Optional[int] = option(None, "sequences in one forward pass; null: all")
 
 
@@ -317,5 +325,13 @@ def check_sampler(sampler: SamplerConfig, section: str) -> None:
         value = getattr(sampler, name)
         if value is not None and value < 1:
             raise ValueError(f"{section}.{name}={value}: must be at least 1, or null")
+    if not 0 < sampler.threshold <= 1:
+        raise ValueError(f"{section}.threshold={sampler.threshold}: a probability, above 0 and at most 1")
+    if sampler.factor <= 0:
+        raise ValueError(f"{section}.factor={sampler.factor}: must be above 0")
+    if sampler.cache != "none" and sampler.name in ("random_order", "random"):
+        raise ValueError(f"{section}.cache={sampler.cache}: {sampler.name} has no cache; use none, or confidence, threshold or factor")
+    if sampler.name in ("threshold", "factor") and sampler.steps is not None:
+        raise ValueError(f"{section}.steps={sampler.steps}: {sampler.name} takes as many steps as it needs; use null")
     if sampler.name == "random_order" and sampler.steps is not None:
         raise ValueError(f"{section}.steps={sampler.steps}: random_order places one token per step; use null, or name=random")

@@ -1,9 +1,11 @@
 """Samplers: fill the masked positions of a response, a bounded number of steps, whole batches at a time.
 
 Blocks of the response go from left to right; inside a block the sampler decides which positions come next:
-`random_order` one uniformly random position per step, `random` several at once, `confidence` those the model is surest of
-(low-confidence remasking, Nie et al., arXiv 2502.09992). All draw tokens from softmax(logits / T) over the allowed
-vocabulary, by inverse CDF in float64, from uniforms that were drawn per prompt before the first step.
+- `random_order` one uniformly random position per step, `random` several at once;
+- `confidence` those the model is surest of (low-confidence remasking, Nie et al., arXiv 2502.09992);
+- `threshold` and `factor` as many as it is sure enough of (Fast-dLLM, Wu et al., arXiv 2505.22618).
+The last three can keep keys and values between the steps of a block. All draw tokens from softmax(logits / T) over the
+allowed vocabulary, by inverse CDF in float64, from uniforms that were drawn per prompt before the first step.
 """
 
 from __future__ import annotations
@@ -19,7 +21,11 @@ from dmpo_ref.config import SamplerConfig
 from dmpo_ref.head import chunk_size
 from dmpo_ref.likelihood import Vocabulary
 from dmpo_ref.masking import uniforms_at
+from dmpo_ref.model import KeyValueCache
 from dmpo_ref.rollout import Prompts, Rollout
+
+PARALLEL = ("threshold", "factor")  # how many tokens a step places depends on how sure the model is
+CONFIDENT = ("confidence", *PARALLEL)  # which positions come next depends on it
 
 
 @torch.no_grad()
@@ -43,16 +49,14 @@ def sample(
         ValueError: block length or steps that do not fit the responses, or logits that are NaN.
     """
     check_sampling(config, prompts.response_mask.sum(dim=-1))
+    check_cache(config, prompts.response_mask)
     rows = Prompts(*(repeat(getattr(prompts, f.name), "g s -> (g n) s", n=num_rollouts) for f in fields(Prompts)))
-    num_steps = count_steps(config, prompts.response_mask)
     uniform = rearrange(draw_uniforms(config, prompts.response_mask, num_rollouts, generators), "g n t s -> (g n) t s")
-    pieces, forwards, fed = [], 0, 0
+    pieces = []
     for part in torch.arange(len(rows.tokens), device=rows.tokens.device).split(config.micro_batch or len(rows.tokens)):
         chunk = Prompts(*(getattr(rows, f.name)[part] for f in fields(Prompts)))
-        pieces.append(fill(model, chunk, config, vocabulary, uniform[part], num_steps))
-        forwards += num_steps
-        fed += num_steps * chunk.tokens.numel()
-    tokens, step, log_prob = (torch.cat(parts) for parts in zip(*pieces, strict=True))
+        pieces.append(fill(model, chunk, config, vocabulary, uniform[part]))
+    tokens, step, log_prob = (torch.cat([getattr(piece, name) for piece in pieces]) for name in ("tokens", "step", "log_prob"))
     if not torch.isfinite(log_prob).all():
         raise ValueError("the model returned logits that are NaN or all −∞ while sampling; its weights are broken")
     grouped = {"g": len(generators), "n": num_rollouts}
@@ -60,10 +64,10 @@ def sample(
     return Rollout(
         *(rearrange(x, "(g n) s -> g n s", **grouped) for x in (tokens, rows.attention_mask, rows.prompt_mask, rows.response_mask, step)),
         log_prob=rearrange(log_prob, "(g n) -> g n", **grouped) if has_path else None,
-        num_steps=num_steps,
+        num_steps=count_steps(config, prompts.response_mask),
         sampler=replace(config),
-        forwards=forwards,
-        fed_tokens=fed,
+        forwards=sum(piece.forwards for piece in pieces),
+        fed_tokens=sum(piece.fed_tokens for piece in pieces),
     )
 
 
@@ -91,8 +95,17 @@ def check_sampling(config: SamplerConfig, length: Tensor) -> None:
             )
 
 
+def check_cache(config: SamplerConfig, response_mask: Tensor) -> None:
+    """Refuse a cache where blocks are not slices: with clues between the generated positions, or lengths that differ. [G, S]"""
+    if config.cache == "none":
+        return
+    slots = response_mask.any(dim=0).nonzero().squeeze(-1)
+    if not response_mask[:, slots].all() or int(slots[-1]) - int(slots[0]) + 1 != len(slots):
+        raise ValueError(f"cache={config.cache} needs responses of one length without given tokens inside; use cache=none")
+
+
 def count_steps(config: SamplerConfig, response_mask: Tensor) -> int:
-    """Number of forward passes that fill the longest of these responses."""
+    """Most forward passes that filling the longest of these responses can take."""
     return config.steps or int(response_mask.sum(dim=-1).max())
 
 
@@ -111,56 +124,114 @@ def draw_uniforms(config: SamplerConfig, response_mask: Tensor, num_rollouts: in
     return torch.stack(drawn)
 
 
-def fill(
-    model: Module, prompts: Prompts, config: SamplerConfig, vocabulary: Vocabulary, uniform: Tensor, num_steps: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Fill B rows. Returns tokens [B, S], step [B, S] and the summed log-probability of the tokens placed [B].
+@dataclass
+class Filling:
+    """B rows while they are filled.
+
+    Attributes:
+        tokens, masked, step: [B, S] the tokens, what is still to be placed, the step at which a position was placed.
+        log_prob: [B] float64, of the tokens placed so far.
+        forwards, fed_tokens: what it has cost.
+    """
+
+    tokens: Tensor
+    masked: Tensor
+    step: Tensor
+    log_prob: Tensor
+    forwards: int = 0
+    fed_tokens: int = 0
+
+
+def fill(model: Module, prompts: Prompts, config: SamplerConfig, vocabulary: Vocabulary, uniform: Tensor) -> Filling:
+    """Fill B rows, block after block.
 
     Args:
         uniform: [B, T + 1, S]; slice t draws the tokens of step t, the last one the random order.
     """
-    tokens, masked = prompts.tokens.clone(), prompts.response_mask.clone()
-    step = torch.full_like(tokens, -1)
-    log_prob = torch.zeros(len(tokens), dtype=torch.float64, device=tokens.device)
-    schedule = block_schedule(config, masked, num_steps)
-    for t in range(num_steps):
-        candidate = masked & (schedule.block == schedule.current[:, t : t + 1])
-        if config.name == "confidence":
-            scored = candidate
-        else:
-            scored = chosen = largest(uniform[:, -1], candidate, schedule.quota[:, t])
-        logits = model(input_ids=tokens, attention_mask=prompts.attention_mask, select=scored).logits
-        proposal, log_p, confidence = propose(logits, vocabulary, config.temperature, uniform[:, t][scored])
-        proposed = tokens.masked_scatter(scored, proposal)
-        if config.name == "confidence":
-            chosen = largest(scatter(confidence, scored, -1.0), candidate, schedule.quota[:, t])
-        tokens = torch.where(chosen, proposed, tokens)
-        log_prob += torch.where(chosen, scatter(log_p, scored, 0.0), 0.0).sum(dim=-1)
-        step = step.masked_fill(chosen, t)
-        masked = masked & ~chosen
-    return tokens, step, log_prob
-
-
-@dataclass
-class Schedule:
-    """When which block is filled: `block` [B, S] the block of a position, `current` [B, T] the block of a step,
-    `quota` [B, T] how many tokens a row places in it (0 once the row is finished)."""
-
-    block: Tensor
-    current: Tensor
-    quota: Tensor
-
-
-def block_schedule(config: SamplerConfig, response_mask: Tensor, num_steps: int) -> Schedule:
-    """The even split: a block of b positions in S steps places b // S each, one more in the first b mod S."""
-    length = response_mask.sum(dim=-1, keepdim=True)  # [B, 1]
+    response = prompts.response_mask
+    zero = torch.zeros(len(response), dtype=torch.float64, device=response.device)
+    state = Filling(prompts.tokens.clone(), response.clone(), torch.full_like(prompts.tokens, -1), zero)
+    length = response.sum(dim=-1, keepdim=True)  # [B, 1]
     block_length = torch.full_like(length, config.block_length) if config.block_length else length
-    block = (response_mask.long().cumsum(dim=-1) - 1) // block_length
-    steps_per_block = block_length if config.steps is None else config.steps * block_length // length
-    t = torch.arange(num_steps, device=length.device)  # [T]
-    current = t // steps_per_block
-    quota = block_length // steps_per_block + (t % steps_per_block < block_length % steps_per_block)
-    return Schedule(block, current, torch.where(current * block_length < length, quota, 0))
+    block = (response.long().cumsum(dim=-1) - 1) // block_length  # [B, S]
+    num_blocks = int((length // block_length).max())
+    num_steps = config.steps // num_blocks if config.steps else int(block_length.max())
+    for b in range(num_blocks):
+        # A row's own place in the uniforms, whatever the rows beside it took so far.
+        drawn = uniform[:, b * num_steps :]
+        fill_block(model, state, response & (block == b), prompts.attention_mask, config, vocabulary, drawn, num_steps)
+    return state
+
+
+def fill_block(
+    model: Module,
+    state: Filling,
+    block: Tensor,
+    attention_mask: Tensor,
+    config: SamplerConfig,
+    vocabulary: Vocabulary,
+    uniform: Tensor,
+    num_steps: int,
+) -> None:
+    """Fill one block, [B, S] bool, in place, in at most `num_steps` forward passes; rows that are done wait.
+
+    Args:
+        uniform: [B, ≥ num_steps + 1, S]; slice i draws the tokens of the i-th step, the last one the random order.
+    """
+    cache = None if config.cache == "none" else KeyValueCache()
+    size = block.sum(dim=-1)  # [B]
+    own_steps = size.clamp(min=1, max=num_steps)
+    for i in range(num_steps):
+        candidate = state.masked & block
+        if config.name in PARALLEL and not candidate.any():
+            return
+        if cache is not None and i == 1:
+            cache.feed(*fed_slots(config.cache, block))
+        # The even split: a block of b positions in S steps places b // S each, one more in the first b mod S steps.
+        quota = size // own_steps + (i < size % own_steps)
+        scored = candidate if config.name in CONFIDENT else largest(uniform[:, -1], candidate, quota)
+        fed = slice(None) if cache is None else cache.fed
+        tokens = state.tokens[:, fed]
+        logits = model(input_ids=tokens, attention_mask=attention_mask, select=scored[:, fed], cache=cache).logits
+        proposal, log_p, confidence = propose(logits, vocabulary, config.temperature, uniform[:, i][scored])
+        chosen = scored
+        if config.name in CONFIDENT:
+            score = scatter(confidence, scored, -1.0)
+            if config.name in PARALLEL:
+                quota = parallel_quota(config, score)
+            chosen = largest(score, candidate, quota)
+        state.tokens = torch.where(chosen, state.tokens.masked_scatter(scored, proposal), state.tokens)
+        state.log_prob += torch.where(chosen, scatter(log_p, scored, 0.0), 0.0).sum(dim=-1)
+        state.step = state.step.masked_fill(chosen, state.forwards)
+        state.masked = state.masked & ~chosen
+        state.forwards += 1
+        state.fed_tokens += tokens.numel()
+
+
+def parallel_quota(config: SamplerConfig, confidence: Tensor) -> Tensor:
+    """How many of the most confident positions are placed at once, [B]; at least one where there is any.
+
+    `threshold`: all with c ≥ τ. `factor`: the longest leading run, by falling confidence, with c_k ≥ 1 − f/(k + 1),
+    k = 1, 2, … (Fast-dLLM, arXiv 2505.22618).
+
+    Args:
+        confidence: [B, S], −1 where nothing can be placed.
+    """
+    falling = confidence.sort(dim=-1, descending=True).values
+    if config.name == "threshold":
+        run = (falling >= config.threshold).sum(dim=-1)
+    else:
+        k = torch.arange(1, falling.shape[-1] + 1, device=falling.device)
+        run = (falling >= 1 - config.factor / (k + 1)).cumprod(dim=-1).sum(dim=-1)
+        run = torch.minimum(run, (falling >= 0).sum(dim=-1))
+    return run.clamp(min=1)
+
+
+def fed_slots(cache: str, block: Tensor) -> tuple[int, int]:
+    """Slots that are fed after the first step of a block: the block and all that follows (`prefix`), or it alone (`dual`)."""
+    inside = block.any(dim=0).nonzero().squeeze(-1)
+    start, stop = int(inside[0]), int(inside[-1]) + 1
+    return start, stop if cache == "dual" else block.shape[1]
 
 
 def propose(logits: Tensor, vocabulary: Vocabulary, temperature: float, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:

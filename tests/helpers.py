@@ -114,7 +114,7 @@ class Dummy:
     def __init__(self, function):
         self.function, self.calls, self.fed = function, 0, 0
 
-    def __call__(self, input_ids, attention_mask=None, select=None, targets=None, allowed=None, temperature=1.0):
+    def __call__(self, input_ids, attention_mask=None, select=None, targets=None, allowed=None, temperature=1.0, cache=None):
         self.calls += 1
         self.fed += input_ids.numel()
         logits = self.function(input_ids)

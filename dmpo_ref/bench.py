@@ -29,6 +29,7 @@ SAMPLERS = {
     "threshold": {"name": "threshold"},
     "threshold, dual": {"name": "threshold", "cache": "dual"},
     "factor": {"name": "factor"},
+    "wino": {"name": "wino"},
 }
 VOCABULARY, SEQUENCES, REPLICATES, PROMPT, RESPONSE = 126_464, 4, 4, 128, 256
 WAYS = ("chunked", "full_logits")
@@ -51,7 +52,7 @@ def bench_loss() -> str:
     return "\n".join([*lines, f"chunked / full_logits: time {time_ratio:.2f}, memory {memory_ratio:.2f}"])
 
 
-def bench_samplers(repeats: int = 3) -> str:
+def bench_samplers(repeats: int = 1) -> str:
     """Every sampler on a random model of width 256, 4 layers, vocabulary 4,096: prompt 64, response 128, block 32, batch 8, T = 0.2.
 
     Times are the best of `repeats`, taken in turn so that a busy machine is busy for all; the last column is the share of the time

@@ -38,7 +38,7 @@ def save_checkpoint(
     buffers: list[list[Experience]],
     state: dict[str, Any],
 ) -> Path:
-    """Write `checkpoint-<round>` completely, then let it appear by a rename, then remove the one before it.
+    """Write `checkpoint-<round>` completely, then let it appear by a rename, then remove those before it.
 
     Args:
         reference: weights of p_ref, if it is no longer the policy the run started from; else empty.
@@ -56,12 +56,12 @@ def save_checkpoint(
     stored = [[dataclasses.asdict(experience) for experience in buffer] for buffer in buffers]
     torch.save(state | {"buffers": stored}, temporary / "state.pt")
     flush(temporary)
-    older = latest_checkpoint(output)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
     flush(output)
-    if older is not None and older != folder:
-        shutil.rmtree(older)
+    for older in output.glob("checkpoint-*[0-9]"):
+        if older != folder:
+            shutil.rmtree(older)
     return folder
 
 
@@ -123,14 +123,20 @@ def write_atomically(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-class MetricsFile:
-    """One JSON object a line for every gradient step; a resumed run drops the lines after its checkpoint."""
+def read_metrics(path: Path, *, before_round: int) -> list[dict[str, Any]]:
+    """The entries of a metrics file that belong to rounds before this one; [] if there is no file."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    # A line cut off by a crash belongs to a round that is run again.
+    entries = [json.loads(line) for line in lines if line.endswith("}")]
+    return [entry for entry in entries if entry["round"] < before_round]
 
-    def __init__(self, path: Path, *, keep_rounds: int):
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        # A line cut off by a crash belongs to a round that is run again.
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["round"] < keep_rounds]
-        write_atomically(path, "".join(line + "\n" for line in kept))
+
+class MetricsFile:
+    """One JSON object a line for every gradient step."""
+
+    def __init__(self, path: Path, entries: list[dict[str, Any]]):
+        """Start the file with the entries of the rounds that a checkpoint has; those after it are dropped."""
+        write_atomically(path, "".join(json.dumps(entry) + "\n" for entry in entries))
         self.path = path
 
     def write(self, metrics: dict[str, Any]) -> None:

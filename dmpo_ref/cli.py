@@ -18,7 +18,7 @@ EXAMPLES = {
     "sample": "dmpo sample toy_sudoku --item 0 --num-samples 3\n  dmpo sample toy_sudoku --puzzle 2341002300323214 model.path=runs/mine",
     "evaluate": "dmpo evaluate toy_sudoku model.path=runs/mine evaluation.sampler.name=confidence evaluation.sampler.temperature=0",
     "plan": "dmpo plan toy_sudoku --gpu-memory 24 train.num_rollouts=64",
-    "export": "dmpo export runs/mine runs/mine_merged --merge",
+    "export": "dmpo export runs/llada_sudoku merged --merge",
     "bench": "dmpo bench samplers",
     "demo": "dmpo demo --output runs/demo",
     "pretrain-toy": "dmpo pretrain-toy output=runs/pretrain_toy correct_share=0.2",
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     except Interrupted as stopped:
         return complain(str(stopped), code=130)
     except KeyboardInterrupt:
-        return complain("stopped; what was saved last stands, the same command with --resume goes on from there", code=130)
+        return complain("stopped; a checkpoint that was written stands (dmpo train … --resume, or the same dmpo demo, goes on)", code=130)
     except torch.OutOfMemoryError:
         settings = "sampler.micro_batch, train.score_micro_batch or loss.micro_batch"
         return complain(f"out of memory; lower {settings}, or set model.gradient_checkpointing=true (see dmpo plan)", code=2)
@@ -56,11 +56,16 @@ def complain(message: str, *, code: int) -> int:
     return code
 
 
+class Parser(argparse.ArgumentParser):
+    """Mistakes in one line, like all others."""
+
+    def error(self, message: str) -> None:
+        self.exit(complain(f"{message}; see {self.prog} --help", code=2))
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser with its commands."""
-    parser = argparse.ArgumentParser(
-        prog="dmpo", description="Distribution Matching Policy Optimization for masked diffusion language models."
-    )
+    parser = Parser(prog="dmpo", description="Distribution Matching Policy Optimization for masked diffusion language models.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name: str, run, help: str, *, config: bool) -> argparse.ArgumentParser:
@@ -187,6 +192,8 @@ def run_evaluate(args: argparse.Namespace) -> None:
     from dmpo_ref.evaluate import evaluate
 
     config = load_config(args.config, *args.overrides)
+    if args.json and not Path(args.json).parent.is_dir():
+        raise ValueError(f"--json {args.json}: there is no folder {Path(args.json).parent}")
     task, policy, tokenizer, vocabulary = load_for_inference(config)
     items, options = task.load(config.task.test)[: config.evaluation.num_items], config.evaluation
     result = evaluate(policy, tokenizer, task, items, options.sampler, vocabulary, num_samples=options.num_samples, seed=config.seed)

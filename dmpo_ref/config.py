@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
@@ -61,17 +62,20 @@ class TaskConfig:
 
 @dataclass
 class SamplerConfig:
-    name: Literal["random_order", "confidence", "random", "threshold", "factor"] = option(
+    name: Literal["random_order", "confidence", "random", "threshold", "factor", "wino"] = option(
         "random_order",
         "`random_order`: one token per step in a random order, with exact path log-probability; `confidence`: low-confidence "
         "remasking with a step budget; `random`: the same budget, random positions; `threshold`, `factor`: as many tokens at "
-        "once as the model is sure enough of",
+        "once as the model is sure enough of; `wino`: the same, and tokens that look wrong later are masked again",
     )
     temperature: float = option(1.0, "softmax temperature; 0 takes the most probable token")
     response_length: Optional[int] = option(None, "positions of the response; null: as many as the task's template has", symbol="L")
     block_length: Optional[int] = option(None, "positions per block, blocks go left to right; null: the whole response is one block")
     steps: Optional[int] = option(None, "forward passes for the whole response; null: one token per step")
-    threshold: float = option(0.9, "`threshold` places every position of at least this confidence", symbol="τ")
+    threshold: Optional[float] = option(
+        None, "`threshold` and `wino` place every position of this confidence; null: 0.9 and 0.6, as published", symbol="τ"
+    )
+    back_threshold: float = option(0.9, "`wino` masks again what is less probable than this once its neighbours stand", symbol="τ_back")
     factor: float = option(1.0, "`factor` places the longest run, by falling confidence, with c_k ≥ 1 − f/(k + 1)", symbol="f")
     cache: Literal["none", "prefix", "dual"] = option(
         "none",
@@ -176,14 +180,18 @@ def load_config(source: str | Path, *overrides: str) -> Config:
         from_file = OmegaConf.load(path)
     except Exception as error:  # the parser raises a family of its own; whatever it is, the file is not YAML
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not OmegaConf.is_dict(from_file):
+        raise ValueError(f"{path}: a mapping of sections is needed, such as `train:` with `rounds: 10` under it")
     merged = merge(Config, (from_file, str(path)), (parse_overrides(overrides), "command line"))
     config = OmegaConf.to_object(merged)
     given = parse_overrides(overrides)
     for key in ("model.path", "task.train", "task.test"):
         value = OmegaConf.select(merged, key)
-        if value.startswith(("./", "../")) and OmegaConf.select(given, key) is None:
+        if value.startswith(("./", "../")):
+            # Made absolute in either case, so that the config that a run writes means the same wherever it is read.
+            root = path.parent if OmegaConf.select(given, key) is None else Path.cwd()
             section, name = key.split(".")
-            setattr(getattr(config, section), name, str((path.parent / value).resolve()))
+            setattr(getattr(config, section), name, str((root / value).resolve()))
     check_config(config)
     return config
 
@@ -239,7 +247,10 @@ def explain(error: OmegaConfBaseException, origin: str, cls: type) -> str:
         nearest = difflib.get_close_matches(key, [*known, *sections], n=1, cutoff=0.0)[0]
         return f"{origin}: unknown key {key!r}; did you mean {nearest!r}?"
     message = str(error).splitlines()[0]
-    return f"{origin}: {key + ': ' if key else ''}{message}"
+    if "Merge error" in message:
+        message = "a section must be a mapping of options, such as `train:` with `rounds: 10` under it"
+    wanted = f" (wanted: {describe_options(cls)[key][0]}; {describe_options(cls)[key][2]})" if key in known else ""
+    return f"{origin}: {key + ': ' if key else ''}{message}{wanted}"
 
 
 def describe_options(cls: type = Config, prefix: str = "") -> dict[str, tuple[str, Any, str, str]]:
@@ -292,7 +303,15 @@ def check_config(config: Config) -> None:
         "model.quantize",
         "4-bit weights cannot be trained; set model.lora_rank",
     )
-    require(weight.alpha > 0, "weight.alpha", "the temperature α must be above 0, in units of reward per nat")
+    require(
+        weight.alpha > 0 and math.isfinite(weight.alpha), "weight.alpha", "the temperature α must be above 0, in units of reward per nat"
+    )
+    require(math.isfinite(weight.baseline_strength), "weight.baseline_strength", "must be a finite number")
+    # Adam's steps at usual learning rates are smaller than half the spacing of bfloat16 numbers: most would be lost.
+    fits = config.model.dtype == "float32" or config.model.lora_rank > 0
+    require(fits, "model.dtype", "bfloat16 weights lose small updates; use float32, or train adapters with model.lora_rank")
+    unused = weight.target == "tilted" or weight.log_ratio == "none"
+    require(unused, "weight.log_ratio", f"target={weight.target} does not use it; set none")
     require(train.num_rollouts >= 2, "train.num_rollouts", "the weights compare the rollouts of one prompt; at least 2 are needed")
     require(weight.target_ess is None or 0 < weight.target_ess < 1, "weight.target_ess", "a share of the rollouts, between 0 and 1")
     require(config.optimizer.learning_rate > 0, "optimizer.learning_rate", "must be above 0")
@@ -319,19 +338,21 @@ def check_config(config: Config) -> None:
 
 def check_sampler(sampler: SamplerConfig, section: str) -> None:
     """The part of `check_sampling` that can be known before the length of the response is."""
-    if sampler.temperature < 0:
+    if not (sampler.temperature >= 0 and math.isfinite(sampler.temperature)):
         raise ValueError(f"{section}.temperature={sampler.temperature}: must be 0 (most probable token) or above")
     for name in ("response_length", "block_length", "steps"):
         value = getattr(sampler, name)
         if value is not None and value < 1:
             raise ValueError(f"{section}.{name}={value}: must be at least 1, or null")
-    if not 0 < sampler.threshold <= 1:
-        raise ValueError(f"{section}.threshold={sampler.threshold}: a probability, above 0 and at most 1")
+    for name in ("threshold", "back_threshold"):
+        value = getattr(sampler, name)
+        if value is not None and not 0 < value <= 1:
+            raise ValueError(f"{section}.{name}={value}: a probability, above 0 and at most 1")
     if sampler.factor <= 0:
         raise ValueError(f"{section}.factor={sampler.factor}: must be above 0")
-    if sampler.cache != "none" and sampler.name in ("random_order", "random"):
+    if sampler.cache != "none" and sampler.name in ("random_order", "random", "wino"):
         raise ValueError(f"{section}.cache={sampler.cache}: {sampler.name} has no cache; use none, or confidence, threshold or factor")
-    if sampler.name in ("threshold", "factor") and sampler.steps is not None:
+    if sampler.name in ("threshold", "factor", "wino") and sampler.steps is not None:
         raise ValueError(f"{section}.steps={sampler.steps}: {sampler.name} takes as many steps as it needs; use null")
     if sampler.name == "random_order" and sampler.steps is not None:
         raise ValueError(f"{section}.steps={sampler.steps}: random_order places one token per step; use null, or name=random")

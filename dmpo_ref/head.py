@@ -49,13 +49,15 @@ class HeadLogProb(torch.autograd.Function):
                 mean = log_p.exp_().to(weight.dtype) @ weight
                 directions.append((weight[tokens[rows]] - mean) / temperature)
         ctx.temperature = temperature
-        ctx.save_for_backward(hidden, weight, tokens, allowed, torch.cat(directions) if directions else None)
+        # The hidden states themselves are needed for a trainable head only.
+        hidden_kept = hidden if ctx.needs_input_grad[1] else hidden.new_empty(0)
+        ctx.save_for_backward(hidden_kept, weight, tokens, allowed, torch.cat(directions) if directions else None)
         return torch.cat(scores) if scores else hidden.new_zeros(0)
 
     @staticmethod
     def backward(ctx, slope: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, tokens, allowed, direction = ctx.saved_tensors
-        grad_hidden = None if direction is None else (slope.unsqueeze(-1) * direction).to(hidden.dtype)
+        grad_hidden = None if direction is None else (slope.unsqueeze(-1) * direction).to(direction.dtype)
         grad_weight = None
         if ctx.needs_input_grad[1]:
             grad_weight = torch.zeros_like(weight)

@@ -117,7 +117,7 @@ def add_adapters(model: LLaDAModelLM, config: ModelConfig, *, seed: int) -> Modu
         # By the whole path: the vocabulary head has the same last name as a layer of the blocks.
         target_modules=rf".*\.blocks\.\d+\.({'|'.join(config.lora_targets)})",
     )
-    with torch.random.fork_rng(), quiet():
+    with torch.random.fork_rng(devices=[]), quiet():
         torch.manual_seed(stream(seed, "adapters").initial_seed())
         return get_peft_model(model, lora)
 

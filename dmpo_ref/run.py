@@ -18,13 +18,13 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from torch.nn import Module
 
-from dmpo_ref.checkpoint import MetricsFile, flat, load_checkpoint, save_checkpoint, write_atomically
+from dmpo_ref.checkpoint import MetricsFile, flat, load_checkpoint, read_metrics, save_checkpoint, write_atomically
 from dmpo_ref.config import Config, ModelConfig, OptimizerConfig, to_yaml
 from dmpo_ref.evaluate import evaluate
 from dmpo_ref.likelihood import build_vocabulary
 from dmpo_ref.losses import Experience, build_objective
 from dmpo_ref.masking import stream
-from dmpo_ref.policy import AdapterReference, FrozenReference, add_adapters, load_policy
+from dmpo_ref.policy import AdapterReference, FrozenReference, add_adapters, latest_checkpoint, load_policy
 from dmpo_ref.samplers import check_sampling
 from dmpo_ref.tasks import build_task, encode
 from dmpo_ref.weights import check_finite
@@ -42,6 +42,7 @@ class Run:
         reference: p_ref (see `policy.py`); None if the log-ratio does not need it.
         buffer: experience of the newest rounds, oldest first.
         round, step: rounds and gradient steps done.
+        earlier_metrics: entries of the rounds before a resumed run goes on.
     """
 
     def __init__(self, config: Config, *, task: Any, reward: Callable[[Any, str], float] | None, resume: bool):
@@ -91,6 +92,7 @@ class Run:
         self._check_lengths()
         self._count_forward_passes()
         self.metrics_file = None
+        self.earlier_metrics = read_metrics(self.output / "metrics.jsonl", before_round=self.round)
         self.clock = time.perf_counter()
 
     def _check_lengths(self) -> None:
@@ -121,7 +123,7 @@ class Run:
         """The folder of the run, not before there is something to write: a run that fails at once leaves nothing behind."""
         self.output.mkdir(parents=True, exist_ok=True)
         write_atomically(self.output / "config.yaml", to_yaml(self.config))
-        self.metrics_file = MetricsFile(self.output / "metrics.jsonl", keep_rounds=self.round)
+        self.metrics_file = MetricsFile(self.output / "metrics.jsonl", self.earlier_metrics)
         if self.config.log_with != "none":
             shown = {key: str(value) if isinstance(value, list) else value for key, value in flat(self.config).items()}
             self.accelerator.init_trackers("dmpo_ref", config=shown)
@@ -130,8 +132,15 @@ class Run:
         found = load_checkpoint(self.output, self.config) if resume else None
         if resume and found is None:
             raise FileNotFoundError(f"output={self.output} holds no checkpoint to resume from; start without --resume")
-        if not resume and (self.output / "metrics.jsonl").exists():
+        # Without a checkpoint there is nothing to lose: a run killed that early simply starts again.
+        if not resume and latest_checkpoint(self.output) is not None:
             raise ValueError(f"output={self.output} already holds a run; continue it with --resume, or choose another output")
+        if self.output.is_file():
+            raise ValueError(f"output={self.output} is a file; a folder is needed")
+        folder = latest_checkpoint(Path(self.config.model.path)) or Path(self.config.model.path)
+        if found is None and (folder / "adapter_config.json").is_file():
+            path = self.config.model.path
+            raise ValueError(f"model.path={path} holds adapters; start from a full checkpoint: dmpo export {path} merged --merge")
         return found
 
     def _load_reference(self, policy: Module, found) -> FrozenReference | AdapterReference | None:

@@ -3,9 +3,11 @@
 Blocks of the response go from left to right; inside a block the sampler decides which positions come next:
 - `random_order` one uniformly random position per step, `random` several at once;
 - `confidence` those the model is surest of (low-confidence remasking, Nie et al., arXiv 2502.09992);
-- `threshold` and `factor` as many as it is sure enough of (Fast-dLLM, Wu et al., arXiv 2505.22618).
-The last three can keep keys and values between the steps of a block. All draw tokens from softmax(logits / T) over the
-allowed vocabulary, by inverse CDF in float64, from uniforms that were drawn per prompt before the first step.
+- `threshold` and `factor` as many as it is sure enough of (Fast-dLLM, Wu et al., arXiv 2505.22618);
+- `wino`, in a file of its own, the same, and it may take tokens back.
+`confidence`, `threshold` and `factor` can keep keys and values between the steps of a block. All draw tokens from
+softmax(logits / T) over the allowed vocabulary, by inverse CDF in float64, from uniforms that were drawn per prompt before the
+first step.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from dmpo_ref.model import KeyValueCache
 from dmpo_ref.rollout import Prompts, Rollout
 
 PARALLEL = ("threshold", "factor")  # how many tokens a step places depends on how sure the model is
+THRESHOLD = 0.9  # the published τ
 CONFIDENT = ("confidence", *PARALLEL)  # which positions come next depends on it
 
 
@@ -48,6 +51,8 @@ def sample(
     Raises:
         ValueError: block length or steps that do not fit the responses, or logits that are NaN.
     """
+    from dmpo_ref.wino import fill_wino  # which builds on this file
+
     check_sampling(config, prompts.response_mask.sum(dim=-1))
     check_cache(config, prompts.response_mask)
     rows = Prompts(*(repeat(getattr(prompts, f.name), "g s -> (g n) s", n=num_rollouts) for f in fields(Prompts)))
@@ -55,7 +60,12 @@ def sample(
     pieces = []
     for part in torch.arange(len(rows.tokens), device=rows.tokens.device).split(config.micro_batch or len(rows.tokens)):
         chunk = Prompts(*(getattr(rows, f.name)[part] for f in fields(Prompts)))
-        pieces.append(fill(model, chunk, config, vocabulary, uniform[part]))
+        if config.name != "wino":
+            pieces.append(fill(model, chunk, config, vocabulary, uniform[part]))
+            continue
+        tokens, step, forwards, fed_tokens = fill_wino(model, chunk, config, vocabulary, uniform[part])
+        log_prob = torch.zeros(len(tokens), dtype=torch.float64, device=tokens.device)
+        pieces.append(Filling(tokens, torch.zeros_like(chunk.response_mask), step, log_prob, forwards, fed_tokens))
     tokens, step, log_prob = (torch.cat([getattr(piece, name) for piece in pieces]) for name in ("tokens", "step", "log_prob"))
     if not torch.isfinite(log_prob).all():
         raise ValueError("the model returned logits that are NaN or all −∞ while sampling; its weights are broken")
@@ -143,69 +153,79 @@ class Filling:
 
 
 def fill(model: Module, prompts: Prompts, config: SamplerConfig, vocabulary: Vocabulary, uniform: Tensor) -> Filling:
-    """Fill B rows, block after block.
+    """Fill B rows, each block after block at its own pace; with a cache, whose slots they share, at the pace of the slowest.
 
     Args:
-        uniform: [B, T + 1, S]; slice t draws the tokens of step t, the last one the random order.
+        uniform: [B, T + 1, S]; slice t draws the tokens of a row's step t, the last one the random order.
     """
     response = prompts.response_mask
     zero = torch.zeros(len(response), dtype=torch.float64, device=response.device)
     state = Filling(prompts.tokens.clone(), response.clone(), torch.full_like(prompts.tokens, -1), zero)
-    length = response.sum(dim=-1, keepdim=True)  # [B, 1]
-    block_length = torch.full_like(length, config.block_length) if config.block_length else length
-    block = (response.long().cumsum(dim=-1) - 1) // block_length  # [B, S]
-    num_blocks = int((length // block_length).max())
-    num_steps = config.steps // num_blocks if config.steps else int(block_length.max())
-    for b in range(num_blocks):
-        # A row's own place in the uniforms, whatever the rows beside it took so far.
-        drawn = uniform[:, b * num_steps :]
-        fill_block(model, state, response & (block == b), prompts.attention_mask, config, vocabulary, drawn, num_steps)
+    length = response.sum(dim=-1)  # [B]
+    size = torch.full_like(length, config.block_length) if config.block_length else length
+    block = (response.long().cumsum(dim=-1) - 1) // size.unsqueeze(-1)  # [B, S]
+    num_steps = config.steps * size // length if config.steps else size  # [B], of a block
+    current, spent, cache = torch.full_like(length, -1), torch.zeros_like(length), None
+    everyone, last = torch.arange(len(length), device=length.device), uniform.shape[1] - 2
+    for _ in range(config.steps or int(length.max())):
+        if config.name in PARALLEL and not state.masked.any():
+            break
+        before, current = current, torch.where(state.masked, block, block.shape[1]).amin(dim=-1)
+        if config.cache != "none":
+            current = current.min().expand_as(current)
+        spent = torch.where(current == before, spent + 1, 0)  # [B], steps of a row in its block so far
+        inside = response & (block == current.unsqueeze(-1))
+        if config.cache != "none":
+            cache = next_cache(config.cache, cache, int(spent[0]), inside)
+        # The even split: a block of b positions in n steps places b // n each, one more in the first b mod n steps.
+        quota = size // num_steps + (spent < size % num_steps)
+        drawn = uniform[everyone, (current * num_steps + spent).clamp(max=last)]
+        place(model, state, state.masked & inside, quota, prompts.attention_mask, config, vocabulary, drawn, uniform[:, -1], cache)
     return state
 
 
-def fill_block(
+def next_cache(kind: str, cache: KeyValueCache | None, spent: int, block: Tensor) -> KeyValueCache:
+    """A new cache for the first step of a block, which feeds everything; later steps feed the block and all that follows it
+    (`prefix`), or the block alone (`dual`)."""
+    if spent == 0:
+        return KeyValueCache()
+    slots = block[0].nonzero().squeeze(-1)
+    cache.feed(int(slots[0]), int(slots[-1]) + 1 if kind == "dual" else block.shape[1])
+    return cache
+
+
+def place(
     model: Module,
     state: Filling,
-    block: Tensor,
+    candidate: Tensor,
+    quota: Tensor,
     attention_mask: Tensor,
     config: SamplerConfig,
     vocabulary: Vocabulary,
     uniform: Tensor,
-    num_steps: int,
+    order: Tensor,
+    cache: KeyValueCache | None,
 ) -> None:
-    """Fill one block, [B, S] bool, in place, in at most `num_steps` forward passes; rows that are done wait.
+    """One forward pass: draw tokens for candidates [B, S] and keep `quota` [B] of them in every row, in place.
 
     Args:
-        uniform: [B, ≥ num_steps + 1, S]; slice i draws the tokens of the i-th step, the last one the random order.
+        uniform, order: [B, S], what draws the tokens, and the random order.
     """
-    cache = None if config.cache == "none" else KeyValueCache()
-    size = block.sum(dim=-1)  # [B]
-    own_steps = size.clamp(min=1, max=num_steps)
-    for i in range(num_steps):
-        candidate = state.masked & block
-        if config.name in PARALLEL and not candidate.any():
-            return
-        if cache is not None and i == 1:
-            cache.feed(*fed_slots(config.cache, block))
-        # The even split: a block of b positions in S steps places b // S each, one more in the first b mod S steps.
-        quota = size // own_steps + (i < size % own_steps)
-        scored = candidate if config.name in CONFIDENT else largest(uniform[:, -1], candidate, quota)
-        fed = slice(None) if cache is None else cache.fed
-        tokens = state.tokens[:, fed]
-        logits = model(input_ids=tokens, attention_mask=attention_mask, select=scored[:, fed], cache=cache).logits
-        proposal, log_p, confidence = propose(logits, vocabulary, config.temperature, uniform[:, i][scored])
-        chosen = scored
-        if config.name in CONFIDENT:
-            score = scatter(confidence, scored, -1.0)
-            if config.name in PARALLEL:
-                quota = parallel_quota(config, score)
-            chosen = largest(score, candidate, quota)
-        state.tokens = torch.where(chosen, state.tokens.masked_scatter(scored, proposal), state.tokens)
-        state.log_prob += torch.where(chosen, scatter(log_p, scored, 0.0), 0.0).sum(dim=-1)
-        state.step = state.step.masked_fill(chosen, state.forwards)
-        state.masked = state.masked & ~chosen
-        state.forwards += 1
-        state.fed_tokens += tokens.numel()
+    scored = candidate if config.name in CONFIDENT else largest(order, candidate, quota)
+    fed = slice(None) if cache is None else cache.fed
+    tokens = state.tokens[:, fed]
+    logits = model(input_ids=tokens, attention_mask=attention_mask, select=scored[:, fed], cache=cache).logits
+    proposal, log_p, confidence = propose(logits, vocabulary, config.temperature, uniform[scored])
+    chosen = scored
+    if config.name in CONFIDENT:
+        score = scatter(confidence, scored, -1.0)
+        chosen = largest(score, candidate, parallel_quota(config, score) if config.name in PARALLEL else quota)
+    state.tokens = torch.where(chosen, state.tokens.masked_scatter(scored, proposal), state.tokens)
+    state.log_prob += torch.where(chosen, scatter(log_p, scored, 0.0), 0.0).sum(dim=-1)
+    state.step = state.step.masked_fill(chosen, state.forwards)
+    state.masked = state.masked & ~chosen
+    state.forwards += 1
+    state.fed_tokens += tokens.numel()
 
 
 def parallel_quota(config: SamplerConfig, confidence: Tensor) -> Tensor:
@@ -219,19 +239,12 @@ def parallel_quota(config: SamplerConfig, confidence: Tensor) -> Tensor:
     """
     falling = confidence.sort(dim=-1, descending=True).values
     if config.name == "threshold":
-        run = (falling >= config.threshold).sum(dim=-1)
+        run = (falling >= (THRESHOLD if config.threshold is None else config.threshold)).sum(dim=-1)
     else:
         k = torch.arange(1, falling.shape[-1] + 1, device=falling.device)
         run = (falling >= 1 - config.factor / (k + 1)).cumprod(dim=-1).sum(dim=-1)
         run = torch.minimum(run, (falling >= 0).sum(dim=-1))
     return run.clamp(min=1)
-
-
-def fed_slots(cache: str, block: Tensor) -> tuple[int, int]:
-    """Slots that are fed after the first step of a block: the block and all that follows (`prefix`), or it alone (`dual`)."""
-    inside = block.any(dim=0).nonzero().squeeze(-1)
-    start, stop = int(inside[0]), int(inside[-1]) + 1
-    return start, stop if cache == "dual" else block.shape[1]
 
 
 def propose(logits: Tensor, vocabulary: Vocabulary, temperature: float, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 Distribution Matching Policy Optimization (arXiv 2510.08233, Algorithm 1). The plumbing (loading, devices, metrics,
 checkpoints) is in `run.py`. Random numbers are keyed by (seed, purpose, prompt), so neither batching nor the number of
-processes changes them.
+processes changes them; only LoRA dropout follows the micro-batch and the process, and `prompts_per_step` the process.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def train(
                     f"stopped after round {run.round} of {rounds}, saved in {run.output}; the same command with --resume goes on"
                 )
     run.accelerator.end_training()
-    return Trained(run.policy, run.tokenizer, metrics, run.output, run.is_main)
+    return Trained(run.policy, run.tokenizer, run.earlier_metrics + metrics, run.output, run.is_main)
 
 
 def collect(run: Run) -> tuple[Experience, dict[str, float]]:
@@ -191,7 +191,7 @@ def gradient_step(run: Run, k: int) -> dict[str, float]:
 @contextmanager
 def own_random_state(run: Run) -> Iterator[None]:
     """Dropout, which knows only torch's global generators, draws from a stream of this step; the global state is put back."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[run.device] if run.device.type == "cuda" else []):
         torch.manual_seed(stream(run.config.seed, "dropout", run.step, run.accelerator.process_index).initial_seed())
         yield
 

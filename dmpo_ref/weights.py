@@ -24,8 +24,8 @@ def log_weights(reward: Tensor, log_ratio: Tensor, *, alpha: float, target: str 
         log_ratio: [G, N] nats, an estimate of log p_ref − log p_old: along the rollout's own order (`path`), the
             difference of two ELBOs on the same masks (`elbo`), or 0 (`none`: the reference is the rollout policy).
         alpha: temperature α > 0, in units of reward per nat.
-        target: "tilted"; or one of the two published variants without α, "reward_softmax" (ℓ = r) and "reward" (ℓ is
-            not used, see `target_weights`).
+        target: "tilted"; or one of the two published variants without α, "reward_softmax" (ℓ = r) and "reward" (r is
+            passed through: there w = r, see `target_weights`).
 
     Raises:
         ValueError: unknown target, α ≤ 0, fewer than two rollouts, or a value that is not finite.
@@ -39,7 +39,9 @@ def log_weights(reward: Tensor, log_ratio: Tensor, *, alpha: float, target: str 
     check_finite(reward, "reward")
     check_finite(log_ratio, "log_ratio")
     reward = reward.double()
-    return reward / alpha + log_ratio if target == "tilted" else reward
+    log_weight = reward / alpha + log_ratio if target == "tilted" else reward
+    check_finite(log_weight, "log weight")
+    return log_weight
 
 
 def target_weights(log_weight: Tensor, *, coefficient: Tensor | float = 1.0, target: str = "tilted") -> Tensor:

@@ -23,6 +23,9 @@ from dmpo_ref.likelihood import Vocabulary
 from dmpo_ref.rollout import Prompts
 
 
+THRESHOLD = 0.6  # the published τ
+
+
 @torch.no_grad()
 def fill_wino(
     model: Module, prompts: Prompts, config: SamplerConfig, vocabulary: Vocabulary, uniform: Tensor
@@ -49,7 +52,7 @@ def fill_wino(
     """
     start, L = response_slots(prompts.response_mask)
     b = config.block_length or L
-    tau, tau_back = getattr(config, "threshold", 0.6), getattr(config, "back_threshold", 0.9)
+    tau, tau_back = THRESHOLD if config.threshold is None else config.threshold, config.back_threshold
     tokens, masked = prompts.tokens.clone(), prompts.response_mask.clone()
     step = torch.full_like(tokens, -1)
     B, S = tokens.shape
@@ -71,7 +74,7 @@ def fill_wino(
         accept, remask = judge(confidence, back, draft, last, threshold=tau, back_threshold=tau_back)
         block = torch.where(accept, block.masked_scatter(draft, proposal), block).masked_fill(remask, vocabulary.mask_token_id)
         tokens = tokens.scatter(1, slots, block)
-        step = step.scatter(1, slots, step.gather(1, slots).masked_fill(accept, forwards).masked_fill(remask, -1))
+        step = step.scatter(1, slots, step.gather(1, slots).masked_fill(accept, forwards))
         draft = draft & ~accept | remask
         masked = masked.scatter(1, slots, draft)
         last = reduce(accept.long(), "b j -> b", "sum")

@@ -53,6 +53,13 @@ def test_help_of_train_lists_every_option(capsys):
         (["sample", "toy_sudoku", "--puzzle", "1100000000000000"], "contradictory clues"),
         (["sample", "toy_sudoku", "--item", "999"], "has the items 0 to 255"),
         (["sample", "toy_sudoku", "--num-samples", "0"], "must be at least 1"),
+        (["train", "toy_sudoku", "weight.alpha=inf"], "weight.alpha=inf"),
+        (["train", "toy_sudoku", "sampler.temperature=nan"], "sampler.temperature=nan"),
+        (["train", "toy_sudoku", "weight.target=reward", "weight.log_ratio=path"], "weight.log_ratio=path: target=reward does not use it"),
+        (["train", "toy_sudoku", "model.dtype=bfloat16"], "model.dtype=bfloat16: bfloat16 weights lose small updates"),
+        (["train", "toy_sudoku", "model=3"], "a section must be a mapping of options"),
+        (["train", "toy_sudoku", "weight.alpha=warm"], "wanted: float; temperature of the target"),
+        (["evaluate", "toy_sudoku", "--json", "nodir/x.json"], "there is no folder nodir"),
         (["pretrain-toy", "step=3"], "unknown key 'step'; did you mean 'steps'"),
         (["pretrain-toy", "steps=0"], "steps=0"),
     ],
@@ -70,10 +77,12 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, tmp_path, mon
     assert not list(tmp_path.rglob("checkpoint-*"))
 
 
-def test_a_stray_word_is_refused():
+@pytest.mark.parametrize("arguments", [["demo", "loud"], ["trian"], ["train", "toy_sudoku", "--resum"], ["demo", "--seed", "x"], []])
+def test_a_stray_word_is_refused_in_one_line(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
-        main(["demo", "loud"])
+        main(arguments)
     assert stopped.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_the_commands_work_together(tmp_path, monkeypatch, capsys):

@@ -22,7 +22,7 @@ def test_overrides_win_over_the_file_and_the_written_config_reads_back(tmp_path)
 def test_paths_with_a_dot_are_relative_to_the_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert load_config("toy_sudoku").model.path == str(PRESETS.parent.parent / "toy" / "checkpoint")
-    assert load_config("toy_sudoku", "model.path=./mine").model.path == "./mine"
+    assert load_config("toy_sudoku", "model.path=./mine").model.path == str(tmp_path / "mine")
 
 
 @pytest.mark.parametrize(

@@ -365,3 +365,15 @@ def test_the_mask_token_is_what_the_model_sees_at_open_positions():
     model = Dummy(lambda tokens: seen.append((tokens == MASK).sum(dim=-1).tolist()) or torch.zeros(*tokens.shape, 8))
     draw(model, make_prompts("1____", "12___"), num_rollouts=1)
     assert seen == [[4, 3], [3, 2], [2, 1], [1, 0]]
+
+
+@pytest.mark.parametrize("name", ["random", "confidence"])
+def test_a_row_keeps_its_own_schedule_beside_a_longer_one(name):
+    """Lengths 8 and 4 in blocks of 2 and 4 steps: one step a block for the long row, two for the short one, in any batch."""
+    prompts = make_prompts("________", "____")
+    options = {"name": name, "block_length": 2, "steps": 4, "temperature": 0.9}
+    together = draw(tiny_model(4), prompts, **options)
+    alone = draw(tiny_model(4), prompts, micro_batch=1, **options)
+    assert torch.equal(together.tokens, alone.tokens)
+    assert together.step[0, 0].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert sorted(together.step[1, 0][-4:].tolist()) == [0, 1, 2, 3]

@@ -231,3 +231,35 @@ def test_forward_passes_are_counted(small_run, tmp_path):
     files = (f"task.train={tmp_path / 'one.csv'}", f"task.test={tmp_path / 'one.csv'}")
     trained = train(small_run("train.rounds=1", "weight.log_ratio=path", "train.prompts_per_round=1", *files))
     assert trained.metrics[0]["forward_passes"] == 3 + 1 + 2 + 3
+
+
+def test_a_run_killed_before_its_first_checkpoint_simply_starts_again(small_run, tmp_path):
+
+    whole = train(small_run(f"output={tmp_path / 'whole'}"))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"round": 0, "step": 1}\n{"round": 1, "st')
+    again = train(small_run())
+    assert without_times(again.metrics) == without_times(whole.metrics) == written(tmp_path / "run")
+
+
+def test_a_resumed_run_returns_the_metrics_of_every_round(small_run):
+    def kill(done, policy):
+        if done == 3:
+            raise Killed
+        return {}
+
+    with pytest.raises(Killed):
+        train(small_run(), on_round=kill)
+    assert [entry["step"] for entry in train(small_run(), resume=True).metrics] == list(range(1, 9))
+
+
+def test_a_relative_path_of_the_command_line_survives_resuming_and_reloading(small_run, tmp_path, monkeypatch):
+    from dmpo_ref.config import PRESETS, load_config
+
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "mine.csv").write_text((PRESETS.parent.parent / "toy" / "data" / "test.csv").read_text())
+    monkeypatch.chdir(tmp_path / "sub")
+    config = small_run("task.train=../mine.csv", "train.rounds=2")
+    train(config)
+    assert load_config(tmp_path / "run" / "config.yaml") == config
+    assert train(small_run("task.train=../mine.csv", "train.rounds=2"), resume=True).metrics

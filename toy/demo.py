@@ -133,11 +133,8 @@ def match_target(output: Path, puzzle_file: Path, *, seed: int, overrides: tuple
 
 
 def train_or_resume(config: Config, on_round: Callable | None = None) -> Trained:
-    """Train, from the newest checkpoint if an earlier attempt left one; the metrics of all rounds are returned."""
-    trained = train(config, on_round=on_round, resume=latest_checkpoint(Path(config.output)) is not None)
-    lines = (trained.output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    trained.metrics = [json.loads(line) for line in lines]
-    return trained
+    """Train, from the newest checkpoint if an earlier attempt left one."""
+    return train(config, on_round=on_round, resume=latest_checkpoint(Path(config.output)) is not None)
 
 
 def counts(trained: Trained) -> dict[str, int]:

@@ -99,6 +99,8 @@ def check_options(config: PretrainConfig) -> None:
     for name in ("steps", "batch_size", "layers", "threads"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name}={getattr(config, name)}: must be at least 1")
+    if Path(config.output).is_file():
+        raise ValueError(f"output={config.output} is a file; a folder is needed")
     for name in ("correct_share", "prompted_share"):
         if not 0 <= getattr(config, name) <= 1:
             raise ValueError(f"{name}={getattr(config, name)}: a share must lie between 0 and 1")

@@ -22,7 +22,6 @@ from dmpo_ref.head import chunk_size
 from dmpo_ref.likelihood import Vocabulary
 from dmpo_ref.rollout import Prompts
 
-
 THRESHOLD = 0.6  # the published τ
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
@@ -18,6 +19,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 PRESETS = Path(__file__).parent / "presets"
+AT_LEAST_ONE = [
+    *("train.rounds", "train.prompts_per_round", "train.steps_per_round", "train.checkpoint_every", "train.prompts_per_step"),
+    *("train.score_micro_batch", "loss.micro_batch", "sampler.micro_batch", "evaluation.sampler.micro_batch"),
+    *("loss.num_replicates", "weight.elbo_replicates", "evaluation.num_samples", "evaluation.num_items", "threads"),
+]
+NOT_NEGATIVE = [
+    *("train.reuse_rounds", "train.resync_every", "evaluation.every"),
+    *("optimizer.warmup_steps", "optimizer.weight_decay", "model.lora_rank"),
+]
 
 
 def option(default: Any, help: str, *, symbol: str = "") -> Any:
@@ -280,49 +290,51 @@ def check_config(config: Config) -> None:
     Raises:
         ValueError: the first thing found wrong.
     """
-    weight, loss, train = config.weight, config.loss, config.train
 
     def require(ok: bool, key: str, right: str) -> None:
         if not ok:
             raise ValueError(f"{key}={get_option(config, key)}: {right}")
 
-    for key in ("train.rounds", "train.prompts_per_round", "train.steps_per_round", "loss.num_replicates", "weight.elbo_replicates",
-                "train.checkpoint_every", "evaluation.num_samples", "threads", "train.prompts_per_step", "evaluation.num_items",
-                "sampler.micro_batch", "loss.micro_batch", "train.score_micro_batch", "evaluation.sampler.micro_batch"):  # fmt: skip
+    for key in AT_LEAST_ONE:
         value = get_option(config, key)
         require(value is None or value >= 1, key, "must be at least 1")
-    for key in ("train.reuse_rounds", "train.resync_every", "evaluation.every", "optimizer.warmup_steps", "optimizer.weight_decay"):
+    for key in NOT_NEGATIVE:
         require(get_option(config, key) >= 0, key, "must not be negative")
-    for section, sampler in (("sampler", config.sampler), ("evaluation.sampler", config.evaluation.sampler)):
-        check_sampler(sampler, section)
-    require(config.model.lora_rank >= 0, "model.lora_rank", "a rank, or 0 to train all weights")
-    require(0 <= config.model.lora_dropout < 1, "model.lora_dropout", "must lie in [0, 1)")
-    require(config.model.lora_rank == 0 or bool(config.model.lora_targets), "model.lora_targets", "name at least one layer")
-    require(
-        config.model.quantize == "none" or config.model.lora_rank > 0,
-        "model.quantize",
-        "4-bit weights cannot be trained; set model.lora_rank",
-    )
-    require(
-        weight.alpha > 0 and math.isfinite(weight.alpha), "weight.alpha", "the temperature α must be above 0, in units of reward per nat"
-    )
+    check_sampler(config.sampler, "sampler")
+    check_sampler(config.evaluation.sampler, "evaluation.sampler")
+    model, weight, optimizer, train = config.model, config.weight, config.optimizer, config.train
+    require(0 <= model.lora_dropout < 1, "model.lora_dropout", "must lie in [0, 1)")
+    require(model.lora_rank == 0 or bool(model.lora_targets), "model.lora_targets", "name at least one layer")
+    require(model.quantize == "none" or model.lora_rank > 0, "model.quantize", "4-bit weights cannot be trained; set model.lora_rank")
+    is_temperature = weight.alpha > 0 and math.isfinite(weight.alpha)
+    require(is_temperature, "weight.alpha", "the temperature α must be above 0, in units of reward per nat")
     require(math.isfinite(weight.baseline_strength), "weight.baseline_strength", "must be a finite number")
-    # Adam's steps at usual learning rates are smaller than half the spacing of bfloat16 numbers: most would be lost.
-    fits = config.model.dtype == "float32" or config.model.lora_rank > 0
-    require(fits, "model.dtype", "bfloat16 weights lose small updates; use float32, or train adapters with model.lora_rank")
-    unused = weight.target == "tilted" or weight.log_ratio == "none"
-    require(unused, "weight.log_ratio", f"target={weight.target} does not use it; set none")
     require(train.num_rollouts >= 2, "train.num_rollouts", "the weights compare the rollouts of one prompt; at least 2 are needed")
     require(weight.target_ess is None or 0 < weight.target_ess < 1, "weight.target_ess", "a share of the rollouts, between 0 and 1")
-    require(config.optimizer.learning_rate > 0, "optimizer.learning_rate", "must be above 0")
-    require(config.optimizer.max_grad_norm > 0, "optimizer.max_grad_norm", "must be above 0")
-    require(0 <= config.optimizer.beta1 < 1, "optimizer.beta1", "must lie in [0, 1)")
-    require(0 <= config.optimizer.beta2 < 1, "optimizer.beta2", "must lie in [0, 1)")
-    if config.sampler.name != "random_order":
-        require(weight.log_ratio != "path", "weight.log_ratio", "only sampler.name=random_order has a path probability; use elbo or none")
-    if config.sampler.name != "random_order" or config.sampler.temperature == 0:
-        require(loss.masks != "path", "loss.masks", "only sampler.name=random_order above temperature 0 has a path probability")
-    if config.sampler.temperature == 0:
+    require(optimizer.learning_rate > 0, "optimizer.learning_rate", "must be above 0")
+    require(optimizer.max_grad_norm > 0, "optimizer.max_grad_norm", "must be above 0")
+    require(0 <= optimizer.beta1 < 1, "optimizer.beta1", "must lie in [0, 1)")
+    require(0 <= optimizer.beta2 < 1, "optimizer.beta2", "must lie in [0, 1)")
+    most = train.prompts_per_round
+    require(train.prompts_per_step is None or train.prompts_per_step <= most, "train.prompts_per_step", f"at most prompts_per_round={most}")
+    check_combinations(config, require)
+
+
+def check_combinations(config: Config, require: Callable[[bool, str, str], None]) -> None:
+    """The part of `check_config` that is about options that do not go together."""
+    sampler, weight, loss = config.sampler, config.weight, config.loss
+    has_path = sampler.name == "random_order"
+    require(
+        has_path or weight.log_ratio != "path",
+        "weight.log_ratio",
+        "only sampler.name=random_order has a path probability; use elbo or none",
+    )
+    require(
+        (has_path and sampler.temperature > 0) or loss.masks != "path",
+        "loss.masks",
+        "only sampler.name=random_order above temperature 0 has a path probability",
+    )
+    if sampler.temperature == 0:
         require(weight.log_ratio == "none", "weight.log_ratio", "sampler.temperature=0 draws without a probability; use none")
     if loss.name == "wddo":
         require(weight.baseline == "none", "weight.baseline", "wddo has its own negative term; use none")
@@ -330,10 +342,10 @@ def check_config(config: Config) -> None:
     if weight.target == "reward":
         require(weight.baseline != "model", "weight.baseline", "target=reward has the baselines none, uniform and negative")
         require(weight.target_ess is None, "weight.target_ess", "target=reward has no softmax to temper; use null")
+    if weight.target != "tilted":
+        require(weight.log_ratio == "none", "weight.log_ratio", f"target={weight.target} does not use it; set none")
     if weight.log_ratio == "none":
-        require(train.resync_every == 0, "train.resync_every", "log_ratio=none has no separate reference to re-sync; use 0")
-    most = train.prompts_per_round
-    require(train.prompts_per_step is None or train.prompts_per_step <= most, "train.prompts_per_step", f"at most prompts_per_round={most}")
+        require(config.train.resync_every == 0, "train.resync_every", "log_ratio=none has no separate reference to re-sync; use 0")
 
 
 def check_sampler(sampler: SamplerConfig, section: str) -> None:

@@ -48,6 +48,11 @@ class Run:
     def __init__(self, config: Config, *, task: Any, reward: Callable[[Any, str], float] | None, resume: bool):
         self.config, self.output = config, Path(config.output)
         found = self._find_checkpoint(resume)
+        if config.model.dtype == "bfloat16" and config.model.lora_rank == 0:
+            # Adam's steps at usual learning rates are smaller than half the spacing of bfloat16 numbers: most would be lost.
+            raise ValueError(
+                "model.dtype=bfloat16: bfloat16 weights lose small updates; use float32, or train adapters with model.lora_rank"
+            )
         self.task, self.custom_reward = task or build_task(config.task), reward
         self.train_items, self.test_items = self.task.load(config.task.train), self.task.load(config.task.test)
         self.accelerator = build_accelerator(config)

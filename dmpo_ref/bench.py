@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import resource
 import subprocess
 import sys
@@ -73,7 +74,7 @@ def bench_samplers(repeats: int = 1) -> str:
             seconds = time.perf_counter() - start
             for hook in hooks:
                 hook.remove()
-            best[name] = min(best.get(name, (seconds, 0.0)), (seconds, 1 - spent[0] / seconds))
+            best[name] = min(best.get(name, (math.inf, 0.0)), (seconds, 1 - spent[0] / seconds))
     plain = best["confidence"][0]
     lines = [f"{'sampler':<20}{'seconds':>9}{'relative':>10}{'forwards':>10}{'fed tokens':>12}{'tokens/s':>10}{'overhead':>10}"]
     for name, (seconds, overhead) in best.items():
@@ -85,7 +86,16 @@ def bench_samplers(repeats: int = 1) -> str:
 def sampler_setting() -> tuple[LLaDAModelLM, Vocabulary, Prompts]:
     """A random model, its vocabulary and 8 prompts of 64 tokens with room for 128."""
     config = LLaDAConfig(
-        d_model=256, n_layers=4, n_heads=4, mlp_hidden_size=768, vocab_size=4096, max_sequence_length=256, mask_token_id=4095, init_std=0.2
+        d_model=256,
+        n_layers=4,
+        n_heads=4,
+        mlp_hidden_size=768,
+        vocab_size=4096,
+        max_sequence_length=256,
+        mask_token_id=4095,
+        eos_token_id=0,
+        pad_token_id=0,
+        init_std=0.2,
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -107,7 +117,15 @@ def time_model(model: LLaDAModelLM, spent: list[float]) -> list:
 def measure_loss(way: str) -> None:
     """Print seconds, peak resident memory above the idle process in MB, and the norm of the gradient in the hidden layers."""
     config = LLaDAConfig(
-        d_model=32, n_layers=1, n_heads=2, mlp_hidden_size=64, vocab_size=VOCABULARY, max_sequence_length=512, mask_token_id=VOCABULARY - 1
+        d_model=32,
+        n_layers=1,
+        n_heads=2,
+        mlp_hidden_size=64,
+        vocab_size=VOCABULARY,
+        max_sequence_length=512,
+        mask_token_id=VOCABULARY - 1,
+        eos_token_id=0,
+        pad_token_id=0,
     )
     model = LLaDAModelLM(config)
     with torch.no_grad():

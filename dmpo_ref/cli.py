@@ -37,7 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         args.run(args)
     except Interrupted as stopped:
-        return complain(str(stopped), code=130)
+        how = "the same command" if args.run is run_demo else "the same command with --resume"
+        return complain(f"{stopped}; {how} goes on", code=130)
     except KeyboardInterrupt:
         return complain("stopped; a checkpoint that was written stands (dmpo train … --resume, or the same dmpo demo, goes on)", code=130)
     except torch.OutOfMemoryError:

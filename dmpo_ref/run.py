@@ -31,7 +31,7 @@ from dmpo_ref.weights import check_finite
 
 
 class Interrupted(Exception):
-    """The run was stopped by Ctrl-C after a checkpoint; the message says how to resume."""
+    """The run was stopped by Ctrl-C after a checkpoint; the message says where."""
 
 
 class Run:

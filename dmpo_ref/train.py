@@ -70,7 +70,7 @@ def train(
 
     Raises:
         FileNotFoundError, ValueError: something in the config, the files or the rewards that cannot be; one line.
-        Interrupted: Ctrl-C, after the round under way was finished and saved.
+        Interrupted: Ctrl-C, after the round under way was finished and saved; `resume=True` goes on from there.
     """
     run = Run(config, task=task, reward=reward, resume=resume)
     rounds, metrics = config.train.rounds, []
@@ -91,9 +91,7 @@ def train(
             bar.set_postfix(reward=collected["reward"], ess=collected["ess"])
             bar.update()
             if stopping and run.round < rounds:
-                raise Interrupted(
-                    f"stopped after round {run.round} of {rounds}, saved in {run.output}; the same command with --resume goes on"
-                )
+                raise Interrupted(f"stopped after round {run.round} of {rounds}, saved in {run.output}")
     run.accelerator.end_training()
     return Trained(run.policy, run.tokenizer, run.earlier_metrics + metrics, run.output, run.is_main)
 

@@ -52,6 +52,11 @@ class ModelConfig:
     )
     quantize: Literal["none", "nf4"] = option("none", "keep the frozen weights in 4 bits (bitsandbytes, CUDA, LoRA only)")
     gradient_checkpointing: bool = option(False, "recompute each block in the backward pass instead of keeping its activations")
+    compile: Literal["none", "default", "reduce-overhead"] = option(
+        "none",
+        "torch.compile mode of the policy's blocks, for long runs on CUDA: the first pass of each shape takes long, later ones "
+        "launch fewer kernels; `reduce-overhead` adds CUDA graphs. A frozen copy as reference is not compiled",
+    )
     vocabulary: Literal["allowed", "full"] = option(
         "allowed", "`allowed` never generates the mask token or padded rows; `full` is the published softmax over all rows"
     )
@@ -59,15 +64,23 @@ class ModelConfig:
 
 @dataclass
 class TaskConfig:
-    name: Literal["sudoku"] = option("sudoku", "which task to train on and to be graded by")
-    train: str = option("???", "training items: CSV, Puzzle,Solution", symbol="q")
-    test: str = option("???", "test items, same columns")
+    name: Literal["sudoku", "countdown", "gsm8k", "math500"] = option("sudoku", "which task to train on and to be graded by")
+    train: str = option("???", "training items: a file with the task's columns, or a hub data set as name:split", symbol="q")
+    test: str = option("???", "test items, likewise")
     generate: Literal["blanks", "all", "chat"] = option(
         "blanks",
-        "`blanks`: write into the blanks, the clues standing between them; `all`: all 16 cells after the puzzle; "
+        "sudoku only. `blanks`: write into the blanks, the clues standing between them; `all`: all 16 cells after the puzzle; "
         "`chat`: the puzzle as a chat message, a free answer of sampler.response_length tokens",
     )
-    reward: Literal["solved", "cells"] = option("solved", "1 for a valid full grid else 0, or the share of blanks right", symbol="r")
+    reward: Literal["solved", "recipe", "published"] = option(
+        "solved",
+        "`solved`: 1 for a right answer, else 0; `recipe`: the components of the published recipe, mended where they are broken; "
+        "`published`: those components as they were",
+        symbol="r",
+    )
+    few_shot: int = option(0, "worked examples before the question, as earlier turns of the conversation")
+    prefill: bool = option(False, "start the answer with <reasoning>, as the published evaluation does")
+    prompt_file: Optional[str] = option(None, "text of the question instead of the task's own, with the same {fields}")
 
 
 @dataclass
@@ -92,6 +105,10 @@ class SamplerConfig:
         "within a block keep keys and values of what comes before it (`prefix`) or of all outside it (`dual`); "
         "for confidence, threshold and factor",
     )
+    guidance: float = option(
+        0.0, "classifier-free guidance: logits u + (s + 1)(c − u), u with the prompt masked; 0: none; above, twice the cost", symbol="s"
+    )
+    stop_early: bool = option(False, "a row whose answer has ended is filled up with its end token and costs nothing more; for evaluation")
     micro_batch: Optional[int] = option(None, "sequences in one forward pass; null: all")
 
 
@@ -116,12 +133,22 @@ class WeightConfig:
 
 @dataclass
 class LossConfig:
-    name: Literal["wdce", "wddo"] = option("wdce", "weighted denoising cross-entropy, or weighted direct discriminative optimisation")
-    masks: Literal["exact", "stratified", "antithetic", "paper", "path"] = option(
-        "antithetic", "mask scheme of the NELBO (`paper` is biased); `path`: the rollout's own order, exact log-probability"
+    name: Literal["wdce", "wddo", "diffu_grpo", "wd1", "reinforce", "log_variance"] = option(
+        "wdce",
+        "`wdce`: weighted denoising cross-entropy; `wddo`: weighted direct discriminative optimisation. Rivals, which have "
+        "their own masks and no use for weight.* but α: `diffu_grpo` (d1) and `wd1`, by one-shot log-probabilities; `reinforce` "
+        "and `log_variance` (temperature weight.alpha), by exact path log-probabilities",
     )
-    num_replicates: int = option(2, "masks per rollout and step (not for `path`)", symbol="R")
-    normalise: Literal["length", "none"] = option("length", "divide the NELBO by L, as published, or not")
+    masks: Literal["exact", "stratified", "antithetic", "paper", "path"] = option(
+        "antithetic",
+        "wdce, wddo: mask scheme of the NELBO (`paper` is biased); `path`: the rollout's own order, exact log-probability",
+    )
+    num_replicates: int = option(2, "wdce, wddo: masks per rollout and step (not for `path`)", symbol="R")
+    normalise: Literal["length", "none"] = option("length", "wdce: divide the NELBO by L, as published, or not")
+    kl: float = option(
+        0.0, "diffu_grpo: weight of the KL to p_ref beside the clip loss; reinforce: the same, reward per nat; 0: none", symbol="β"
+    )
+    clip: float = option(0.2, "diffu_grpo: ratios count between 1 − ε and 1 + ε", symbol="ε")
     micro_batch: Optional[int] = option(None, "masked sequences in one forward and backward pass; null: all")
 
 
@@ -324,6 +351,7 @@ def check_combinations(config: Config, require: Callable[[bool, str, str], None]
     """The part of `check_config` that is about options that do not go together."""
     sampler, weight, loss = config.sampler, config.weight, config.loss
     has_path = sampler.name == "random_order"
+    check_rival(config, require)
     require(
         has_path or weight.log_ratio != "path",
         "weight.log_ratio",
@@ -334,6 +362,14 @@ def check_combinations(config: Config, require: Callable[[bool, str, str], None]
         "loss.masks",
         "only sampler.name=random_order above temperature 0 has a path probability",
     )
+    if config.model.compile == "reduce-overhead":
+        # CUDA graphs write every pass to the same memory, where kept keys and values would be overwritten.
+        for section in ("sampler", "evaluation.sampler"):
+            cached = get_option(config, f"{section}.cache") != "none"
+            require(not cached, f"{section}.cache", "does not go with model.compile=reduce-overhead; use none, or compile=default")
+    if weight.log_ratio == "path" or loss.masks == "path" or loss.name in ("reinforce", "log_variance"):
+        require(sampler.guidance == 0, "sampler.guidance", "guided rollouts have no path probability under the policy; use 0")
+        require(not sampler.stop_early, "sampler.stop_early", "what it fills in was not drawn and has no path probability; use false")
     if sampler.temperature == 0:
         require(weight.log_ratio == "none", "weight.log_ratio", "sampler.temperature=0 draws without a probability; use none")
     if loss.name == "wddo":
@@ -344,8 +380,23 @@ def check_combinations(config: Config, require: Callable[[bool, str, str], None]
         require(weight.target_ess is None, "weight.target_ess", "target=reward has no softmax to temper; use null")
     if weight.target != "tilted":
         require(weight.log_ratio == "none", "weight.log_ratio", f"target={weight.target} does not use it; set none")
-    if weight.log_ratio == "none":
+    if weight.log_ratio == "none" and loss.name != "log_variance" and loss.kl == 0:
         require(config.train.resync_every == 0, "train.resync_every", "log_ratio=none has no separate reference to re-sync; use 0")
+
+
+def check_rival(config: Config, require: Callable[[bool, str, str], None]) -> None:
+    """The part of `check_combinations` that is about objectives other than the two of DMPO."""
+    sampler, weight, loss = config.sampler, config.weight, config.loss
+    require(loss.kl == 0 or loss.name in ("diffu_grpo", "reinforce"), "loss.kl", "for diffu_grpo and reinforce; use 0")
+    require(loss.kl >= 0 and math.isfinite(loss.kl), "loss.kl", "must not be negative")
+    require(loss.clip > 0, "loss.clip", "must be above 0")
+    if loss.name in ("reinforce", "log_variance"):
+        has_path = sampler.name == "random_order" and sampler.temperature > 0
+        require(has_path, "loss.name", "only sampler.name=random_order above temperature 0 has a path probability")
+    if loss.name not in ("wdce", "wddo"):
+        for key, unused in (("log_ratio", "none"), ("baseline", "none"), ("target", "tilted"), ("target_ess", None)):
+            value = "null" if unused is None else unused
+            require(getattr(weight, key) == unused, f"weight.{key}", f"loss.name={loss.name} has no importance weights; use {value}")
 
 
 def check_sampler(sampler: SamplerConfig, section: str) -> None:
@@ -362,6 +413,10 @@ def check_sampler(sampler: SamplerConfig, section: str) -> None:
             raise ValueError(f"{section}.{name}={value}: a probability, above 0 and at most 1")
     if sampler.factor <= 0:
         raise ValueError(f"{section}.factor={sampler.factor}: must be above 0")
+    if not (sampler.guidance >= 0 and math.isfinite(sampler.guidance)):
+        raise ValueError(f"{section}.guidance={sampler.guidance}: must be 0 (no guidance) or above")
+    if sampler.guidance and sampler.name == "wino":
+        raise ValueError(f"{section}.guidance={sampler.guidance}: wino has no guidance; use 0, or another sampler")
     if sampler.cache != "none" and sampler.name in ("random_order", "random", "wino"):
         raise ValueError(f"{section}.cache={sampler.cache}: {sampler.name} has no cache; use none, or confidence, threshold or factor")
     if sampler.name in ("threshold", "factor", "wino") and sampler.steps is not None:

@@ -29,7 +29,7 @@ def streams(seed: int = 0) -> list[torch.Generator]:
 def build_case(name: str, normalise: str, masks: str):
     """Two prompts of different length with 3 and 2 blanks (so one is padded), three rollouts each, arbitrary weights."""
     config = LossConfig(name=name, masks=masks, num_replicates=3, normalise=normalise)
-    objective = build_objective(config)
+    objective = build_objective(config, alpha=1.0)
     rollout = make_rollout(make_prompts("12|_3__", "4|__1"), N)
     views = objective.views(rollout, streams())
     rng = np.random.default_rng(1)
@@ -185,7 +185,7 @@ def test_the_published_mean_over_rollouts_makes_the_positive_term_n_times_too_we
 def test_wddo_averages_replicates_before_the_sigmoid():
     """Two replicates with Δ = +3 and −3: their mean is 0 and the loss 2 ln 2; averaging the losses would give 2 ln 2 + 1.8."""
     rollout = make_rollout(make_prompts("_12"), 2)
-    objective = build_objective(LossConfig(name="wddo", masks="exact", num_replicates=2))
+    objective = build_objective(LossConfig(name="wddo", masks="exact", num_replicates=2), alpha=1.0)
     views = objective.views(rollout, streams()[:1])
     assert (views.weight == 1).all()  # one blank: L = m = 1
     log_prob = torch.zeros(1, 2, 2, 3, dtype=torch.float64)
@@ -208,7 +208,7 @@ def test_path_views_give_the_log_probability_along_the_order_exactly():
 
 @pytest.mark.parametrize("masks", MASKS)
 def test_equal_streams_give_equal_views_and_other_streams_others(masks):
-    objective = build_objective(LossConfig(masks=masks, num_replicates=4))
+    objective = build_objective(LossConfig(masks=masks, num_replicates=4), alpha=1.0)
     rollout = make_rollout(make_prompts("________", "1234____"), 5)
     first, again, other = (objective.views(rollout, streams(seed)) for seed in (0, 0, 1))
     for field in ("hidden", "target", "weight"):
@@ -219,7 +219,7 @@ def test_equal_streams_give_equal_views_and_other_streams_others(masks):
 @pytest.mark.parametrize("masks", SCHEMES)
 @pytest.mark.parametrize("neighbour", ["1234|___", "1|_____", "_"], ids=["more_padding", "more_blanks", "shorter"])
 def test_the_masks_of_a_prompt_do_not_depend_on_the_others(masks, neighbour):
-    objective = build_objective(LossConfig(masks=masks, num_replicates=3))
+    objective = build_objective(LossConfig(masks=masks, num_replicates=3), alpha=1.0)
     together = objective.views(make_rollout(make_prompts("12|_3__", neighbour), N), streams())
     alone = objective.views(make_rollout(make_prompts("12|_3__"), N), streams()[:1])
     padding = together.hidden.shape[-1] - alone.hidden.shape[-1]
@@ -253,7 +253,7 @@ OBJECTIVES = {
 def tiny_run(folder, *overrides: str) -> Run:
     """A run on three puzzles with four rollouts each, weights in float64, a policy that has moved since its rollouts."""
     small = ["train.prompts_per_round=3", "train.num_rollouts=4", f"train.steps_per_round={K}", "evaluation.num_items=1"]
-    config = load_config("toy_sudoku", f"output={folder}", "weight.alpha=1.0", "task.reward=cells", *small, *overrides)
+    config = load_config("toy_sudoku", f"output={folder}", "weight.alpha=1.0", "task.reward=recipe", *small, *overrides)
     run = Run(config, task=None, reward=None, resume=False)
     run.policy.double()
     experience, _ = collect(run)

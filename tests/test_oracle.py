@@ -94,7 +94,7 @@ def test_the_model_itself_stays_as_it_is():
 
 def test_the_tilted_distribution_and_its_divergence_equal_numpy():
     """p* = p_ref e^{r/α} / Z over all answers; KL(p*‖p_ref) and KL(p_ref‖p*) by their sums."""
-    task = Sudoku(TaskConfig(reward="cells"))
+    task = Sudoku(TaskConfig(reward="recipe"))
     exact, alpha = oracle(tiny_model(0), 3, task=task), 0.3
     item = Puzzle(PUZZLES[3], SOLUTION)
     reward = rewards(task, item, exact)

@@ -1,15 +1,20 @@
-"""Synthetic Sudoku: grids, puzzles, splits, files, text in and text out."""
+"""Sudoku: grids, puzzles, splits, files, text in and text out; both gradings against hand-worked cases and a slow second reading."""
 
+import json
+import re
 from itertools import product
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dmpo_ref.config import ModelConfig, TaskConfig
 from dmpo_ref.policy import load_policy
 from dmpo_ref.rollout import Prompts
 from dmpo_ref.tasks import BLANK, decode, encode
 from dmpo_ref.tasks.sudoku import Puzzle, Sudoku, is_solution, read_puzzles, write_puzzles
+from tests.cases.sudoku import ALL, AMBIGUOUS, CASES, SWAPPED, TWO
 from toy.pretrain import careless_answer
 from toy.small_llada import make_checkpoint
 from toy.sudoku import all_grids, build_tokenizer, make_puzzles, solutions, split_grids
@@ -134,7 +139,7 @@ def test_every_solution_of_a_puzzle_counts():
 
 
 def test_the_cells_reward_is_the_share_of_blanks_right():
-    task, item = Sudoku(TaskConfig(reward="cells")), Puzzle("1200341221434321", GRID)
+    task, item = Sudoku(TaskConfig(reward="recipe")), Puzzle("1200341221434321", GRID)
     assert task.reward(item, GRID) == {"cells": 1.0}
     assert task.reward(item, GRID[:3] + "1" + GRID[4:]) == {"cells": 0.5}
     assert task.reward(item, "") == {"cells": 0.0}
@@ -256,30 +261,224 @@ def test_only_the_toy_layouts_have_an_alphabet():
 
 
 @pytest.mark.parametrize(
-    ("text", "solved", "cells"),
+    ("text", "solved", "recipe", "published"),
     [
-        (f"<reasoning>\nso\n</reasoning>\n<answer>\n{GRID}\n</answer>", True, 1.0),
-        ("<answer>1 2 3 4\n3412\t2143\n4321\n</answer> and so on 9", True, 1.0),  # white space does not count
-        (f"<answer>{GRID}", True, 1.0),  # not closed
-        (f"<answer>{GRID[::-1]}</answer><answer>{GRID}</answer>", True, 1.0),  # the last one counts
-        (f"<answer>{GRID}</answer><answer>", False, 0.0),
-        (GRID, False, 0.0),  # no answer at all
-        (f"{GRID}</answer>", False, 0.0),
-        (f"<answer>{GRID}1</answer>", False, 1.0),  # 17 digits: cut for `cells`, wrong for `solved`
-        ("<answer>123</answer>", False, 0.5),  # padded: cell 2 right, cell 3 missing
-        (f"<answer>The grid: {GRID}</answer>", False, 1.0),  # `cells` reads the digits alone
-        ("<answer>1243341221434321</answer>", False, 0.0),
-        ("<answer>4134341221434321</answer>", False, 1.0),  # blanks right, a clue changed
-        ("", False, 0.0),
-        ("<answer></answer>", False, 0.0),
-        ("</answer><answer>\x00é數</answer>", False, 0.0),
+        (f"<reasoning>\nso\n</reasoning>\n<answer>\n{GRID}\n</answer>", 1, 1, 1),
+        ("<answer>1 2 3 4\n3412\t2143\n4321\n</answer> and so on 9", 1, 1, 1),  # white space does not count
+        (f"<answer>{GRID}", 1, 1, 0),  # not closed
+        (f"<answer>{SWAPPED}</answer><answer>{GRID}</answer>", 1, 1, 1),  # the last one counts
+        (f"<answer>{GRID}</answer><answer>{SWAPPED}</answer>", 0, 0, 0),
+        (f"<answer>{GRID}</answer><answer>", 0, 0, 1),  # published skips what is not closed
+        (GRID, 1, 1, 0),  # no tags: strict reads the whole text
+        (f"{GRID}</answer>", 0, 0, 0),
+        (f"<answer>{GRID}1</answer>", 0, 0, 1),  # 17 digits: published cuts
+        ("<answer>123</answer>", 0, 0, 0.5),  # published pads: cell 2 right, cell 3 missing
+        (f"<answer>The grid: {GRID}</answer>", 0, 0, 1),  # published reads the digits alone
+        (f"<answer>Row 1: {GRID}</answer>", 0, 0, 0),  # all of them: 1 1 2 3 …
+        (f"<answer>{SWAPPED}</answer>", 0, 0, 0),
+        ("<answer>1233341221434321</answer>", 0, 0.5, 0.5),
+        ("<answer>4134341221434321</answer>", 0, 0, 1),  # blanks right, a clue changed
+        ("<answer>0034000000000000</answer>", 0, 0, 1),  # clues left out
+        (f"<answer>\\boxed{{{GRID}}}</answer>", 1, 1, 1),
+        ("", 0, 0, 0),
+        ("<answer></answer>", 0, 0, 0),
+        ("</answer><answer>\x00é數</answer>", 0, 0, 0),
     ],
 )
-def test_a_chat_answer_is_what_stands_between_the_last_answer_tags(text, solved, cells):
-    assert chat_task().grade(PUZZLE, text).correct is solved
-    assert chat_task().grade(PUZZLE, text).kind == "2 blanks"
-    assert chat_task().reward(PUZZLE, text) == {"solved": float(solved)}
-    assert chat_task(reward="cells").reward(PUZZLE, text) == {"cells": cells}
+def test_rewards_of_a_chat_answer_by_hand(text, solved, recipe, published):
+    assert chat_task().reward(PUZZLE, text) == {"solved": solved}
+    assert chat_task(reward="recipe").reward(PUZZLE, text) == {"cells": recipe}
+    assert chat_task(reward="published").reward(PUZZLE, text) == {"cells": published}
+
+
+def test_the_recipe_knows_every_solution_and_the_published_reward_one():
+    for answer in solutions(AMBIGUOUS.puzzle):
+        assert chat_task(reward="recipe").reward(AMBIGUOUS, f"<answer>{answer}</answer>") == {"cells": 1.0}
+        share = sum(a == s for a, s, p in zip(answer, AMBIGUOUS.solution, AMBIGUOUS.puzzle, strict=True) if p == "0") / 5
+        assert chat_task(reward="published").reward(AMBIGUOUS, f"<answer>{answer}</answer>") == {"cells": share}
+    assert len(solutions(AMBIGUOUS.puzzle)) == 2
+
+
+@pytest.mark.parametrize(("reward", "cells"), [("recipe", 0.0), ("published", 1.0)])
+def test_without_words_too_only_the_published_reward_lets_clues_change(reward, cells):
+    task = Sudoku(TaskConfig(generate="all", reward=reward))
+    assert task.reward(PUZZLE, "4134341221434321") == {"cells": cells}
+    assert task.reward(PUZZLE, "1233341221434321") == {"cells": 0.5}
+    assert task.reward(PUZZLE, GRID) == {"cells": 1.0}
+
+
+@pytest.mark.parametrize("case", CASES, ids=range(len(CASES)))
+def test_hand_worked_answers_under_both_gradings(case):
+    grade = Sudoku.grade(case.item, case.text)
+    assert (grade.correct, grade.published.right) == (case.strict, case.published), case.why
+    assert grade.published.total == case.item.puzzle.count("0") and grade.strict.total == 1
+    assert grade.kind == f"{case.item.puzzle.count('0')} blanks"
+    assert published_by_patterns(case.item, case.text) == case.published
+    check_verdicts(grade)
+
+
+def check_verdicts(grade) -> None:
+    for verdict in (grade.strict, grade.published):
+        assert verdict.right in range(verdict.total + 1)
+        assert verdict.source and verdict.reason and "\n" not in verdict.reason and len(verdict.reason) < 200
+
+
+def published_by_patterns(item: Puzzle, text: str) -> int:
+    """The published rule once more, as one list of slow regular expressions."""
+    end = r"(?:<[|]eot_id[|]>|<[|]endoftext[|]>"
+    readings = [
+        r"<answer>[\s\S]*?```([\d\s]+)```",
+        rf"<answer>([\s\S]*?){end}|</answer>)",
+        rf"</answer>([\s\S]*?){end}|\Z)",
+        r"(?=(\d{16})\s*</answer>)",
+        r"(?<!\w)(\d{16})(?!\w)",
+    ]
+    found = [re.search(reading, text) for reading in readings]
+    cells = next((match[1] for match in found if match and match[1].strip()), "")
+    cells = re.sub(r"\s", "", cells).ljust(16, "0")
+    return [cells[i] == item.solution[i] for i in range(16) if item.puzzle[i] == "0"].count(True)
+
+
+PIECES = [
+    *"01234", GRID, "\n", " ", "|", "-", ",", "[", "]", "```", "`", "<answer>", "</answer>", "\\boxed{", "}", "<|eot_id|>", "<|endoftext|>",
+    "a", "٣", "３", "\x00", "\ud800", "\x85",
+]  # fmt: skip
+
+
+@st.composite
+def mutated(draw):
+    """An answer of the table with pieces put in, and parts taken out or doubled."""
+    text = draw(st.sampled_from([case.text for case in CASES]) | st.lists(st.sampled_from(PIECES), max_size=8).map("".join))
+    for _ in range(draw(st.integers(0, 4))):
+        start, stop = sorted((draw(st.integers(0, len(text))), draw(st.integers(0, len(text)))))
+        text = text[:start] + draw(st.sampled_from(["", text[start:stop] * 2, *PIECES])) + text[stop:]
+    return text
+
+
+@settings(max_examples=400)
+@given(st.text() | mutated(), st.sampled_from([TWO, ALL, AMBIGUOUS]))
+def test_no_answer_makes_a_grade_or_a_reward_fail_and_the_published_grade_is_that_of_the_patterns(text, item):
+    grade = Sudoku.grade(item, text)
+    check_verdicts(grade)
+    assert grade.published.right == published_by_patterns(item, text)
+    assert grade.correct == chat_task().reward(item, text)["solved"] == (grade.strict.answer in solutions(item.puzzle))
+    for reward in ("recipe", "published"):
+        assert 0.0 <= chat_task(reward=reward).reward(item, text)["cells"] <= 1.0
+        assert 0.0 <= Sudoku(TaskConfig(reward=reward)).reward(item, text)["cells"] <= 1.0
+    assert len(chat_task().show(item, text).split("\n")) >= 5
+
+
+SHORTER = ["<answer>{}</answer>", "\\boxed{{{}}}", "<answer>{}"]
+
+
+@pytest.mark.parametrize(("form", "length"), [("{}", 10**6), *((form, 50_000) for form in SHORTER)])
+def test_a_megabyte_of_anything_is_graded(form, length):
+    """Any step that is quadratic in the text would take hours here."""
+    for piece in (
+        GRID,
+        GRID + " ",
+        "1",
+        " ",
+        "`",
+        "``` ",
+        "```1",
+        "<answer>",
+        "</answer>",
+        "<answer></answer>",
+        "{",
+        "\\boxed{",
+        "|",
+        "\ud800",
+    ):
+        text = form.format(piece * (length // len(piece)))
+        check_verdicts(Sudoku.grade(PUZZLE, text))
+        for reward in ("recipe", "published"):
+            assert chat_task(reward=reward).reward(PUZZLE, text)["cells"] <= 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (GRID, "a full grid that obeys the rules and keeps every clue"),
+        ("123", "3 digits, a grid has 16"),
+        ("", "0 digits, a grid has 16"),
+        ("1234341221434320", "the answer contains '0'; a grid has the digits 1 to 4"),
+        ("1234341221434329", "the answer contains '9'; a grid has the digits 1 to 4"),
+        ("4134341221434321", "the clue 1 in row 1, column 1 became 4"),
+        ("1233341221434321", "row 1 holds a digit twice"),
+        (SWAPPED, "column 3 holds a digit twice"),
+    ],
+)
+def test_the_strict_verdict_says_why(text, reason):
+    assert Sudoku.grade(PUZZLE, f"<answer>{text}</answer>").strict.reason == reason
+    if text:
+        assert Sudoku.grade(PUZZLE, text).strict.source == "the whole text"
+
+
+def test_a_grid_with_broken_boxes_says_so():
+    assert Sudoku.grade(ALL, "1234234134124123").strict.reason == "box 1 holds a digit twice"
+
+
+def test_the_published_verdict_says_what_it_read():
+    verdict = Sudoku.grade(PUZZLE, f"<answer> </answer> so\n{GRID}").published
+    assert (verdict.source, verdict.answer, verdict.right, verdict.total) == ("after </answer>", f"so{GRID}", 0, 2)
+    assert verdict.reason == "0 of 2 blank cells as in the stored solution"
+    assert Sudoku.grade(PUZZLE, "no").published.answer is None
+
+
+def test_worked_examples_are_right_and_unlike_the_shipped_test_puzzles():
+    test_grids = {item.solution for item in read_puzzles("toy/data/test.csv")}
+    for item, answer in Sudoku.examples:
+        grade = Sudoku.grade(item, answer)
+        assert grade.correct and grade.published.right == grade.published.total
+        assert solutions(item.puzzle) == [item.solution] and item.solution not in test_grids
+
+
+def test_a_chat_prompt_comes_after_as_many_examples_as_wanted(tmp_path):
+    messages = chat_task(few_shot=2).prompt(PUZZLE)
+    assert [message["role"] for message in messages] == ["user", "assistant", "user", "assistant", "user"]
+    assert Sudoku.examples[1][0].puzzle in messages[2]["content"] and messages[3]["content"] == Sudoku.examples[1][1]
+    assert chat_task(prefill=True).prefill == "<reasoning>\n"
+    (tmp_path / "p.txt").write_text("Solve {puzzle}!")
+    assert chat_task(prompt_file=str(tmp_path / "p.txt")).prompt(PUZZLE)[0]["content"] == f"Solve {PUZZLE.puzzle}!"
+    with pytest.raises(ValueError, match="task.few_shot=3: sudoku has 2 worked examples"):
+        chat_task(few_shot=3)
+
+
+@pytest.mark.parametrize("generate", ["blanks", "all"])
+@pytest.mark.parametrize("option", [{"few_shot": 1}, {"prefill": True}, {"prompt_file": "p.txt"}])
+def test_what_only_a_chat_can_use_is_refused_by_name_elsewhere(generate, option):
+    ((name, value),) = option.items()
+    with pytest.raises(ValueError, match=f"task.{name}={value}: task.generate={generate} asks nothing in words"):
+        Sudoku(TaskConfig(generate=generate, **option))
+
+
+def test_records_give_the_puzzle_back_also_through_json():
+    for item in read_puzzles("toy/data/test.csv")[:20]:
+        assert Sudoku.from_record(*json.loads(json.dumps(Sudoku.record(item)))) == item
+        assert Sudoku.from_record(f"Solve the following Sudoku puzzle: {item.puzzle}\n", item.solution) == item
+        assert Sudoku.from_record(f"{item.puzzle}5 and {'1' * 17}", item.solution) == item  # the first 16 characters
+        assert Sudoku.from_record(f"12 {'1' * 17} {item.puzzle}", item.solution) == item
+
+
+@pytest.mark.parametrize(
+    ("question", "truth"),
+    [
+        ("Numbers: [1, 2]\nTarget: 3", [[1, 2], 3]),
+        ("What is 1 + 1?", 2.0),
+        ("What is 1 + 1?", "2"),
+        (PUZZLE.puzzle, None),
+        (PUZZLE.puzzle, GRID[::-1][:15]),
+        (PUZZLE.puzzle, SWAPPED),
+        (GRID, GRID),
+        (None, GRID),
+        ("", ""),
+    ],
+)
+def test_a_record_of_another_task_is_refused_in_one_line(question, truth):
+    with pytest.raises(ValueError) as caught:
+        Sudoku.from_record(question, truth)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_chat_answer_is_shown_as_its_board():

@@ -1,12 +1,10 @@
 """Tasks: text in, text out. A task knows prompts, rewards and grades; nothing here knows a model.
 
-A task is a class with `alphabet`, `load`, `prompt`, `template`, `reward` and `grade` (see `sudoku.Sudoku`). To add one:
-write the file, add it to `build_task` and its name to `TaskConfig`.
+What a task must have is written in `common.py`. To add one: write the file, add it to `TASKS` and its name to `TaskConfig`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import takewhile
 
 import torch
@@ -14,24 +12,20 @@ from torch import Tensor
 
 from dmpo_ref.config import TaskConfig
 from dmpo_ref.rollout import Prompts
+from dmpo_ref.tasks.common import BLANK, END_TOKENS, Grade
+from dmpo_ref.tasks.countdown import Countdown
+from dmpo_ref.tasks.gsm8k import GSM8K
+from dmpo_ref.tasks.math500 import MATH500
+from dmpo_ref.tasks.sudoku import Sudoku
 
-BLANK = "□"  # in a template: a position that is to be generated
-END_OF_TURN = "<|eot_id|>"  # ends a chat answer, as does the tokenizer's eos token
+__all__ = ["BLANK", "TASKS", "Grade", "build_task", "decode", "encode", "end_ids"]
 
-
-@dataclass
-class Grade:
-    """Whether an answer is right, and the kind of item, by which accuracies are also reported."""
-
-    correct: bool
-    kind: str
+TASKS = {"sudoku": Sudoku, "countdown": Countdown, "gsm8k": GSM8K, "math500": MATH500}
 
 
 def build_task(config: TaskConfig):
     """The task that the config names."""
-    from dmpo_ref.tasks.sudoku import Sudoku
-
-    return {"sudoku": Sudoku}[config.name](config)
+    return TASKS[config.name](config)
 
 
 def encode(tokenizer, task, items: list, response_length: int | None = None) -> Prompts:
@@ -50,7 +44,7 @@ def encode(tokenizer, task, items: list, response_length: int | None = None) -> 
     for item in items:
         prompt, template = task.prompt(item), task.template(item)
         if not isinstance(prompt, str):
-            prompt = chat_text(tokenizer, prompt)
+            prompt = chat_text(tokenizer, prompt) + task.prefill
         if template is None and response_length is None:
             raise ValueError("an answer of this task can have any length: give sampler.response_length, in tokens")
         if template is not None and response_length is not None:
@@ -82,8 +76,13 @@ def chat_text(tokenizer, messages: list[dict[str, str]]) -> str:
     return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
 
 
+def end_ids(tokenizer) -> set[int]:
+    """Tokens that end an answer."""
+    return {tokenizer.eos_token_id, *map(tokenizer.added_tokens_encoder.get, END_TOKENS)} - {None}
+
+
 def decode(tokenizer, tokens: Tensor, attention_mask: Tensor, prompt_mask: Tensor) -> list[str]:
     """Answers as text: what follows the prompt, up to the first end token, special tokens removed. [B, S] each → B strings."""
-    ends = {tokenizer.eos_token_id, tokenizer.added_tokens_encoder.get(END_OF_TURN)}
+    ends = end_ids(tokenizer)
     answers = (row[keep].tolist() for row, keep in zip(tokens, attention_mask & ~prompt_mask, strict=True))
     return [tokenizer.decode(list(takewhile(lambda t: t not in ends, answer)), skip_special_tokens=True) for answer in answers]

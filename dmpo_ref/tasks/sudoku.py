@@ -7,31 +7,29 @@ of the public 4x4 Sudoku data of d1 (Zhao et al., arXiv 2504.12216).
 from __future__ import annotations
 
 import csv
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dmpo_ref.config import TaskConfig
-from dmpo_ref.tasks import BLANK, Grade
+from dmpo_ref.tasks.common import ANSWER_FORM, BLANK, END_TOKENS, ChatTask, Grade, Verdict, closed_answers, marked_answer, until_end
 
 ROWS = [[4 * r + c for c in range(4)] for r in range(4)]
 COLUMNS = [[4 * r + c for r in range(4)] for c in range(4)]
 BOXES = [[4 * (r + i) + c + j for i in (0, 1) for j in (0, 1)] for r in (0, 2) for c in (0, 2)]
 UNITS = ROWS + COLUMNS + BOXES
 
-CHAT_PROMPT = """\
+SEPARATORS = re.compile(r"[\s|+,;/\[\]`-]+")  # what may stand between the digits of a grid
+
+QUESTION = """\
 Complete this 4x4 Sudoku. The grid is written as 16 digits, row by row from the top left, and 0 is a blank:
 
 {puzzle}
 
 Put 1, 2, 3 or 4 in place of every 0 so that each row, each column and each of the four 2x2 boxes holds all four digits. \
-The other digits must stay as they are. Think step by step, then give the completed grid as 16 digits, in this form:
-
-<reasoning>
-your reasoning
-</reasoning>
-<answer>
-the 16 digits
-</answer>"""
+The other digits must stay as they are. \
+"""
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,27 @@ class Puzzle:
         return self.puzzle.count("0")
 
 
-class Sudoku:
+ROW_BY_ROW = """\
+<reasoning>
+Row 1 is 1 2 _ 4: it lacks 3. Row 2 is 3 _ 1 2: it lacks 4. Row 3 is _ 1 4 3: it lacks 2. Row 4 is 4 3 2 _: it lacks 1.
+Rows: 1234, 3412, 2143, 4321. Every column and box holds 1 to 4.
+</reasoning>
+<answer>
+1234341221434321
+</answer>"""
+
+BY_COLUMN_AND_BOX = """\
+<reasoning>
+Row 1 is _ _ 1 3: it lacks 2 and 4. Column 1 has a 2 in row 4, so row 1 is 4 2 1 3.
+Row 2 is 1 3 _ 2: it lacks 4. Row 3 is 3 1 2 _: it lacks 4. Row 4 is 2 _ 3 1: it lacks 4.
+Rows: 4213, 1342, 3124, 2431. Every column and box holds 1 to 4.
+</reasoning>
+<answer>
+4213134231242431
+</answer>"""
+
+
+class Sudoku(ChatTask):
     """The task as `train` and `evaluate` see it: items, prompts, reward, grade. Text in, text out, no model.
 
     `generate: blanks` writes into the grid itself: the clues stand where they are and only blanks are generated.
@@ -55,12 +73,23 @@ class Sudoku:
     """
 
     alphabet: str | None = "1234"
+    prefill = ""
+    question = QUESTION + ANSWER_FORM.format(what="the completed grid as 16 digits", example="the 16 digits")
+    examples = (
+        (Puzzle("1204301201434320", "1234341221434321"), ROW_BY_ROW),
+        (Puzzle("0013130231202031", "4213134231242431"), BY_COLUMN_AND_BOX),
+    )
 
     def __init__(self, config: TaskConfig):
-        self.config = config
         self.is_chat = config.generate == "chat"
         if self.is_chat:
             self.alphabet = None
+            super().__init__(config)
+            return
+        for name, unused in (("few_shot", 0), ("prefill", False), ("prompt_file", None)):
+            if (value := getattr(config, name)) != unused:
+                raise ValueError(f"task.{name}={value}: task.generate={config.generate} asks nothing in words; use task.generate=chat")
+        self.config = config
 
     def load(self, path: str) -> list[Puzzle]:
         """Puzzles of a CSV file (see `read_puzzles`)."""
@@ -82,10 +111,13 @@ class Sudoku:
         rows = [f"{cells[i]} {cells[i + 1]} | {cells[i + 2]} {cells[i + 3]}" for i in range(0, 16, 4)]
         return "\n".join([*rows[:2], "----+----", *rows[2:]])
 
+    def fields(self, item: Puzzle) -> dict[str, str]:
+        return {"puzzle": item.puzzle}
+
     def prompt(self, item: Puzzle) -> str | list[dict[str, str]]:
         """Text before the response; in chat form the messages of the conversation so far."""
         if self.is_chat:
-            return [{"role": "user", "content": CHAT_PROMPT.format(puzzle=item.puzzle)}]
+            return super().prompt(item)
         return item.puzzle if self.config.generate == "all" else ""
 
     def template(self, item: Puzzle) -> str | None:
@@ -95,35 +127,136 @@ class Sudoku:
         return BLANK * 16 if self.config.generate == "all" else item.puzzle.replace("0", BLANK)
 
     def extract(self, text: str) -> str:
-        """The grid in an answer: in chat form what stands between the last <answer> and </answer>, white space removed."""
-        if not self.is_chat:
-            return text
-        _, tag, rest = text.rpartition("<answer>")
-        return "".join(rest.partition("</answer>")[0].split()) if tag else ""
+        """The grid in an answer: in chat form what `read_grid` finds."""
+        return read_grid(text)[0] if self.is_chat else text
 
     def reward(self, item: Puzzle, text: str) -> dict[str, float]:
-        """Reward by component, their sum is r: `solved` 1 or 0, or `cells`, the share of blanks filled as in the solution."""
-        grid = self.extract(text)
-        if self.config.reward == "cells":
-            # As published: digits only, whatever stands between them; compared as far as both go.
-            digits = [c for c in grid if c.isdecimal()]
-            right = sum(a == s for a, s, p in zip(digits, item.solution, item.puzzle, strict=False) if p == "0")
-            return {"cells": right / item.num_blanks}
-        return {"solved": float(is_solution(item.puzzle, grid))}
+        """Reward by component: `solved` 1 or 0 by the strict grading; or `cells`, the share of the blanks that are right.
 
-    def grade(self, item: Puzzle, text: str) -> Grade:
-        """Right if the answer is a valid full grid that keeps every clue (any solution counts); kept apart by blanks."""
-        return Grade(correct=is_solution(item.puzzle, self.extract(text)), kind=f"{item.num_blanks} blanks")
+        `recipe`: a grid that is read as the strict grading does, of 16 digits that keep the clues, else 0; another solution than the
+        stored one is as right as it. `published`: the digits of the last `<answer>…</answer>`, whatever stands between them, padded or
+        cut to 16 and compared with the stored solution; clues may be changed. (In the layouts without words the grid is the answer.)
+        """
+        if self.config.reward == "published":
+            answer = ([None, *closed_answers(text)])[-1] if self.is_chat else text
+            digits = "".join(c for c in answer or "" if c.isdigit())
+            return {"cells": count_right(item, digits) / item.num_blanks}
+        grid = self.extract(text)
+        is_solved = is_solution(item.puzzle, grid)
+        if self.config.reward == "solved":
+            return {"solved": float(is_solved)}
+        if not is_solved and (describe_grid(grid) or not keeps_clues(item.puzzle, grid)):
+            return {"cells": 0.0}
+        return {"cells": 1.0 if is_solved else count_right(item, grid) / item.num_blanks}
+
+    @staticmethod
+    def grade(item: Puzzle, text: str) -> Grade:
+        """Both gradings, kept apart by the number of blanks.
+
+        Strict: the grid (see `read_grid`) is full, obeys the rules and keeps every clue; any solution counts.
+        Published: the blank cells that are as in the stored solution, of all blank cells (see `read_published`).
+        """
+        grid, source = read_grid(text)
+        reason = describe_grid(grid) or describe_answer(item.puzzle, grid)
+        strict = Verdict(int(not reason), 1, grid or None, source, reason or "a full grid that obeys the rules and keeps every clue")
+        cells, place = read_published(text)
+        right = count_right(item, cells)
+        reason = f"{right} of {item.num_blanks} blank cells as in the stored solution"
+        return Grade(f"{item.num_blanks} blanks", strict, Verdict(right, item.num_blanks, cells or None, place, reason))
+
+    @staticmethod
+    def record(item: Puzzle) -> tuple[str, str]:
+        """(question, ground truth) as in d1's result files, the question being the 16 digits of the puzzle."""
+        return item.puzzle, item.solution
+
+    @staticmethod
+    def from_record(question: str, ground_truth: Any) -> Puzzle:
+        """The puzzle of a record: the question's first 16 characters if they are digits, else its first 16 digits that stand alone.
+
+        Raises:
+            ValueError: a record of another task, or a malformed one.
+        """
+        question = question if isinstance(question, str) else ""
+        found = re.match(r"[0-9]{16}", question) or re.search(r"\b[0-9]{16}\b", question)
+        if found is None or not isinstance(ground_truth, str):
+            raise ValueError("a Sudoku record has a question with 16 digits and as ground truth the 16 digits of the solution")
+        item = Puzzle(found[0], ground_truth.strip())
+        if problem := describe_problem(item):
+            raise ValueError(problem)
+        return item
+
+
+def read_grid(text: str) -> tuple[str, str]:
+    """The grid in an answer and where it was found, for the strict grading.
+
+    From the last `<answer>` or the last `\\boxed{…}` (see `marked_answer`), or, in a text without either, the whole text up to its first
+    end token. White space and | + , ; / - [ ] ` between the digits go, everything else stays, to be found wrong.
+    """
+    answer, source = marked_answer(text)
+    if answer is None:
+        answer, source = until_end(text), "the whole text"
+    return SEPARATORS.sub("", answer), source
+
+
+def read_published(text: str) -> tuple[str, str]:
+    """What the published evaluation takes for the grid, white space removed, and where it was found.
+
+    The first of these that is there and not blank: digits and white space between ``` after the first `<answer>`; the text from there
+    to the next `</answer>` or end token; the text after the first `</answer>` to an end token or the end; 16 digits right before a
+    `</answer>`; 16 digits that stand alone. Each search is linear in the text.
+    """
+    ends = "|".join(map(re.escape, END_TOKENS))
+    rest = text.partition("<answer>")[2]
+    closed = re.split(rf"{ends}|</answer>", rest, maxsplit=1)
+    candidates = (
+        (re.search(r"```([\d\s]+)```", rest), 1, "the block in the first <answer>"),
+        (closed if len(closed) == 2 else None, 0, "the first <answer>"),
+        (re.split(ends, text.partition("</answer>")[2], maxsplit=1), 0, "after </answer>"),
+        (re.search(r"(\d{16})\s*</answer>", text), 1, "before </answer>"),
+        (re.search(r"\b(\d{16})\b", text), 1, "16 digits that stand alone"),
+    )
+    for found, group, source in candidates:
+        if found and (cells := "".join(found[group].split())):
+            return cells, source
+    return "", "nowhere"
+
+
+def count_right(item: Puzzle, cells: str) -> int:
+    """Blank cells of the puzzle that are as in the stored solution, `cells` being padded or cut to 16."""
+    return sum(cell == right for cell, right, clue in zip(cells, item.solution, item.puzzle, strict=False) if clue == "0")
+
+
+def describe_grid(grid: str) -> str | None:
+    """Why a text is not 16 digits from 1 to 4, in one line; None if it is."""
+    if wrong := sorted(set(grid[:1000]) - set("1234")):
+        return f"the answer contains {wrong[0]!r}; a grid has the digits 1 to 4"
+    return f"{len(grid)} digits, a grid has 16" if len(grid) != 16 else None
+
+
+def describe_answer(puzzle: str, grid: str) -> str | None:
+    """Why 16 digits do not solve a puzzle, in one line; None if they do."""
+    for i, (clue, cell) in enumerate(zip(puzzle, grid, strict=True)):
+        if clue not in ("0", cell):
+            return f"the clue {clue} in row {i // 4 + 1}, column {i % 4 + 1} became {cell}"
+    for name, units in (("row", ROWS), ("column", COLUMNS), ("box", BOXES)):
+        for number, unit in enumerate(units, start=1):
+            if len({grid[i] for i in unit}) < 4:
+                return f"{name} {number} holds a digit twice"
+    return None
 
 
 def is_solution(puzzle: str, text: str) -> bool:
     """Whether `text` is 16 digits that keep the clues of `puzzle` and satisfy every row, column and box."""
-    return is_valid_grid(text) and all(p in ("0", t) for p, t in zip(puzzle, text, strict=True))
+    return is_valid_grid(text) and keeps_clues(puzzle, text)
 
 
 def is_valid_grid(text: str) -> bool:
     """Whether each of the 12 units of the 16 characters holds 1, 2, 3, 4 once."""
     return len(text) == 16 and all({text[i] for i in unit} == set("1234") for unit in UNITS)
+
+
+def keeps_clues(puzzle: str, grid: str) -> bool:
+    return all(clue in ("0", cell) for clue, cell in zip(puzzle, grid, strict=True))
 
 
 def read_puzzles(path: str | Path) -> list[Puzzle]:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
 
 from dmpo_ref.config import describe_options, load_config, load_options
+from dmpo_ref.plan import BANDWIDTH, FLOPS, STRATEGIES
 from dmpo_ref.run import Interrupted
 
 EXAMPLES = {
     "train": "dmpo train toy_sudoku output=runs/mine weight.baseline=uniform train.rounds=30",
     "sample": "dmpo sample toy_sudoku --item 0 --num-samples 3\n  dmpo sample toy_sudoku --puzzle 2341002300323214 model.path=runs/mine",
-    "evaluate": "dmpo evaluate toy_sudoku model.path=runs/mine evaluation.sampler.name=confidence evaluation.sampler.temperature=0",
+    "evaluate": "dmpo evaluate toy_sudoku model.path=runs/mine evaluation.sampler.name=confidence evaluation.sampler.temperature=0\n"
+    "  dmpo evaluate llada_gsm8k --lengths 128,256,512 --samplers confidence,confidence+prefix --output results/base",
+    "grade": "dmpo grade results/base/*.jsonl --output graded.jsonl\n"
+    "  dmpo grade countdown_instruct_256_128_0_generations.json --explain 3",
+    "table": "dmpo table results/base results/mine --figure table.png",
     "plan": "dmpo plan toy_sudoku --gpu-memory 24 train.num_rollouts=64",
     "export": "dmpo export runs/llada_sudoku merged --merge",
     "bench": "dmpo bench samplers",
@@ -90,20 +95,34 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--item", type=int, default=0, help="number of the test item, from 0 (default 0)")
     command.add_argument("--puzzle", help="an item given as text instead, for Sudoku 16 digits with 0 for blanks")
     command.add_argument("--num-samples", type=int, default=1, help="answers to draw (default 1)")
+    command.add_argument("--draw", metavar="FILE", help="draw who was unmasked when, in the first answer: .png, or .gif to see it move")
     command.add_argument("overrides", nargs="*", metavar="key=value")
 
     command = add("evaluate", run_evaluate, "Accuracy on the test items with the sampler of `evaluation.sampler`.", config=True)
-    command.add_argument("--json", metavar="FILE", help="also write the result and every answer to this file")
+    command.add_argument("--output", metavar="FOLDER", help="keep every answer here; an evaluation that was killed goes on")
+    command.add_argument("--lengths", type=as_lengths, default=[], metavar="L,…", help="generation lengths, such as 128,256,512")
+    command.add_argument("--samplers", type=as_words, default=[], metavar="S,…", help="such as confidence,confidence+prefix,wino")
     command.add_argument("overrides", nargs="*", metavar="key=value")
+
+    command = add("grade", run_grade, "Both gradings of answers in files: of dmpo evaluate, or as d1 and DMPO publish them.", config=False)
+    command.add_argument("files", nargs="+", metavar="FILE", help="NAME.jsonl of dmpo evaluate, or TASK_…_generations.json")
+    command.add_argument("--output", metavar="FILE.jsonl", help="also write the grade of every answer to this file")
+    command.add_argument("--explain", type=int, action="append", default=[], metavar="INDEX", help="explain this item of each file, from 0")
+
+    command = add("table", run_table, "Runs side by side with the published numbers, with 95 %% intervals.", config=False)
+    command.add_argument("runs", nargs="*", metavar="RUN", help="folder that dmpo evaluate --output wrote, or with files of generations")
+    command.add_argument("--markdown", action="store_true", help="a Markdown table instead of text")
+    command.add_argument("--figure", metavar="FILE", help="also draw it as bars, .png or .svg")
 
     command = add(
         "plan", run_plan, "Forecast parameters, memory, forward passes and time of a round, without loading weights.", config=True
     )
     command.add_argument("--prompt-length", type=int, help="tokens of the longest prompt (default 256, or what the model has room for)")
-    command.add_argument("--flops", type=float, default=400e12, help="bf16 operations per second of one GPU (default 400e12, an H100)")
-    command.add_argument("--bandwidth", type=float, default=3.3e12, help="bytes per second from its memory (default 3.3e12, an H100)")
+    command.add_argument("--flops", type=float, default=FLOPS, help=f"bf16 operations per second of one GPU (default {FLOPS:g}, an H100)")
+    command.add_argument("--bandwidth", type=float, default=BANDWIDTH, help=f"bytes per second from its memory (default {BANDWIDTH:g})")
     command.add_argument("--gpu-memory", type=float, default=80.0, help="memory of one GPU in GB of 10^9 bytes (default 80)")
     command.add_argument("--num-processes", type=int, default=1, help="GPUs that share the prompts of a round (default 1)")
+    command.add_argument("--strategy", choices=STRATEGIES, default="ddp", help="what else they share (default ddp)")
     command.add_argument("overrides", nargs="*", metavar="key=value")
 
     command = add(
@@ -126,6 +145,18 @@ def build_parser() -> argparse.ArgumentParser:
     command.epilog += "\n\noptions, given as key=value:\n" + pretrain_options_page()
     command.add_argument("overrides", nargs="*", metavar="key=value")
     return parser
+
+
+def as_words(text: str) -> list[str]:
+    """`a,b` as a list."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def as_lengths(text: str) -> list[int]:
+    """`128,256` as numbers above 0."""
+    if not all(word.isdecimal() and int(word) > 0 for word in as_words(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of lengths such as 128,256")
+    return [int(word) for word in as_words(text)]
 
 
 def options_page(options: dict | None = None) -> str:
@@ -162,6 +193,7 @@ def run_train(args: argparse.Namespace) -> None:
 
 def run_sample(args: argparse.Namespace) -> None:
     """`dmpo sample`."""
+    from dmpo_ref.draw import check_ending, save_trace, trace
     from dmpo_ref.evaluate import answer_texts
     from dmpo_ref.masking import stream
     from dmpo_ref.samplers import sample
@@ -170,6 +202,8 @@ def run_sample(args: argparse.Namespace) -> None:
     config = load_config(args.config, *args.overrides)
     if args.num_samples < 1:
         raise ValueError(f"--num-samples {args.num_samples}: must be at least 1")
+    if args.draw:
+        check_ending(Path(args.draw))
     task, policy, tokenizer, vocabulary = load_for_inference(config)
     if args.puzzle is not None:
         item = task.parse(args.puzzle)
@@ -185,25 +219,103 @@ def run_sample(args: argparse.Namespace) -> None:
     for n, text in enumerate(answer_texts(tokenizer, rollout)[0]):
         log_prob = "" if rollout.log_prob is None else f", log-probability along its order {rollout.log_prob[0, n]:.3f} nats"
         print(f"\nanswer {n}: {'right' if task.grade(item, text).correct else 'wrong'}{log_prob}\n{task.show(item, text)}")
+    if args.draw:
+        pieces, step = trace(tokenizer, rollout)
+        save_trace(Path(args.draw), pieces, step, board=config.task.name == "sudoku" and len(pieces) == 16)
 
 
 def run_evaluate(args: argparse.Namespace) -> None:
     """`dmpo evaluate`."""
-    from dmpo_ref.checkpoint import write_atomically
-    from dmpo_ref.evaluate import evaluate
+    from dmpo_ref.results import grid
+    from dmpo_ref.run import build_accelerator
 
     config = load_config(args.config, *args.overrides)
-    if args.json and not Path(args.json).parent.is_dir():
-        raise ValueError(f"--json {args.json}: there is no folder {Path(args.json).parent}")
+    chosen = list(grid(config, args.lengths, args.samplers))
+    runs = [(name, load_config(args.config, *args.overrides, *overrides)) for name, overrides in chosen]
+    accelerator = build_accelerator(config)
+    if args.output is None and accelerator.num_processes > 1:
+        raise ValueError("several processes need a folder that they share: give --output FOLDER")
+    if args.output is not None and Path(args.output).is_file():
+        raise ValueError(f"--output {args.output} is a file; a folder is needed")
+    with tempfile.TemporaryDirectory() as temporary:
+        paths = [Path(args.output or temporary) / f"{name}.jsonl" for name, _ in runs]
+        answer_all(runs, paths, accelerator)
+        if accelerator.is_main_process:
+            report_evaluation(paths)
+
+
+def answer_all(runs: list, paths: list[Path], accelerator) -> None:
+    """Answer the test items under each config; the policy is loaded once."""
+    from dmpo_ref.results import evaluate_to_file
+
+    config = runs[0][1]
     task, policy, tokenizer, vocabulary = load_for_inference(config)
-    items, options = task.load(config.task.test)[: config.evaluation.num_items], config.evaluation
-    result = evaluate(policy, tokenizer, task, items, options.sampler, vocabulary, num_samples=options.num_samples, seed=config.seed)
-    how = f"{options.sampler.name}, temperature {options.sampler.temperature:g}, {options.num_samples} for each of {len(items)} items"
-    print(f"{'all':<12} {result.accuracy:.3f}   ({how})")
-    for kind, accuracy in result.by_kind.items():
-        print(f"{kind:<12} {accuracy:.3f}")
-    if args.json:
-        write_atomically(Path(args.json), json.dumps(dataclasses.asdict(result), indent=1, ensure_ascii=False) + "\n")
+    items, room = task.load(config.task.test)[: config.evaluation.num_items], policy.config.max_sequence_length
+    for _, run in runs:
+        if (run.evaluation.sampler.response_length or 0) >= room:
+            length = run.evaluation.sampler.response_length
+            raise ValueError(f"a generation length of {length}: the model reads at most {room} tokens, the prompt included")
+    share = {"process": accelerator.process_index, "num_processes": accelerator.num_processes, "wait": accelerator.wait_for_everyone}
+    for path, (_, run) in zip(paths, runs, strict=True):
+        evaluate_to_file(policy, tokenizer, task, items, run, vocabulary, path, **share)
+
+
+def report_evaluation(paths: list[Path]) -> None:
+    """Accuracies by grading and by kind of item, what an answer cost, and which items were never asked."""
+    from dmpo_ref.grading import describe_kinds, format_scores, grade_files, summarise
+    from dmpo_ref.results import describe_cost
+
+    items, problems = grade_files(paths)
+    print(format_scores(summarise(items)))
+    for path in paths:
+        print(f"\n{describe_cost(path)}\n{describe_kinds([item for item in items if item.file == path])}")
+    report_problems(problems)
+
+
+def report_problems(problems: list[str]) -> None:
+    """A line each on stderr for all but the last, which becomes the error.
+
+    Raises:
+        ValueError: there is any.
+    """
+    for problem in problems[:-1]:
+        complain(problem, code=2)
+    if problems:
+        raise ValueError(problems[-1])
+
+
+def run_grade(args: argparse.Namespace) -> None:
+    """`dmpo grade`."""
+    from dmpo_ref.checkpoint import write_atomically
+    from dmpo_ref.grading import as_result, describe_item, format_scores, grade_files, summarise
+
+    if args.output and not Path(args.output).absolute().parent.is_dir():
+        raise ValueError(f"--output {args.output}: there is no folder {Path(args.output).parent}")
+    items, problems = grade_files(args.files)
+    if items:
+        print(format_scores(summarise(items)))
+    for item in items:
+        if item.index in args.explain:
+            print(f"\n{describe_item(item)}")
+    if missing := sorted(set(args.explain) - {item.index for item in items}):
+        problems.append(f"--explain {missing[0]}: no file holds an item of that index")
+    if args.output:
+        write_atomically(Path(args.output), "".join(json.dumps(as_result(item)) + "\n" for item in items))
+    report_problems(problems)
+
+
+def run_table(args: argparse.Namespace) -> None:
+    """`dmpo table`."""
+    from dmpo_ref.table import PUBLISHED, as_columns, draw_table, format_table, read_runs
+
+    if args.figure and Path(args.figure).suffix not in (".png", ".svg", ".pdf"):
+        raise ValueError(f"--figure {args.figure}: the ending must be .png, .svg or .pdf")
+    scores, problems = read_runs(args.runs)
+    columns = [*PUBLISHED, *as_columns(scores)]
+    print(format_table(columns, markdown=args.markdown))
+    if args.figure:
+        draw_table(columns, Path(args.figure))
+    report_problems(problems)
 
 
 def load_for_inference(config):
@@ -223,7 +335,7 @@ def run_plan(args: argparse.Namespace) -> None:
     """`dmpo plan`."""
     from dmpo_ref.plan import format_plan, make_plan
 
-    options = {"flops": args.flops, "bandwidth": args.bandwidth, "num_processes": args.num_processes}
+    options = {name: getattr(args, name) for name in ("flops", "bandwidth", "num_processes", "strategy")}
     plan = make_plan(load_config(args.config, *args.overrides), prompt_length=args.prompt_length, **options)
     print(format_plan(plan, args.gpu_memory))
 

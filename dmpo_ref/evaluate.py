@@ -1,22 +1,55 @@
-"""Accuracy of a policy on the items of a task."""
+"""Answers of a policy to the items of a task, and their accuracy.
+
+Each item has its own random stream, keyed by (seed, its index), so answers depend on neither batching nor processes.
+"""
 
 from __future__ import annotations
 
+import time
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
-from einops import rearrange
 from torch.nn import Module
 from tqdm import tqdm
 
 from dmpo_ref.config import SamplerConfig
 from dmpo_ref.likelihood import Vocabulary
 from dmpo_ref.masking import stream
-from dmpo_ref.rollout import Rollout
 from dmpo_ref.samplers import sample
-from dmpo_ref.tasks import decode, encode
+from dmpo_ref.tasks import decode, encode, end_ids
 
-ITEMS_PER_BATCH = 256
+ITEMS_PER_BATCH = 64  # finished answers are written after each batch
+
+
+@dataclass
+class Answer:
+    """One answer to one item.
+
+    Attributes:
+        index, sample: place of the item in the test set; which of its answers.
+        text: as rewards and people read it, up to the first end token, special tokens removed.
+        generation: all that was generated, special tokens included, as the published grading reads it; None: never asked,
+            because prompt and answer together are longer than the model can read.
+        num_tokens: generated tokens, up to and including the first end token.
+    """
+
+    index: int
+    sample: int
+    text: str
+    generation: str | None
+    num_tokens: int
+
+
+@dataclass
+class Batch:
+    """Answers to consecutive items, item by item, and what they cost."""
+
+    answers: list[Answer]
+    seconds: float = 0.0
+    forwards: int = 0
+    fed_tokens: int = 0
 
 
 @dataclass
@@ -24,7 +57,7 @@ class Evaluation:
     """Result of `evaluate`.
 
     Attributes:
-        accuracy: share of all answers that are right.
+        accuracy: share of all answers that are right, by the strict grading.
         by_kind: the same for each kind of item, in sorted order (Sudoku: by number of blanks).
         answers: for each item its `num_samples` texts.
         forwards: number of forward passes.
@@ -47,36 +80,69 @@ def evaluate(
     num_samples: int = 1,
     seed: int = 0,
 ) -> Evaluation:
-    """Let the policy answer every item `num_samples` times and grade the answers.
-
-    Each item has its own random stream, keyed by (seed, its index), so results do not depend on batching.
-    """
-    device = next(model.parameters()).device
-    right, total, answers, forwards = Counter(), Counter(), [], 0
+    """Let the policy answer every item `num_samples` times and grade the answers. An item too long to be asked counts as wrong."""
     starts = range(0, len(items), ITEMS_PER_BATCH)
-    for start in tqdm(starts, desc="evaluate", disable=None if len(starts) > 1 else True, leave=False):
-        batch = items[start : start + ITEMS_PER_BATCH]
-        generators = [stream(seed, "evaluate", start + i) for i in range(len(batch))]
-        prompts = encode(tokenizer, task, batch, sampler.response_length).to(device)
-        rollout = sample(model, prompts, sampler, vocabulary, num_rollouts=num_samples, generators=generators)
-        forwards += rollout.forwards
-        for item, texts in zip(batch, answer_texts(tokenizer, rollout), strict=True):
-            answers.append(texts)
-            for text in texts:
-                grade = task.grade(item, text)
-                total[grade.kind] += 1
-                right[grade.kind] += grade.correct
+    options = {"num_samples": num_samples, "seed": seed}
+    batches = list(answer_items(model, tokenizer, task, items, sampler, vocabulary, starts, **options))
+    answers, right, total = [[] for _ in items], Counter(), Counter()
+    for answer in (answer for batch in batches for answer in batch.answers):
+        answers[answer.index].append(answer.text)
+        grade = task.grade(items[answer.index], answer.generation or "")
+        total[grade.kind] += 1
+        right[grade.kind] += grade.correct
     kinds = sorted(total, key=lambda kind: (len(kind), kind))
     return Evaluation(
         accuracy=right.total() / total.total(),
         by_kind={kind: right[kind] / total[kind] for kind in kinds},
         answers=answers,
-        forwards=forwards,
+        forwards=sum(batch.forwards for batch in batches),
     )
 
 
-def answer_texts(tokenizer, rollout: Rollout) -> list[list[str]]:
+def answer_items(
+    model: Module,
+    tokenizer,
+    task,
+    items: list,
+    sampler: SamplerConfig,
+    vocabulary: Vocabulary,
+    starts: Sequence[int],
+    *,
+    num_samples: int,
+    seed: int,
+) -> Iterator[Batch]:
+    """Answers to the batches that begin at these indices of `items`."""
+    device, room = next(model.parameters()).device, model.config.max_sequence_length
+    ends = end_ids(tokenizer)
+    for start in tqdm(starts, desc="evaluate", disable=None if len(starts) > 1 else True, leave=False):
+        clock = time.perf_counter()
+        indices = range(start, min(start + ITEMS_PER_BATCH, len(items)))
+        prompts = encode(tokenizer, task, [items[i] for i in indices], sampler.response_length)
+        fits = [i for i, length in zip(indices, prompts.attention_mask.sum(dim=-1).tolist(), strict=True) if length <= room]
+        batch = Batch([Answer(i, n, "", None, 0) for i in indices if i not in fits for n in range(num_samples)])
+        if fits:
+            if len(fits) < len(indices):
+                prompts = encode(tokenizer, task, [items[i] for i in fits], sampler.response_length)
+            generators = [stream(seed, "evaluate", i) for i in fits]
+            rollout = sample(model, prompts.to(device), sampler, vocabulary, num_rollouts=num_samples, generators=generators)
+            batch.forwards, batch.fed_tokens = rollout.forwards, rollout.fed_tokens
+            rows = (x.flatten(0, 1) for x in (rollout.tokens, rollout.attention_mask, rollout.prompt_mask))
+            tokens, attention_mask, prompt_mask = rows
+            texts = decode(tokenizer, tokens, attention_mask, prompt_mask)
+            for row, text in enumerate(texts):
+                generated = tokens[row, attention_mask[row] & ~prompt_mask[row]].tolist()
+                before_end = sum(1 for _ in takewhile(lambda token: token not in ends, generated))
+                place, n = divmod(row, num_samples)
+                batch.answers.append(
+                    Answer(fits[place], n, text, tokenizer.decode(generated), num_tokens=min(before_end + 1, len(generated)))
+                )
+        batch.answers.sort(key=lambda answer: (answer.index, answer.sample))
+        batch.seconds = time.perf_counter() - clock
+        yield batch
+
+
+def answer_texts(tokenizer, rollout) -> list[list[str]]:
     """The texts of a rollout, for each of the G prompts its N answers."""
-    rows = (rearrange(x, "g n s -> (g n) s") for x in (rollout.tokens, rollout.attention_mask, rollout.prompt_mask))
+    rows = (x.flatten(0, 1) for x in (rollout.tokens, rollout.attention_mask, rollout.prompt_mask))
     texts, n = decode(tokenizer, *rows), rollout.tokens.shape[1]
     return [texts[i : i + n] for i in range(0, len(texts), n)]

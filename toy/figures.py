@@ -1,4 +1,4 @@
-"""Every picture of the toy: one style, colour-blind palette, opaque background so that it also reads on a dark page."""
+"""The pictures of the demonstration."""
 
 from __future__ import annotations
 
@@ -6,24 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
-import seaborn as sns
 from matplotlib.axes import Axes
 
+from dmpo_ref.draw import COLORS, use_style
 from dmpo_ref.tasks.sudoku import UNITS, is_solution
 
-COLORS = sns.color_palette("colorblind")
 BLUE, ORANGE, GREEN, RED = COLORS[0], COLORS[1], COLORS[2], COLORS[3]
-
-
-def use_style() -> None:
-    """The style of every figure."""
-    sns.set_theme(context="notebook", style="whitegrid", palette="colorblind", font_scale=0.85)
-    plt.rcParams.update({"figure.facecolor": "white", "savefig.facecolor": "white", "figure.dpi": 110, "axes.titleweight": "bold"})
 
 
 def draw_board(axes: Axes, puzzle: str, answer: str, title: str) -> None:

@@ -1,0 +1,213 @@
+"""Grading of files: published files made by hand, intervals and pass@k by other computations, bad input in one line each."""
+
+import itertools
+import json
+import math
+from fractions import Fraction
+
+import pytest
+
+from dmpo_ref.cli import main
+from dmpo_ref.grading import format_scores, grade_files, pass_at_k, summarise, wilson
+from dmpo_ref.table import PUBLISHED, as_columns, format_table, read_runs
+
+GRID = "1234341221434321"
+PUZZLE = "1200341221434321"  # blanks: cells 2 and 3
+
+
+def published_file(folder, name, records, **settings):
+    path = folder / f"{name}_generations.json"
+    path.write_text(json.dumps({"generations": records, "gen_length": 256, **settings}))
+    return path
+
+
+def record(question, truth, text):
+    return {"question": question, "ground_truth": truth, "generations": text}
+
+
+COUNTDOWN = [
+    record("Numbers: [1, 2, 3], target 6", [[1, 2, 3], 6], "so \\boxed{1+2+3}</answer>"),  # right
+    record("Numbers: [1, 2, 3], target 6", [[1, 2, 3], 6], "so \\boxed{1*2*3}<|eot_id|>"),  # right
+    record("Numbers: [1, 2, 3], target 6", [[1, 2, 3], 6], "\\boxed{6}"),  # a number is missing
+    record("Numbers: [1, 2, 3], target 6", [[1, 2, 3], 6], ""),
+]
+
+
+def test_a_published_file_gives_the_shares_counted_by_hand(tmp_path):
+    path = published_file(tmp_path, "countdown_instruct_256_128_0", COUNTDOWN)
+    items, problems = grade_files([path])
+    assert not problems
+    scores = summarise(items)
+    assert [(s.task, s.length, s.grading, s.right, s.total) for s in scores] == [
+        ("countdown", 256, "published", 2, 4),
+        ("countdown", 256, "strict", 2, 4),
+    ]
+    assert "50.00 %" in format_scores(scores)
+
+
+def test_shards_of_one_setting_are_one_row_and_settings_are_kept_apart(tmp_path):
+    for rank in range(3):
+        published_file(tmp_path, f"countdown_instruct_256_128_{rank}", COUNTDOWN[rank:])
+    published_file(tmp_path, "countdown_base_256_128_0", COUNTDOWN[:1])
+    published_file(tmp_path, "countdown_instruct_512_256_0", COUNTDOWN[2:], gen_length=512)
+    scores = [s for s in summarise(grade_files(sorted(tmp_path.glob("*.json")))[0]) if s.grading == "published"]
+    assert [(s.length, s.right, s.total) for s in scores] == [(256, 1, 1), (256, 2 + 1 + 0, 4 + 3 + 2), (512, 0, 2)]
+
+
+def test_sudoku_counts_blank_cells_as_published_and_puzzles_strictly(tmp_path):
+    half = GRID[:3] + "1" + GRID[4:]
+    question = f"Solve the following Sudoku puzzle: {PUZZLE}\n"
+    records = [record(question, GRID, f"<answer>\n{GRID}\n</answer>"), record(question, GRID, f"<answer>\n{half}\n</answer>")]
+    scores = summarise(grade_files([published_file(tmp_path, "sudoku_instruct_256_128_0", records)])[0])
+    assert [(s.grading, s.right, s.total, s.num_items) for s in scores] == [("published", 3, 4, 2), ("strict", 1, 2, 2)]
+
+
+def test_gsm8k_and_math_files_are_read(tmp_path):
+    gsm8k = [
+        record("How many?", 18.0, "\\boxed{18}"),
+        record("How many?", 18.0, "\\boxed{$18.00}"),
+        record("How many?", None, "\\boxed{18}"),
+    ]
+    math_items = [record("What?", "\\frac{1}{2}", "\\boxed{\\frac12}"), record("What?", "\\frac{1}{2}", "\\boxed{0.50}")]
+    files = [published_file(tmp_path, "gsm8k_instruct_256_128_0", gsm8k), published_file(tmp_path, "math_instruct_256_128_0", math_items)]
+    scores = summarise(grade_files(files)[0])
+    # A truth of null is never right; 0.50 equals 1/2, which the published comparison of strings does not see.
+    assert [(s.task, s.grading, s.right, s.total) for s in scores] == [
+        ("gsm8k", "published", 2, 3),
+        ("gsm8k", "strict", 2, 3),
+        ("math500", "published", 1, 2),
+        ("math500", "strict", 2, 2),
+    ]
+
+
+def test_the_published_length_comes_from_the_file_or_from_its_name(tmp_path):
+    path = tmp_path / "countdown_instruct_128_64_0_generations.json"
+    path.write_text(json.dumps({"generations": COUNTDOWN}))
+    assert grade_files([path])[0][0].length == 128
+
+
+BAD = [
+    (
+        "countdown_x_256_128_0_generations.json",
+        '{"generations": [{"question": "q", "generations": "t"}]}',
+        "item 0: the field 'ground_truth' is missing",
+    ),
+    ("countdown_x_256_128_0_generations.json", json.dumps({"generations": [record("q", GRID, "t")]}), "item 0: "),
+    ("gsm8k_x_256_128_0_generations.json", json.dumps({"generations": [record("q", [[1, 2], 3], "t")]}), "item 0: "),
+    ("sudoku_x_256_128_0_generations.json", json.dumps({"generations": [record("q", "12", "t")]}), "item 0: "),
+    ("countdown_x_256_128_0_generations.json", json.dumps({"generations": [record("q", [[1, 2, 3], 6], 7)]}), "generations must be a text"),
+    ("countdown_x_256_128_0_generations.json", "[1, 2]", "not a file of generations"),
+    ("countdown_x_256_128_0_generations.json", "", "not a file of generations"),
+    ("chess_x_256_128_0_generations.json", '{"generations": []}', "unknown task 'chess'"),
+    ("x.jsonl", '{"index": 0}\n', "the first line must say what was evaluated"),
+    ("x.jsonl", "", "the first line must say what was evaluated"),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "message"), BAD)
+def test_what_cannot_be_graded_is_one_line_and_good_items_are_scored(name, text, message, tmp_path, capsys):
+    good = published_file(tmp_path, "countdown_good_256_128_0", COUNTDOWN)
+    bad = tmp_path / name
+    bad.write_text(text)
+    assert main(["grade", str(bad), str(good)]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert message in captured.err
+    assert "2/4" in captured.out
+
+
+def test_of_a_file_that_is_cut_off_the_whole_items_are_scored(tmp_path, capsys):
+    path = published_file(tmp_path, "countdown_instruct_256_128_0", COUNTDOWN)
+    text = path.read_text()
+    path.write_text(text[: text.index("\\boxed{6}")])
+    items, problems = grade_files([path])
+    assert len(items) == 2
+    assert problems == [f"{path}: the JSON is cut off or broken after 2 items; those are graded"]
+    assert items[0].length == 256  # from the name
+
+
+def test_a_line_of_results_that_is_broken_is_named(tmp_path):
+    from dmpo_ref.config import load_config
+    from dmpo_ref.results import describe
+
+    header = describe(load_config("toy_sudoku"))
+    lines = [{"index": i, "sample": 0, "question": PUZZLE, "ground_truth": GRID, "generation": GRID, "num_tokens": 16} for i in range(3)]
+    path = tmp_path / "sudoku.jsonl"
+    path.write_text("\n".join([json.dumps(header), json.dumps(lines[0]), json.dumps(lines[1])[:-9], json.dumps(lines[2])]) + "\n")
+    items, problems = grade_files([path])
+    assert [item.key for item in items] == [0, 2]
+    assert len(problems) == 1 and problems[0].startswith(f"{path}, line 3: ")
+
+
+def test_output_and_explanation(tmp_path, capsys):
+    path = published_file(tmp_path, "countdown_instruct_256_128_0", COUNTDOWN)
+    assert main(["grade", str(path), "--output", str(tmp_path / "graded.jsonl"), "--explain", "2"]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "graded.jsonl").read_text().splitlines()]
+    assert [(line["index"], line["task"], line["length"], line["published"], line["strict"]) for line in lines] == [
+        (0, "countdown", 256, True, True),
+        (1, "countdown", 256, True, True),
+        (2, "countdown", 256, False, False),
+        (3, "countdown", 256, False, False),
+    ]
+    assert lines[0]["answer"] == "1+2+3" and lines[0]["file"] == str(path)
+    printed = capsys.readouterr().out
+    assert "item 2 (countdown, length 256)" in printed and "read '6' from" in printed
+    assert main(["grade", str(path), "--explain", "9"]) == 2
+    assert "--explain 9: no file holds an item of that index" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("right", "n"), [(0, 10), (10, 10), (1, 3), (53, 256), (1000, 1319)])
+def test_wilsons_interval_ends_where_the_normal_test_just_rejects(right, n):
+    # By bisection: the largest distance from the share at which |share − p| ≤ z √(p(1−p)/n) still holds.
+    share, z = right / n, 1.959963984540054
+
+    def edge(outer):
+        inside = share
+        for _ in range(200):
+            middle = (inside + outer) / 2
+            ok = (share - middle) ** 2 <= z**2 * middle * (1 - middle) / n
+            inside, outer = (middle, outer) if ok else (inside, middle)
+        return inside
+
+    low, high = wilson(share, n)
+    assert low == pytest.approx(edge(0.0), abs=1e-9)
+    assert high == pytest.approx(edge(1.0), abs=1e-9)
+
+
+def test_pass_at_k_is_the_share_of_subsets_that_hold_a_right_answer():
+    samples = [[True, False, False, False], [False] * 4, [True, True, False, True], [False, False, True, True]]
+    for k, value in pass_at_k(samples).items():
+        subsets = [[any(item[i] for i in chosen) for chosen in itertools.combinations(range(4), k)] for item in samples]
+        assert value == pytest.approx(float(sum(Fraction(sum(s), len(s)) for s in subsets) / 4))
+    assert list(pass_at_k(samples)) == [1, 2, 4]
+    assert pass_at_k([[True], [False]]) == {}
+
+
+def test_the_interval_counts_items_not_cells_or_samples(tmp_path):
+    question = f"Solve the following Sudoku puzzle: {PUZZLE}\n"
+    path = published_file(tmp_path, "sudoku_instruct_256_128_0", [record(question, GRID, f"<answer>{GRID}</answer>")] * 8)
+    published = summarise(grade_files([path])[0])[0]
+    assert published.total == 16 and published.interval == wilson(1.0, 8)
+
+
+def test_the_table_puts_runs_beside_the_published_numbers_with_their_sources(tmp_path, capsys):
+    published_file(tmp_path, "countdown_instruct_256_128_0", COUNTDOWN)
+    figure = tmp_path / "figures" / "table.png"
+    assert main(["table", str(tmp_path), "--markdown", "--figure", str(figure)]) == 0
+    printed = capsys.readouterr().out
+    row = next(line for line in printed.splitlines() if line.startswith("| Countdown"))
+    low, high = wilson(0.5, 4)
+    assert row.split(" | ")[1:] == ["256", "19.5", "14.5", "80.9"] + [f"50.0 [{100 * low:.1f}, {100 * high:.1f}]"] + [
+        f"50.0 [{100 * low:.1f}, {100 * high:.1f}] |"
+    ]
+    assert "arXiv 2510.08233, Figure 1" in printed and "arXiv 2504.12216" in printed
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    assert main(["table", str(tmp_path / "figures")]) == 2
+    assert "holds no results" in capsys.readouterr().err
+    assert main(["table", "--figure", "x.doc"]) == 2
+
+
+def test_the_table_without_runs_is_the_published_one():
+    text = format_table([*PUBLISHED, *as_columns(read_runs([])[0])])
+    assert all(title in text for title in ("GSM8K", "MATH-500", "Countdown", "4x4 Sudoku"))
+    assert math.isclose(PUBLISHED[2].values["countdown", 256][0], 80.9)

@@ -1,0 +1,204 @@
+"""Results files: an evaluation that is killed and resumed leaves the same file as one run; nothing stale is counted."""
+
+import json
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from dmpo_ref import evaluate, results
+from dmpo_ref.cli import main
+from dmpo_ref.config import load_config
+from dmpo_ref.likelihood import build_vocabulary
+from dmpo_ref.policy import load_policy
+from dmpo_ref.results import evaluate_to_file, grid, timing_of
+from dmpo_ref.tasks import build_task
+
+TOY = ("toy_sudoku", "evaluation.num_items=11", "evaluation.num_samples=2", "seed=3")
+
+
+class Killed(BaseException):
+    """What stands for SIGKILL in-process: nothing may catch it."""
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A small random checkpoint of LLaDA's layout."""
+    from toy.small_llada import make_checkpoint
+
+    folder = tmp_path_factory.mktemp("small") / "checkpoint"
+    make_checkpoint(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch):
+    for module in (evaluate, results):
+        monkeypatch.setattr(module, "ITEMS_PER_BATCH", 2)
+
+
+def run(path: Path, *arguments: str, **share) -> None:
+    """Evaluate a config into a file."""
+    config = load_config(*arguments)
+    task, (policy, tokenizer) = build_task(config.task), load_policy(config.model, torch.device("cpu"))
+    vocabulary = build_vocabulary(tokenizer, policy.config.embedding_size, alphabet=task.alphabet, full=False)
+    items = task.load(config.task.test)[: config.evaluation.num_items]
+    evaluate_to_file(policy, tokenizer, task, items, config, vocabulary, path, **share)
+
+
+def chat_overrides(small: Path) -> tuple[str, ...]:
+    sampler = ("name=confidence", "temperature=0", "response_length=16", "block_length=8", "steps=8")
+    return (
+        *("llada_sudoku", f"model.path={small}", "model.dtype=float32", "model.lora_rank=0", "device=cpu", "evaluation.num_items=9"),
+        *(f"evaluation.sampler.{word}" for word in sampler),
+    )
+
+
+@pytest.mark.parametrize("which", ["toy", "small"])
+def test_killed_five_times_at_random_and_resumed_gives_the_file_of_one_run(which, small, tmp_path, monkeypatch):
+    arguments = TOY if which == "toy" else chat_overrides(small)
+    run(tmp_path / "whole.jsonl", *arguments)
+    rng, sample, kills = random.Random(which), evaluate.sample, []
+
+    def sometimes(*args, **kwargs):
+        if len(kills) < 5 and rng.random() < 0.6:
+            kills.append(1)
+            raise Killed
+        return sample(*args, **kwargs)
+
+    monkeypatch.setattr(evaluate, "sample", sometimes)
+    path = tmp_path / "killed.jsonl"
+    for attempt in range(6):
+        try:
+            run(path, *arguments)
+            break
+        except Killed:
+            part = tmp_path / "killed.jsonl.0.part"
+            text = part.read_text()
+            # A crash may also cut the last line off.
+            if attempt % 2 and text.count("\n") > 2:
+                part.write_text(text[:-7])
+    assert len(kills) == 5
+    assert path.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    assert not list(tmp_path.glob("*.part"))
+    costs = [json.loads(line) for line in timing_of(path).read_text().splitlines()]
+    assert sum(cost["answers"] for cost in costs) == len(path.read_text().splitlines()) - 1
+
+
+def test_two_processes_leave_the_file_of_one(tmp_path):
+    run(tmp_path / "one.jsonl", *TOY)
+    for process in (1, 0):
+        run(tmp_path / "two.jsonl", *TOY, process=process, num_processes=2)
+    assert (tmp_path / "two.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
+    # One of two was killed; a single process takes over what is missing.
+    run(tmp_path / "three.jsonl", *TOY, process=1, num_processes=2)
+    run(tmp_path / "three.jsonl", *TOY)
+    assert (tmp_path / "three.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
+
+
+def test_every_answer_stands_once_in_order_with_all_that_a_grader_needs(tmp_path):
+    run(tmp_path / "x.jsonl", *TOY)
+    header, *lines = [json.loads(line) for line in (tmp_path / "x.jsonl").read_text().splitlines()]
+    assert [(line["index"], line["sample"]) for line in lines] == [(i, n) for i in range(11) for n in range(2)]
+    assert header["setting"]["evaluation.sampler.name"] == "random_order"
+    assert all(len(line["generation"]) == 16 and line["num_tokens"] == 16 for line in lines)
+
+
+def test_a_finished_evaluation_asks_nothing_and_more_items_ask_only_for_those(tmp_path, monkeypatch):
+    asked, sample = [], evaluate.sample
+    monkeypatch.setattr(
+        evaluate, "sample", lambda model, prompts, *a, **k: (asked.append(len(prompts.tokens)), sample(model, prompts, *a, **k))[1]
+    )
+    run(tmp_path / "x.jsonl", *TOY)
+    assert sum(asked) == 11
+    run(tmp_path / "x.jsonl", *TOY)
+    assert sum(asked) == 11
+    run(tmp_path / "x.jsonl", *TOY, "evaluation.num_items=14")
+    assert sum(asked) <= 11 + 4  # the batch of item 10 is asked again, its answers are not counted twice
+    run(tmp_path / "y.jsonl", *TOY, "evaluation.num_items=14")
+    assert (tmp_path / "x.jsonl").read_bytes() == (tmp_path / "y.jsonl").read_bytes()
+
+
+def test_answers_of_another_setting_or_other_weights_are_refused(small, tmp_path):
+    run(tmp_path / "x.jsonl", *TOY)
+    with pytest.raises(ValueError, match=r"was made with seed=3, not 4; choose another output folder"):
+        run(tmp_path / "x.jsonl", *TOY, "seed=4")
+    with pytest.raises(ValueError, match="evaluation.sampler.temperature=1.0, not 0.5"):
+        run(tmp_path / "x.jsonl", *TOY, "evaluation.sampler.temperature=0.5")
+    run(tmp_path / "x.jsonl", *TOY, "evaluation.sampler.micro_batch=3", "task.reward=recipe", "train.rounds=7")
+
+
+def test_the_fingerprint_follows_the_weights_in_place(tmp_path):
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(bytes(3 << 20))
+    before = results.fingerprint(str(tmp_path))
+    assert results.fingerprint(str(tmp_path)) == before
+    file.write_bytes(bytes((3 << 20) - 1) + b"1")
+    assert results.fingerprint(str(tmp_path)) != before
+    assert results.fingerprint("somebody/on-a-hub") is None
+
+
+def test_items_too_long_for_the_model_are_listed_and_the_others_scored(small, tmp_path, monkeypatch, capsys):
+    puzzles = tmp_path / "prompt.txt"
+    puzzles.write_text("Solve {puzzle}.")
+    arguments = ("evaluate", *chat_overrides(small), "evaluation.num_items=3", f"task.prompt_file={puzzles}")
+    from dmpo_ref.tasks.sudoku import Sudoku
+
+    ask = Sudoku.ask
+    monkeypatch.setattr(Sudoku, "ask", lambda self, item: ask(self, item) * (1 + 999 * (item == self.load("toy/data/test.csv")[1])))
+    assert main([*arguments, "--output", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert "never asked, counted as wrong: 1 items longer than the model can read, index 1" in printed
+    lines = (tmp_path / "out" / "sudoku_16_confidence.jsonl").read_text().splitlines()[1:]
+    assert [json.loads(line)["generation"] is None for line in lines] == [False, True, False]
+
+
+def test_the_grid_scales_steps_and_names_files(small):
+    config = load_config("llada_sudoku")
+    got = dict(grid(config, [128, 512], ["confidence+prefix", "wino"]))
+    assert list(got) == ["sudoku_128_confidence+prefix", "sudoku_128_wino", "sudoku_512_confidence+prefix", "sudoku_512_wino"]
+    assert "evaluation.sampler.steps=256" in got["sudoku_512_confidence+prefix"]
+    assert "evaluation.sampler.steps=null" in got["sudoku_512_wino"]
+    assert [name for name, _ in grid(config, [], [])] == ["sudoku_256_confidence"]
+    with pytest.raises(ValueError, match="answers into a template"):
+        list(grid(load_config("toy_sudoku"), [128], []))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--lengths", "99999"], "a generation length of 99999: the model reads at most"),
+        (["--lengths", "16,x"], "is not a list of lengths"),
+        (["--samplers", "greedy"], "evaluation.sampler.name"),
+        (["--samplers", "wino+prefix"], "wino has no cache"),
+    ],
+)
+def test_an_impossible_grid_is_one_line(words, message, small, tmp_path, capsys):
+    try:
+        code = main(["evaluate", *chat_overrides(small), *words, "--output", str(tmp_path / "out")])
+    except SystemExit as stopped:  # argparse leaves that way
+        code = stopped.code
+    assert code == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert not list(tmp_path.glob("out/*"))
+
+
+@pytest.mark.long
+def test_a_real_evaluation_killed_by_the_system_goes_on(tmp_path):
+    words = [sys.executable, "-m", "dmpo_ref", "evaluate", "toy_sudoku", "evaluation.num_samples=8", "--output"]
+    subprocess.run([*words, str(tmp_path / "whole")], check=True, capture_output=True)
+    rng = random.Random(0)
+    for _ in range(5):
+        process = subprocess.Popen([*words, str(tmp_path / "killed")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(5 + 4 * rng.random())
+        process.kill()
+        process.wait()
+    subprocess.run([*words, str(tmp_path / "killed")], check=True, capture_output=True)
+    name = "sudoku_random_order.jsonl"
+    assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

@@ -10,10 +10,13 @@ import dataclasses
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import Module
@@ -21,7 +24,7 @@ from transformers import PreTrainedTokenizerBase
 
 from dmpo_ref.config import Config, SamplerConfig, describe_options, get_option, load_config, to_yaml
 from dmpo_ref.losses import Experience
-from dmpo_ref.policy import latest_checkpoint
+from dmpo_ref.policy import first_line, latest_checkpoint
 from dmpo_ref.rollout import Rollout
 
 # A resumed run may differ from the interrupted one in these and still give the same numbers (up to float tolerance).
@@ -37,6 +40,8 @@ def save_checkpoint(
     reference: dict[str, Tensor],
     buffers: list[list[Experience]],
     state: dict[str, Any],
+    weights: dict[str, Tensor] | None = None,
+    parts: Sequence[Path] = (),
 ) -> Path:
     """Write `checkpoint-<round>` completely, then let it appear by a rename, then remove those before it.
 
@@ -44,17 +49,21 @@ def save_checkpoint(
         reference: weights of p_ref, if it is no longer the policy the run started from; else empty.
         buffers: for each process the rollouts that a later round may reuse.
         state: `round`, counters, and the state of optimiser and schedule.
+        weights: those of the policy, where it has shares of them only; None: its own.
+        parts: files with a dot before their name, written beside, that go into the checkpoint without it.
     """
     folder = output / f"checkpoint-{state['round']:06d}"
     temporary = output / f".{folder.name}.partial"
     shutil.rmtree(temporary, ignore_errors=True)
-    policy.save_pretrained(temporary)
+    policy.save_pretrained(temporary, state_dict=weights)
     tokenizer.save_pretrained(temporary)
     (temporary / "run.yaml").write_text(to_yaml(config), encoding="utf-8")
     if reference:
         save_file({name: value.contiguous() for name, value in reference.items()}, temporary / "reference.safetensors")
     stored = [[dataclasses.asdict(experience) for experience in buffer] for buffer in buffers]
     torch.save(state | {"buffers": stored}, temporary / "state.pt")
+    for part in parts:
+        part.rename(temporary / part.name[1:])
     flush(temporary)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
@@ -80,19 +89,23 @@ def load_checkpoint(output: Path, config: Config) -> Checkpoint | None:
     """The newest checkpoint of a run; None if there is none yet.
 
     Raises:
-        ValueError: the run was started with another config; the first key that differs is named.
+        ValueError: the run was started with another config (the first key that differs is named), or a file is missing or damaged.
     """
     folder = latest_checkpoint(output)
     if folder is None:
         return None
-    then, now = flat(load_config(folder / "run.yaml")), flat(config)
+    try:
+        then, now = flat(load_config(folder / "run.yaml")), flat(config)
+        # Mapped, not read: with shares every process has this file, and needs only a part of it.
+        state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True, mmap=True)
+        buffers = [[as_experience(stored) for stored in buffer] for buffer in state.pop("buffers")]
+        reference = load_file(folder / "reference.safetensors") if (folder / "reference.safetensors").is_file() else {}
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, SafetensorError, UnpicklingError) as error:
+        raise ValueError(f"{folder} is not complete, so it cannot be resumed from: {first_line(error)}") from error
     for key, value in now.items():
         if then[key] != value and not key.endswith(FREE_ON_RESUME):
             raise ValueError(f"{output} was run with {key}={then[key]}, not {value}; resume with the same config, or choose another output")
-    state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
-    buffers = [[as_experience(stored) for stored in buffer] for buffer in state.pop("buffers")]
-    reference = folder / "reference.safetensors"
-    return Checkpoint(folder, state, load_file(reference) if reference.is_file() else {}, buffers)
+    return Checkpoint(folder, state, reference, buffers)
 
 
 def as_experience(stored: dict[str, Any]) -> Experience:

@@ -52,7 +52,7 @@ class HeadLogProb(torch.autograd.Function):
         # The hidden states themselves are needed for a trainable head only.
         hidden_kept = hidden if ctx.needs_input_grad[1] else hidden.new_empty(0)
         ctx.save_for_backward(hidden_kept, weight, tokens, allowed, torch.cat(directions) if directions else None)
-        return torch.cat(scores) if scores else hidden.new_zeros(0)
+        return torch.cat(scores)
 
     @staticmethod
     def backward(ctx, slope: Tensor) -> tuple[Tensor | None, ...]:
@@ -70,9 +70,9 @@ class HeadLogProb(torch.autograd.Function):
 
 
 def chunks(hidden: Tensor, weight: Tensor) -> list[slice]:
-    """Slices of positions, `chunk_size` each."""
+    """Slices of positions, `chunk_size` each; one, if there are none, so that an empty gradient still flows (see `sharding`)."""
     size = chunk_size(len(weight))
-    return [slice(start, start + size) for start in range(0, len(hidden), size)]
+    return [slice(start, start + size) for start in range(0, len(hidden) or 1, size)]
 
 
 def restricted_log_softmax(hidden: Tensor, weight: Tensor, allowed: Tensor, temperature: float) -> Tensor:

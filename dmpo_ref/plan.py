@@ -8,19 +8,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil
-from pathlib import Path
 
 import torch
-from transformers import AutoConfig
 
-from dmpo_ref.checkpoint import latest_checkpoint
 from dmpo_ref.config import Config, ModelConfig
 from dmpo_ref.head import chunk_size
+from dmpo_ref.losses import build_objective
 from dmpo_ref.model import LLaDAConfig
+from dmpo_ref.policy import base_of, locate, read_config
 from dmpo_ref.samplers import check_sampling
 
 FLOPS = 400e12  # bf16 operations per second that one H100 or H200 achieves on large matrices, about 40 % of its peak
 BANDWIDTH = 3.3e12  # bytes per second from the memory of an H100; an H200 has 4.8e12
+LINK = 450e9  # bytes per second that one H100 receives from the others of its machine, NVLink's peak
+BUCKET = 4 * 5e8  # bytes in which DeepSpeed collects gradients before it exchanges them, its default
+STRATEGIES = ("ddp", "fsdp2", "zero2")  # the config files in presets/accelerate
 KNOWN_8B = "GSAI-ML/LLaDA"
 PROMPT_LENGTH, RESPONSE_LENGTH = 256, 16  # tokens, where neither config nor command line says
 OVERHEAD = 2e9  # bytes of CUDA context, library workspaces and allocator slack; a rough allowance
@@ -61,8 +63,10 @@ class Plan:
     Attributes:
         parameters: of the model, adapters included; trainable: those that the optimiser changes.
         weights, reference, adapters: the policy, a second frozen copy of it where p_ref needs one, LoRA matrices (float32).
-        gradients: one number per trainable parameter; several processes keep them twice (communication buckets).
-        optimizer: AdamW's two moments, counted in float32.
+            With fsdp2 each is this process's share.
+        gradients: one number per trainable parameter; ddp keeps them twice (communication buckets); zero2 and fsdp2 a share.
+        optimizer: AdamW's two moments, counted in float32; zero2 adds a float32 copy of the weights, and keeps a share of all three.
+        gathered: whole weights that a pass has fetched, with fsdp2: two blocks, embedding and head; their gradients at once.
         activations: of one micro-batch of a gradient step, kept from the forward to the backward pass;
             `activations_checkpointed`: with gradient checkpointing; `checkpointing`: which of them the config asks for.
         sampling, scoring: most that these hold beyond what is resident.
@@ -78,6 +82,7 @@ class Plan:
     adapters: float
     gradients: float
     optimizer: float
+    gathered: float
     activations: float
     activations_checkpointed: float
     checkpointing: bool
@@ -104,7 +109,8 @@ class Plan:
     @property
     def passing(self) -> dict[str, float]:
         """Bytes that each kind of pass needs while it runs; they never run at the same time."""
-        return {"sampling": self.sampling, "scoring": self.scoring, "gradient step": self.kept + self.backward}
+        passing = {"sampling": self.sampling, "scoring": self.scoring, "gradient step": self.kept + self.backward}
+        return {name: most + self.gathered for name, most in passing.items()}
 
     @property
     def peak(self) -> float:
@@ -118,13 +124,20 @@ class Plan:
 
 
 def make_plan(
-    config: Config, *, prompt_length: int | None = None, flops: float = FLOPS, bandwidth: float = BANDWIDTH, num_processes: int = 1
+    config: Config,
+    *,
+    prompt_length: int | None = None,
+    flops: float = FLOPS,
+    bandwidth: float = BANDWIDTH,
+    num_processes: int = 1,
+    strategy: str = "ddp",
 ) -> Plan:
     """Forecast a run.
 
     Args:
         prompt_length: tokens of the longest prompt; None: 256, or what the model has room for beside the response.
         flops: operations per second that a process achieves. bandwidth: bytes per second that it reads from its memory.
+        strategy: what processes share, one of `STRATEGIES`.
 
     Raises:
         FileNotFoundError: there is no config.json of the model.
@@ -133,7 +146,7 @@ def make_plan(
     model, options = load_sizes(config.model.path), config.model
     L = config.sampler.response_length or RESPONSE_LENGTH
     P = min(PROMPT_LENGTH, model.max_sequence_length - L) if prompt_length is None else prompt_length
-    check(config, model, P, L, flops=flops, bandwidth=bandwidth, num_processes=num_processes)
+    check(config, model, P, L, strategy, flops=flops, bandwidth=bandwidth, num_processes=num_processes)
     S, V, element = P + L, model.embedding_size, 2 if options.dtype == "bfloat16" else 4  # bytes of a weight
 
     parameters, linear, adapters = count_parameters(model), model.n_layers * sum(a * b for a, b in shapes(model).values()), 0
@@ -141,7 +154,8 @@ def make_plan(
         adapters = count_adapters(model, options)
     weights = parameters * element - (linear * (element - NF4_BYTES) if options.quantize == "nf4" else 0)
     # Without its adapters the policy is p_ref; otherwise p_ref is a second model.
-    reference = weights if config.weight.log_ratio != "none" and not adapters else 0
+    compares = config.weight.log_ratio != "none" or build_objective(config.loss, config.weight.alpha).uses_log_ref
+    reference = weights if compares and not adapters else 0
     trainable = adapters or parameters
 
     passes = list_passes(config, L, num_processes)
@@ -153,16 +167,18 @@ def make_plan(
     # The head's gradient is added up in place but made by a product of its size, V · d.
     head_gradient = 0 if adapters else V * model.d_model * element
 
+    # A block of a pass is fetched while the one before it is computed; embedding, head and norms stay for the whole pass.
+    fetched = (parameters - linear * (1 - 2 / model.n_layers)) * element * (1 if adapters else 2) + 2 * 4 * adapters * 2 / model.n_layers
+    held = {"weights": weights, "reference": reference, "adapters": 4 * adapters}
+    held |= {"gradients": trainable * (4 if adapters else element), "optimizer": 2 * 4 * trainable}
     read = (weights + 4 * adapters) / bandwidth  # seconds to read every weight once, as each forward pass must
+    if strategy == "fsdp2":
+        read += (weights + 4 * adapters) * (1 - 1 / num_processes) / LINK  # and to fetch what others hold
     phases = [p.forecast(S, num_processes, sequence_flops(model, linear + adapters, S, p.scored) / flops, read) for p in passes]
     return Plan(
         parameters=parameters + adapters,
         trainable=trainable,
-        weights=weights,
-        reference=reference,
-        adapters=4 * adapters,
-        gradients=trainable * (4 if adapters else element) * (1 if num_processes == 1 else 2),
-        optimizer=2 * 4 * trainable,
+        **divide(strategy, num_processes, held, fetched),
         activations=step.batch * (model.n_layers * block + final),
         activations_checkpointed=step.batch * (inputs + block + final),
         checkpointing=options.gradient_checkpointing,
@@ -181,26 +197,35 @@ def make_plan(
     )
 
 
+def divide(strategy: str, n: int, held: dict[str, float], fetched: float) -> dict[str, float]:
+    """Of what one process alone would hold, the bytes on each of n; see `Plan`."""
+    if n == 1 or strategy == "ddp":
+        return held | {"gradients": held["gradients"] * (1 if n == 1 else 2), "gathered": 0.0}
+    if strategy == "zero2":
+        copy = held["optimizer"] / 2  # float32 weights, as large as one of the moments
+        return held | {"gradients": held["gradients"] / n + BUCKET, "optimizer": (held["optimizer"] + copy) / n, "gathered": 0.0}
+    return {name: size / n for name, size in held.items()} | {"gathered": fetched}
+
+
 def load_sizes(path: str) -> LLaDAConfig:
-    """The config of a checkpoint folder, of the newest checkpoint of a run, or of a hub name; LLaDA-8B's is known without the hub."""
-    folder = latest_checkpoint(Path(path)) or Path(path)
-    is_hub_name = path.count("/") == 1 and path[0] not in "./" and not folder.parent.is_dir()
-    if not is_hub_name and not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"model.path={path}: {folder / 'config.json'} is missing; a folder in Hugging Face layout is needed")
+    """The config of a checkpoint, a run, a hub name, or the base of adapters; LLaDA-8B's is known without the hub."""
+    where = locate(path)
+    if base := base_of(where):
+        return load_sizes(base)
     try:
-        # Only what is on this disk: a forecast must not wait for a network.
-        model = AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
-    except OSError as error:
-        if is_hub_name and path.startswith(KNOWN_8B):
+        return read_config(path, offline=True)  # a forecast must not wait for a network
+    except FileNotFoundError:
+        if isinstance(where, str) and path.startswith(KNOWN_8B):
             return LLaDAConfig()
-        raise FileNotFoundError(f"model.path={path}: config.json cannot be read: {' '.join(str(error).split())}") from error
-    if not isinstance(model, LLaDAConfig):
-        raise ValueError(f"model.path={path}: config.json has model_type={model.model_type!r}; only 'llada' can be planned")
-    return model
+        raise
 
 
-def check(config: Config, model: LLaDAConfig, P: int, L: int, **positive: float) -> None:
+def check(config: Config, model: LLaDAConfig, P: int, L: int, strategy: str, **positive: float) -> None:
     """Refuse what the run itself would refuse."""
+    if strategy not in STRATEGIES:
+        raise ValueError(f"strategy={strategy}: choose among {', '.join(STRATEGIES)}")
+    if strategy == "fsdp2" and config.model.quantize != "none":
+        raise ValueError(f"model.quantize={config.model.quantize}: 4-bit weights cannot be divided by fsdp2; use none, or ddp")
     for name, value in positive.items():
         if value <= 0:
             raise ValueError(f"{name}={value}: must be above 0")
@@ -293,9 +318,13 @@ def list_passes(config: Config, L: int, num_processes: int) -> list[Pass]:
     N, K, T = train.num_rollouts, train.steps_per_round, config.sampler.steps or L
     rollouts = train.prompts_per_round * N // num_processes
     in_step = (train.prompts_per_step or train.prompts_per_round) * N // num_processes
-    is_path = loss.masks == "path"
+    objective = build_objective(loss, config.weight.alpha)
+    is_path = objective.follows_path
     views, hidden = (T, L / T) if is_path else (loss.num_replicates, L / 2)  # views of a rollout, positions scored in each
-    subtracts_log_old = loss.name == "wddo" or config.weight.baseline == "model"
+    if loss.name in ("diffu_grpo", "wd1"):  # one shot
+        views, hidden = 1, L
+    stored = ["log p_old"] if objective.uses_log_old or config.weight.baseline == "model" else []
+    stored += ["log p_ref"] if objective.uses_log_ref else []
 
     def build(name: str, repeats: int, rows: int, micro_batch: int | None, scored: float, worth: int = 1) -> Pass:
         return Pass(name, repeats, rows, min(micro_batch or rows, rows), scored, worth)
@@ -305,9 +334,9 @@ def list_passes(config: Config, L: int, num_processes: int) -> list[Pass]:
         passes.append(build("scoring p_ref", 1, rollouts * T, train.score_micro_batch, L / T))
     if log_ratio == "elbo":
         passes.append(build("scoring p_ref, p_old", 2, rollouts * config.weight.elbo_replicates, train.score_micro_batch, L / 2))
-    if subtracts_log_old:
-        passes.append(build("storing log p_old", 1 if is_path else K, rollouts * views, train.score_micro_batch, hidden))
-    if subtracts_log_old and loss.micro_batch:  # a loss that is not linear needs its slopes before it is taken in parts
+    for name in stored:
+        passes.append(build(f"storing {name}", 1 if is_path else K, rollouts * views, train.score_micro_batch, hidden))
+    if stored and loss.micro_batch:  # a loss that is not linear needs its slopes before it is taken in parts
         passes.append(build("slopes of the loss", K, in_step * views, loss.micro_batch, hidden))
     # Backward counts as two: gradients of the inputs and of the weights (frozen weights skip the second). Checkpointing runs each
     # block again.
@@ -341,8 +370,9 @@ def format_plan(plan: Plan, gpu_memory: float = 80.0) -> str:
         "adapters": plan.adapters,
         "gradients": plan.gradients,
         "optimiser states": plan.optimizer,
-        "while sampling, at most": plan.sampling,
-        "while scoring": plan.scoring,
+        "whole weights of a pass": plan.gathered,
+        "while sampling, at most": plan.passing["sampling"],
+        "while scoring": plan.passing["scoring"],
         "while in a gradient step": plan.passing["gradient step"],
         "  of it activations": plan.kept,
         f"  ({other} checkpointing)": plan.activations + plan.activations_checkpointed - plan.kept,
@@ -352,7 +382,7 @@ def format_plan(plan: Plan, gpu_memory: float = 80.0) -> str:
     lines = [
         f"parameters {plan.parameters:,}, trained {plan.trainable:,} ({plan.trainable / plan.parameters:.2%})",
         f"a round: {plan.rollouts:,} rollouts, {plan.generated_tokens:,} tokens generated, sequences of {plan.sequence_length} tokens",
-        *("", "memory on each process, GB (the three `while` take turns)"),
+        *("", "memory on each process, GB (the three `while` take turns, and contain the whole weights)"),
         *(f"  {name:<30}{bytes_ / 1e9:9.2f}" for name, bytes_ in memory.items()),
         *("", f"{'forward passes of a round':<28}{'sequences':>12}{'tokens':>16}{'calls each':>12}{'seconds >':>12}"),
         *(f"  {p.name:<26}{p.sequences:>12,}{p.tokens:>16,}{p.calls:>12,}{p.seconds:>12.1f}" for p in plan.phases),
@@ -370,6 +400,6 @@ def verdict(plan: Plan, gpu_memory: float) -> str:
     if plan.peak <= gpu_memory * 1e9:
         return f"{needs}: fits"
     if plan.resident + OVERHEAD > gpu_memory * 1e9:
-        return f"{needs}: does not fit, whatever the micro-batches; set model.lora_rank, or model.quantize=nf4 with it"
+        return f"{needs}: does not fit, whatever the micro-batches; set model.lora_rank, or model.quantize=nf4 with it, or use fsdp2"
     largest = max(plan.passing, key=plan.passing.get)
     return f"{needs}: does not fit; most is needed for the {largest}, so set a smaller {ADVICE[largest]}"

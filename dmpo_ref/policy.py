@@ -15,12 +15,13 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import Module
-from transformers import AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from dmpo_ref.config import ModelConfig
 from dmpo_ref.masking import stream
-from dmpo_ref.model import LLaDAModelLM
+from dmpo_ref.model import LLaDAConfig, LLaDAModelLM
+from dmpo_ref.processes import spread
 
 
 def load_policy(config: ModelConfig, device: torch.device, *, trainable: bool = False) -> tuple[Module, PreTrainedTokenizerBase]:
@@ -35,11 +36,12 @@ def load_policy(config: ModelConfig, device: torch.device, *, trainable: bool = 
         FileNotFoundError: a local folder that is not there or is no checkpoint.
         ValueError: a config that this model class does not implement, or weights that do not fit it.
     """
-    path = latest_checkpoint(Path(config.path)) or Path(config.path)
-    if (path / "adapter_config.json").is_file():
-        from peft import PeftConfig, PeftModel
+    path = locate(config.path)
+    if base := base_of(path):
+        from peft import PeftModel
 
-        base = PeftConfig.from_pretrained(str(path)).base_model_name_or_path
+        if not (path / "adapter_model.safetensors").is_file():
+            raise FileNotFoundError(f"model.path={config.path}: {path / 'adapter_model.safetensors'} is missing")
         model = load_base(ModelConfig(**{**vars(config), "path": base}), device)
         try:
             with quiet():
@@ -48,7 +50,10 @@ def load_policy(config: ModelConfig, device: torch.device, *, trainable: bool = 
             raise ValueError(f"model.path={config.path}: the adapters do not fit their base {base}: {first_line(error)}") from error
     else:
         model = load_base(config, device)
-    tokenizer = AutoTokenizer.from_pretrained(str(path) if path.is_dir() else config.path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(path))
+    except Exception as error:  # the library of tokenizers raises nothing more special
+        raise ValueError(f"model.path={config.path}: the tokenizer cannot be read: {first_line(error)}") from error
     if tokenizer.mask_token is None:
         # The public LLaDA tokenizer has the token, but only the model's config says that it is the mask.
         tokenizer.mask_token = tokenizer.convert_ids_to_tokens(model.config.mask_token_id)
@@ -57,13 +62,15 @@ def load_policy(config: ModelConfig, device: torch.device, *, trainable: bool = 
 
 def load_base(config: ModelConfig, device: torch.device) -> LLaDAModelLM:
     """A model without adapters; errors as in `load_policy`."""
-    path = latest_checkpoint(Path(config.path)) or Path(config.path)
-    looks_like_hub_name = config.path.count("/") == 1 and config.path[0] not in "./" and not path.parent.is_dir()
-    if not looks_like_hub_name and not (path / "config.json").is_file():
-        raise FileNotFoundError(f"model.path={config.path}: no checkpoint there; a folder with config.json and *.safetensors is needed")
+    path = locate(config.path)
+    read_config(config.path)
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()
-    options = {"dtype": getattr(torch, config.dtype), "output_loading_info": True}
+    options = {
+        "dtype": getattr(torch, config.dtype),
+        "output_loading_info": True,
+        "ignore_mismatched_sizes": True,
+    }  # reported below, by name
     if config.quantize == "nf4":
         if device.type != "cuda":
             raise ValueError("model.quantize=nf4: 4-bit weights need CUDA; use none")
@@ -75,15 +82,74 @@ def load_base(config: ModelConfig, device: torch.device) -> LLaDAModelLM:
         )
     try:
         # An absolute path, because adapters remember the base that they were trained on.
-        model, report = LLaDAModelLM.from_pretrained(str(path.resolve()) if path.is_dir() else config.path, **options)
+        with quiet():
+            model, report = LLaDAModelLM.from_pretrained(str(path.resolve() if isinstance(path, Path) else path), **options)
     except OSError as error:
         raise FileNotFoundError(f"model.path={config.path}: {first_line(error)}") from error
-    except (RuntimeError, SafetensorError) as error:
+    except (RuntimeError, SafetensorError, ValueError) as error:
         raise ValueError(f"model.path={config.path}: the weights do not fit the config: {first_line(error)}") from error
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report.get(problem):
-            raise ValueError(f"model.path={config.path}: {problem.replace('_', ' ')} in the weights, first {sorted(report[problem])[0]}")
+            first = min(report[problem])
+            first = (
+                first if isinstance(first, str) else "{} {} instead of {}".format(*(x if isinstance(x, str) else list(x) for x in first))
+            )
+            raise ValueError(f"model.path={config.path}: {problem.replace('_', ' ')} in the weights, first {first}")
+    if config.compile != "none":
+        for block in model.model["transformer"].blocks:  # not the head, whose number of positions changes from call to call
+            block.compile(mode=config.compile)
     return model if config.quantize == "nf4" else model.to(device)
+
+
+def locate(path: str) -> Path | str:
+    """The folder of a checkpoint, or of the newest one of a run; a hub name stays what it is."""
+    folder = latest_checkpoint(Path(path)) or Path(path)
+    is_hub_name = path.count("/") == 1 and path[0] not in "./" and not folder.parent.is_dir()
+    return path if is_hub_name else folder
+
+
+def base_of(folder: Path | str) -> str | None:
+    """`model.path` of the base of the adapters in a folder; None if it holds no adapters."""
+    file = Path(folder) / "adapter_config.json"
+    if not file.is_file():
+        return None
+    try:
+        base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except ValueError as error:
+        raise ValueError(f"{file} is not valid JSON: {first_line(error)}") from error
+    if not base:
+        raise ValueError(f"{file} does not name the model that the adapters are for: base_model_name_or_path")
+    return base
+
+
+def read_config(path: str, *, offline: bool = False) -> LLaDAConfig:
+    """The config of a model without adapters.
+
+    Args:
+        path: as in `model.path`. offline: look at this disk only, if it is a hub name.
+
+    Raises:
+        FileNotFoundError, ValueError: no config, one that cannot be read, or of a model that is not implemented.
+    """
+    where = locate(path)
+    try:
+        if isinstance(where, Path):
+            if not (where / "config.json").is_file():
+                raise FileNotFoundError("no checkpoint there; a folder with config.json and *.safetensors is needed")
+            check_type(json.loads((where / "config.json").read_text(encoding="utf-8")).get("model_type"))
+        config = AutoConfig.from_pretrained(str(where), trust_remote_code=False, local_files_only=offline)
+        check_type(config.model_type)
+    except OSError as error:
+        raise FileNotFoundError(f"model.path={path}: {first_line(error)}") from error
+    except ValueError as error:
+        raise ValueError(f"model.path={path}: config.json: {first_line(error)}") from error
+    return config
+
+
+def check_type(name: str | None) -> None:
+    """Refuse another architecture, and with it whatever Python a repository has for it."""
+    if name != LLaDAConfig.model_type:
+        raise ValueError(f"model_type={name!r} is not implemented; only {LLaDAConfig.model_type!r} is")
 
 
 def latest_checkpoint(output: Path) -> Path | None:
@@ -124,10 +190,15 @@ def add_adapters(model: LLaDAModelLM, config: ModelConfig, *, seed: int) -> Modu
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """PEFT still asks Transformers by names that Transformers has deprecated; that is nothing a user could mend."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        yield
+    """Without what a user could not mend (PEFT asks Transformers by deprecated names) or is told in one line (keys that do not fit)."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
 
 
 def export(source: Path, target: Path, *, merge: bool) -> str:
@@ -146,22 +217,17 @@ def export(source: Path, target: Path, *, merge: bool) -> str:
     if target.exists():
         raise ValueError(f"{target} exists; give a folder that does not")
     folder = latest_checkpoint(source) or source
-    has_adapters = (folder / "adapter_config.json").is_file()
-    if merge and not has_adapters:
+    base = base_of(folder)
+    if merge and not base:
         raise ValueError(f"{source} has no adapters to merge; it is a full checkpoint already, export it without --merge")
-    base = folder
-    if has_adapters:
-        base = Path(json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"])
-    dtype = "float32"
-    if (base / "config.json").is_file():
-        dtype = json.loads((base / "config.json").read_text(encoding="utf-8")).get("dtype") or dtype
+    dtype = str(read_config(base or str(folder)).dtype or torch.float32).removeprefix("torch.")
     model, tokenizer = load_policy(ModelConfig(path=str(folder), dtype=dtype), torch.device("cpu"))
     temporary = target.with_name(f".{target.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     (model.merge_and_unload() if merge else model).save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
     temporary.rename(target)
-    return "merged checkpoint" if merge else "adapters" if has_adapters else "checkpoint"
+    return "merged checkpoint" if merge else "adapters" if base else "checkpoint"
 
 
 class FrozenReference:
@@ -185,7 +251,7 @@ class FrozenReference:
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Take the weights of a checkpoint."""
-        self.copy.load_state_dict(state)
+        self.copy.load_state_dict(spread(state, like=self.copy.state_dict()))
 
 
 class AdapterReference:
@@ -218,13 +284,19 @@ class AdapterReference:
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Take the adapters of a checkpoint."""
-        self.weights = {name: value.to(self.policy.device) for name, value in state.items()}
+        self.weights = spread(state, like=dict(self.policy.named_parameters()))
 
     @torch.no_grad()
     def _put(self, weights: dict[str, Tensor]) -> None:
         parameters = dict(self.policy.named_parameters())
         for name, value in weights.items():
             parameters[name].copy_(value)
+
+
+def trained_weights(policy: Module) -> dict[str, Tensor]:
+    """What a checkpoint of a policy holds, by name: its adapters, or all weights if it has none."""
+    weights = policy.state_dict()
+    return {name: value for name, value in weights.items() if "lora_" in name} or weights
 
 
 def adapter_weights(policy: Module) -> dict[str, Tensor]:

@@ -20,11 +20,12 @@ from torch.nn import Module
 
 from dmpo_ref.checkpoint import MetricsFile, flat, load_checkpoint, read_metrics, save_checkpoint, write_atomically
 from dmpo_ref.config import Config, ModelConfig, OptimizerConfig, to_yaml
-from dmpo_ref.evaluate import evaluate
+from dmpo_ref.evaluate import ITEMS_PER_BATCH, answer_items
 from dmpo_ref.likelihood import build_vocabulary
 from dmpo_ref.losses import Experience, build_objective
 from dmpo_ref.masking import stream
-from dmpo_ref.policy import AdapterReference, FrozenReference, add_adapters, latest_checkpoint, load_policy
+from dmpo_ref.policy import AdapterReference, FrozenReference, add_adapters, latest_checkpoint, load_policy, trained_weights
+from dmpo_ref.processes import Processes, check_launch, gather
 from dmpo_ref.samplers import check_sampling
 from dmpo_ref.tasks import build_task, encode
 from dmpo_ref.weights import check_finite
@@ -56,12 +57,11 @@ class Run:
         self.task, self.custom_reward = task or build_task(config.task), reward
         self.train_items, self.test_items = self.task.load(config.task.train), self.task.load(config.task.test)
         self.accelerator = build_accelerator(config)
-        self.device, self.is_main = self.accelerator.device, self.accelerator.is_main_process
+        self.processes = Processes(self.accelerator)
+        self.device, self.is_main = self.processes.device, self.processes.is_main
         for key in ("prompts_per_round", "prompts_per_step"):
-            if (value := getattr(config.train, key)) is not None and value % self.accelerator.num_processes:
-                raise ValueError(
-                    f"train.{key}={value}: cannot be shared evenly by {self.accelerator.num_processes} processes; choose a multiple"
-                )
+            if (value := getattr(config.train, key)) is not None and value % self.processes.count:
+                raise ValueError(f"train.{key}={value}: cannot be shared evenly by {self.processes.count} processes; choose a multiple")
 
         start = config.model if found is None else ModelConfig(**{**vars(config.model), "path": str(found.folder)})
         policy, self.tokenizer = load_policy(start, self.device, trainable=True)
@@ -74,9 +74,13 @@ class Run:
         self.vocabulary = build_vocabulary(
             self.tokenizer, policy.config.embedding_size, alphabet=self.task.alphabet, full=config.model.vocabulary == "full"
         )
-        self.reference = self._load_reference(policy, found)
-        self.objective = build_objective(config.loss)
+        self.objective = build_objective(config.loss, config.weight.alpha)
         self.subtracts_log_old = self.objective.uses_log_old or config.weight.baseline == "model"
+        self.keeps_masks = self.subtracts_log_old or self.objective.uses_log_ref
+        self.reference = self._load_reference(policy, found)
+        self.processes.divide([policy] + ([self.reference.copy] if isinstance(self.reference, FrozenReference) else []))
+        if found is not None and found.reference:
+            self.reference.load(found.reference)
         optimizer = torch.optim.AdamW(
             [p for p in policy.parameters() if p.requires_grad],
             lr=config.optimizer.learning_rate,
@@ -85,31 +89,42 @@ class Run:
         )
         num_steps = config.train.rounds * config.train.steps_per_round
         self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(config.optimizer, step, num_steps))
-        self.wrapped, self.optimizer = self.accelerator.prepare(policy, optimizer)
-        self.policy = self.accelerator.unwrap_model(self.wrapped)
+        self.wrapped = self.processes.prepare(policy, optimizer, max_grad_norm=config.optimizer.max_grad_norm)
+        self.policy = policy
         self.round, self.step, self.buffer = 0, 0, []
         self.counters = {"rollouts": 0, "forward_passes": 0, "seconds": 0.0}
         if found is not None:
+            self.processes.check_resume(found.folder, found.buffers)
             self.round, self.step, self.counters = found.state["round"], found.state["step"], found.state["counters"]
-            self.buffer = [experience.to(self.device) for experience in found.buffers[self.accelerator.process_index]]
-            self.optimizer.load_state_dict(found.state["optimizer"])
+            if any(found.buffers):
+                self.buffer = [experience.to(self.device) for experience in found.buffers[self.processes.index]]
+            self.processes.load_optimizer(found.state["optimizer"], found.folder)
             self.schedule.load_state_dict(found.state["schedule"])
-        self._check_lengths()
+        self._check_items()
         self._count_forward_passes()
         self.metrics_file = None
         self.earlier_metrics = read_metrics(self.output / "metrics.jsonl", before_round=self.round)
         self.clock = time.perf_counter()
 
-    def _check_lengths(self) -> None:
-        """Refuse a sampler that does not fit the response of some item before the first round, not in the hundredth."""
-        config, test = self.config, self.test_items[: self.config.evaluation.num_items]
-        for sampler, items in ((config.sampler, self.train_items), (config.evaluation.sampler, test)):
+    def _check_items(self) -> None:
+        """Leave out training items that are too long, and refuse a sampler that does not fit a response, before the first round."""
+        config, room = self.config, self.policy.config.max_sequence_length
+        kinds = {
+            "training": (self.train_items, config.sampler, "left out"),
+            "test": (self.test_items[: config.evaluation.num_items], config.evaluation.sampler, "counted as wrong"),
+        }
+        for kind, (items, sampler, fate) in kinds.items():
             prompts = encode(self.tokenizer, self.task, items, sampler.response_length)
-            longest, most = prompts.tokens.shape[1], self.policy.config.max_sequence_length
-            if longest > most:
-                room = f"the model's max_sequence_length is {most}; lower sampler.response_length"
-                raise ValueError(f"a prompt with its response has {longest} tokens, {room}")
-            check_sampling(sampler, prompts.response_mask.sum(dim=-1))
+            fits = prompts.attention_mask.sum(dim=-1) <= room
+            long = (~fits).nonzero().flatten().tolist()
+            which = f"{len(long)} of {len(items)} {kind} items are longer, with their response, than max_sequence_length={room} tokens"
+            if len(long) == len(items):
+                raise ValueError(f"{which}; none is left: lower the response_length of the sampler, or choose another model")
+            if long and self.is_main:
+                print(f"dmpo: {which}; {fate}: {', '.join(map(str, long[:5]))}{', …' * (len(long) > 5)}", file=sys.stderr)
+            if long and kind == "training":
+                self.train_items = [items[i] for i in fits.nonzero().flatten().tolist()]
+            check_sampling(sampler, prompts.response_mask[fits].sum(dim=-1))
 
     def _count_forward_passes(self) -> None:
         """Count every call of the policy and the reference on this process: sampling, scoring, gradient steps, evaluation."""
@@ -149,21 +164,17 @@ class Run:
         return found
 
     def _load_reference(self, policy: Module, found) -> FrozenReference | AdapterReference | None:
-        if self.config.weight.log_ratio == "none":
+        if self.config.weight.log_ratio == "none" and not self.objective.uses_log_ref:
             return None
         if self.config.model.lora_rank:
-            reference = AdapterReference(policy)
-        else:
-            reference = FrozenReference(policy if found is None else load_policy(self.config.model, self.device)[0])
-        if found is not None and found.reference:
-            reference.load(found.reference)
-        return reference
+            return AdapterReference(policy)
+        return FrozenReference(policy if found is None else load_policy(self.config.model, self.device)[0])
 
     def next_prompts(self) -> tuple[list[Any], list[int]]:
         """This process's prompts of the round and their positions in the endless, shuffled stream of training items."""
         G, size = self.config.train.prompts_per_round, len(self.train_items)
-        first = self.round * G + self.accelerator.process_index
-        position = list(range(first, (self.round + 1) * G, self.accelerator.num_processes))
+        first = self.round * G + self.processes.index
+        position = list(range(first, (self.round + 1) * G, self.processes.count))
         return [self.train_items[self._shuffled(p // size)[p % size]] for p in position], position
 
     def _shuffled(self, epoch: int) -> list[int]:
@@ -186,7 +197,7 @@ class Run:
         experience = self.buffer[-1 - k % len(self.buffer)]
         if self.config.train.prompts_per_step is None:
             return experience.select(range(len(experience.position)), k)
-        size, total = self.config.train.prompts_per_step // self.accelerator.num_processes, len(experience.position)
+        size, total = self.config.train.prompts_per_step // self.processes.count, len(experience.position)
         order = torch.randperm(total, generator=stream(self.config.seed, "order", self.round)).tolist()
         start = k // len(self.buffer) * size
         return experience.select([order[(start + i) % total] for i in range(size)], k)
@@ -201,11 +212,12 @@ class Run:
         """Metrics of a finished round, one entry per gradient step, evaluation in the last one; written and returned."""
         config, is_last = self.config, self.round == self.config.train.rounds
         last = on_round(self.round, self.policy) if on_round else {}
+        self.processes.join()
         if is_last or (config.evaluation.every and self.round % config.evaluation.every == 0):
-            last = last | {"evaluation/accuracy": self.evaluate().accuracy}
+            last = last | {"evaluation/accuracy": self.test_accuracy()}
         self.counters["seconds"] += time.perf_counter() - self.clock
         self.clock = time.perf_counter()
-        collected, *steps = (self.mean(values) for values in (collected, *steps))
+        collected, *steps = (self.processes.mean(values) for values in (collected, *steps))
         entries = [{"round": self.round - 1, **step, **collected, **self.counters} for step in steps]
         entries[-1] |= last
         if self.metrics_file is None and self.is_main:
@@ -216,34 +228,17 @@ class Run:
             self.accelerator.log(entry, step=entry["step"])
         return entries
 
-    def mean(self, values: dict[str, float | None]) -> dict[str, float | None]:
-        """Metrics averaged over the processes, which have equally many prompts each."""
-        if self.accelerator.num_processes == 1:
-            return values
-        numbers = {name: value for name, value in values.items() if isinstance(value, float)}
-        averaged = self.accelerator.reduce(torch.tensor(list(numbers.values()), dtype=torch.float64, device=self.device), "mean")
-        return values | dict(zip(numbers, averaged.tolist(), strict=True))
-
-    def any(self, flag: bool) -> bool:
-        """Whether it is so on any process."""
-        if self.accelerator.num_processes == 1:
-            return flag
-        return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.device), "sum"))
-
-    def evaluate(self):
-        """Evaluation of the current policy on the test items, as the config says."""
-        config = self.config.evaluation
-        items = self.test_items[: config.num_items]
-        return evaluate(
-            self.policy,
-            self.tokenizer,
-            self.task,
-            items,
-            config.sampler,
-            self.vocabulary,
-            num_samples=config.num_samples,
-            seed=self.config.seed,
-        )
+    def test_accuracy(self) -> float:
+        """Share of the answers to the test items that are right; each process asks its part of the batches."""
+        config, items = self.config.evaluation, self.test_items[: self.config.evaluation.num_items]
+        starts = range(0, len(items), ITEMS_PER_BATCH)[self.processes.index :: self.processes.count]
+        options = {"num_samples": config.num_samples, "seed": self.config.seed}
+        batches = answer_items(self.policy, self.tokenizer, self.task, items, config.sampler, self.vocabulary, starts, **options)
+        answers = [answer for batch in batches for answer in batch.answers]
+        right = sum(self.task.grade(items[answer.index], answer.generation or "").correct for answer in answers)
+        self.processes.join()
+        right, total = self.processes.sum([right, len(answers)])
+        return right / total
 
     def save(self, *, now: bool) -> None:
         """Write a checkpoint if it is time, if it is the last round, or now."""
@@ -252,20 +247,25 @@ class Run:
             return
         kept = self.buffer[-self.config.train.reuse_rounds :] if self.config.train.reuse_rounds else []
         buffers = gather_object([kept])
+        weights = gather(trained_weights(self.policy), keep=self.is_main) if self.processes.shares else None
+        reference = gather(self.reference.state(), keep=self.is_main) if self.config.train.resync_every else {}
+        optimizer, parts = self.processes.optimizer_state(self.output)
         if not self.is_main:
             return
         save_checkpoint(
             self.output,
             config=self.config,
             policy=self.policy,
+            weights=weights,
             tokenizer=self.tokenizer,
-            reference=self.reference.state() if self.config.train.resync_every else {},
+            reference=reference,
             buffers=buffers,
+            parts=parts,
             state={
                 "round": self.round,
                 "step": self.step,
                 "counters": self.counters,
-                "optimizer": self.optimizer.state_dict(),
+                "optimizer": optimizer,
                 "schedule": self.schedule.state_dict(),
             },
         )
@@ -275,8 +275,9 @@ def build_accelerator(config: Config) -> Accelerator:
     """Accelerate on the device of the config.
 
     Raises:
-        ValueError: CUDA, or the package of a tracker, is asked for and not there.
+        ValueError: CUDA, or the package of a tracker, is asked for and not there; a setting of `accelerate launch` that is not supported.
     """
+    check_launch(config.model)
     has_cuda = torch.cuda.is_available()
     if config.log_with != "none" and importlib.util.find_spec(config.log_with) is None:
         raise ValueError(f"log_with={config.log_with}: that package is not installed; pip install {config.log_with}, or use none")

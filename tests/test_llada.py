@@ -30,11 +30,20 @@ def checkpoint(tmp_path_factory):
     return make_checkpoint(tmp_path_factory.mktemp("small") / "llada", d_model=32, n_heads=4, n_kv_heads=2)
 
 
-def overrides(checkpoint, output, *more):
-    puzzles = checkpoint.parent / "puzzles.csv"
-    if not puzzles.exists():
-        write_puzzles(puzzles, read_puzzles("toy/data/train.csv")[:40])
-    return [*SMALL, f"model.path={checkpoint}", f"output={output}", f"task.train={puzzles}", *more]
+def data(checkpoint, task):
+    """Small local files of the task, in the columns of the public ones."""
+    if task == "sudoku":
+        puzzles = checkpoint.parent / "puzzles.csv"
+        if not puzzles.exists():
+            write_puzzles(puzzles, read_puzzles("toy/data/train.csv")[:40])
+        return [f"task.train={puzzles}"]
+    if task == "countdown":
+        return ["task.train=toy/data/countdown_train.csv", "task.test=toy/data/countdown_test_3.csv"]
+    return [f"task.{split}=toy/data/{task}_{split}.jsonl" for split in ("train", "test")]
+
+
+def overrides(checkpoint, output, *more, task="sudoku"):
+    return [*SMALL, f"model.path={checkpoint}", f"output={output}", *data(checkpoint, task), *more]
 
 
 def metrics(output):
@@ -65,14 +74,7 @@ def test_kill_resume_evaluate_export_reload_with_lora(checkpoint, tmp_path, caps
     for name, value in load_file(latest_checkpoint(tmp_path / "whole") / "adapter_model.safetensors").items():
         assert torch.equal(adapters[name], value)
 
-    evaluate = ["evaluate", "llada_sudoku", *SMALL, "model.dtype=float32", "--json", str(tmp_path / "result.json")]
-    assert main([*evaluate, f"model.path={output}"]) == 0
-    answers = json.loads((tmp_path / "result.json").read_text())["answers"]
-    assert len(answers) == 2
-    for name, flags in (("adapters", []), ("merged", ["--merge"])):
-        assert main(["export", str(output), str(tmp_path / name), *flags]) == 0
-        assert main([*evaluate, f"model.path={tmp_path / name}"]) == 0
-        assert json.loads((tmp_path / "result.json").read_text())["answers"] == answers, name
+    check_exports(checkpoint, "sudoku", output, tmp_path)
     merged, _ = load_policy(ModelConfig(path=str(tmp_path / "merged")), torch.device("cpu"))
     tokens = torch.randint(0, 300, (2, 12), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -81,7 +83,33 @@ def test_kill_resume_evaluate_export_reload_with_lora(checkpoint, tmp_path, caps
     assert "exists; give a folder that does not" in capsys.readouterr().err
 
 
-def test_full_fine_tuning_resumes_and_keeps_the_official_config(checkpoint, tmp_path):
+def check_exports(checkpoint, task, output, folder, *flags):
+    """What was exported answers as the run itself does, merged or as adapters."""
+    exports = {"run": output} | {name: folder / name for name in (("adapters", "merged") if not flags else ("plain",))}
+    for name in exports.keys() - {"run"}:
+        assert main(["export", str(output), str(exports[name]), *(["--merge"] if name == "merged" else [])]) == 0
+    answers = {}
+    for name, path in exports.items():
+        results = folder / f"results_{name}"
+        arguments = [f"llada_{task}", *SMALL, *data(checkpoint, task), "model.dtype=float32", f"model.path={path}"]
+        assert main(["evaluate", *arguments, "--output", str(results)]) == 0
+        answers[name] = (results / f"{task}_16_confidence.jsonl").read_text().splitlines()[1:]
+        assert len(answers[name]) == 2
+    assert all(lines == answers["run"] for lines in answers.values())
+
+
+IN_MAKE_TEST = (("gsm8k", "full"), ("countdown", "lora"))
+
+
+@pytest.mark.parametrize(
+    ("task", "kind"),
+    [
+        pytest.param(task, kind, marks=[] if (task, kind) in IN_MAKE_TEST else pytest.mark.long)
+        for task in ("sudoku", "countdown", "gsm8k", "math500")
+        for kind in ("lora", "full")
+    ],
+)
+def test_every_task_trains_stops_resumes_evaluates_exports_and_reloads(checkpoint, tmp_path, task, kind):
     class Stopped(Exception):
         pass
 
@@ -90,17 +118,21 @@ def test_full_fine_tuning_resumes_and_keeps_the_official_config(checkpoint, tmp_
             raise Stopped
         return {}
 
-    whole = train(load_config("llada_sudoku", *overrides(checkpoint, tmp_path / "whole", *FULL)))
-    config = load_config("llada_sudoku", *overrides(checkpoint, tmp_path / "stopped", *FULL))
+    options = LORA if kind == "lora" else FULL
+    configs = [load_config(f"llada_{task}", *overrides(checkpoint, tmp_path / name, *options, task=task)) for name in ("whole", "stopped")]
+    whole = train(configs[0])
     with pytest.raises(Stopped):
-        train(config, on_round=stop)
-    resumed = train(config, resume=True)
+        train(configs[1], on_round=stop)
+    resumed = train(configs[1], resume=True)
     assert all(torch.equal(a, b) for a, b in zip(whole.policy.parameters(), resumed.policy.parameters(), strict=True))
     assert metrics(tmp_path / "stopped") == metrics(tmp_path / "whole")
-    official = json.loads((checkpoint / "config.json").read_text())
-    saved = json.loads((latest_checkpoint(tmp_path / "whole") / "config.json").read_text())
-    changed = {"auto_map", "torch_dtype", "transformers_version"}
-    assert {k: saved[k] for k in official if k not in changed} == {k: v for k, v in official.items() if k not in changed}
+    assert any(name.startswith("reward/") for name in whole.metrics[0])
+    check_exports(checkpoint, task, tmp_path / "stopped", tmp_path, *(["full"] if kind == "full" else []))
+    if kind == "full":
+        official = json.loads((checkpoint / "config.json").read_text())
+        saved = json.loads((latest_checkpoint(tmp_path / "whole") / "config.json").read_text())
+        changed = {"auto_map", "torch_dtype", "transformers_version"}
+        assert {k: saved[k] for k in official if k not in changed} == {k: v for k, v in official.items() if k not in changed}
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
@@ -121,7 +153,7 @@ def test_bfloat16_weights_train_with_float32_adapters_and_log_probabilities(chec
         (["sampler.response_length=4000"], r"a prompt with its response has 4\d\d\d tokens, the model's max_sequence_length is \d+"),
         (["sampler.block_length=7"], "block_length=7 does not divide a response of 16 positions"),
         (["model.lora_targets=[gate_proj]"], "'gate_proj' matches no layer"),
-        (["task.generate=blanks"], "sampler.response_length=16: the template of this task says what is generated"),
+        (["task.generate=blanks", "task.prefill=false"], "sampler.response_length=16: the template of this task says what is generated"),
     ],
 )
 def test_mistakes_are_one_line(checkpoint, tmp_path, capsys, extra, message):

@@ -175,6 +175,29 @@ def test_processes_share_the_prompts(small_run):
     assert shared.seconds < alone.seconds and shared.gradients == 2 * alone.gradients
 
 
+def test_what_eight_gpus_hold_of_all_weights_of_llada_8b_worked_by_hand(small_run):
+    """8.0156e9 float32 weights are 32.06 GB: policy, p_ref and gradients each, twice that for the two moments."""
+    config = small_run(HUB, "train.prompts_per_round=8", "weight.log_ratio=elbo", "sampler.name=confidence")
+    plans = {strategy: make_plan(config, num_processes=8, strategy=strategy) for strategy in ("ddp", "zero2", "fsdp2")}
+    held = {strategy: (plan.weights, plan.reference, plan.gradients, plan.optimizer) for strategy, plan in plans.items()}
+    assert [round(size / 1e9, 2) for size in held["ddp"]] == [32.06, 32.06, 64.12, 64.12]
+    # An eighth of the gradients and 2 GB of bucket; an eighth of moments and float32 copy.
+    assert [round(size / 1e9, 2) for size in held["zero2"]] == [32.06, 32.06, 6.01, 12.02]
+    assert [round(size / 1e9, 2) for size in held["fsdp2"]] == [4.01, 4.01, 4.01, 8.02]
+    # Embedding and head, 126,464 · 4,096 each, and two of 32 blocks of 218 M, in float32, with their gradients.
+    assert plans["fsdp2"].gathered == pytest.approx(2 * 4 * (2 * 126464 * 4096 + 2 * 218.1e6), rel=0.001)
+    assert [format_plan(plan, 80).endswith("fits") for plan in plans.values()] == [False, False, True]
+    assert plans["fsdp2"].seconds > plans["ddp"].seconds == plans["zero2"].seconds
+
+
+def test_a_folder_of_adapters_is_planned_as_its_base(small_run, folder, tmp_path):
+    path = folder()
+    (tmp_path / "adapters").mkdir()
+    (tmp_path / "adapters" / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": path.removeprefix("model.path=")}))
+    of_adapters, of_base = (make_plan(small_run(p, "model.lora_rank=2")) for p in (f"model.path={tmp_path / 'adapters'}", path))
+    assert of_adapters == of_base
+
+
 def test_the_page_says_whether_it_fits_and_what_to_do(small_run):
     plan = make_plan(small_run(HUB, *LORA))
     assert plan.peak > plan.resident + OVERHEAD
@@ -186,11 +209,13 @@ def test_the_page_says_whether_it_fits_and_what_to_do(small_run):
 @pytest.mark.parametrize(
     ("overrides", "arguments", "message"),
     [
-        (["model.path=/nowhere"], {}, "/nowhere/config.json is missing"),
-        (["model.path=nobody/nothing"], {}, "model.path=nobody/nothing: config.json cannot be read"),
+        (["model.path=/nowhere"], {}, "model.path=/nowhere: no checkpoint there"),
+        (["model.path=nobody/nothing"], {}, "model.path=nobody/nothing: "),
         ([], {"prompt_length": 30}, "max_sequence_length=32"),
         ([], {"num_processes": 2}, "train.prompts_per_round=3"),
         ([], {"flops": 0}, "flops=0"),
+        ([], {"strategy": "fsdp"}, "strategy=fsdp: choose among ddp, fsdp2, zero2"),
+        (["model.lora_rank=2", "model.quantize=nf4"], {"strategy": "fsdp2"}, "model.quantize=nf4: 4-bit weights cannot be divided"),
         (["sampler.block_length=5"], {}, "block_length=5 does not divide"),
         (["model.lora_rank=2", "model.lora_targets=[query]"], {}, "no layer 'query'"),
     ],

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 SETTING = ["train.rounds=3", "train.prompts_per_round=4", "train.num_rollouts=4", "train.steps_per_round=2", "evaluation.every=0",
-           "evaluation.num_items=4", "evaluation.num_samples=1", "device=cpu", "threads=1"]  # fmt: skip
+           "evaluation.num_items=130", "evaluation.num_samples=1", "device=cpu", "threads=1"]  # fmt: skip
 KINDS = {
     "full": ["weight.log_ratio=path", "train.reuse_rounds=1", "train.checkpoint_every=2"],
     "lora_in_micro_batches": [
@@ -45,6 +45,8 @@ def test_results_do_not_depend_on_the_number_of_processes(tmp_path, kind):
     assert two[0]["reward"] == pytest.approx(one[0]["reward"])
     assert two[0]["ess"] == pytest.approx(one[0]["ess"])
     if kind == "full":
+        # 130 items are three batches, two for one process and one for the other.
+        assert two[-1]["evaluation/accuracy"] == one[-1]["evaluation/accuracy"] > 0
         files = [next((tmp_path / n).glob("checkpoint-*")) / "model.safetensors" for n in "12"]
         ours, theirs = (load_file(file) for file in files)
         for name, weight in ours.items():

@@ -1,0 +1,268 @@
+"""Several processes on one machine: what a run does differently under DDP, FSDP2 and DeepSpeed's ZeRO-2.
+
+Which it is, the config file of `accelerate launch` says (`presets/accelerate`). With DDP and ZeRO-2 every process holds all
+weights; ZeRO-2 divides the states of the optimiser. With FSDP2 a process holds a share of each weight and fetches the rest,
+one block at a time, for each forward and backward pass. So all processes must make equally many passes, in the same order,
+whatever their rollouts need: see `Lockstep`.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import Tensor, distributed
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn import Module
+
+from dmpo_ref.config import ModelConfig
+from dmpo_ref.model import Block
+
+# What `accelerate launch` sets from its config file: the name there, and the value that this project keeps to.
+LAUNCH = {
+    "ACCELERATE_USE_FSDP": {
+        "FSDP_VERSION": ("fsdp_version", "2"),
+        "FSDP_RESHARD_AFTER_FORWARD": ("fsdp_reshard_after_forward", "true"),
+        "FSDP_OFFLOAD_PARAMS": ("fsdp_offload_params", "false"),
+        "FSDP_CPU_RAM_EFFICIENT_LOADING": ("fsdp_cpu_ram_efficient_loading", "false"),
+        "FSDP_ACTIVATION_CHECKPOINTING": ("fsdp_activation_checkpointing", "false"),  # model.gradient_checkpointing does it
+    },
+    "ACCELERATE_USE_DEEPSPEED": {
+        "ACCELERATE_DEEPSPEED_ZERO_STAGE": ("zero_stage", "2"),
+        "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": ("offload_optimizer_device", "none"),
+        "ACCELERATE_DEEPSPEED_CONFIG_FILE": ("deepspeed_config_file", "none"),
+        "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": ("gradient_accumulation_steps", "1"),  # loss.micro_batch does it
+    },
+}
+
+
+def is_on(variable: str) -> bool:
+    """Whether `accelerate launch` has switched something on."""
+    return os.environ.get(variable, "false").lower() == "true"
+
+
+def check_launch(model: ModelConfig) -> None:
+    """Refuse settings of `accelerate launch` that would be ignored or do not work here.
+
+    Raises:
+        ValueError: the first one, with the value that is needed.
+    """
+    if (mixed := os.environ.get("ACCELERATE_MIXED_PRECISION", "no")) != "no":
+        raise ValueError(f"mixed_precision={mixed} in the accelerate config: use no; model.dtype says the type of the weights")
+    for switch, settings in LAUNCH.items():
+        for variable, (name, needed) in settings.items() if is_on(switch) else ():
+            if (given := os.environ.get(variable, needed).lower()) != needed:
+                raise ValueError(f"{name}={given} in the accelerate config is not supported; use {needed}, as in presets/accelerate")
+    if is_on("ACCELERATE_USE_FSDP") and model.quantize != "none":
+        raise ValueError(f"model.quantize={model.quantize}: 4-bit weights cannot be divided by FSDP; use none, or ddp_8_gpus.yaml")
+
+
+class Processes:
+    """What depends on how many processes there are and what they share; with one of them, as if it were not there.
+
+    Attributes:
+        accelerator: Accelerate's, as it was launched.
+        count, index: of processes, and which one this is.
+        shares: FSDP2, each process holds a share of every weight. zero: DeepSpeed's ZeRO-2.
+    """
+
+    def __init__(self, accelerator: Accelerator):
+        self.accelerator, self.device = accelerator, accelerator.device
+        self.count, self.index, self.is_main = accelerator.num_processes, accelerator.process_index, accelerator.is_main_process
+        self.shares = is_on("ACCELERATE_USE_FSDP") and self.count > 1
+        self.zero = accelerator.distributed_type == DistributedType.DEEPSPEED
+        self.lockstep: Lockstep | None = None
+
+    def divide(self, models: list[Module]) -> None:
+        """With FSDP2, leave this process its share of the weights of models, in place. To be called before an optimiser is made."""
+        if self.shares:
+            for model in models:
+                shard(model, self.device)
+            self.lockstep = Lockstep(models, self.device)
+
+    def prepare(self, policy: Module, optimizer: torch.optim.Optimizer, *, max_grad_norm: float) -> Module:
+        """The policy as it is called for forward passes with a gradient."""
+        self.optimizer, self.max_grad_norm = optimizer, max_grad_norm
+        if self.shares:  # `divide` has put its hooks into the policy itself
+            self.wrapped = policy
+            return policy
+        if self.zero:
+            # DeepSpeed clips in the same call in which it steps. The batch size it asks for is not used.
+            fixed = {"gradient_clipping": max_grad_norm, "gradient_accumulation_steps": 1, "train_micro_batch_size_per_gpu": 1}
+            self.accelerator.state.deepspeed_plugin.deepspeed_config.update(fixed)
+        self.wrapped, _ = self.accelerator.prepare(policy, optimizer)
+        return self.wrapped
+
+    def join(self) -> None:
+        """With FSDP2, wait until no process makes a forward pass without a gradient any more."""
+        if self.lockstep is not None:
+            self.lockstep.join()
+
+    def most(self, number: int) -> int:
+        """Of backward passes: the largest of the processes' numbers where gradients are exchanged in each; with DDP, this one."""
+        if not (self.shares or self.zero):
+            return number
+        self.join()
+        return int(self.accelerator.gather(torch.tensor([number], device=self.device)).max())
+
+    def accumulate(self, *, is_last: bool) -> AbstractContextManager:
+        """Around each forward and backward pass of a gradient step. DDP exchanges gradients in the last; FSDP2 and ZeRO-2 in every
+        one, because a whole gradient would take the memory that they save."""
+        if self.zero:
+            self.wrapped.set_gradient_accumulation_boundary(is_last)
+        if is_last or self.shares or self.zero:
+            return nullcontext()
+        return self.accelerator.no_sync(self.wrapped)
+
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate the gradient."""
+        # Accelerate's own `backward` would take an optimiser step under DeepSpeed.
+        (self.wrapped if self.zero else self.accelerator).backward(loss)
+
+    def clip_gradients(self) -> Tensor:
+        """Scale the gradients down to the largest norm allowed; returns the norm that they had. DeepSpeed also steps."""
+        if self.zero:
+            self.wrapped.step()
+            return torch.as_tensor(self.wrapped.get_global_grad_norm())
+        norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.max_grad_norm)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+    def step(self) -> None:
+        """A step of the optimiser, after which there are no gradients."""
+        if not self.zero:
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+
+    def optimizer_state(self, output: Path) -> tuple[dict[str, Any], list[Path]]:
+        """State of the optimiser, for the main process to save: whole; or, with ZeRO-2, files in which each process has put its part."""
+        if not self.zero:
+            return gather_optimizer(self.optimizer, keep=self.is_main), []
+        # A hidden name, until the checkpoint takes it.
+        torch.save(self.optimizer.state_dict(), output / f".optimizer-{self.index:05d}.pt")
+        self.accelerator.wait_for_everyone()
+        return {}, [output / f".optimizer-{index:05d}.pt" for index in range(self.count)]
+
+    def check_resume(self, folder: Path, buffers: list[list[Any]]) -> None:
+        """Refuse a checkpoint of which a part belongs to each process, if there are other processes now."""
+        then, parts = len(buffers), len(list(folder.glob("optimizer-*.pt")))
+        if then != self.count and (parts or any(buffers)):
+            raise ValueError(f"{folder} was written by {then} processes, with a part each; resume with {then}, not {self.count}")
+        if bool(parts) != self.zero:
+            raise ValueError(f"{folder} was written {'with' if parts else 'without'} DeepSpeed; resume with the same accelerate config")
+
+    def load_optimizer(self, state: dict[str, Any], folder: Path) -> None:
+        """The opposite of `optimizer_state`, with as many processes as then."""
+        if self.zero:
+            state = torch.load(folder / f"optimizer-{self.index:05d}.pt", map_location="cpu", weights_only=True)
+        self.optimizer.load_state_dict(state if self.zero else spread_optimizer(state, self.optimizer))
+
+    def mean(self, values: dict[str, float | None]) -> dict[str, float | None]:
+        """Metrics averaged over the processes, which have equally many prompts each."""
+        if self.count == 1:
+            return values
+        numbers = {name: value for name, value in values.items() if isinstance(value, float)}
+        averaged = [total / self.count for total in self.sum(list(numbers.values()))]
+        return values | dict(zip(numbers, averaged, strict=True))
+
+    def sum(self, values: list[float]) -> list[float]:
+        """Of each value over the processes."""
+        if self.count == 1:
+            return values
+        return self.accelerator.reduce(torch.tensor(values, dtype=torch.float64, device=self.device), "sum").tolist()
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is so on any process."""
+        return self.sum([float(flag)])[0] > 0
+
+
+def shard(model: Module, device: torch.device) -> None:
+    """Leave this process its share of every weight, in place: each block is one unit, all the rest another.
+
+    Units give the gathered weights back after each pass. So a change of the shares (a step of the optimiser, a re-sync) is
+    seen by the next pass, whichever it is. Weights keep their types: a bfloat16 base may have float32 adapters.
+    """
+    mesh = init_device_mesh(device.type, (distributed.get_world_size(),))
+    for module in list(model.modules()):
+        if isinstance(module, Block):
+            fully_shard(module, mesh=mesh, reshard_after_forward=True)
+    # The head's weight is read, not called, so it must belong to the root, whose weights are there during the whole pass.
+    fully_shard(model, mesh=mesh, reshard_after_forward=True)
+
+
+def gather(weights: dict[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
+    """Whole weights from shares, on the CPU, one after the other. All processes must call it; who does not keep them gets {}."""
+    gathered = {}
+    for name, value in weights.items():
+        whole = value.full_tensor() if isinstance(value, DTensor) else value
+        if keep:
+            gathered[name] = whole.cpu()
+    return gathered
+
+
+def spread(weights: dict[str, Tensor], like: dict[str, Tensor]) -> dict[str, Tensor]:
+    """This process's shares of whole weights, divided and placed as those of the same names are."""
+    return {name: spread_one(value, like[name]) for name, value in weights.items()}
+
+
+def spread_one(value: Tensor, like: Tensor) -> Tensor:
+    """One weight; a number that belongs to it, such as a count of steps, stays as it is."""
+    if isinstance(like, DTensor) and value.shape == like.shape:
+        return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
+    return value.to(like.device) if value.shape == like.shape else value
+
+
+def gather_optimizer(optimizer: torch.optim.Optimizer, *, keep: bool) -> dict[str, Any]:
+    """State of an optimiser as one process alone would have it."""
+    state = optimizer.state_dict()
+    whole = {index: gather(values, keep=keep) for index, values in state["state"].items()}
+    return state | {"state": whole}
+
+
+def spread_optimizer(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The opposite of `gather_optimizer`."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    shares = {index: {k: spread_one(v, parameters[index]) for k, v in values.items()} for index, values in state["state"].items()}
+    return state | {"state": shares}
+
+
+class Lockstep:
+    """Lets all processes make equally many forward passes without a gradient, although their rollouts need different numbers.
+
+    Before each pass the processes agree on whose model is run next: the first one that any of them wants. Those who want
+    another, or are done, run it on one token for company. Passes with a gradient are not voted on: all processes must make
+    equally many; before each of them, and in `join`, a process waits until all others have done theirs without.
+    """
+
+    def __init__(self, models: list[Module], device: torch.device):
+        self.models, self.device, self.for_company = models, device, False
+        for turn, model in enumerate(models):
+            model.register_forward_pre_hook(partial(self._before_pass, turn), prepend=True)  # before FSDP fetches weights
+
+    def join(self) -> None:
+        """Keep the others company until none wants to run a model. To be called before any other exchange between processes."""
+        self._wait_for(len(self.models))
+
+    def _before_pass(self, wanted: int, *_: Any) -> None:
+        if not self.for_company:
+            self._wait_for(len(self.models) if torch.is_grad_enabled() else wanted)
+
+    def _wait_for(self, wanted: int) -> None:
+        while (turn := self._vote(wanted)) != wanted:
+            token = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+            self.for_company = True
+            with torch.no_grad():
+                self.models[turn](input_ids=token, select=torch.zeros_like(token, dtype=torch.bool))
+            self.for_company = False
+
+    def _vote(self, wanted: int) -> int:
+        ballot = torch.tensor(wanted, device=self.device)
+        distributed.all_reduce(ballot, distributed.ReduceOp.MIN)
+        return int(ballot)

@@ -2,7 +2,7 @@
 
 An objective is two functions. `views(rollout, generators)` says which positions are hidden and scored; `loss(log_prob,
 views, experience, weight)` turns the token log-probabilities under those views into a scalar and is pure. `train` runs
-the model between them and knows nothing else about an objective.
+the model between them and knows nothing else about an objective. Other people's objectives, in the same form, are in `rivals`.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Experience:
         reward: [G, N].
         weight: [G, N] float64, w.
         base_weight: [G, N] float64, strength · w_base (0 for the `model` baseline, which depends on the current policy).
-        log_old: [K, G, N, R, S] float32, token log-probabilities under p_old on the masks of each of the K gradient
-            steps of a round (K = 1 for `path`, where all are alike), for objectives that subtract log p_old; else None.
+        log_old, log_ref: [K, G, N, R, S] float32, token log-probabilities under p_old and p_ref on the masks of each of the K
+            gradient steps of a round (K = 1 along the path, where all are alike), for objectives that use them; else None.
     """
 
     rollout: Rollout
@@ -40,7 +40,8 @@ class Experience:
     reward: Tensor
     weight: Tensor
     base_weight: Tensor
-    log_old: Tensor | None
+    log_old: Tensor | None = None
+    log_ref: Tensor | None = None
 
     def to(self, device: torch.device) -> Experience:
         """The same on another device."""
@@ -48,13 +49,18 @@ class Experience:
         return Experience(**moved | {"rollout": self.rollout.to(device)})
 
     def select(self, prompts: Sequence[int], k: int) -> Experience:
-        """These prompts, with `log_old` of the k-th gradient step alone: [G, N, R, S]."""
+        """These prompts, with `log_old` and `log_ref` of the k-th gradient step alone: [G, N, R, S]."""
         index = torch.tensor(list(prompts), device=self.reward.device)
+
+        def of_step(stored: Tensor | None) -> Tensor | None:
+            return None if stored is None else stored[k % len(stored)].index_select(0, index)
+
         return Experience(
             self.rollout.select(index),
             [self.position[i] for i in prompts],
             *(x.index_select(0, index) for x in (self.reward, self.weight, self.base_weight)),
-            log_old=None if self.log_old is None else self.log_old[k % len(self.log_old)].index_select(0, index),
+            log_old=of_step(self.log_old),
+            log_ref=of_step(self.log_ref),
         )
 
 
@@ -65,16 +71,24 @@ class Objective:
     Attributes:
         uses_log_old: the loss subtracts log p_old, so each step re-uses the masks on which it was stored.
         is_linear: the loss is linear in the token log-probabilities, so its gradient is known before the forward pass.
+        uses_log_ref: the same as `uses_log_old` for log p_ref; the run then keeps a reference, whatever the weights need.
+        follows_path: the views are the rollout's own order, alike in every step.
     """
 
     views: Callable[[Rollout, list[torch.Generator]], Views]
     loss: Callable[[Tensor, Views, Experience, Tensor], Tensor]
     uses_log_old: bool
     is_linear: bool
+    uses_log_ref: bool = False
+    follows_path: bool = False
 
 
-def build_objective(config: LossConfig) -> Objective:
-    """The objective that the config names."""
+def build_objective(config: LossConfig, alpha: float) -> Objective:
+    """The objective that the config names; α is the temperature of the target, for an objective that has no weights to carry it."""
+    if config.name not in ("wdce", "wddo"):
+        from dmpo_ref.rivals import RIVALS  # which build on this file
+
+        return RIVALS[config.name](config, alpha)
 
     def views(rollout: Rollout, generators: list[torch.Generator]) -> Views:
         if config.masks == "path":
@@ -89,7 +103,7 @@ def build_objective(config: LossConfig) -> Objective:
         return wdce(log_likelihood(log_prob, views) / length, weight)
 
     is_wddo = config.name == "wddo"
-    return Objective(views, loss, uses_log_old=is_wddo, is_linear=not is_wddo)
+    return Objective(views, loss, uses_log_old=is_wddo, is_linear=not is_wddo, follows_path=config.masks == "path")
 
 
 def wdce(log_prob: Tensor, weight: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ processes changes them; only LoRA dropout follows the micro-batch and the proces
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,8 @@ from dmpo_ref.weights import (
 
 @dataclass
 class Trained:
-    """What `train` returns: the policy with its tokenizer, the metrics of every step, the folder of the run, and whether
-    this is the process that writes to it."""
+    """What `train` returns: the policy (with FSDP2 a share of it) and its tokenizer, the metrics of every step, the folder of
+    the run, and whether this is the process that writes to it."""
 
     policy: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -65,7 +65,7 @@ def train(
     Args:
         task: instead of the task of the config, an object like `tasks.sudoku.Sudoku`.
         reward: instead of the task's reward, a function of the item and the answer's text.
-        on_round: called after every round with (rounds done, policy); what it returns is added to the metrics.
+        on_round: called after every round with (rounds done, policy), by every process; what it returns is added to the metrics.
         resume: continue the run in `config.output` from its newest checkpoint.
 
     Raises:
@@ -86,7 +86,7 @@ def train(
             run.round += 1
             run.resync_reference()
             metrics += run.record(collected, steps, on_round)
-            stopping = run.any(stop.requested)
+            stopping = run.processes.any(stop.requested)
             run.save(now=stopping)
             bar.set_postfix(reward=collected["reward"], ess=collected["ess"])
             bar.update()
@@ -112,10 +112,9 @@ def collect(run: Run) -> tuple[Experience, dict[str, float]]:
     base = torch.zeros_like(weight)
     if config.weight.baseline != "model":
         base = baseline_weights(config.weight.baseline, reward, log_ratio, alpha=alpha, coefficient=c, target=target)
-    experience = Experience(
-        rollout, position, reward, weight, config.weight.baseline_strength * base, log_old=score_old(run, rollout, position)
-    )
-    run.counters["rollouts"] += reward.numel() * run.accelerator.num_processes
+    base = config.weight.baseline_strength * base
+    experience = Experience(rollout, position, reward, weight, base, **score_on_masks(run, rollout, position))
+    run.counters["rollouts"] += reward.numel() * run.processes.count
     return experience, {
         "reward": reward.mean().item(),
         **components,
@@ -143,25 +142,33 @@ def estimate_log_ratio(run: Run, rollout: Rollout, position: list[int]) -> Tenso
 
 
 @torch.no_grad()
-def score_old(run: Run, rollout: Rollout, position: list[int]) -> Tensor | None:
-    """log p_old on the masks of each of the round's K steps, [K, G, N, R, S], for objectives that subtract it.
+def score_on_masks(run: Run, rollout: Rollout, position: list[int]) -> dict[str, Tensor]:
+    """log p_old and log p_ref on the masks of each of the round's K steps, [K, G, N, R, S], if the objective subtracts them.
 
-    Along the path it is the log-probability that the rollouts were drawn with, at their temperature; ELBOs are taken at
-    temperature 1, as in the `elbo` log-ratio.
+    Along the path log p_old is the log-probability that the rollouts were drawn with, at their temperature; all else is
+    taken at temperature 1, as in the `elbo` log-ratio.
     """
-    if not run.subtracts_log_old:
-        return None
-    options = {"micro_batch": run.config.train.score_micro_batch}
-    if run.config.loss.masks == "path":
-        options["temperature"] = run.config.sampler.temperature
-    num_sets = 1 if run.config.loss.masks == "path" else run.config.train.steps_per_round
-    sets = [run.objective.views(rollout, mask_streams(run, position, k)) for k in range(num_sets)]
-    return torch.stack([token_log_prob(run.policy, rollout, views, run.vocabulary, **options) for views in sets])
+    if not run.keeps_masks:
+        return {}
+    config, on_path = run.config, run.objective.follows_path
+    sets = [run.objective.views(rollout, mask_streams(run, position, k)) for k in range(1 if on_path else config.train.steps_per_round)]
+
+    def score_sets(model: PreTrainedModel, temperature: float = 1.0) -> Tensor:
+        options = {"temperature": temperature, "micro_batch": config.train.score_micro_batch}
+        return torch.stack([token_log_prob(model, rollout, views, run.vocabulary, **options) for views in sets])
+
+    stored = {}
+    if run.subtracts_log_old:
+        stored["log_old"] = score_sets(run.policy, config.sampler.temperature if on_path else 1.0)
+    if run.objective.uses_log_ref:
+        with run.reference.model() as reference:
+            stored["log_ref"] = score_sets(reference)
+    return stored
 
 
 def mask_streams(run: Run, position: list[int], k: int) -> list[torch.Generator]:
-    """Fresh masks at every gradient step; the k-th stored ones where log p_old was measured on them."""
-    use = k if run.subtracts_log_old else f"step {run.step}"
+    """Fresh masks at every gradient step; the k-th stored ones where log p_old or log p_ref was measured on them."""
+    use = k if run.keeps_masks else f"step {run.step}"
     return [stream(run.config.seed, "masks", p, use) for p in position]
 
 
@@ -169,19 +176,18 @@ def gradient_step(run: Run, k: int) -> dict[str, float]:
     """The k-th step of a round: views, token log-probabilities, loss, AdamW. Returns its metrics."""
     batch = run.minibatch(k)
     views = run.objective.views(batch.rollout, mask_streams(run, batch.position, k))
-    # Dropout must be off where log p_θ is compared with a stored log p_old.
-    run.policy.train(not run.subtracts_log_old)
+    # Dropout must be off where log p_θ is compared with a stored log p_old or log p_ref.
+    run.policy.train(not run.keeps_masks)
     with own_random_state(run):
         loss = backward(run, views, batch)
     run.policy.eval()
-    grad_norm = run.accelerator.clip_grad_norm_(run.wrapped.parameters(), run.config.optimizer.max_grad_norm)
-    for name, value in (("loss", loss), ("gradient norm", torch.as_tensor(grad_norm))):
+    grad_norm = run.processes.clip_gradients()
+    for name, value in (("loss", loss), ("gradient norm", grad_norm)):
         if not torch.isfinite(value):
             raise ValueError(f"the {name} of step {run.step} is {value.item()}; lower optimizer.learning_rate or look at metrics.jsonl")
     learning_rate = run.schedule.get_last_lr()[0]
-    run.optimizer.step()
+    run.processes.step()
     run.schedule.step()
-    run.optimizer.zero_grad()
     run.step += 1
     return {"step": run.step, "loss": loss.item(), "grad_norm": float(grad_norm), "learning_rate": learning_rate}
 
@@ -190,7 +196,7 @@ def gradient_step(run: Run, k: int) -> dict[str, float]:
 def own_random_state(run: Run) -> Iterator[None]:
     """Dropout, which knows only torch's global generators, draws from a stream of this step; the global state is put back."""
     with torch.random.fork_rng(devices=[run.device] if run.device.type == "cuda" else []):
-        torch.manual_seed(stream(run.config.seed, "dropout", run.step, run.accelerator.process_index).initial_seed())
+        torch.manual_seed(stream(run.config.seed, "dropout", run.step, run.processes.index).initial_seed())
         yield
 
 
@@ -203,12 +209,12 @@ def backward(run: Run, views: Views, batch: Experience) -> Tensor:
     micro_batch = run.config.loss.micro_batch
     if micro_batch is None:
         loss = loss_of(token_log_prob(run.wrapped, batch.rollout, views, run.vocabulary))
-        run.accelerator.backward(loss)
+        run.processes.backward(loss)
         return loss.detach()
 
     # Chain rule in two passes: the slope of the loss in every token log-probability, then that slope into the weights,
     # a micro-batch at a time. A linear loss has the same slope everywhere, so it needs no first pass.
-    slope_is_known = run.objective.is_linear and not run.subtracts_log_old
+    slope_is_known = run.objective.is_linear and not run.keeps_masks
     if slope_is_known:
         log_prob = torch.zeros(views.hidden.shape, device=run.device)
     else:
@@ -220,11 +226,12 @@ def backward(run: Run, views: Views, batch: Experience) -> Tensor:
     loss = loss.detach()
     slopes = rearrange(slope, "g n r s -> (g n r) s").split(micro_batch)
     parts = flatten(batch.rollout, views, run.vocabulary).split(micro_batch)
+    spare = run.processes.most(len(parts)) - len(parts)  # passes that only other processes need
+    parts, slopes = [*parts, *parts[:1] * spare], [*slopes, *[torch.zeros_like(slopes[0])] * spare]
     for i, (rows, slope) in enumerate(zip(parts, slopes, strict=True)):
-        # Processes exchange gradients once, after the last micro-batch.
-        with run.accelerator.no_sync(run.wrapped) if i < len(parts) - 1 else nullcontext():
+        with run.processes.accumulate(is_last=i == len(parts) - 1):
             part = (slope * score(run.wrapped, rows, run.vocabulary)).sum()
-            run.accelerator.backward(part)
+            run.processes.backward(part)
         if slope_is_known:
             loss = loss + part.detach()  # the loss at 0 so far; linear, so what it gains is slope · log-probability
     return loss

@@ -1,0 +1,450 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 02 · Mode seeking and mass covering
+#
+# A policy that is too small for its target has to choose: cover all of it badly, or some of it well. The direction of the KL divergence
+# decides. Figure 2 of the paper ([arXiv:2510.08233](https://arxiv.org/abs/2510.08233)) shows this on mixtures of Gaussians; here it is
+# with numbers.
+#
+# You will learn
+# - why maximising reward with a KL term is a *reverse* KL, and why DMPO is a *forward* one;
+# - what each of them pays for dropping a mode, in nats;
+# - how often reverse KL drops modes, over several seeds and sizes of the policy;
+# - when it does not: overlapping modes, a start that sees everything, a policy that can be the target;
+# - where DMPO is as blind as its rival: at modes that it no longer draws.
+#
+# You need: KL divergence and gradient descent. No diffusion model appears in this notebook. Time: 40 minutes to read; the cells run in
+# about half a minute.
+
+# %%
+try:
+    from toy.notebook import start
+except ImportError:
+    raise SystemExit("dmpo_ref is not installed here: run `pip install -e '.[lab]'` in the repository, then restart the kernel") from None
+start()
+
+# %%
+import math
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
+import torch
+from IPython.display import Image
+from ipywidgets import FloatSlider, interact
+
+from dmpo_ref.masking import stream
+from toy.figures import BLUE, GREEN, ORANGE
+from toy.mixture import (
+    GaussianMixturePolicy,
+    TabularPolicy,
+    fit_forward,
+    fit_reverse,
+    make_world,
+    reverse_objective,
+    world_2d,
+)
+from toy.mixture_figure import film_planes, plot_fits
+from toy.oracle import kl_divergence
+
+# %% [markdown]
+# ## 1. A target with five modes
+#
+# The world is a square of 24 × 24 cells. The reference $p_{\mathrm{ref}}$ is broad, the reward has five bumps, and the target is the
+# "target" row of the README's equation table:
+#
+# $$p^*(x) = \frac1Z\, p_{\mathrm{ref}}(x)\, e^{r(x)/\alpha}.$$
+#
+# There are 576 cells, so every probability, divergence and gradient below is a finite sum in float64. The *share* of a mode is the
+# probability of the cells that are nearer to it than to the other modes.
+
+# %%
+world = world_2d(24)
+target_share = world.mode_mass(world.log_target)
+for name, log_prob in (("p_ref", world.log_ref), ("p*", world.log_target)):
+    print(f"{name:6}", "  ".join(f"{share:.3f}" for share in world.mode_mass(log_prob).tolist()))
+print(f"KL(p*||p_ref) = {kl_divergence(world.log_target, world.log_ref):.3f} nats")
+
+# %% [markdown]
+# ## 2. Two directions
+#
+# $$\underbrace{\mathrm{KL}(p^*\|p_\theta)=\sum_x p^*(x)\log\frac{p^*(x)}{p_\theta(x)}}_{\text{forward}}
+# \qquad\qquad
+# \underbrace{\mathrm{KL}(p_\theta\|p^*)=\sum_x p_\theta(x)\log\frac{p_\theta(x)}{p^*(x)}}_{\text{reverse}}$$
+#
+# The forward sum runs where the *target* is. Where $p^*>0$ and $p_\theta\to 0$, its term grows without bound: modes must not be missed.
+# The reverse sum runs where the *policy* is. Where $p_\theta=0$ nothing is added, whatever the target says: modes may be missed, but mass
+# outside the target is expensive.
+#
+# Let the target have two modes of 1/2 each and give the policy $1-\varepsilon$ on the first and $\varepsilon$ on the second. What do both
+# cost as $\varepsilon\to0$? Guess before you run the cell.
+
+# %%
+half = torch.tensor([0.5, 0.5], dtype=torch.float64).log()
+print("epsilon   forward KL   reverse KL, nats")
+for epsilon in (0.5, 1e-1, 1e-3, 1e-6, 1e-12):
+    policy = torch.tensor([1 - epsilon, epsilon], dtype=torch.float64).log()
+    print(f"{epsilon:7.0e} {kl_divergence(half, policy):11.3f} {kl_divergence(policy, half):12.3f}")
+print(f"log 2 = {math.log(2):.3f}")
+
+# %% [markdown]
+# Reverse KL never asks for more than $\log 2$. In general a policy that matches $p^*$ on modes of total share $s$ and has nothing
+# elsewhere pays exactly $-\log s$: dropping four of five equal modes costs $\log 5 = 1.6$ nats. If covering them all would put more than
+# that between the modes, dropping is cheaper.
+#
+# ## 3. Which of the two is reinforcement learning?
+#
+# The usual objective, reward with a KL term towards the reference, is a reverse KL in disguise. Insert $r/\alpha = \log p^* - \log
+# p_{\mathrm{ref}} + \log Z$:
+#
+# $$\frac1\alpha\,\mathbb E_{p_\theta}[r] - \mathrm{KL}(p_\theta\|p_{\mathrm{ref}}) \;=\; \log Z - \mathrm{KL}(p_\theta\|p^*).$$
+#
+# Maximising the left side is minimising the reverse KL. This is known ([arXiv:2206.00761](https://arxiv.org/abs/2206.00761) discusses it
+# for language models). The cell checks it at a distribution drawn at random, with $Z$ computed on its own.
+
+# %%
+log_prob = torch.randn(len(world.points), dtype=torch.float64, generator=stream(0, "distribution")).log_softmax(0)
+log_z = (world.log_ref.exp() * (world.reward / world.alpha).exp()).sum().log()
+left = log_prob.exp() @ world.reward / world.alpha - kl_divergence(log_prob, world.log_ref)
+right = log_z - kl_divergence(log_prob, world.log_target)
+print(f"left {left:.6f}   right {right:.6f}")
+
+# %% [markdown]
+# DMPO turns the divergence around. In $\mathrm{KL}(p^*\|p_\theta)$ the parameters appear only in $-\mathbb E_{p^*}[\log p_\theta]$, a
+# cross-entropy, and the expectation under $p^*$ becomes one over samples of $p_{\mathrm{old}}$ with weights. Without sampling, both
+# objectives are one line. `toy.mixture` has the reverse one (`reverse_objective`); the forward one, and the loop, we write here to see
+# that nothing else differs between them.
+
+
+# %%
+def forward_objective(world, log_prob):
+    """Cross-entropy E_{p*}[-log p_theta] = KL(p*||p_theta) + entropy of p*."""
+    return -(world.log_target.exp() @ log_prob)
+
+
+def fit(world, policy, objective, steps=200, learning_rate=0.1, every=200, method=torch.optim.Adam):
+    """Exact gradients, Adam unless told otherwise; log p_theta at the start and after each `every` steps."""
+    optimizer, film = method(policy.parameters(), lr=learning_rate), [policy.log_prob().detach()]
+    for step in range(1, steps + 1):
+        optimizer.zero_grad()
+        objective(world, policy.log_prob()).backward()
+        optimizer.step()
+        if step % every == 0:
+            film.append(policy.log_prob().detach())
+    return film
+
+
+# %% [markdown]
+# The same fit with `toy.mixture.fit_reverse`, which the README's figure uses, must end at the same distribution.
+
+# %%
+here, there = (GaussianMixturePolicy(world, num_components=3) for _ in range(2))
+film = fit(world, here, reverse_objective)
+fit_reverse(world, there, rounds=50, steps_per_round=4, learning_rate=0.1)
+assert torch.allclose(film[-1], there.log_prob(), rtol=0, atol=1e-9)
+print("the loop above and toy.mixture.fit_reverse agree")
+
+# %% [markdown]
+# ## 4. Three Gaussians, five modes
+#
+# Now the experiment of Figure 2: a mixture of three Gaussians, started three times at the same place, fitted
+# - by forward KL with exact gradients,
+# - by reverse KL with exact gradients (the best case of reward maximisation: no sampling noise at all),
+# - by DMPO itself, which sees only samples: `fit_forward`, 32 groups of $N=16$ rollouts a round, weights and loss of `dmpo_ref`.
+
+# %%
+forward, reverse = (fit(world, GaussianMixturePolicy(world, 3, seed=3), f, every=10) for f in (forward_objective, reverse_objective))
+dmpo = GaussianMixturePolicy(world, 3, seed=3)
+fit_forward(world, dmpo, num_rollouts=16, groups=32, baseline="uniform", rounds=50, learning_rate=0.05)
+print("share of each mode / its share under p*      forward KL   reverse KL, nats")
+for name, log_prob in {"start": forward[0], "forward": forward[-1], "reverse": reverse[-1], "DMPO": dmpo.log_prob().detach()}.items():
+    ratio = "  ".join(f"{x:4.1f}" for x in (world.mode_mass(log_prob) / target_share).tolist())
+    print(f"{name:8} {ratio} {kl_divergence(world.log_target, log_prob):15.1f} {kl_divergence(log_prob, world.log_target):12.2f}")
+
+# %% tags=["nbval-ignore-output"]
+captions = [f"step {10 * frame}" for frame in range(len(forward))]
+films = {"forward KL(p*‖p$_θ$)": forward, "reverse KL(p$_θ$‖p*)": reverse}
+Image(data=film_planes(world, films, captions), format="gif")
+
+# %% [markdown]
+# Orange lines are the target, blue is the policy (shaded by the square root of its probability). Forward KL stretches its Gaussians until
+# no mode is left out, and pays with mass between the modes: in a language model, answers that nobody wants. Reverse KL puts one Gaussian
+# on each of three modes, fits these well, and drops two. Its cost is the one derived above: the three modes hold 0.616 of $p^*$, each is
+# blown up by $1/0.616=1.62$, and $-\log 0.616 = 0.48$ nats. DMPO, from samples, does what forward KL does. Each direction is best by its
+# own measure: compare the last two columns.
+#
+# ## 5. How often?
+#
+# One start proves little. We call a mode dropped when it has less than a tenth of its share under $p^*$, and repeat with six starts (the
+# means are drawn from $p_{\mathrm{ref}}$) and with fewer and more Gaussians.
+
+
+# %%
+def ratios(log_prob):
+    """Share of each mode over its share under p*."""
+    return world.mode_mass(log_prob) / target_share
+
+
+sizes, seeds, objectives = (1, 3, 5, 8), range(6), {"forward": forward_objective, "reverse": reverse_objective}
+found = {
+    (name, K): torch.stack([ratios(fit(world, GaussianMixturePolicy(world, K, seed=seed), f)[-1]) for seed in seeds])
+    for name, f in objectives.items()
+    for K in sizes
+}
+print("modes dropped, of 5, by each of six starts")
+for (name, K), ratio in found.items():
+    print(f"{name} K={K}: ", *(ratio < 0.1).sum(dim=1).tolist())
+
+# %% tags=["nbval-ignore-output"]
+figure, panels = plt.subplots(1, 3, figsize=(10, 3.1), layout="constrained", width_ratios=(1, 1, 1.1))
+for ax, name in zip(panels, objectives, strict=False):
+    picture = ax.imshow(found[name, 3], cmap="Blues", vmin=0, vmax=2)
+    ax.set(title=f"{name}, 3 Gaussians", xlabel="mode", ylabel="start", xticks=range(5), yticks=seeds)
+    ax.grid(False)
+figure.colorbar(picture, ax=panels[1], label="share / share under p*")
+for name, colour, marker in (("forward", BLUE, "o"), ("reverse", ORANGE, "s")):
+    dropped = [(found[name, K] < 0.1).sum(dim=1).double().mean() for K in sizes]
+    panels[2].plot(sizes, dropped, marker=marker, color=colour, label=name)
+panels[2].set(
+    title="modes dropped, of 5", xlabel="Gaussians in the policy, K", ylabel="mean over six starts", ylim=(-0.15, 5), xticks=sizes
+)
+panels[2].legend()
+plt.show()
+
+# %% [markdown]
+# Forward KL drops nothing, from any start, at any size. Reverse KL usually keeps about as many modes as it has Gaussians. Sometimes it
+# keeps fewer, because two of them settle on one mode; sometimes one stays wide and touches the rest (start 2). Two details deserve a
+# second look. With *one* Gaussian it drops either four modes or none: from a start in the middle it becomes one broad hill. And with
+# eight Gaussians for five modes it can still drop one. So "reverse KL collapses" is not a theorem about the divergence. It depends on
+# where the descent can go from where it starts.
+#
+# ## 6. When reverse KL does not collapse
+#
+# **A broad start.** The Gaussians above began with a third of the spread of $p_{\mathrm{ref}}$. Let them begin three times as wide, so
+# that each sees every mode.
+
+
+# %%
+def broad(K, seed):
+    policy = GaussianMixturePolicy(world, K, seed=seed)
+    policy.log_scales.data += math.log(3)
+    return policy
+
+
+for K in (3, 5):
+    wide = torch.stack([ratios(fit(world, broad(K, seed), reverse_objective)[-1]) for seed in seeds])
+    narrow_drops, wide_drops = ((ratio < 0.1).sum(dim=1).tolist() for ratio in (found["reverse", K], wide))
+    print(f"K={K}: modes dropped by six narrow starts", *narrow_drops, "  wide", *wide_drops)
+
+# %% [markdown]
+# It helps, and does not cure.
+#
+# **A policy that can be the target.** $\mathrm{KL}(p\|p^*)$ is convex in $p$, so a policy with one logit for each cell has a single
+# minimum, $p^*$ itself, and no other place to get stuck. It starts at $p_{\mathrm{ref}}$.
+
+# %%
+reached = {name: fit(world, TabularPolicy(world), f)[-1] for name, f in objectives.items()}
+for name, log_prob in reached.items():
+    print(f"{name}: KL(p*||p) = {kl_divergence(world.log_target, log_prob):.4f} nats, smallest share / target {ratios(log_prob).min():.2f}")
+
+# %% [markdown]
+# **Modes that overlap.** Take one Gaussian and two equal modes at $\pm d$ on a line, each of width 0.6 before the tilt by a broad
+# reference. When they are close there is one hill, and nothing to drop. Reverse KL starts once on the right mode and once, broad, in the
+# middle; forward KL starts on the right mode.
+
+
+# %%
+def two_modes(distance, alpha=1.0, heights=(1.0, 1.0)):
+    return make_world(96, ([[0.0]], 3.0, [1.0]), ([[-distance], [distance]], 0.6, list(heights)), alpha)
+
+
+def one_gaussian(line, mean, scale, objective):
+    policy = GaussianMixturePolicy(line, 1)
+    policy.means.data.fill_(mean)
+    policy.log_scales.data.fill_(math.log(scale))
+    return fit(line, policy, objective)[-1]
+
+
+distances = (0.4, 0.8, 1.2, 1.4, 1.6, 2.0, 2.5)
+lines = [two_modes(d) for d in distances]
+paths = {
+    "forward, from a mode": [one_gaussian(line, d, 0.5, forward_objective) for d, line in zip(distances, lines, strict=True)],
+    "reverse, from a mode": [one_gaussian(line, d, 0.5, reverse_objective) for d, line in zip(distances, lines, strict=True)],
+    "reverse, from a broad start": [one_gaussian(line, 0.2, 3.0, reverse_objective) for line in lines],
+}
+
+# %%
+print("distance            ", *(f"{d:6.1f}" for d in distances))
+for name, path in paths.items():
+    print(f"left mode's share: {name}")
+    print("                    ", *(f"{line.mode_mass(p)[0].item():6.2f}" for line, p in zip(lines, path, strict=True)))
+for name in list(paths)[1:]:
+    cost = [kl_divergence(p, line.log_target) for line, p in zip(lines, paths[name], strict=True)]
+    print(f"reverse KL, nats: {name}\n                    ", *(f"{c:6.2f}" for c in cost))
+
+# %% tags=["nbval-ignore-output"]
+figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained")
+styles = zip(paths.items(), (BLUE, ORANGE, GREEN), ("o-", "s--", "^:"), strict=True)
+for (name, path), colour, style in styles:
+    share = [line.mode_mass(p)[0] for line, p in zip(lines, path, strict=True)]
+    cost = [kl_divergence(p, line.log_target) for line, p in zip(lines, path, strict=True)]
+    left.plot(distances, share, style, color=colour, label=name)
+    if "reverse" in name:
+        right.plot(distances, cost, style, color=colour, label=name)
+left.set(title="The mode opposite the start", xlabel="distance of each mode from 0", ylabel="its share", ylim=(-0.02, 0.6))
+right.axhline(math.log(2), color="0.4", linewidth=1)
+right.set(title="What reverse KL pays: line at log 2", xlabel="distance of each mode from 0", ylabel="KL(p$_θ$‖p*), nats")
+left.legend(fontsize=8)
+right.legend(fontsize=8)
+plt.show()
+
+# %% [markdown]
+# Up to $d\approx1.4$ all three agree: there is nothing to drop, and both directions stretch over both modes. Around 1.6 reverse KL has
+# *two* answers, and which one it gives depends on the start. The dropped mode is not even the better answer there: covering costs 0.55
+# nats, dropping 0.68. At 2.0 dropping is cheaper (0.69 against 1.07), yet the broad start stays in the middle.
+#
+# ## 7. A mode that is gone: who brings it back?
+#
+# So far the starts saw something of every mode. Fine-tuning is different: after some rounds a mode may be almost gone. Which objective
+# calls it back? For a policy with one logit $z_x$ per cell the exact gradients are
+#
+# $$\frac{\partial}{\partial z_x}\mathrm{KL}(p^*\|p_\theta) = p_\theta(x)-p^*(x),
+# \qquad
+# \frac{\partial}{\partial z_x}\mathrm{KL}(p_\theta\|p^*) = p_\theta(x)\Big[\log\frac{p_\theta(x)}{p^*(x)} -
+# \mathrm{KL}(p_\theta\|p^*)\Big].$$
+#
+# The second has $p_\theta(x)$ as a factor. We give the first mode a fraction $\varepsilon$ of its target share, keep the rest in
+# proportion, and sum the pull (minus the gradient) over the cells of that mode, by autograd.
+
+# %%
+first = torch.cdist(world.points, world.modes).argmin(dim=-1) == 0
+print("  epsilon   forward pull   reverse pull   chance that 16 rollouts hit the mode")
+for epsilon in (1e-1, 1e-2, 1e-4, 1e-8):
+    faded = (world.log_target + math.log(epsilon) * first).log_softmax(0)
+    logits = faded.clone().requires_grad_()
+    pulls = [-torch.autograd.grad(f(world, logits.log_softmax(0)), logits)[0][first].sum() for f in objectives.values()]
+    hit = 1 - (1 - faded.exp()[first].sum()) ** 16
+    print(f"{epsilon:9.0e} {pulls[0]:12.4f} {pulls[1]:14.2e} {hit:21.2e}")
+
+# %% [markdown]
+# The forward pull stays at the mode's full share, however little is left of it. The reverse pull vanishes with the mode: this is mode
+# seeking as a student of optimisation sees it. But look at the last column. DMPO does not have the exact forward gradient. It has
+# rollouts of $p_{\mathrm{old}}$, and what they never hit they cannot weigh up. In expectation the pull is large: rare hits with huge
+# ratios $p^*/p_{\mathrm{old}}$. Within a group of $N$ the softmax caps each weight at 1, so even the expectation is at most about $N$
+# times the mode's current probability.
+#
+# The forward direction is a promise about the objective; the samples have to keep it. We start from the faded distribution with one logit
+# per cell and follow both exact gradients, by plain gradient descent (`SGD`) and by Adam. DMPO, with Adam, gets 50 rounds of 32 groups of
+# 16 rollouts.
+
+
+# %%
+def faded_policy(epsilon):
+    policy = TabularPolicy(world)
+    policy.logits.data = world.log_target + math.log(epsilon) * first
+    return policy
+
+
+plain = {"method": torch.optim.SGD, "learning_rate": 30.0}
+print("share of the faded mode / its share under p*, at the end")
+print("  epsilon   forward, plain   reverse, plain   reverse, Adam   DMPO")
+for epsilon in (1e-1, 1e-3, 1e-6):
+    ways = (forward_objective, plain), (reverse_objective, plain), (reverse_objective, {})
+    ends = [fit(world, faded_policy(epsilon), f, **how)[-1] for f, how in ways]
+    fit_forward(world, dmpo := faded_policy(epsilon), num_rollouts=16, groups=32, baseline="uniform", rounds=50, learning_rate=0.1)
+    print(f"{epsilon:9.0e}", " ".join(f"{ratios(p)[0]:13.2f}" for p in ends), f"{ratios(dmpo.log_prob())[0]:12.1f}")
+
+# %% [markdown]
+# Plain descent shows the formula: forward KL recovers whatever is left, reverse KL does not. Adam rescues reverse KL here, because it
+# divides the gradient of each logit by its own size, and a tiny pull becomes a normal step. That works with one logit per answer and
+# exact gradients. A real policy has neither. DMPO with samples recovers the mode while it is still drawn now and then; at $10^{-6}$ it is
+# blind, and no optimiser can help, since there is nothing to rescale.
+#
+# In the language of fine-tuning: what DMPO can promise is to keep the modes that the policy still draws.
+#
+# ## 8. What the target itself asks for
+#
+# One more thing that no divergence can change: p\* may be narrow itself. Three of the five bumps have the same height, 2, the others 1.5
+# and 0.6. What is left of them under p\* as $\alpha\to0$, where reward maximisation without a KL term lives?
+
+# %%
+print("alpha   share of each mode under p*                KL(p*||p_ref), nats")
+for alpha in (0.05, 0.2, 0.5, 1.0, 2.0):
+    tilted = replace(world, alpha=alpha)
+    shares = "  ".join(f"{x:.3f}" for x in tilted.mode_mass(tilted.log_target).tolist())
+    print(f"{alpha:5.2f}   {shares} {kl_divergence(tilted.log_target, world.log_ref):15.2f}")
+
+# %% [markdown]
+# Only the three best modes stay, in shares that $p_{\mathrm{ref}}$ sets. How much diversity there is to keep is decided by α and
+# $p_{\mathrm{ref}}$; whether it is kept, by the divergence, the policy and the samples.
+#
+# ## 9. Try it
+#
+# One Gaussian, two modes, the right one twice as high. Move the modes apart, or change α (which also changes the width of the modes,
+# since the reward is divided by it). The reverse fit starts narrow on the *left*, lower mode. At which distance can it no longer leave,
+# and where does forward KL begin to put its peak where p\* has a valley?
+
+
+# %%
+def show(distance=1.2, alpha=1.0, draw=True):
+    line = two_modes(distance, alpha, heights=(1.0, 2.0))
+    cover, seek = (one_gaussian(line, -distance, 0.5, f) for f in objectives.values())
+    if draw:
+        _, ax = plt.subplots(figsize=(7, 3.2), layout="constrained")
+        plot_fits(ax, line, cover, seek, [BLUE, ORANGE], title=f"One Gaussian, modes at ±{distance:.1f}, α = {alpha:.2f}")
+        plt.show()
+    return [line.mode_mass(p)[1].item() for p in (line.log_target, cover, seek)]
+
+
+for distance in (1.2, 2.0):
+    shares = show(distance, draw=False)
+    print(f"modes at ±{distance}: share of the right mode under p* {shares[0]:.2f}, forward {shares[1]:.2f}, reverse {shares[2]:.2f}")
+
+# %% tags=["nbval-ignore-output"]
+_ = show(distance=2.0)
+
+# %% tags=["nbval-ignore-output"]
+_ = interact(
+    lambda distance, alpha: show(distance, alpha) and None,
+    distance=FloatSlider(value=2.0, min=0.4, max=3.0, step=0.2, continuous_update=False),
+    alpha=FloatSlider(value=1.0, min=0.3, max=3.0, step=0.1, description="α", continuous_update=False),
+)
+
+# %% [markdown]
+# ## What to remember
+#
+# - Reward with a KL term is $-\mathrm{KL}(p_\theta\|p^*)$ up to a constant; DMPO's cross-entropy is $\mathrm{KL}(p^*\|p_\theta)$ up to a
+#   constant. Same target, other direction.
+# - Dropping all but a share $s$ of the target costs reverse KL $-\log s$, and forward KL everything.
+# - Reverse KL collapses where the policy is too small, the modes are apart and the start is narrow. A policy that can be p\* and sees all
+#   of it reaches p\* in both directions.
+# - The exact forward gradient brings a lost mode back; samples of a policy that lost it do not.
+# - A language model is a large policy. What this page shows about three Gaussians is an argument for forward KL, not a measurement on
+#   language models.
+#
+# ## Exercises
+#
+# 1. *Warm-up.* Give `fit` the mean of both objectives. Does it drop modes with $K=3$, and what are its two divergences?
+# 2. Reverse KL with samples: replace the exact gradient of `reverse_objective` by REINFORCE with 512 draws a step, with the group mean as
+#    a baseline. Which dropped modes are due to the divergence, which to the noise?
+# 3. With $K=8$ reverse KL still drops a mode from some starts. Find a schedule for α (start high, end at 1) that avoids it, and show that
+#    it does so from 20 starts.
+# 4. *Research.* In section 7 DMPO fails for want of samples. Let a share of each group come from $p_{\mathrm{ref}}$ and derive the
+#    weights of the mixture. How much of the budget of rollouts is well spent this way when $p_{\mathrm{old}}$ has *not* lost anything?
+#
+# ## Where next
+#
+# - [03 · From rewards to weights](03_weights.ipynb): where the weights of `fit_forward` come from, and how trustworthy they are.
+# - [04 · The weight baseline](04_weight_baseline.ipynb): what happens to DMPO when $N$ is small.
+# - The code: [toy/mixture.py](../toy/mixture.py), [toy/mixture_figure.py](../toy/mixture_figure.py), [toy/oracle.py](../toy/oracle.py),
+#   [dmpo_ref/losses.py](../dmpo_ref/losses.py).

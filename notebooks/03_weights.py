@@ -1,0 +1,670 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 03 · From rewards to weights
+#
+# DMPO never pushes a reward through a policy gradient. It draws rollouts, gives each one a weight, and then fits the policy to the weighted
+# rollouts as if they were data. This notebook is about the weights.
+#
+# You will learn
+# - what the target distribution p\* is, and what the temperature α does to it, from greedy to flat;
+# - how rollouts of an old policy become samples of p\*, and how to see in one number when they do not (the effective sample size);
+# - what the softmax over only N rollouts costs: a bias of order 1/N, here computed exactly, and what it does to training;
+# - when weights go stale, and when they do not;
+# - three ways to get the ratio of reference to old policy for a masked diffusion model, and what each of them really aims at.
+#
+# You need: importance sampling as an idea, and the likelihoods of a masked diffusion model (ELBO, log-probability along an order). Time: an
+# hour to read; the cells run in under a minute.
+
+# %%
+try:
+    from toy.notebook import start
+except ImportError:
+    raise SystemExit("dmpo_ref is not installed here: run `pip install -e '.[lab]'` in the repository, then restart the kernel") from None
+start()
+
+# %%
+import copy
+import itertools
+import math
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
+import torch
+from ipywidgets import FloatLogSlider, SelectionSlider, interact
+
+from dmpo_ref.config import SamplerConfig, load_config
+from dmpo_ref.evaluate import answer_texts
+from dmpo_ref.likelihood import build_vocabulary, elbo, log_likelihood, path_log_prob, token_log_prob
+from dmpo_ref.losses import wdce
+from dmpo_ref.masking import draw_views, path_views, stream
+from dmpo_ref.policy import load_policy
+from dmpo_ref.samplers import sample
+from dmpo_ref.tasks import build_task, encode
+from dmpo_ref.weights import coefficient_for_ess, effective_sample_size, log_weights, target_weights
+from toy.figures import BLUE, GREEN, ORANGE, RED
+from toy.mixture import draw_cells, world_1d
+from toy.oracle import conditional_log_prob, exact_distribution, kl_divergence, rewards, tilted
+from toy.study import by_name, read
+
+# %% [markdown]
+# ## 1. The target
+#
+# For a prompt $q$, a reference policy $p_{\mathrm{ref}}$ and a reward $r$, DMPO ([arXiv:2510.08233](https://arxiv.org/abs/2510.08233)) aims
+# at
+#
+# $$p^*(o\mid q) \;=\; \frac{1}{Z(q)}\; p_{\mathrm{ref}}(o\mid q)\; e^{\,r(q,o)/\alpha}, \qquad
+#   Z(q)=\sum_o p_{\mathrm{ref}}(o\mid q)\,e^{\,r(q,o)/\alpha}.$$
+#
+# It is the distribution with the highest $\mathbb E[r]-\alpha\,\mathrm{KL}(p\,\|\,p_{\mathrm{ref}})$. So α, in units of reward per nat, is
+# a price: how much reward one nat of distance from the reference must bring.
+#
+# We look at it where everything is a sum: a line of 64 cells (`toy.mixture.world_1d`), a broad $p_{\mathrm{ref}}$ and a reward with four
+# bumps. Before you run the next cell: what is p\* as α → 0, and as α → ∞?
+
+# %%
+world = world_1d()
+print("     alpha   E[r] under p*   KL(p*||p_ref), nats   most probable cell")
+for alpha in (0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0):
+    log_target = replace(world, alpha=alpha).log_target
+    reward = (log_target.exp() @ world.reward).item()
+    print(f"{alpha:10g} {reward:14.3f} {kl_divergence(log_target, world.log_ref):18.3f} {log_target.exp().max().item():20.3f}")
+
+# %% [markdown]
+# From greedy to flat: at α = 0.01 nearly all mass sits on the cells with the highest reward, at α = 100 nothing is left of the reward.
+# Greedy is also far away: more than three nats from the reference. All of what follows is harder there.
+#
+# ## 2. Importance weights
+#
+# We cannot sample p\*. We can sample an old policy $p_{\mathrm{old}}$, and for any function $f$
+#
+# $$\mathbb E_{p^*}[f] \;=\; \mathbb E_{p_{\mathrm{old}}}\!\left[\frac{p^*}{p_{\mathrm{old}}}\,f\right],\qquad
+#   \log\frac{p^*(o)}{p_{\mathrm{old}}(o)} \;=\;
+#   \underbrace{\frac{r(o)}{\alpha}+\log p_{\mathrm{ref}}(o)-\log p_{\mathrm{old}}(o)}
+#   _{\textstyle \ell(o),\ \text{the log-weight}}\;-\;\log Z .$$
+#
+# $Z$ is unknown, but it is the same for every answer to one prompt, so a softmax over the N rollouts of that prompt removes it:
+#
+# $$w_n \;=\; \frac{e^{\ell_n}}{\sum_{k=1}^N e^{\ell_k}},\qquad \sum_n w_n = 1 .$$
+#
+# Do one by hand first. Three rollouts with rewards $(0,\ \alpha\ln 2,\ \alpha\ln 3)$ and $p_{\mathrm{old}}=p_{\mathrm{ref}}$: what are the
+# weights?
+
+# %%
+alpha = 0.2
+reward = alpha * torch.tensor([[0.0, math.log(2), math.log(3)]], dtype=torch.float64)
+on_policy = torch.zeros(1, 3, dtype=torch.float64)
+drifted = torch.tensor([[math.log(3), 0.0, 0.0]], dtype=torch.float64)  # the reference likes the first three times as much as p_old does
+for log_ratio in (on_policy, drifted):
+    weight = target_weights(log_weights(reward, log_ratio, alpha=alpha))
+    print([f"{w:.4f}" for w in weight[0].tolist()])
+
+# %% [markdown]
+# 1 : 2 : 3, and with the log-ratio 3 : 2 : 3. A rollout with reward 0 can weigh as much as the best one, if the old policy draws it too
+# rarely.
+#
+# The definition in plain Python, one prompt and one rollout at a time, against `dmpo_ref.weights`. Rows of a `[G, N]` tensor are prompts
+# and never mix.
+
+
+# %%
+def weights_by_hand(reward, log_ref, log_old, alpha):
+    rows = []
+    for r, ref, old in zip(reward.tolist(), log_ref.tolist(), log_old.tolist(), strict=True):
+        unnormalised = [math.exp(r_n / alpha) * math.exp(ref_n) / math.exp(old_n) for r_n, ref_n, old_n in zip(r, ref, old, strict=True)]
+        rows.append([u / sum(unnormalised) for u in unnormalised])
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+draw = stream(0, "three prompts")
+reward, log_ref, log_old = (torch.rand(3, 8, generator=draw, dtype=torch.float64) * scale for scale in (1, -5, -5))
+by_hand = weights_by_hand(reward, log_ref, log_old, alpha=0.3)
+library = target_weights(log_weights(reward, log_ref - log_old, alpha=0.3))
+torch.testing.assert_close(by_hand, library, rtol=1e-12, atol=0)
+print("largest weight in each row:", [f"{w:.3f}" for w in library.max(dim=-1).values.tolist()])
+
+# %% [markdown]
+# The library does the same in log space, so that $r/\alpha = 900$ is no trouble.
+#
+# ## 3. Look at them
+#
+# N rollouts of $p_{\mathrm{old}}=p_{\mathrm{ref}}$ on the line, and their weights. Left: the weight that falls on each cell, over p\*,
+# which it should resemble. Right: $N w_n$ of each rollout in order of size; 1 means "counts once".
+
+
+# %%
+def draw_weights(alpha: float, num_rollouts: int) -> None:
+    tempered, x = replace(world, alpha=alpha), world.points[:, 0]
+    cells = draw_cells(world.log_ref, (1, num_rollouts), stream(0, "look"))
+    weight = target_weights(log_weights(world.reward[cells], torch.zeros_like(world.reward[cells]), alpha=alpha))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained", width_ratios=[2, 1])
+    left.fill_between(x, tempered.log_target.exp(), color="0.8", label="p*")
+    left.plot(x, world.log_ref.exp(), ":", color="0.3", label="p_ref = p_old")
+    left.vlines(
+        x, 0, torch.zeros(64, dtype=torch.float64).index_add(0, cells[0], weight[0]), color=ORANGE, label="weight of the rollouts there"
+    )
+    left.set(xlabel="x", ylabel="probability of a cell", title=f"α = {alpha:.2g}, N = {num_rollouts}", ylim=(0, None))
+    left.legend(fontsize=7)
+    right.bar(range(num_rollouts), num_rollouts * weight[0].sort(descending=True).values, color=ORANGE, width=1.0)
+    right.axhline(1, color="0.3", linewidth=0.8)
+    right.set(xlabel="rollouts, largest first", ylabel="N · w", title=f"ESS = {effective_sample_size(weight).item():.2f}")
+
+
+# %% tags=["nbval-ignore-output"]
+draw_weights(alpha=1.0, num_rollouts=64)
+plt.show()
+
+
+# %% tags=["nbval-ignore-output"]
+@interact(alpha=FloatLogSlider(1.0, min=-2, max=2, step=0.25), N=SelectionSlider(options=[4, 16, 64, 256], value=64))
+def explore(alpha, N):
+    draw_weights(alpha, N)
+    plt.show()
+
+
+# %% [markdown]
+# Move the sliders (in a running JupyterLab). At small α a single rollout takes everything, whatever N is; at large α all count once and the
+# weights say nothing. Between the two lies the useful range.
+#
+# ## 4. Effective sample size
+#
+# $$\mathrm{ESS} \;=\; \frac{1}{N\sum_n w_n^2}\;\in\;[1/N,\,1]$$
+#
+# is the share of the N rollouts that really counts: $k$ equal weights and zeros elsewhere give $k/N$. As N → ∞ it tends to a property of
+# the two distributions, $1/\mathbb E_{p_{\mathrm{old}}}[(p^*/p_{\mathrm{old}})^2]$, which on the line is a sum over cells.
+
+# %%
+print("  alpha   mean ESS at N = 4      16      64     256    N -> infinity (exact)")
+for alpha in (0.1, 0.3, 1.0, 3.0, 10.0):
+    row = []
+    for N in (4, 16, 64, 256):
+        cells = draw_cells(world.log_ref, (2000, N), stream(0, "ess", N))
+        weight = target_weights(log_weights(world.reward[cells], torch.zeros_like(world.reward[cells]), alpha=alpha))
+        row.append(effective_sample_size(weight).mean().item())
+    ratio = (replace(world, alpha=alpha).log_target - world.log_ref).exp()
+    limit = 1 / (world.log_ref.exp() @ ratio.square()).item()
+    print(f"{alpha:7g} {row[0]:18.2f} {row[1]:8.2f} {row[2]:7.2f} {row[3]:7.2f} {limit:16.2f}")
+
+# %% [markdown]
+# The ESS of a *small* group flatters: with N = 4 it cannot fall below 0.25, and four rollouts that all missed the target look even. At α =
+# 0.1 four rollouts report six times the ESS that the two distributions have. An ESS near $1/N$ is an alarm; an ESS well above it at small N
+# is no proof.
+#
+# ## 5. The coefficient c: tempering until the weights are even enough
+#
+# One remedy for a low ESS is to flatten: $w=\mathrm{softmax}(c\,\ell)$ with $c\in(0,1]$, where c is the largest that reaches a wanted ESS.
+# ESS falls as c grows, so bisection finds it. Fifty halvings, by hand, and the library's answer:
+
+
+# %%
+def bisect(log_weight, wanted):
+    low, high = 0.0, 1.0
+    if effective_sample_size(log_weight.softmax(dim=-1)) >= wanted:
+        return 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        enough = effective_sample_size((middle * log_weight).softmax(dim=-1)) >= wanted
+        low, high = (middle, high) if enough else (low, middle)
+    return low
+
+
+cells = draw_cells(world.log_ref, (1, 64), stream(0, "look"))
+log_weight = log_weights(world.reward[cells], torch.zeros(1, 64, dtype=torch.float64), alpha=0.3)
+for wanted in (0.1, 0.3, 0.5, 0.9):
+    c = bisect(log_weight, wanted)
+    assert abs(c - coefficient_for_ess(log_weight, wanted).item()) < 1e-12
+    print(f"wanted ESS {wanted:.1f}: c = {c:.4f}, ESS {effective_sample_size(target_weights(log_weight, coefficient=c)).item():.4f}")
+
+# %% [markdown]
+# What does the tempered softmax aim at? Multiply it out: $p_{\mathrm{old}}\,e^{c\ell}\propto p_{\mathrm{old}}^{\,1-c}\,(p^*)^{c}$, a
+# geometric mean of where we are and where we want to be. That is not p\*. But do it again from there, with the same c:
+#
+# $$\log p_{t} \;=\; (1-c)^t\,\log p_0 + \bigl(1-(1-c)^t\bigr)\log p^* + \text{const}.$$
+#
+# So c is a step size: the fixed point stays p\*, as long as ℓ holds the term $\log p_{\mathrm{ref}}-\log p_{\mathrm{old}}$. Without that
+# term (`log_ratio: none`) it is $p_{\mathrm{old}}\,e^{c\,r/\alpha}$, which has no fixed point short of greedy. Both, iterated with exact
+# expectations:
+
+
+# %%
+def iterate(log_p, c, rounds, with_ratio):
+    for _ in range(rounds):
+        log_ratio = world.log_ref - log_p if with_ratio else 0
+        log_p = (log_p + c * (world.reward / world.alpha + log_ratio)).log_softmax(dim=0)
+    return kl_divergence(world.log_target, log_p)
+
+
+print("KL(p*||p_t), nats, c = 0.25, alpha = 1\nround   with the ratio   without")
+for t in (0, 1, 2, 4, 8, 16, 32):
+    print(f"{t:5d} {iterate(world.log_ref, 0.25, t, True):14.4f} {iterate(world.log_ref, 0.25, t, False):11.4f}")
+
+# %% [markdown]
+# Without the ratio the policy passes by p\* at round 4 ($4\times 0.25=1$: exactly once the full tilt) and goes on. Neither is wrong. They
+# are different goals: a fixed target, or a target that moves with the policy and gets more greedy in every round.
+#
+# ## 6. What self-normalising costs
+#
+# $\sum_k e^{\ell_k}$ estimates $NZ$ from the same rollouts, so $\mathbb E[\sum_n w_n f(o_n)]\ne \mathbb E_{p^*}[f]$. How large is the
+# difference? No need to simulate. Take a prompt with four possible answers. What matters of N rollouts is how often each answer came up,
+# and these counts can all be listed: 35 for N = 4, 47,905 for N = 64.
+
+# %%
+log_ref = torch.tensor([0.5, 0.3, 0.15, 0.05], dtype=torch.float64).log()
+reward, alpha = torch.tensor([0.0, 1.0, 0.5, 2.0], dtype=torch.float64), 0.5
+log_target = tilted(log_ref, reward, alpha)
+print("p_ref", [f"{p:.3f}" for p in log_ref.exp().tolist()], "\np*   ", [f"{p:.3f}" for p in log_target.exp().tolist()])
+
+
+# %%
+def all_counts(N, C):
+    """Every way to see C answers in N rollouts (stars and bars), [K, C]."""
+    bars = torch.combinations(torch.arange(N + C - 1), C - 1)
+    ends = torch.ones(len(bars), 1, dtype=torch.long)
+    return torch.cat([-ends, bars, (N + C - 1) * ends], dim=1).diff(dim=1) - 1
+
+
+def self_normalised(log_old, log_weight, N):
+    """Exact mean and standard deviation of the weight that falls on each answer, over all groups of N rollouts of p_old."""
+    count = all_counts(N, len(log_old)).double()
+    log_chance = math.lgamma(N + 1) - torch.lgamma(count + 1).sum(dim=1) + count @ log_old  # multinomial
+    share = (count * log_weight.exp()) / (count @ log_weight.exp()).unsqueeze(1)
+    mean = log_chance.exp() @ share
+    return mean, (log_chance.exp() @ (share - mean).square()).sqrt()
+
+
+# %% [markdown]
+# First the check that this is right: for N = 3 list all $4^3$ triples instead and let `dmpo_ref.weights` do the softmax.
+
+# %%
+triples = torch.tensor(list(itertools.product(range(4), repeat=3)))
+weight = target_weights(log_weights(reward[triples], torch.zeros(64, 3, dtype=torch.float64), alpha=alpha))
+chance = log_ref[triples].sum(dim=1).exp()
+slow = torch.stack([chance @ (weight * (triples == answer)).sum(dim=1) for answer in range(4)])
+torch.testing.assert_close(slow, self_normalised(log_ref, reward / alpha, 3)[0], rtol=1e-12, atol=0)
+print("both ways:", [f"{p:.4f}" for p in slow.tolist()])
+
+# %% [markdown]
+# Now the bias. Expanding the quotient to first order gives its limit,
+#
+# $$N\left(\mathbb E\Bigl[\sum_n w_n\,1_{o_n=o}\Bigr]-p^*(o)\right)\;\longrightarrow\;
+#   p^*(o)\,\bigl(\mathbb E_{p^*}[\rho]-\rho(o)\bigr),\qquad \rho=p^*/p_{\mathrm{old}} .$$
+#
+# Answers whose ratio ρ is above the average get too little: those that $p_{\mathrm{old}}$ draws too rarely.
+
+# %%
+log_weight, target = reward / alpha, log_target.exp()
+print("   N    expected weight on answer 1, 2, 3, 4      N x bias of answer 4    its standard deviation")
+for N in (2, 4, 16, 64):
+    mean, spread = self_normalised(log_ref, log_weight, N)
+    print(f"{N:4d}   ", *(f"{m:8.4f}" for m in mean), f"{N * (mean - target)[3]:18.3f} {spread[3]:22.3f}")
+ratio = (log_target - log_ref).exp()
+limit = target * (target @ ratio - ratio)
+print("  p*   ", *(f"{p:8.4f}" for p in target), f"{limit[3]:18.3f}  (limit)")
+
+# %% [markdown]
+# The rare, good answer (the fourth) gets too little, because in most small groups it is not there to be weighed: at N = 4 it gets 0.16
+# instead of 0.47, at N = 64 0.43. What it lacks goes to the others; the second one gets more than under $p_{\mathrm{old}}$ and more than
+# under p\*. N × bias settles near its limit from N = 16 on.
+#
+# Does averaging help? Take 64 rollouts either as one softmax over 64, or as 16 softmaxes over 4 and the mean of the results.
+
+# %%
+one_group, sixteen_groups = self_normalised(log_ref, log_weight, 64), self_normalised(log_ref, log_weight, 4)
+print("answer 4, 64 rollouts       bias    standard deviation")
+print(f"one group of 64        {one_group[0][3] - target[3]:9.3f} {one_group[1][3]:14.3f}")
+print(f"16 groups of 4         {sixteen_groups[0][3] - target[3]:9.3f} {sixteen_groups[1][3] / 4:14.3f}")
+
+# %% [markdown]
+# Averaging over groups shrinks the noise and leaves the bias. That looks bad for small groups. Yet training does not happen once. If
+# $p_{\mathrm{old}}=p^*$, then ℓ is the same for every rollout, the weights are $1/N$ and the bias is zero, for every N. So p\* is a fixed
+# point. Is it reached? A tabular policy trained to the end on the expected weights has $p_{t+1}(o)=\mathbb E[\text{weight on }o]$; iterate
+# that, exactly, with the reference fixed.
+
+# %%
+history = {}
+for N in (4, 16, 64):
+    log_p, history[N] = log_ref, [kl_divergence(log_target, log_ref)]
+    for _ in range(8):
+        mean, _ = self_normalised(log_p, reward / alpha + log_ref - log_p, N)
+        log_p = (mean / mean.sum()).log()  # the sum is 1 but for rounding, which the next round would raise to the power N
+        history[N].append(kl_divergence(log_target, log_p))
+    print(f"N = {N:2d}: KL(p*||p_t) in rounds 0 to 5:", *(f"{abs(kl):.4f}" for kl in history[N][:6]))
+
+# %% tags=["nbval-ignore-output"]
+figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
+sizes = [2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64]
+curves = torch.stack([self_normalised(log_ref, log_weight, N)[0] for N in sizes])
+for answer, color in enumerate((BLUE, ORANGE, GREEN, RED)):
+    left.plot(sizes, curves[:, answer], "o-", markersize=3, color=color, label=f"answer {answer + 1}")
+    left.axhline(target[answer], color=color, linestyle="--", linewidth=0.8)
+left.set(xlabel="rollouts in one softmax, N", ylabel="expected weight", title="One round: answer 4 gets too little (dashed: p*)")
+left.legend(fontsize=7)
+for (N, values), color in zip(history.items(), (BLUE, ORANGE, GREEN), strict=True):
+    right.plot(values, "o-", markersize=3, color=color, label=f"N = {N}")
+right.set(yscale="log", ylim=(1e-9, 3), xlabel="round", ylabel="KL(p*‖p_t), nats", title="Many rounds: slower, to the same place")
+right.legend(fontsize=7)
+plt.show()
+
+# %% [markdown]
+# The bias of self-normalising makes each round a shorter step. It does not move the goal. What a small N does cost is noise (the standard
+# deviations above), and an answer that is never drawn is never weighed. That is why the README counts *rollouts per gradient step*, not N
+# alone.
+#
+# ## 7. On-policy, off-policy, stale
+#
+# In the first round $p_{\mathrm{old}}=p_{\mathrm{ref}}$ and the weights are $\mathrm{softmax}(r/\alpha)$. Then the policy drifts. Let it
+# drift along the geometric path $p_s\propto p_{\mathrm{ref}}^{1-s}(p^*)^{s}$ on the line: $s=0$ is the start, $s=1$ the goal, and beyond it
+# has gone too far. Where is the ESS highest?
+
+# %%
+print("    s    ESS as N -> infinity    part of log w from the reward, from the ratio (standard deviations under p_s, nats)")
+for s in (0.0, 0.5, 0.9, 1.0, 1.1, 1.5, 2.0):
+    log_old = ((1 - s) * world.log_ref + s * world.log_target).log_softmax(dim=0)
+    p_old = log_old.exp()
+    second = p_old @ (world.log_target - log_old).exp().square()
+    parts = (world.reward / world.alpha, world.log_ref - log_old)
+    deviations = [(p_old @ (part - p_old @ part).square()).sqrt().item() for part in parts]
+    print(f"{s:5.1f} {1 / second:16.3f} {deviations[0]:26.2f} {deviations[1]:10.2f}")
+
+# %% [markdown]
+# The nearer to p\*, the more even the weights: the reward and the ratio cancel rollout by rollout. A rising ESS is a sign of progress with
+# a fixed reference. (With `log_ratio: none` it is not: there ESS rises when all rollouts of a prompt have the same reward, right or wrong.)
+#
+# Now keep old rollouts. Rollouts were drawn from $p_0=p_{\mathrm{ref}}$; the policy has moved on to $p_1$ (here: half way, on the space of
+# four answers). What do the weights aim at, as N → ∞? Four bookkeeping habits, of which one is a common mistake.
+
+# %%
+log_0 = log_ref
+log_1 = (0.5 * log_ref + 0.5 * log_target).log_softmax(dim=0)
+tilt = reward / alpha
+aims = {
+    "old rollouts, weights kept from when they were drawn": log_0 + (tilt + log_ref - log_0),
+    "new rollouts, ratio to the policy that drew them": log_1 + (tilt + log_ref - log_1),
+    "old rollouts, ratio to the *current* policy (mistake)": log_0 + (tilt + log_ref - log_1),
+    "new rollouts, no ratio": log_1 + tilt,
+}
+for name, aim in aims.items():
+    print(f"{name:55s} KL(p*||aim) {abs(kl_divergence(log_target, aim.log_softmax(dim=0))):.4f}")
+
+# %% [markdown]
+# With a fixed reference a weight belongs to its rollout for good: $\log p_{\mathrm{old}}$ is that of the policy that *drew* it, at the
+# temperature it was drawn at. So the buffer stores ℓ and w once, nothing is recomputed, and the old policy is never rebuilt
+# (`dmpo_ref.train.collect`, `train.reuse_rounds`). What goes stale is something else: the noise. The same N rollouts again and again are
+# fitted better and better, not p\*.
+#
+# And a kept weight is right for the target it was made for. If the reference is re-synced, or there is no ratio, the target of the next
+# round is another one.
+#
+# ## 8. Where the ratio comes from: path, ELBO, none
+#
+# On the line $\log p_{\mathrm{ref}}-\log p_{\mathrm{old}}$ was given. A masked diffusion model does not give $\log p(o)$; it is a sum over
+# orders. Three choices:
+#
+# - `path`: $\log p_{\mathrm{ref}}(o;\sigma)-\log p_{\mathrm{old}}(o;\sigma)$ along the order σ in which the rollout was drawn;
+# - `elbo`: the difference of two ELBOs, estimated on R random masks, the same for both;
+# - `none`: 0.
+#
+# The tiny Sudoku policy and one puzzle with 5 blanks and two solutions: 1,024 answers, all of which can be enumerated. Everything in
+# float64.
+
+# %%
+config = load_config("toy_two_solutions")
+reference, tokenizer = load_policy(config.model, torch.device("cpu"))
+reference.double()
+task, alpha = build_task(config.task), config.weight.alpha
+puzzle = task.load(config.task.train)[0]
+vocabulary = build_vocabulary(tokenizer, reference.config.embedding_size, alphabet=task.alphabet)
+prompts = encode(tokenizer, task, [puzzle])
+print(task.show(puzzle), f"\nalpha = {alpha}")
+
+# %% [markdown]
+# The old policy must differ from the reference. Train it a little: five rounds of 64 rollouts, four steps each, with path weights. This is
+# the whole algorithm in small; the loss `wdce` is a matter of the [notebook on the two losses](05_two_losses.ipynb).
+
+# %%
+policy = copy.deepcopy(reference)
+optimizer = torch.optim.Adam(policy.parameters(), lr=2e-4)
+for t in range(5):
+    rollout = sample(policy, prompts, SamplerConfig(), vocabulary, num_rollouts=64, generators=[stream(0, "drift", t)])
+    reward = torch.tensor([[sum(task.reward(puzzle, text).values()) for text in answer_texts(tokenizer, rollout)[0]]])
+    log_ratio = path_log_prob(reference, rollout, vocabulary) - rollout.log_prob
+    weight = target_weights(log_weights(reward, log_ratio, alpha=alpha))
+    views = path_views(rollout.step, rollout.num_steps)
+    for _ in range(4):
+        optimizer.zero_grad()
+        wdce(log_likelihood(token_log_prob(policy, rollout, views, vocabulary), views), weight).backward()
+        optimizer.step()
+exact_ref, exact_old = (exact_distribution(model, tokenizer, task, puzzle, vocabulary) for model in (reference, policy))
+reward = rewards(task, puzzle, exact_ref)
+log_target = tilted(exact_ref.log_prob, reward, alpha)
+for name, exact in {"ref": exact_ref, "old": exact_old}.items():
+    print(f"KL(p*||p_{name}) {kl_divergence(log_target, exact.log_prob):.3f} nats")
+
+# %% [markdown]
+# To judge the estimates we need $\log p(o;\sigma)$ of *every* answer along *every* one of the $5!=120$ orders, and the score of every mask.
+# Both are sums of conditionals $\log\pi(\text{blank }i\text{ takes symbol }a\mid\text{state})$, and there are only $5^5$ states: each blank
+# open or one of four digits.
+
+# %%
+n, open_or_digit = 5, 5
+blanks = prompts.response_mask[0].nonzero().squeeze(-1)
+symbols = vocabulary.allowed.nonzero().squeeze(-1)
+place = open_or_digit ** torch.arange(n)
+digits = torch.arange(open_or_digit**n).unsqueeze(-1) // place % open_or_digit  # [states, n], 0 where open
+answers = (digits > 0).all(dim=-1).nonzero().squeeze(-1)
+value = digits[answers]  # [1024, n]
+log_pi = {
+    name: conditional_log_prob(model, prompts, blanks, symbols, digits, vocabulary, 1.0).detach()
+    for name, model in {"ref": reference, "old": policy}.items()
+}
+print("conditionals (states, blanks, symbols):", tuple(log_pi["ref"].shape))
+
+
+# %%
+def along(name, order):
+    """log p(o; σ) of every answer, [1024]."""
+    state, total = torch.zeros_like(answers), 0
+    for d in order:
+        total = total + log_pi[name][state, d, value[:, d] - 1]
+        state = state + value[:, d] * place[d]
+    return total
+
+
+path = {name: torch.stack([along(name, order) for order in itertools.permutations(range(n))]) for name in log_pi}
+for name, exact in {"ref": exact_ref, "old": exact_old}.items():
+    torch.testing.assert_close(path[name].logsumexp(dim=0) - math.log(120), exact.log_prob, rtol=0, atol=1e-10)
+    torch.testing.assert_close(path[name].mean(dim=0), exact.elbo, rtol=0, atol=1e-10)
+    gap = exact.log_prob.exp() @ (exact.log_prob - exact.elbo)
+    print(f"p_{name}: mean gap log p(o) - ELBO(o) under itself {gap:.3f} nats")
+
+# %% [markdown]
+# Two identities on the way, asserted against the oracle: $p(o)$ is the mean over orders of $p(o;\sigma)$, and the ELBO is the mean of its
+# *logarithm*. So the gap of the ELBO is the price of exchanging mean and logarithm; it is 0 only when all orders agree.
+#
+# **Path.** One order per rollout, so the path ratio is noisy. But it is the right kind of noisy: given the answer, σ is distributed as
+# $p_{\mathrm{old}}(o;\sigma)/(120\,p_{\mathrm{old}}(o))$, and
+#
+# $$\mathbb E_{\sigma\mid o}\left[\frac{p_{\mathrm{ref}}(o;\sigma)}{p_{\mathrm{old}}(o;\sigma)}\right]
+#   =\frac{p_{\mathrm{ref}}(o)}{p_{\mathrm{old}}(o)}.$$
+#
+# **ELBO.** The mean over masks is of the *logarithm*; the exponential of a noisy logarithm is too large on average, and most so where the
+# noise is largest. The estimate from one antithetic pair, for every answer and each of the 32 sets and complements:
+
+
+# %%
+def mask_score(name, mask):
+    """Σ over the masked blanks of log π(its digit | the other blanks filled), [1024]."""
+    mask = list(mask)
+    state = answers - (value[:, mask] * place[mask]).sum(dim=-1)
+    return sum((log_pi[name][state, d, value[:, d] - 1] for d in mask), torch.zeros(len(answers), dtype=torch.float64))
+
+
+subsets = [set(s) for m in range(n + 1) for s in itertools.combinations(range(n), m)]
+chance = torch.tensor([1 / (n + 1) / math.comb(n, len(s)) for s in subsets], dtype=torch.float64)  # m ~ U{0..5}, then which
+pair = {}
+for name in log_pi:
+    sides = [[(n + 1) / len(side) * mask_score(name, side) for side in (s, set(range(n)) - s) if side] for s in subsets]
+    pair[name] = torch.stack([sum(two) / 2 for two in sides])  # [32, 1024]
+for name, exact in {"ref": exact_ref, "old": exact_old}.items():
+    torch.testing.assert_close(chance @ pair[name], exact.elbo, rtol=0, atol=1e-10)
+print("the mean over all 32 pairs is the exact ELBO; number of estimates:", pair["ref"].numel())
+
+# %% [markdown]
+# Now each estimate of the ratio is a finite distribution for every answer, and we can ask three exact questions. How far is it from the
+# true log-ratio (root mean square, rollouts from $p_{\mathrm{old}}$)? What do weights made of it aim at as N → ∞,
+# $\;\propto p_{\mathrm{old}}(o)\,e^{r/\alpha}\,\mathbb E[e^{\text{estimate}}\mid o]$? What is the ESS? R = 4 masks are two independent
+# pairs, so that $\mathbb E[e^{(X_1+X_2)/2}]=(\mathbb E[e^{X/2}])^2$.
+
+
+# %%
+truth, log_old = exact_ref.log_prob - exact_old.log_prob, exact_old.log_prob
+
+
+def judge(values, probability, copies=1):
+    """values [K, 1024] of one estimate with their probabilities [K, 1024], averaged over independent copies: error, aim, ESS."""
+    log_mean = copies * (probability.log() + values / copies).logsumexp(dim=0)
+    log_square = copies * (probability.log() + 2 * values / copies).logsumexp(dim=0)
+    mean = (probability * values).sum(dim=0)
+    variance = (probability * (values - mean).square()).sum(dim=0) / copies
+    error = (log_old.exp() @ ((mean - truth).square() + variance)).sqrt().item()
+    log_weight = log_old + reward / alpha
+    aim = (log_weight + log_mean).log_softmax(dim=0)
+    ess = 2 * (log_weight + log_mean).logsumexp(dim=0) - (log_weight + reward / alpha + log_square).logsumexp(dim=0)
+    return error, kl_divergence(log_target, aim), ess.exp().item()
+
+
+# %%
+given = path["old"].log_softmax(dim=0).exp()  # p_old(σ | o), [120, 1024]
+chances = chance.unsqueeze(1).expand(-1, 1024)
+certain = torch.ones(1, 1024, dtype=torch.float64)
+elbo_ratio = pair["ref"] - pair["old"]
+results = {
+    "the true ratio": judge(truth[None], certain),
+    "path": judge(path["ref"] - path["old"], given),
+    "ELBO, all masks": judge((exact_ref.elbo - exact_old.elbo)[None], certain),
+    "ELBO, 4 masks": judge(elbo_ratio, chances, copies=2),
+    "ELBO, 16 masks": judge(elbo_ratio, chances, copies=8),
+    "none": judge(torch.zeros(1, 1024, dtype=torch.float64), certain),
+}
+print("log-ratio           error, nats    KL(p*||aim), N -> infinity    ESS, N -> infinity")
+for name, (error, kl, ess) in results.items():
+    print(f"{name:18s} {error:10.2f} {abs(kl):22.4f} {ess:25.3f}")
+
+# %% [markdown]
+# Read the table row by row.
+#
+# - `path` has half a nat of error and still aims at p\* exactly. Its noise only costs ESS.
+# - The ELBO with *all* masks has half that error and aims beside p\*: the two gaps do not cancel. The miss is small here.
+# - With 4 masks the noise is added, and as N → ∞ the aim is lost. The ESS says why: a few rare answers on which the estimate is sometimes
+#   hugely too large get all the weight. This is the exponential of a heavy-tailed logarithm.
+# - `none` has the largest systematic error of all and aims at $p_{\mathrm{old}}e^{r/\alpha}$. That is near p\* here, because
+#   $p_{\mathrm{old}}$ is.
+#
+# N → ∞ is the worst case for the noisy rows: with 64 rollouts those rare answers are hardly ever drawn. So look at N = 64 as well: 4,000
+# groups, from seeded streams, with the weight that falls on each of the two solutions.
+
+# %%
+groups, N = 4000, 64
+draw = stream(0, "groups")
+o = draw_cells(log_old, (groups, N), draw)
+sigma = torch.multinomial(given.T[o.flatten()], 1, generator=draw).reshape(groups, N)
+masks = draw_cells(chance.log(), (2, groups, N), draw)
+estimates = {
+    "the true ratio": truth[o],
+    "path": (path["ref"] - path["old"])[sigma, o],
+    "ELBO, all masks": (exact_ref.elbo - exact_old.elbo)[o],
+    "ELBO, 4 masks": (elbo_ratio[masks[0], o] + elbo_ratio[masks[1], o]) / 2,
+    "none": torch.zeros(groups, N, dtype=torch.float64),
+}
+weights_64 = {name: target_weights(log_weights(reward[o], ratio, alpha=alpha)) for name, ratio in estimates.items()}
+
+# %%
+right = reward.nonzero().squeeze(-1)
+print("N = 64              weight on solution 1     on solution 2        ESS")
+for name, weight in weights_64.items():
+    share = [(weight * (o == s)).sum(dim=1) for s in right]
+    ess = effective_sample_size(weight).mean().item()
+    print(f"{name:18s}", *(f"{x.mean():12.3f} ± {x.std():.3f}" for x in share), f"{ess:10.2f}")
+print(f"{'p*':18s}", *(f"{log_target[s].exp():12.3f}" + " " * 8 for s in right))
+
+# %% tags=["nbval-ignore-output"]
+figure, panels = plt.subplots(1, 3, figsize=(10, 3.3), layout="constrained", sharex=True, sharey=True)
+for panel, name, color in zip(panels, ("path", "ELBO, 4 masks", "none"), (BLUE, ORANGE, GREEN), strict=True):
+    panel.plot(truth[o[:10]].flatten(), estimates[name][:10].flatten(), ".", color=color, markersize=4, alpha=0.5)
+    panel.plot([-4, 5], [-4, 5], color="0.3", linewidth=0.8)
+    panel.set(title=f"{name}: error {results[name][0]:.2f} nats", xlabel="true log p_ref − log p_old, nats", xlim=(-4, 5), ylim=(-6, 7))
+panels[0].set_ylabel("estimate, nats")
+plt.show()
+
+# %% [markdown]
+# One dot is one rollout of ten groups. Most rollouts are one of the two solutions, hence the two columns on the left.
+#
+# At N = 64 nothing explodes. With four masks a tenth of the weight falls on wrong answers, though (p\*: 1 %), and the weight on each
+# solution varies more from group to group. With `none` hardly any weight falls on wrong answers, but the shares of the two solutions are
+# those of $p_{\mathrm{old}}$: nothing pulls them back.
+#
+# One thing keeps the ELBO usable at all: both models are scored on the *same* masks. Draw 64 rollouts and see, with the library's own
+# functions.
+
+# %%
+rollout = sample(policy, prompts, SamplerConfig(), vocabulary, num_rollouts=64, generators=[stream(0, "fresh")])
+views, others = (draw_views("antithetic", rollout.response_mask, 4, [stream(0, name)]) for name in ("masks", "other masks"))
+log_ref, same, other = (elbo(m, rollout, v, vocabulary) for m, v in ((reference, views), (policy, views), (policy, others)))
+index = [exact_ref.texts.index(text) for text in answer_texts(tokenizer, rollout)[0]]
+for name, estimate in {
+    "path": path_log_prob(reference, rollout, vocabulary) - rollout.log_prob,
+    "ELBO, 4 masks, the same for both": log_ref - same,
+    "ELBO, 4 masks, others for each": log_ref - other,
+}.items():
+    print(f"{name:34s} error {(estimate[0] - truth[index]).square().mean().sqrt():.2f} nats")
+
+# %% [markdown]
+# Without shared masks the noise more than doubles, inside an exponential. How much of all this reaches a trained policy? The committed
+# results of `python -m toy.study variants` (2026-11-22): this puzzle, N = 64, 3,200 rollouts, WDCE without baseline, 3 seeds.
+
+# %%
+for name, rows in by_name(read("variants")).items():
+    if name in ("wdce, none", "wdce, none, elbo weights"):
+        kl = sorted(row["after"]["kl_target_policy"] for row in rows)
+        print(f"{name:26s} exact KL(p*||p_theta) at the end, nats: median {kl[1]:.3f}, largest {kl[2]:.3f}")
+
+# %% [markdown]
+# The first line has path weights, the second ELBO weights from four masks. Eight times the divergence is the price for samplers that have
+# no path probability; a policy that still lands within 0.05 nats of p\* is what makes the published recipe work.
+#
+# ## What to remember
+#
+# - p\* ∝ p_ref · e^{r/α}. Log-weight: reward over α plus log p_ref − log p_old; weight: softmax over the rollouts of one prompt.
+# - ESS says how many rollouts count. At small N it flatters. The coefficient c buys ESS with smaller steps, not with another goal, as long
+#   as the ratio is there.
+# - Self-normalising over N gives too little weight to what p_old draws too rarely, by O(1/N), and is exact at p\*; noise and answers never
+#   drawn are the real cost of small N.
+# - A weight belongs to the policy that drew the rollout. Never put the current policy into its denominator.
+# - Path ratios are noisy but aim at p\*; ELBO ratios have gap and noise inside an exponential; `none` is another, moving target.
+#
+# ## Exercises
+#
+# 1. Warm-up: two rollouts with ℓ = (0, d). Write their ESS as a function of d, and find the c that makes it 0.8. Check with
+#    `coefficient_for_ess`.
+# 2. In section 6, start from a $p_{\mathrm{old}}$ that has *lost* the fourth answer ($10^{-6}$). How many rounds does N = 16 need to bring
+#    it back, and why does the expectation hide what happens in a real run?
+# 3. Put rollouts of $p_0$ and of $p_1$ (section 7) into *one* softmax, each with the ratio to its own policy. Is the aim still p\* as N →
+#    ∞? Compare the ESS with weighing both by the mixture $\tfrac12p_0+\tfrac12p_1$. Then say what would change with ELBOs.
+# 4. Research-sized: the noise of the ELBO ratio is inside an exponential. Design an estimate of $p_{\mathrm{ref}}(o)/p_{\mathrm{old}}(o)$
+#    from R forward passes of each model with a smaller error *of the ratio*, and judge it with the `judge` of section 8.
+#
+# ## Where next
+#
+# [The weight baseline](04_weight_baseline.ipynb) subtracts something from the weights; [the two losses](05_two_losses.ipynb) turn them into
+# gradients. The code: [weights.py](../dmpo_ref/weights.py), [train.py](../dmpo_ref/train.py) (`collect`, `estimate_log_ratio`),
+# [likelihood.py](../dmpo_ref/likelihood.py), [the oracle](../toy/oracle.py), [mixtures](../toy/mixture.py).

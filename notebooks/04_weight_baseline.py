@@ -1,0 +1,537 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 04 · The weight baseline
+#
+# The weights of DMPO are a softmax: all positive, also for the worst rollout of the group. With few rollouts this goes wrong, and the
+# paper ([arXiv:2510.08233](https://arxiv.org/abs/2510.08233), Figure 3) mends it by subtracting a baseline, $w_{\mathrm{real}} = w -
+# s\,w_{\mathrm{base}}$. This notebook takes the idea apart on a world of five answers.
+#
+# You will learn
+# - what one gradient step does to good, bad and *undrawn* answers, with and without a baseline;
+# - which baselines leave the expected gradient as it is, by enumeration of every group of N rollouts;
+# - why small groups lose answers even at the target, and what a baseline does about it;
+# - what the baseline `negative` optimises instead of $p^*$: it has no fixed point but the best answer;
+# - where the effect does not show, and one reason why.
+#
+# You need: the weights of [03 · From rewards to weights](03_weights.ipynb). Time: 45 minutes to read; the cells run in about half a
+# minute.
+
+# %%
+try:
+    from toy.notebook import start
+except ImportError:
+    raise SystemExit("dmpo_ref is not installed here: run `pip install -e '.[lab]'` in the repository, then restart the kernel") from None
+start()
+
+# %%
+import functools
+import itertools
+import math
+import statistics
+
+import matplotlib.pyplot as plt
+import torch
+from ipywidgets import FloatSlider, SelectionSlider, interact
+
+from dmpo_ref.losses import wdce
+from dmpo_ref.masking import stream
+from dmpo_ref.weights import baseline_weights, log_weights, model_baseline, target_weights
+from toy.figures import COLORS
+from toy.mixture import BASELINES, TabularPolicy, baseline_study, draw_cells, world_1d
+from toy.mixture_figure import plot_baselines, table
+from toy.oracle import kl_divergence, tilted
+from toy.study import by_name, read
+
+# %% [markdown]
+# ## 1. Five answers, four rollouts
+#
+# One prompt has five possible answers, A to E. E has the highest reward and is rare under the reference. The policy has one logit $z_x$
+# per answer, so it can be any distribution, and $\alpha=1$.
+
+# %%
+p_ref = torch.tensor([0.40, 0.25, 0.15, 0.12, 0.08], dtype=torch.float64)
+reward = torch.tensor([0.0, 0.25, 1.0, 0.5, 2.0], dtype=torch.float64)
+log_ref, ANSWERS = p_ref.log(), "ABCDE"
+log_target = tilted(log_ref, reward, 1.0)
+for name, values in (("reward", reward), ("p_ref", p_ref), ("p*", log_target.exp())):
+    print(f"{name:7}", "  ".join(f"{x:.3f}" for x in values.tolist()))
+
+# %% [markdown]
+# WDCE is $-\sum_n w_{\mathrm{real},n}\log p_\theta(x_n)$. In the logits, minus its gradient is
+#
+# $$\Delta z_x \;=\; \sum_{n:\,x_n=x} w_{\mathrm{real},n} \;-\; \Big(\sum_n w_{\mathrm{real},n}\Big)\,p_\theta(x).$$
+#
+# The first term reaches drawn answers only. The second pushes *everything* down, in proportion to its probability, unless the weights sum
+# to zero. Much of the story of the baseline is in that one sum. We write both terms once for many groups at a time, and check them
+# against autograd on the real loss.
+
+
+# %%
+def real_weight(baseline, groups, log_theta, log_old, strength=1.0):
+    """w − strength · w_base for groups of answers [G, N]; policies are [G, C]."""
+    log_ratio = log_ref[groups] - log_old.gather(1, groups)
+    weight = target_weights(log_weights(reward[groups], log_ratio, alpha=1.0))
+    if baseline == "model":
+        return weight - strength * model_baseline(log_theta.gather(1, groups), log_old.gather(1, groups))
+    return weight - strength * baseline_weights(baseline, reward[groups], log_ratio, alpha=1.0)
+
+
+def direction(weight, groups, log_theta):
+    """Minus the gradient of WDCE in the logits, for each group on its own: [G, C]."""
+    return torch.zeros_like(log_theta).scatter_add(1, groups, weight) - weight.sum(1, keepdim=True) * log_theta.exp()
+
+
+# %%
+group, log_old = torch.tensor([[0, 0, 1, 2]]), log_ref[None]  # rollouts A, A, B, C
+for baseline in BASELINES:
+    weight = real_weight(baseline, group, log_old, log_old)
+    logits = log_old.clone().requires_grad_()
+    wdce(logits.log_softmax(1).gather(1, group), weight).backward()
+    assert torch.allclose(direction(weight, group, log_old), -logits.grad, rtol=0, atol=1e-14)
+    print(f"{baseline:9} w_real of A A B C:", " ".join(f"{x:6.3f}" for x in weight[0].tolist()), "  sum", f"{abs(weight.sum().item()):.3f}")
+
+# %% [markdown]
+# The rollouts are A, A, B, C. Without a baseline all four weights are positive. The three baselines make the same group sum to zero: A
+# and B, the poor answers, get negative weights, C a positive one. `model` equals `uniform` here, because $p_\theta=p_{\mathrm{old}}$ in
+# the first step.
+#
+# Without a baseline A and B have positive weights too. Whether their logits rise depends on the second term: here
+# $p_{\mathrm{old}}(A)=0.4$ is more than the 0.333 that A collects. For a language model the probability of a single response is tiny, and
+# every response that was drawn is pushed up, however bad.
+#
+# ## 2. Several steps on one group
+#
+# DMPO takes several gradient steps on the same rollouts. What happens to the answers D and E, which nobody drew, if we take *many*? And E
+# is the best of all. Guess for `none`, `uniform` and `model`.
+
+
+# %%
+def descend(baseline, steps, rate=0.5):
+    """Log-probabilities after plain gradient steps on the one group above, p_old = p_ref: [C]."""
+    log_theta = log_old
+    for _ in range(steps):
+        weight = real_weight(baseline, group, log_theta, log_old)
+        log_theta = (log_theta + rate * direction(weight, group, log_theta)).log_softmax(1)
+    return log_theta[0]
+
+
+print("baseline   steps      A      B      C      D      E    E/D")
+for baseline, steps in itertools.product(("none", "uniform", "model"), (4, 40, 400)):
+    p = descend(baseline, steps).exp()
+    print(f"{baseline:9} {steps:6}", " ".join(f"{x:6.3f}" for x in p.tolist()), f"{p[4] / p[3]:6.3f}")
+
+# %% tags=["nbval-ignore-output"]
+figure, panels = plt.subplots(1, 3, figsize=(10, 3.2), layout="constrained", sharey=True)
+for ax, baseline in zip(panels, ("none", "uniform", "model"), strict=True):
+    for k, (label, p) in enumerate(
+        (("p$_{old}$", p_ref), ("4 steps", descend(baseline, 4).exp()), ("400 steps", descend(baseline, 400).exp()))
+    ):
+        ax.bar([i + 0.27 * (k - 1) for i in range(5)], p, 0.27, color=("0.7", COLORS[0], COLORS[1])[k], label=label)
+    ax.plot(range(5), log_target.exp(), "_", color="black", markersize=22, label="p*")
+    ax.set_xticks(range(5), [f"{a}\nr={r:g}" for a, r in zip(ANSWERS, reward.tolist(), strict=True)])
+    ax.set_title(f"baseline {baseline}")
+    ax.axvspan(2.5, 4.5, color="0.93", zorder=0)
+panels[0].set_ylabel("probability")
+panels[0].text(3.5, 0.55, "not drawn", ha="center", fontsize=9)
+panels[2].legend(fontsize=8)
+plt.show()
+
+# %% [markdown]
+# - `none` fits the weighted group: poor answers that were drawn keep their place, and D and E, not drawn, go to 0. E is the best answer
+#   of all.
+# - `uniform` does not touch the logits of D and E (their ratio stays that of $p_{\mathrm{old}}$). In the first steps they gain a little,
+#   because A and B are pushed down. But its loss is linear with weights of both signs, so it never stops: after 400 steps everything is
+#   on C.
+# - `model` does not touch D and E either, and it stops: its weights vanish when $p_\theta/p_{\mathrm{old}}\propto w$ on the drawn
+#   answers, which is what the group knows and nothing more.
+#
+# The last sentence, checked: after many steps the ratios of the drawn answers are those of the weights.
+
+# %%
+weight = real_weight("none", group, log_old, log_old)[0, 1:]  # of A, B and C
+ratio = (descend("model", 4000) - log_ref).exp()[:3]
+print("p_theta/p_old over its sum:", (ratio / ratio.sum()).numpy().round(4))
+print("w over its sum:            ", (weight / weight.sum()).numpy().round(4))
+
+# %% [markdown]
+# ## 3. In expectation, exactly
+#
+# A baseline that changes the *expected* gradient changes the target. With five answers we can visit every group: there are $5^N$ ordered
+# ones, but only $\binom{N+4}{4}$ that differ by more than order (4,845 at $N=16$), each with its multinomial probability.
+
+
+# %%
+@functools.cache
+def multisets(N):
+    return torch.tensor(list(itertools.combinations_with_replacement(range(5), N)))
+
+
+def every_group(N, log_old):
+    """All groups up to order, [G, N], and their probabilities under p_old, [G, 1]."""
+    groups = multisets(N)
+    counts = torch.nn.functional.one_hot(groups, 5).sum(1).double()
+    log_orders = torch.lgamma(torch.tensor(N + 1.0, dtype=torch.float64)) - torch.lgamma(counts + 1).sum(1)
+    return groups, (log_orders + counts @ log_old).exp()[:, None]
+
+
+def moments(baseline, N, log_theta, log_old, strength=1.0):
+    """Mean of the direction over all groups, [C], and the variance of each coordinate, [C]."""
+    groups, probability = every_group(N, log_old)
+    theta, old = (x.expand(len(groups), -1) for x in (log_theta, log_old))
+    steps = direction(real_weight(baseline, groups, theta, old, strength), groups, theta)
+    mean = (probability * steps).sum(0)
+    return mean, (probability * (steps - mean).square()).sum(0)
+
+
+# %% [markdown]
+# First a check of the enumeration against the slow way, all $5^3$ ordered groups with the product of their probabilities. Then the
+# expected first step at $p_\theta=p_{\mathrm{old}}=p_{\mathrm{ref}}$.
+
+# %%
+slow = 0
+for ordered in itertools.product(range(5), repeat=3):
+    one = torch.tensor([ordered])
+    slow = slow + p_ref[one].prod() * direction(real_weight("none", one, log_old, log_old), one, log_old)[0]
+assert torch.allclose(slow, moments("none", 3, log_ref, log_ref)[0], rtol=0, atol=1e-14)
+print("expected first step, N = 4:      A       B       C       D       E")
+for baseline in BASELINES:
+    print(f"{baseline:29}", " ".join(f"{x:7.4f}" for x in moments(baseline, 4, log_ref, log_ref)[0].tolist()))
+
+# %% [markdown]
+# `none`, `uniform` and `model` agree to the last digit. At $p_\theta=p_{\mathrm{old}}$ the expected push of $1/N$ on every rollout is
+# $\mathbb E_{p_{\mathrm{old}}}[\nabla\log p_{\mathrm{old}}]=0$, so `uniform` costs nothing; `model` is then `uniform`. `negative` is
+# another direction: almost twice as long, and we come back to it.
+#
+# What about the later steps of a round, when $p_\theta$ has left $p_{\mathrm{old}}$? Take a policy half-way from $p_{\mathrm{ref}}$ to
+# $p^*$ (in logits) and ask how much each baseline adds to the expected step of `none`.
+
+# %%
+halfway = ((log_ref + log_target) / 2).log_softmax(0)
+print("what the baseline adds to the expected step, length      N=2     N=4     N=8    N=16")
+for baseline in ("uniform", "model", "negative"):
+    added = [(moments(baseline, N, halfway, log_ref)[0] - moments("none", N, halfway, log_ref)[0]).norm() for N in (2, 4, 8, 16)]
+    print(f"{baseline:50}", " ".join(f"{x:7.4f}" for x in added))
+print(f"length of p_theta − p_old: {(halfway.exp() - p_ref).norm():.4f}")
+
+# %% [markdown]
+# For `uniform` the answer is $\mathbb E_{p_{\mathrm{old}}}[\nabla\log p_\theta]=p_{\mathrm{old}}-p_\theta$, whatever $N$. It cancels the
+# pull back to the fitted group, so the expected step of `uniform` is the same in every step of a round: it does not know when to stop.
+# What `model` adds shrinks with $N$: halved from each column to the next, $O(1/N)$, as the docstring of `dmpo_ref.weights.model_baseline`
+# says. With exact likelihoods `model` is the careful choice; with few steps a round the two hardly differ.
+#
+# ## 4. The noise, and why small groups forget
+#
+# Equal means, different noise. The cell prints the standard deviation of the first step (the root of the summed variances), at the
+# reference and at the target.
+
+# %%
+print("standard deviation of the step      N=2     N=4     N=8    N=16")
+for (place, log_p), baseline in itertools.product((("p_ref", log_ref), ("p*", log_target)), BASELINES):
+    spread = [moments(baseline, N, log_p, log_p)[1].sum().sqrt() for N in (2, 4, 8, 16)]
+    print(f"at {place:6} {baseline:22}", " ".join(f"{x:7.4f}" for x in spread))
+
+# %% [markdown]
+# At $p^*$ all log-weights of a group are equal, so $w=1/N$ exactly, whatever was drawn. With `uniform` and `model` every single group
+# then leaves the policy where it is. With `none` the mean is 0 as well, but each group pulls towards the answers it happens to contain: a
+# random walk. An answer whose probability reaches 0 is never drawn again and cannot return. Population geneticists know this as drift:
+# each generation is copied from N parents drawn at random, and in the end one variant is left. The pull back to $p^*$ exists, but it
+# reaches an answer only through rollouts that hit it.
+#
+# We start 400 independent policies *at the target* and do nothing wrong: 100 rounds, one group of N a round, 4 plain gradient steps with
+# rate 1.
+
+
+# %%
+def simulate(baseline, N, log_start, rounds=100, steps=4, rate=1.0, runs=400, strength=1.0):
+    """Independent runs of DMPO with one group a round, fresh groups from p_old ← p_theta each round: [rounds + 1, runs, C]."""
+    log_theta, history, generator = log_start.expand(runs, -1), [log_start.expand(runs, -1)], stream(0, "drift")
+    for _ in range(rounds):
+        log_old = log_theta
+        groups = torch.multinomial(log_old.exp(), N, replacement=True, generator=generator)
+        for _ in range(steps):
+            weight = real_weight(baseline, groups, log_theta, log_old, strength)
+            log_theta = (log_theta + rate * direction(weight, groups, log_theta)).log_softmax(1)
+        history.append(log_theta)
+    return torch.stack(history)
+
+
+def divergence(log_p):
+    """KL(p*‖p) of each policy, in nats; rounding may not make it negative."""
+    return (log_target.exp() * (log_target - log_p)).sum(-1).clamp(min=0)
+
+
+# %%
+def lost(log_p):
+    """Share of the policies in which an answer has less than a tenth of its share."""
+    return (log_p - log_target < math.log(0.1)).any(dim=-1).double().mean().item()
+
+
+print("started at p*, after 100 rounds: median KL(p*||p_theta), nats, and runs that lost an answer")
+for baseline, N in itertools.product(("none", "uniform", "model"), (4, 8, 16)):
+    last = simulate(baseline, N, log_target)[-1]
+    print(f"{baseline:8} N={N:2}: {divergence(last).median():5.2f}  {lost(last):4.0%}")
+
+# %% [markdown]
+# Without a baseline nearly every policy that started perfect has lost an answer after 100 rounds of 4 rollouts; larger groups slow it
+# down. With `uniform` and `model` nothing moves at all. (Steps of rate 1 are large. Smaller ones slow the drift down as well: see
+# exercise 2.)
+#
+# Starting *at* the target is the best case for a baseline. From $p_{\mathrm{ref}}$ there is something to learn, and there `uniform` and
+# `model` are noisy too. All four, 400 runs each, with steps of rate 1 and of rate 2:
+
+# %%
+curves = {(rate, N, b): simulate(b, N, log_ref, rate=rate) for rate in (1.0, 2.0) for N in (4, 8, 16) for b in BASELINES}
+print(f"from p_ref, {divergence(log_ref):.2f} nats: median KL after 100 rounds, and runs that lost an answer")
+print("            ", " ".join(f"{b:>14}" for b in BASELINES))
+for rate, N in itertools.product((1.0, 2.0), (4, 8, 16)):
+    ends = [curves[rate, N, b][-1] for b in BASELINES]
+    print(f"rate {rate:g}, N={N:2}", " ".join(f"{divergence(last).median():8.2f}  {lost(last):4.0%}" for last in ends))
+
+# %% tags=["nbval-ignore-output"]
+figure, panels = plt.subplots(1, 3, figsize=(10, 3.3), layout="constrained", sharey=True)
+for ax, (rate, N) in zip(panels, ((1.0, 4), (1.0, 16), (2.0, 4)), strict=True):
+    for k, baseline in enumerate(BASELINES):
+        levels = torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64)
+        low, middle, high = divergence(curves[rate, N, baseline]).quantile(levels, dim=1)
+        ax.plot(middle, color=COLORS[k], label=baseline, linestyle=("-", "--", "-.", ":")[k])
+        ax.fill_between(range(len(low)), low, high, color=COLORS[k], alpha=0.15, linewidth=0)
+    ax.set(title=f"N = {N}, rate {rate:g}", xlabel="rounds", yscale="log", ylim=(1e-4, 20))
+panels[0].set_ylabel("KL(p*‖p$_θ$), nats: median, 5 to 95 %")
+panels[1].legend(fontsize=8)
+plt.show()
+
+# %% [markdown]
+# Three different ends. `none` hovers at a distance set by its noise, or drifts to one answer. `uniform` and `model` lose their noise on
+# the way to the target, so they arrive exactly. But at rate 2 `uniform` pays for not knowing when to stop: four large steps on four
+# rollouts throw answers away that `model`, which slows down by itself, keeps.
+#
+# ## 5. What `negative` optimises
+#
+# `negative` subtracts the weights of the reward-inverted target, $w^-=\mathrm{softmax}(-r/\alpha+\text{log-ratio})$. It is the default of
+# the published code. Its curve above goes up. With $\rho_n=e^{\text{log-ratio}_n}$,
+#
+# $$\frac{w_n}{w^-_n} \;=\; e^{2r_n/\alpha}\;\frac{\sum_k \rho_k e^{-r_k/\alpha}}{\sum_k \rho_k e^{r_k/\alpha}}.$$
+#
+# The second factor is the same for the whole group. So $w_n-w^-_n$ is positive for the highest reward of the group, negative for the
+# lowest, and 0 for all only if all rewards are equal. The weights sum to 0, so no other term touches the logits: *in every group with two
+# different rewards, the best answer rises and the worst falls, whatever $p_{\mathrm{ref}}$, $p_{\mathrm{old}}$ and α are.* No policy with
+# two different rewards in its support can be a fixed point. The reference only sets the pace.
+#
+# The cell checks the sign in all groups, at policies drawn at random, and then follows the exact expected step,
+# $p_{\mathrm{old}}\leftarrow p_\theta$ after each.
+
+# %%
+groups, _ = every_group(4, log_ref)
+mixed = reward[groups].amax(1) > reward[groups].amin(1)
+for seed in range(3):
+    log_p = torch.randn(5, dtype=torch.float64, generator=stream(seed, "policy")).log_softmax(0).expand(len(groups), -1)
+    weight = real_weight("negative", groups, log_p, log_p)
+    best, worst = (weight.gather(1, pick(reward[groups], 1, keepdim=True)) for pick in (torch.argmax, torch.argmin))
+    rises, falls = (best[mixed] > 0).sum(), (worst[mixed] < 0).sum()
+    print(f"policy {seed}: in {mixed.sum()} groups with different rewards, the best answer rises in {rises}, the worst falls in {falls}")
+
+
+# %%
+def expected_path(baseline, N, steps, rate=0.2, strength=1.0):
+    """p_theta after that many exact expected steps with p_old = p_theta, from p_ref: [C]."""
+    log_p = log_ref
+    for _ in range(steps):
+        log_p = (log_p + rate * moments(baseline, N, log_p, log_p, strength)[0]).log_softmax(0)
+    return log_p.exp()
+
+
+print("negative, N=4, exact expected steps:   A      B      C      D      E   E[r]")
+for steps in (0, 10, 30, 100, 300, 2000):
+    p = expected_path("negative", 4, steps)
+    print(f"{steps:32} ", " ".join(f"{x:6.3f}" for x in p.tolist()), f"{p @ reward:6.3f}")
+print(f"{'p*':>32} ", " ".join(f"{x:6.3f}" for x in log_target.exp().tolist()), f"{log_target.exp() @ reward:6.3f}")
+
+# %% [markdown]
+# It ends at the answer with the highest reward, as reward maximisation without a KL term does. On the way it earns more reward than
+# $p^*$: in a table of rewards it looks like the best baseline. It passes near $p^*$ and does not stop, so early stopping decides what one
+# gets.
+#
+# A smaller strength $s<1$ gives it a fixed point. For $N\to\infty$ the expected direction is $p^*-s\,p^--(1-s)\,p_\theta$, with
+# $p^-\propto p_{\mathrm{ref}}\,e^{-r/\alpha}$, so it rests at
+#
+# $$p_s \;=\; \frac{p^*-s\,p^-}{1-s}\qquad\text{as long as } s\le \min_x p^*(x)/p^-(x).$$
+#
+# That is a target of its own, sharper than $p^*$. With `uniform` instead of `negative` the same computation gives $p^*$ for every $s$.
+
+# %%
+inverted = tilted(log_ref, -reward, 1.0).exp()
+print(f"largest strength with full support: {(log_target.exp() / inverted).min():.3f}")
+print("fixed point                  A      B      C      D      E   KL(p*||p)")
+for strength in (0.0, 0.1, 0.3):
+    limit = (log_target.exp() - strength * inverted) / (1 - strength)
+    for name, p in (("formula, N → ∞", limit), ("exact steps, N=8", expected_path("negative", 8, 400, strength=strength))):
+        print(f"s={strength:.1f} {name:22}", " ".join(f"{x:6.3f}" for x in p.tolist()), f"{divergence(p.log()):8.3f}")
+
+# %% [markdown]
+# The row $s=0$ is DMPO without a baseline, and both lines are $p^*$: the self-normalised weights are biased for small $N$, but $p^*$
+# stays their fixed point.
+#
+# ## 6. The small-batch experiment
+#
+# Back to a larger world: a line of 64 cells, $p^*$ with four modes, a policy with one logit per cell, one group of $N$ rollouts a round,
+# 60 rounds of 4 Adam steps (`toy.mixture.baseline_study`, the experiment of the README's figure and, in kind, of the paper's Figure 5).
+# Six seeds; mean ± standard deviation.
+
+# %%
+line = world_1d()
+rows = baseline_study(line)
+print(table(rows))
+print(f"start {kl_divergence(line.log_target, line.log_ref):.3f} nats, E[r] under p* {(line.log_target.exp() @ line.reward).item():.3f}")
+
+# %% tags=["nbval-ignore-output"]
+figure, ax = plt.subplots(figsize=(7.5, 4.8), layout="constrained")
+plot_baselines(ax, rows, kl_divergence(line.log_target, line.log_ref), COLORS[:4])
+plt.show()
+
+# %% [markdown]
+# Equal seeds draw equal rollouts in the first round, so seeds can be compared pair by pair. In how many of the six is a baseline better
+# than `none`?
+
+# %%
+kl = {(row["baseline"], row["N"], row["seed"]): row["kl"] for row in rows}
+for baseline in ("uniform", "model", "negative"):
+    better = {N: sum(kl[baseline, N, seed] < kl["none", N, seed] for seed in range(6)) for N in (4, 8, 16)}
+    print(f"{baseline:9} better than none in " + ", ".join(f"{count} of 6 at N={N}" for N, count in better.items()))
+
+# %% [markdown]
+# The picture of the five answers holds: at $N=4$ `none` ends farther from $p^*$ than it started, `uniform` and `model` come nearer.
+# `negative` beats `none` at $N=4$, where `none` drifts, and loses to it in all seeds at $N=16$: more rollouts do not bring it nearer,
+# because it is on its way past $p^*$. Its reward at $N=16$ is above that of $p^*$ itself. A table of rewards alone would call it the
+# winner. At $N=16$ the advantage over `none` is there but smaller: with enough rollouts in a step the baseline matters less.
+#
+# ## 7. Where it does not show
+#
+# The same baselines on a masked diffusion model: one Sudoku puzzle with two solutions, $N=64$, exact $\mathrm{KL}(p^*\|p_\theta)$ by
+# enumeration. These runs take about 20 seconds each, so they are loaded from `toy/results/variants.jsonl` (command `python -m toy.study
+# variants`, 2026-11-22, start 1.01 nats).
+
+# %%
+variants = by_name(read("variants"))
+for name in ("none", "uniform", "negative", "none, path likelihood", "uniform, path likelihood", "model"):
+    ends = [row["after"]["kl_target_policy"] for row in variants[f"wdce, {name}"]]
+    loss = "path" if "path" in name or name == "model" else "masks"
+    print(f"{name.split(',')[0]:9} loss on {loss:6} median {statistics.median(ends):.3f}, largest {max(ends):.3f} of {len(ends)} seeds")
+
+# %% [markdown]
+# With exact likelihoods along the path the three good baselines are equal within their noise. With the loss estimated on random masks, as
+# DMPO does on large models, `uniform` is ten times *worse* than `none`. In the other Sudoku experiment, a distribution of puzzles, no
+# baseline beat `none` either (`LOG.md`). The paper's claim does not show there, and with 64 rollouts in a step there is little drift to
+# cure in the first place.
+#
+# Why worse? In the simplest picture a mask estimate is the log-likelihood times noise. The variance it adds to the gradient is
+# proportional to $\sum_n w_{\mathrm{real},n}^2$, and that is *smaller* with `uniform`: $\sum_n(w_n-\frac1N)^2=\sum_n w_n^2-\frac1N$. So
+# noise alone is not the answer. But Adam divides by the size of the gradient. Near the target centred weights leave a small signal and a
+# small noise, and Adam scales both up to full steps. We can try this on the line: multiply each log-likelihood by $1+\sigma\xi$,
+# $\xi\sim\mathcal N(0,1)$, fresh in every step, with Adam and with plain descent.
+
+
+# %%
+def noisy_fit(baseline, sigma, method, rate, rounds, seed, N=64):
+    """DMPO on the line with log-likelihoods times 1 + σξ in the loss (weights exact); final KL(p*‖p_θ) in nats."""
+    policy, noise = TabularPolicy(line), stream(seed, "noise")
+    optimizer = method(policy.parameters(), lr=rate)
+    for t in range(rounds):
+        log_old = policy.log_prob().detach()
+        cells = draw_cells(log_old, (1, N), stream(seed, "rollout", t))
+        r, log_ratio = line.reward[cells], (line.log_ref - log_old)[cells]
+        weight = target_weights(log_weights(r, log_ratio, alpha=line.alpha)) - baseline_weights(baseline, r, log_ratio, alpha=line.alpha)
+        for _ in range(4):
+            factor = 1 + sigma * torch.randn(cells.shape, dtype=torch.float64, generator=noise)
+            optimizer.zero_grad()
+            wdce(factor * policy.log_prob()[cells], weight).backward()
+            optimizer.step()
+    return kl_divergence(line.log_target, policy.log_prob().detach())
+
+
+# %%
+print("N=64, KL(p*||p_theta), mean of 4 seeds      sigma=0   sigma=1   sigma=3")
+for name, how in (("Adam", (torch.optim.Adam, 0.03, 60)), ("plain descent", (torch.optim.SGD, 1.0, 120))):
+    for baseline in ("none", "uniform"):
+        means = [statistics.mean(noisy_fit(baseline, sigma, *how, seed) for seed in range(4)) for sigma in (0.0, 1.0, 3.0)]
+        print(f"{name:14} {baseline:26}", " ".join(f"{x:9.3f}" for x in means))
+
+# %% [markdown]
+# With Adam the order turns around when the noise is large; with plain descent `uniform` stays ahead. So the mechanism is possible, and
+# here it is at work. It is a model of mask noise, not a proof for Sudoku: there, gradients are clipped as well and parameters are shared.
+# Exercise 4 asks for the experiment that would decide.
+#
+# ## 8. Try it
+#
+# Mean and standard deviation of the first step for each answer and baseline, exactly. Move $N$ and the strength $s$. Which baselines keep
+# their means when you move $s$ at $p_{\mathrm{ref}}$? At $p^*$, for which $s$ does the noise of `uniform` vanish?
+
+
+# %%
+def show(N=4, strength=1.0, place="p_ref", draw=True):
+    log_p = {"p_ref": log_ref, "p*": log_target}[place]
+    found = {b: moments(b, N, log_p, log_p, strength) for b in BASELINES}
+    if draw:
+        _, ax = plt.subplots(figsize=(7, 3.2), layout="constrained")
+        for k, (baseline, (mean, variance)) in enumerate(found.items()):
+            bars = {"color": COLORS[k], "label": baseline, "capsize": 2, "error_kw": {"linewidth": 1}}
+            ax.bar([i + 0.2 * (k - 1.5) for i in range(5)], mean, 0.2, yerr=variance.sqrt(), **bars)
+        ax.set_xticks(range(5), [f"{a}, r={r:g}" for a, r in zip(ANSWERS, reward.tolist(), strict=True)])
+        ax.set(title=f"First step at {place}, N={N}, s={strength:g}: mean ± sd", ylabel="change of the logit", ylim=(-0.7, 0.7))
+        ax.legend(ncols=4, fontsize=8, loc="lower center")
+        plt.show()
+    return {b: variance.sum().sqrt().item() for b, (_, variance) in found.items()}
+
+
+for strength in (0.5, 0.9, 1.0):
+    print(f"noise at p*, N=4, s={strength}:", "  ".join(f"{b} {x:.3f}" for b, x in show(4, strength, "p*", draw=False).items()))
+
+# %% tags=["nbval-ignore-output"]
+_ = show()
+
+# %% tags=["nbval-ignore-output"]
+_ = interact(
+    lambda N, strength, place: show(N, strength, place) and None,
+    N=SelectionSlider(options=(2, 4, 8, 16), value=4),
+    strength=FloatSlider(value=1.0, min=0.0, max=1.0, step=0.1, continuous_update=False),
+    place=["p_ref", "p*"],
+)
+
+# %% [markdown]
+# ## What to remember
+#
+# - Softmax weights are positive, so undrawn answers pay for drawn ones, good or bad. Weights that sum to zero leave undrawn logits alone.
+# - `uniform` and `model` leave the expected first step as it is, and their noise vanishes at $p^*$. Without a baseline it does not, and
+#   small groups drift until answers are lost.
+# - `model` also knows when to stop within a round; `uniform` needs small or few steps.
+# - `negative` at full strength has no fixed point but the answers of the highest reward. At strength $s$ it aims at $(p^*-s\,p^-)/(1-s)$.
+# - With many rollouts in a step, and with likelihoods estimated on masks, `none` was as good or better in our Sudoku runs.
+#
+# ## Exercises
+#
+# 1. *Warm-up.* Two answers, $N=2$. Write down the three possible groups and show by hand that the expected step of `uniform` is 0 at
+#    $p^*$, and at no other policy that gives both answers a chance.
+# 2. How does the number of rounds until half of the runs have lost an answer grow with $N$ and with the rate (`simulate`, baseline
+#    `none`, from $p^*$)? Compare with the rule for genetic drift.
+# 3. Give `simulate` the baseline `negative` with strength 0.3 and tell from the runs, not from the formula, at which distribution they
+#    end for $N=4$ and $N=16$.
+# 4. *Research.* On Sudoku (`toy.study`, variants) replace AdamW by plain descent, or give Adam a larger ε, for `none` and `uniform` on
+#    masks. Does the order turn around? If not, what else differs between a path likelihood and a mask estimate when weights are negative?
+#    (The ELBO is a bound: pushing it down need not push the likelihood down.)
+#
+# ## Where next
+#
+# - [02 · Mode seeking and mass covering](02_mode_seeking_and_mass_covering.ipynb): the objective whose noise this notebook is about.
+# - The code: [dmpo_ref/weights.py](../dmpo_ref/weights.py) (`baseline_weights`, `model_baseline`),
+#   [dmpo_ref/losses.py](../dmpo_ref/losses.py), [toy/mixture.py](../toy/mixture.py) (`baseline_study`),
+#   [tests/test_mixture.py](../tests/test_mixture.py), the experiments in [LOG.md](../LOG.md).

@@ -1,0 +1,204 @@
+# %% [markdown]
+# # 09 · From the toy to LLaDA-8B
+#
+# The claim of this project is that the toy and the real thing are the same code. This notebook lets you check it.
+#
+# **You will learn**
+# - what differs between the config of the toy and that of LLaDA-8B, option by option, and that nothing else does;
+# - what a round costs on one GPU or eight, before you have one: parameters, memory, forward passes, seconds;
+# - how a small random checkpoint of LLaDA's layout goes through train, stop, resume, evaluate, export and reload, here and now;
+# - the commands for the real one.
+#
+# **You need** notebook [00](00_quickstart.ipynb). No GPU; the last cell uses one if it is there. **It takes** twenty minutes to read and 30 seconds to run.
+
+# %%
+try:
+    from toy.notebook import start
+except ImportError:
+    raise SystemExit("dmpo_ref is not installed here: run `pip install -e '.[lab]'` in the repository, then restart the kernel") from None
+start()
+
+# %%
+import contextlib
+import io
+import tempfile
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import torch
+
+from dmpo_ref.checkpoint import flat
+from dmpo_ref.cli import main
+from dmpo_ref.config import load_config
+from dmpo_ref.plan import format_plan, make_plan
+from dmpo_ref.policy import load_policy
+from dmpo_ref.train import train
+from toy.small_llada import make_checkpoint
+
+folder = Path(tempfile.mkdtemp())
+
+# %% [markdown]
+# ## Two files, side by side
+#
+# A run is described by one YAML file. Here is every option in which LLaDA-8B's differs from the toy's.
+
+# %%
+toy, llada = (flat(load_config(name)) for name in ("toy_sudoku", "llada_sudoku"))
+for key in toy:
+    if toy[key] != llada[key] and key != "model.path" and not key.startswith("evaluation."):
+        print(f"{key:<30}{toy[key]!s:<20}{llada[key]!s}")
+
+# %% [markdown]
+# Read it in three groups.
+#
+# *The model*: another checkpoint, in bfloat16, with adapters instead of all weights. The reference policy p_ref is then the same model with its adapters switched off: no second copy.
+#
+# *What is asked*: a chat message and a free answer of 256 tokens, drawn by the confidence sampler at temperature 0.2, instead of blanks filled in random order. This sampler has no path probability,
+# so the log-ratio is estimated by ELBOs (`log_ratio: elbo`). Notebook [03](03_weights.ipynb) measures what that costs.
+#
+# *Sizes*: micro-batches bound the memory. They change no number, whatever they are, and notebook cells below rely on it.
+#
+# The file also says, value by value, what is published and where it departs from that:
+
+# %%
+text = (Path(__import__("dmpo_ref").__file__).parent / "presets" / "llada_sudoku.yaml").read_text()
+print("\n".join(line for line in text.splitlines() if "published:" in line))
+
+# %% [markdown]
+# ## What will it cost?
+#
+# `dmpo plan` reads the config alone: no weights, no GPU. How much memory do you think the *vocabulary logits* of one sequence take? 512 tokens × 126,464 words × 4 bytes are 259 MB; a micro-batch of 8 sequences, kept for the
+# backward pass, would be 2 GB and more in float32. The line `of it vocabulary logits` says what is really held, since only masked response positions are scored, a chunk at a time.
+
+# %%
+plan = make_plan(load_config("llada_sudoku"))
+print(format_plan(plan, gpu_memory=80))
+
+# %% [markdown]
+# Time is a bound from two numbers of the hardware, not a promise: sampling and gradient steps cost about the same. Sampling takes 128 passes for each of 128 rollouts; it is where caches and parallel decoding
+# (notebook [06](06_samplers.ipynb)) are worth most. With the prefix cache, and two smaller ways to spend memory:
+
+# %%
+VARIANTS = {
+    "as it is": (),
+    "prefix cache": ("sampler.cache=prefix",),
+    "no checkpointing": ("model.gradient_checkpointing=false", "loss.micro_batch=4"),
+    "4-bit base": ("model.quantize=nf4",),
+}
+plans = {name: make_plan(load_config("llada_sudoku", *overrides)) for name, overrides in VARIANTS.items()}
+for name, each in plans.items():
+    print(f"{name:<18}{each.peak / 1e9:6.1f} GB {each.seconds:8.0f} s a round")
+
+# %% tags=["nbval-ignore-output"]
+figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained", sharey=True)
+left.barh(list(plans), [each.peak / 1e9 for each in plans.values()], color="C0")
+right.barh(list(plans), [each.seconds / 60 for each in plans.values()], color="C1")
+left.set(xlabel="memory on one GPU, GB", title="Memory: weights first")
+right.set(xlabel="minutes a round, at least", title="Time: sampling is half of it")
+left.invert_yaxis()
+plt.show()
+
+# %% [markdown]
+# ## The same layout, small enough for a laptop
+#
+# `toy.small_llada` makes a checkpoint with every field of the official `config.json`, sharded bfloat16 weights under the official key names, LLaDA's special tokens and a chat template. Its weights are random, so what it
+# writes is noise; what is tested is the way.
+
+# %%
+small = make_checkpoint(folder / "small", d_model=32, n_heads=4, n_kv_heads=2)
+policy, tokenizer = load_policy(load_config("llada_sudoku", f"model.path={small}").model, torch.device("cpu"))
+print(type(policy).__name__, f"{policy.num_parameters():,} parameters,", policy.dtype)
+print([name for name, _ in policy.named_parameters() if ".blocks.0." in name])
+
+# %% [markdown]
+# Now `train`, with the *same preset* as the 8B model and overrides for size only. The run is stopped after the first round, as Ctrl-C would do, and resumed; beside it runs one that is never stopped.
+
+# %%
+SMALL = [
+    *(f"model.path={small}", "model.dtype=float32", "model.lora_rank=4", "device=cpu", "threads=1", "optimizer.learning_rate=1e-3"),
+    *("sampler.response_length=16", "sampler.block_length=8", "sampler.steps=8", "sampler.micro_batch=3", "loss.micro_batch=3"),
+    *("evaluation.sampler.response_length=16", "evaluation.sampler.block_length=8", "evaluation.sampler.steps=8"),
+    *("train.rounds=2", "train.prompts_per_round=1", "train.num_rollouts=4", "train.steps_per_round=2", "train.checkpoint_every=1"),
+    *("task.train=" + load_config("toy_sudoku").task.test, "evaluation.num_items=2"),
+]
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop(done, policy):
+    if done == 2:
+        raise Stopped
+    return {}
+
+
+# %%
+whole = train(load_config("llada_sudoku", *SMALL, f"output={folder / 'whole'}"))
+config = load_config("llada_sudoku", *SMALL, f"output={folder / 'stopped'}")
+with contextlib.suppress(Stopped):
+    train(config, on_round=stop)
+resumed = train(config, resume=True)
+same = all(torch.equal(a, b) for a, b in zip(whole.policy.parameters(), resumed.policy.parameters(), strict=True))
+print("stopped and resumed, bit for bit the same weights:", same)
+print("metrics of every gradient step the same:", [m["loss"] for m in whole.metrics] == [m["loss"] for m in resumed.metrics])
+
+# %% [markdown]
+# The second round was lost with its checkpoint and run again; every random number is keyed by what it is for, so there is no generator state that could be forgotten.
+#
+# Export writes plain files: adapters for PEFT, or one checkpoint with the adapters added, under LLaDA's own key names, that anyone's code can load.
+
+# %%
+for name, flags in (("adapters", []), ("merged", ["--merge"])):
+    with contextlib.redirect_stdout(io.StringIO()):
+        code = main(["export", str(folder / "stopped"), str(folder / name), *flags])
+    print(f"{name:<9} exit code {code}:", sorted(path.name for path in (folder / name).iterdir() if path.suffix == ".safetensors"))
+merged, _ = load_policy(load_config("llada_sudoku", f"model.path={folder / 'merged'}", "model.dtype=float32").model, torch.device("cpu"))
+tokens = torch.arange(40).reshape(2, 20)
+with torch.no_grad():
+    distance = (merged(input_ids=tokens).logits - resumed.policy(input_ids=tokens).logits).abs().max()
+print("logits of the merged model within 1e-4 of the policy's:", bool(distance < 1e-4))
+
+# %% [markdown]
+# ## The real one
+#
+# ```bash
+# dmpo plan llada_sudoku                                            # does it fit?
+# dmpo train llada_sudoku                                           # one GPU of 80 GB
+# accelerate launch --config_file dmpo_ref/presets/accelerate/ddp_8_gpus.yaml -m dmpo_ref train llada_sudoku
+# dmpo train llada_sudoku --resume                                  # after a kill
+# dmpo evaluate llada_sudoku model.path=runs/llada_sudoku --lengths 128,256,512 --output results/sudoku
+# dmpo export runs/llada_sudoku merged --merge
+# ```
+#
+# A group of rollouts stays on one process, and random streams are keyed by prompt; so eight GPUs give the numbers of one, up to rounding. If the GPU has less memory, lower the micro-batches (numbers stay the
+# same) or set `model.quantize=nf4`; `dmpo plan … --gpu-memory 24` says what then fits.
+#
+# With a CUDA device here, the next cell asks the plan about it; without one it says so.
+
+# %% tags=["nbval-ignore-output"]
+if torch.cuda.is_available():
+    device = torch.cuda.get_device_properties(0)
+    print(f"{device.name}: {'fits' if plan.peak < device.total_memory else 'does not fit; try model.quantize=nf4'}")
+else:
+    print("no CUDA device here; everything above ran on the CPU, with the code that runs there")
+
+# %% [markdown]
+# ## To remember
+#
+# - One YAML file is the whole difference between the toy and LLaDA-8B.
+# - `dmpo plan` before you rent a GPU: memory by part, passes and a lower bound on time.
+# - Checkpoints are complete and appear by a rename; a resumed run ends with the same numbers.
+# - Nothing of a model hub is executed: the project's own class loads the official files.
+#
+# ## Exercises
+#
+# 1. *Warm-up.* Which overrides make `llada_sudoku` fit into 24 GB? Ask `dmpo plan`.
+# 2. *Standard.* Change `loss.micro_batch` in `SMALL` from 3 to 5 and compare the losses of the first step. Why is the difference not exactly zero?
+# 3. *Hard.* Train `small` with `weight.log_ratio=none` and with `elbo`, and count forward passes in `metrics.jsonl`. Does the plan agree?
+# 4. *Research.* The recipe estimates the log-ratio by four antithetic masks. At which number would you stop for answers of 256 tokens? Propose an experiment on the toy that decides it.
+#
+# ## Where next
+#
+# [10](10_benchmarks.ipynb) for the four benchmarks. The code: [dmpo_ref/model.py](../dmpo_ref/model.py), [dmpo_ref/policy.py](../dmpo_ref/policy.py), [dmpo_ref/plan.py](../dmpo_ref/plan.py),
+# [dmpo_ref/processes.py](../dmpo_ref/processes.py).

@@ -1,0 +1,222 @@
+# %% [markdown]
+# # 10 · Benchmarks
+#
+# How far can the numbers in a results table be trusted, and how are yours made comparable with them?
+#
+# **You will learn**
+# - what the paper reports for LLaDA-8B before and after DMPO, and which of the differences the number of test items can carry;
+# - why every answer is graded twice, `published` and `strict`, and where the two part;
+# - how to grade files that already exist, and how to evaluate a policy so that a killed evaluation goes on;
+# - what pass@k says that accuracy does not.
+#
+# **You need** notebook [00](00_quickstart.ipynb); nothing here trains. **It takes** half an hour to read and 20 seconds to run.
+
+# %%
+try:
+    from toy.notebook import start
+except ImportError:
+    raise SystemExit("dmpo_ref is not installed here: run `pip install -e '.[lab]'` in the repository, then restart the kernel") from None
+start()
+
+# %%
+import contextlib
+import io
+import json
+import tempfile
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+
+from dmpo_ref.cli import main
+from dmpo_ref.config import TaskConfig, load_config
+from dmpo_ref.grading import describe_item, format_scores, grade_files, pass_at_k, summarise, wilson
+from dmpo_ref.table import PUBLISHED, format_table
+from dmpo_ref.tasks import TASKS
+
+folder = Path(tempfile.mkdtemp())
+
+# %% [markdown]
+# ## The published numbers
+#
+# Four benchmarks: grade-school problems ([GSM8K](https://arxiv.org/abs/2110.14168), 1,319 test items), competition mathematics
+# ([MATH](https://arxiv.org/abs/2103.03874), of which 500 are used), Countdown (reach a target from three numbers; 256 items) and 4x4 Sudoku
+# (256 puzzles). The protocol of the tables: generation lengths 128, 256 and 512, half as many steps, blocks of 32 tokens, temperature 0,
+# low-confidence remasking.
+#
+# There are *two* published rows for the same base model: d1's files ([arXiv:2504.12216](https://arxiv.org/abs/2504.12216)), and the DMPO paper's own run
+# ([arXiv:2510.08233](https://arxiv.org/abs/2510.08233), Figure 1). They differ by up to five points, with the same weights. Keep that in mind when a method is said to gain three.
+
+# %%
+print(format_table(PUBLISHED))
+
+# %% [markdown]
+# ## What n items can tell
+#
+# A share $\hat p$ of $n$ items is a measurement. Wilson's 95 % interval holds every $p$ for which the share seen would not be surprising:
+#
+# $$|\hat p - p| \le 1.96 \sqrt{p\,(1-p)/n}.$$
+#
+# Before you run the next cell: which of the paper's four gains at length 256 do you expect to be larger than the intervals?
+
+# %%
+ITEMS = {"gsm8k": 1319, "math500": 500, "countdown": 256, "sudoku": 256}
+before, after = (column.values for column in PUBLISHED[1:])
+for task, n in ITEMS.items():
+    (low_b, high_b), (low_a, high_a) = (wilson(row[task, 256][0] / 100, n) for row in (before, after))
+    apart = "apart" if high_b < low_a else "overlap"
+    print(f"{task:<10} {100 * low_b:5.1f} – {100 * high_b:4.1f}  →  {100 * low_a:5.1f} – {100 * high_a:4.1f}   {apart}")
+
+# %% tags=["nbval-ignore-output"]
+figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
+for place, (task, n) in enumerate(ITEMS.items()):
+    for shift, name, row in ((-0.12, "LLaDA-8B-Instruct", before), (0.12, "DMPO", after)):
+        share = row[task, 256][0] / 100
+        low, high = wilson(share, n)
+        color = "C0" if shift < 0 else "C1"
+        axes.errorbar(place + shift, share, [[share - low], [high - share]], fmt="o", capsize=4, color=color, label=name if place == 0 else None)
+axes.set(xticks=range(4), xticklabels=["GSM8K", "MATH-500", "Countdown", "Sudoku"], ylabel="accuracy", ylim=(0, 1))
+axes.set_title("Published accuracy at length 256, with the interval that n items allow")
+axes.legend()
+plt.show()
+
+# %% [markdown]
+# Countdown and Sudoku: far apart. MATH-500: the intervals overlap widely; a gain of three points on 500 items is what two runs of the *same* policy may show. GSM8K, with
+# 1,319 items, lies in between. Overlap is not a test: both rows answer the *same* items, so a paired comparison would be sharper, but it needs the answers, and only accuracies were printed.
+# (Sudoku counts blank *cells*, which are not independent within a puzzle; the interval counts puzzles.)
+#
+# ## Two gradings
+#
+# `published` repeats the rules behind the tables, mistakes included, so that numbers compare. `strict` is right only where the answer is right. Each answer below is graded by both; read the reasons.
+
+# %%
+CASES = [
+    ("sudoku", ("1200341221434321", "1234341221434321"), "<answer>\n1234341221434322\n</answer>"),
+    ("countdown", ("", [[8, 2], 64]), r"\boxed{8**2}"),
+    ("countdown", ("", [[30, 100, 93], 37]), r"\boxed{30 + 100 - 93 = 37}"),
+    ("gsm8k", ("How much?", 1000.0), r"\boxed{1,000}"),
+    ("gsm8k", ("How many?", 5.0), r"First \boxed{3}, so in all \boxed{5}"),
+    ("gsm8k", ("How many?", 12.0), r"\boxed{12 or 13}"),
+]
+for task, (question, truth), text in CASES:
+    grade = TASKS[task].grade(TASKS[task].from_record(question, truth), text)
+    marks = [f"{v.right}/{v.total}" for v in (grade.published, grade.strict)]
+    print(f"{task:<10}{text[:42]!r:<46} published {marks[0]}, strict {marks[1]}\n{'':10}strict: {grade.strict.reason}")
+
+# %% [markdown]
+# - The first Sudoku answer fills both blanks as in the stored solution, so it scores 2 of 2 cells; but it has changed a *clue*. No puzzle is solved by that.
+# - `8**2` is made of the right digits and has the right value; the published rule hands it to Python, where `**` is a power.
+# - `1,000` is read as 1 by the published rule, since a comma ends a number there.
+# - The published rule takes the *first* box with a number. A model that boxes its intermediate results is marked down.
+# - It also takes the first number of `12 or 13`. Guessing twice is not knowing.
+#
+# Neither grading is more generous throughout. What can be said: only `strict` can be maximised without harm.
+#
+# ## Files that already exist
+#
+# `dmpo grade FILES…` reads what the published evaluations write. Here is such a file, with one item broken on purpose.
+
+# %%
+question = "Solve the following Sudoku puzzle: 1200341221434321\n"
+solution = "1234341221434321"
+records = [
+    {"question": question, "ground_truth": solution, "generations": f"</reasoning>\n<answer>\n{solution}\n</answer><|eot_id|>"},
+    {"question": question, "ground_truth": solution, "generations": "<answer>\n1243341221434321\n</answer>"},
+    {"question": question, "generations": "no ground truth"},
+]
+path = folder / "files" / "sudoku_instruct_256_128_0_generations.json"
+path.parent.mkdir()
+path.write_text(json.dumps({"generations": records, "gen_length": 256}))
+items, problems = grade_files([path])
+print(format_scores(summarise(items)))
+print(problems[0].replace(str(folder), "…"))
+
+# %%
+print(describe_item(items[1]).replace(str(folder), "…"))
+
+# %% [markdown]
+# Zero of two cells, and no puzzle: 4 and 3 were exchanged. The bad item is named, the others are scored. On the command line:
+#
+# ```bash
+# dmpo grade countdown_instruct_256_128_*_generations.json --output graded.jsonl --explain 3
+# ```
+#
+# Several processes each write a file; they are put together by name.
+#
+# ## Prompts: the same in training and in evaluation
+#
+# A task is one class with a prompt, a reward and a grade, and both `dmpo train` and `dmpo evaluate` use it. `task.prefill` starts the answer with `<reasoning>`, as the published evaluation
+# does; `task.few_shot` puts worked examples before the question, as earlier turns of the conversation.
+
+# %%
+countdown = TASKS["countdown"](TaskConfig(name="countdown", few_shot=1, prefill=True))
+for turn in countdown.prompt(countdown.parse("30,100,93=37")):
+    print(f"[{turn['role']}]\n{turn['content']}\n")
+print(f"[assistant]\n{countdown.prefill}…")
+
+# %% [markdown]
+# ## An evaluation from beginning to end
+#
+# `dmpo evaluate` writes each answer to a results file as soon as it is there. The toy policy on 32 puzzles, four samples each:
+
+# %% tags=["nbval-ignore-output"]
+arguments = ["evaluate", "toy_sudoku", "threads=1", "evaluation.num_items=32", "evaluation.num_samples=4", "--output", str(folder / "reference")]
+code = main(arguments)
+
+# %% [markdown]
+# The reference policy is right a quarter of the time, and pass@4 is about twice that. *pass@k* is the probability that $k$ of the $n$ samples, drawn without replacement, hold a right one: with $c$ right ones,
+#
+# $$\text{pass@}k = 1 - \binom{n-c}{k} \Big/ \binom{n}{k}.$$
+
+# %%
+print("2 right of 4 samples:", {k: round(value, 3) for k, value in pass_at_k([[True, True, False, False]]).items()})
+_, strict = summarise(grade_files([folder / "reference" / "sudoku_random_order.jsonl"])[0])
+print("accuracy below 0.35:", strict.accuracy < 0.35, "  pass@4 above accuracy:", strict.pass_at[4] > strict.accuracy)
+
+# %% [markdown]
+# Why it matters here: a method that only *sharpens* a policy raises accuracy and leaves pass@k where it was, or lowers it. DMPO aims at a distribution, p*, and keeps what p_ref could do; notebook
+# [08](08_against_its_rivals.ipynb) measures which methods keep several solutions.
+#
+# Killed? The same command goes on where it stopped, and counts nothing twice. Another seed, sampler or checkpoint into the same file is refused:
+
+# %%
+with contextlib.redirect_stderr(io.StringIO()) as message:
+    code = main([*arguments, "seed=1"])
+print(f"exit code {code}, {message.getvalue().replace(str(folder), '…')}")
+
+# %% [markdown]
+# ## The real thing
+#
+# On a machine with a GPU and a network, for each of `llada_gsm8k`, `llada_math500`, `llada_countdown` and `llada_sudoku`:
+#
+# ```bash
+# dmpo evaluate llada_countdown model.path=GSAI-ML/LLaDA-8B-Instruct --lengths 128,256,512 --output results/base
+# accelerate launch -m dmpo_ref evaluate llada_countdown model.path=runs/llada_countdown --lengths 128,256,512 --output results/dmpo   # on several GPUs
+# dmpo table results/base results/dmpo --markdown --figure table.png
+# ```
+#
+# `dmpo table` puts the runs beside the published numbers, each with its source and its interval. Without a GPU, a small random checkpoint of the same layout takes the same way; its accuracy is what chance gives:
+# notebook [09](09_from_the_toy_to_llada.ipynb).
+
+# %%
+config = load_config("llada_countdown")
+print(config.evaluation.sampler.name, config.evaluation.sampler.response_length, config.evaluation.sampler.steps, config.evaluation.sampler.temperature)
+
+# %% [markdown]
+# ## To remember
+#
+# - Two published rows of one base model differ by up to five points; 500 items leave four points either way.
+# - `published` is for comparing, `strict` is for knowing. Report both, with intervals.
+# - A results file holds every raw answer, so it can be graded again by anyone.
+# - pass@k beside accuracy shows whether a policy has learned or only become surer.
+#
+# ## Exercises
+#
+# 1. *Warm-up.* How many test items would make the intervals of 35.0 % and 38.2 % part?
+# 2. *Standard.* Write a generation for the Countdown problem [8, 2, 3] → 64 that `published` calls right and `strict` wrong, without `**`.
+# 3. *Hard.* Given both rows' answers to the same 500 items, which test would you use, and what is the smallest difference it can see if the two policies agree on 90 % of the items?
+# 4. *Research.* The published Sudoku score counts cells. Find a policy without any knowledge of the puzzle that maximises it, and its score.
+#
+# ## Where next
+#
+# Back to [07](07_dmpo_on_sudoku.ipynb) for a whole training run, or to the code: [dmpo_ref/grading.py](../dmpo_ref/grading.py), [dmpo_ref/results.py](../dmpo_ref/results.py),
+# [dmpo_ref/tasks/](../dmpo_ref/tasks/__init__.py).

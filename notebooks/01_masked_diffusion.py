@@ -1,0 +1,479 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 01 · Masked diffusion
+#
+# A masked diffusion language model is a network that fills blanks. It writes by starting from blanks only and filling one after another, in
+# any order. How probable is what it wrote? This notebook answers that, exactly, on a Sudoku small enough to list everything.
+#
+# You will learn
+# - how a response is drawn in random order, and what the probability of that *path* is;
+# - that the probability of an *answer* is an average over paths, and how to compute it without listing them;
+# - what the ELBO is, and what its gap to the log-probability measures;
+# - why the number of hidden tokens is drawn uniformly from 1…L and the estimate multiplied by L/m;
+# - the four mask schemes of the library, as pictures.
+#
+# You need: softmax, expectation, and Jensen's inequality. Time: 45 minutes to read; the cells run in half a minute.
+
+# %%
+try:
+    from toy.notebook import start
+except ImportError:
+    raise SystemExit("dmpo_ref is not installed here: run `pip install -e '.[lab]'` in the repository, then restart the kernel") from None
+start()
+
+# %%
+import itertools
+import math
+from collections import Counter
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from IPython.display import Image
+
+from dmpo_ref.config import SamplerConfig, load_config
+from dmpo_ref.draw import animate_trace, draw_trace, trace
+from dmpo_ref.evaluate import answer_texts
+from dmpo_ref.likelihood import build_vocabulary, path_log_prob, token_log_prob
+from dmpo_ref.masking import Views, draw_views, stream
+from dmpo_ref.policy import load_policy
+from dmpo_ref.samplers import sample
+from dmpo_ref.tasks import build_task, encode
+from toy.figures import BLUE, GREEN, ORANGE
+from toy.oracle import arrival_log_prob, exact_distribution, exact_elbo
+
+# %% [markdown]
+# ## 1. A network that fills blanks
+#
+# The repository ships a tiny one (86 thousand parameters). It was trained on 4x4 Sudoku by a careless teacher, who usually writes the
+# missing digits of each row in increasing order, whatever columns and boxes say. So it is often wrong, for a reason. Here is a puzzle with
+# five blanks and two solutions.
+
+# %%
+config = load_config("toy_sudoku")
+policy, tokenizer = load_policy(config.model, torch.device("cpu"))
+policy = policy.double()  # what is printed below is then the same on every machine
+task = build_task(config.task)
+vocabulary = build_vocabulary(tokenizer, policy.config.embedding_size, alphabet=task.alphabet)
+puzzle = task.load(str(Path(config.task.test).with_name("two_solutions_1.csv")))[0]
+print(task.show(puzzle))
+
+# %% [markdown]
+# What goes into the network: the clues as they stand, and a mask token M at each blank. What comes out: for every blank a distribution over
+# the digits, given *everything that stands*, left and right. We write $\pi_\theta(o_d\mid o_{\text{seen}},q)$ for the digit at blank $d$.
+
+# %%
+prompts = encode(tokenizer, task, [puzzle])
+blanks = prompts.response_mask[0].nonzero().squeeze(-1)
+symbols = vocabulary.allowed.nonzero().squeeze(-1)
+MASK, L = tokenizer.mask_token_id, len(blanks)
+with torch.no_grad():
+    logits = policy(input_ids=prompts.tokens).logits[0, blanks]
+print("blank at    " + "".join(f"P({d})   " for d in tokenizer.convert_ids_to_tokens(symbols.tolist())))
+for place, p in zip(blanks.tolist(), vocabulary.restrict(logits).softmax(dim=-1)[:, symbols].tolist(), strict=True):
+    print(f"row {place // 4 + 1}, column {place % 4 + 1}: " + "".join(f"{x:.3f}  " for x in p))
+
+# %% [markdown]
+# The blanks of row 2 are each unsure between 1 and 3. They cannot both be 1. But each line of the table is a distribution of *one* blank;
+# nothing in it says how two of them go together. Drawn all at once, they would clash about half of the time. This is the one difficulty of
+# masked diffusion, and the reason for going step by step: after one blank is filled, the network is asked again.
+#
+# ## 2. Generation in random order
+#
+# Draw an order σ of the blanks, uniformly. Then for $i=1,\dots,L$: feed what stands, and draw $o_{\sigma(i)}$ from
+# $\pi_\theta(\cdot\mid o_{\sigma(1)},\dots,o_{\sigma(i-1)},q)$. Here for N copies of the puzzle at once, each with its own order:
+
+
+# %%
+@torch.no_grad()
+def fill_in(tokens, generator):
+    rows = torch.arange(len(tokens))
+    order = torch.rand(tokens.shape, generator=generator).masked_fill(tokens != MASK, torch.inf).argsort(dim=1)
+    for i in range(L):
+        d = order[:, i]
+        p = policy(input_ids=tokens).logits[rows, d][:, symbols].softmax(dim=-1)
+        tokens[rows, d] = symbols[torch.multinomial(p, 1, generator=generator).squeeze(-1)]
+    return tokens
+
+
+by_hand = fill_in(prompts.tokens.repeat(2000, 1), stream(0, "by hand"))
+print(by_hand.shape, "masks left:", (by_hand == MASK).sum().item())
+
+# %% [markdown]
+# The library's `sample` does this for whole batches of different prompts. It returns a `Rollout`: tokens, the `step` at which each position
+# was filled, and (for this sampler) the log-probability of the path.
+
+# %%
+rollout = sample(policy, prompts, SamplerConfig(name="random_order"), vocabulary, num_rollouts=4096, generators=[stream(0, "library")])
+for n in range(4):
+    print("".join(trace(tokenizer, rollout, sample=n)[0]), "steps of the blanks", rollout.step[0, n, blanks].tolist(), end="   ")
+    print(f"log p(o; σ) = {rollout.log_prob[0, n]:6.3f} nats")
+
+# %% [markdown]
+# To watch one, a harder puzzle (ten blanks) moves better. Dark cells were filled early, light ones late, grey ones were given.
+
+# %%
+hard = next(item for item in task.load(config.task.test) if item.num_blanks == 10)
+config_random = SamplerConfig(name="random_order")
+watched = sample(policy, encode(tokenizer, task, [hard]), config_random, vocabulary, num_rollouts=1, generators=[stream(0, "watch")])
+pieces, step = trace(tokenizer, watched)
+print("puzzle", hard.puzzle, "\nanswer", "".join(pieces), "\nsolved:", task.grade(hard, "".join(pieces)).correct)
+
+# %% tags=["nbval-ignore-output"]
+Image(data=animate_trace(pieces, step, board=True, frames_per_second=2), format="gif")
+
+# %% [markdown]
+# And as strips of text, as one draws the trace of a language model: four answers to the first puzzle, four orders.
+
+# %% tags=["nbval-ignore-output"]
+strips = [trace(tokenizer, rollout, sample=n) for n in range(4)]
+pieces = [f" {piece} " if i < 15 else f" {piece}\n" for answer, _ in strips for i, piece in enumerate(answer)]
+draw_trace(pieces, [when for _, steps in strips for when in steps])
+plt.show()
+
+# %% [markdown]
+# ## 3. The probability of a path
+#
+# An answer *and its order* have a probability that is a plain product, as for an autoregressive model that happens to go in the order σ:
+#
+# $$\log p_\theta(o;\sigma\mid q)\;=\;\sum_{i=1}^{L}\log\pi_\theta\bigl(o_{\sigma(i)}\mid o_{\sigma(1)},\dots,o_{\sigma(i-1)},q\bigr).$$
+#
+# (The order itself is drawn uniformly; its $1/L!$ is left out, here and in the library.) By hand, for one rollout, one forward pass for each
+# step; then the library, which knew it while it sampled, and can compute it again for another policy on the same path.
+
+
+# %%
+@torch.no_grad()
+def path_by_hand(tokens, step):
+    total = 0.0
+    for i in range(L):
+        seen = torch.where(step >= i, MASK, tokens)
+        d = (step == i).nonzero().item()
+        log_pi = policy(input_ids=seen[None]).logits[0, d, symbols].log_softmax(dim=-1)
+        total += log_pi[(symbols == tokens[d]).nonzero().item()].item()
+    return total
+
+
+first = rollout.select(torch.tensor([0]))
+again = path_log_prob(policy, first, vocabulary)
+for n in range(3):
+    hand = path_by_hand(rollout.tokens[0, n], rollout.step[0, n])
+    assert abs(hand - rollout.log_prob[0, n].item()) < 1e-9 and abs(hand - again[0, n].item()) < 1e-9
+    print(f"{hand:.4f} nats: by hand, while sampling, and scored again")
+
+# %% [markdown]
+# ## 4. The probability of an answer
+#
+# The same answer can be written in $L!=120$ orders. Does the order matter to its probability? For an exact joint distribution it would not:
+# by the chain rule the product is the same along any order. But the network was trained to predict each blank from each context, and nobody
+# made these predictions agree.
+#
+# Take one answer, the stored solution. All that is needed of the network is $\log\pi(o_d\mid o\text{ without the set }S)$ for each set $S$ of
+# hidden blanks and each $d\in S$: $2^5-1=31$ sets. A set of hidden positions is a *view* of the response; one call scores them all.
+
+# %%
+SETS = [s for m in range(1, L + 1) for s in itertools.combinations(range(L), m)]
+solved = [n for n, text in enumerate(answer_texts(tokenizer, rollout)[0]) if text == puzzle.solution][0]
+answer = type(rollout)(**{**vars(rollout), **{k: v[:, solved : solved + 1] for k, v in vars(rollout).items() if torch.is_tensor(v)}})
+hidden = torch.zeros(1, 1, len(SETS), prompts.tokens.shape[1], dtype=torch.bool)
+for r, s in enumerate(SETS):
+    hidden[0, 0, r, blanks[list(s)]] = True
+with torch.no_grad():
+    scores = token_log_prob(policy, answer, Views(hidden, hidden, torch.ones(1, 1, len(SETS))), vocabulary)[0, 0][:, blanks]
+LOG_PI = {s: scores[r] for r, s in enumerate(SETS)}  # LOG_PI[S][d]
+print("all hidden:   ", [f"{x:.2f}" for x in LOG_PI[0, 1, 2, 3, 4].tolist()], "nats\nonly one left:", [f"{LOG_PI[(d,)][d]:.2f}" for d in range(L)])
+
+# %% [markdown]
+# With one blank left its digit is certain; at the beginning each is a guess. Now all 120 orders.
+
+# %%
+ORDERS = list(itertools.permutations(range(L)))
+paths = torch.tensor([sum(LOG_PI[tuple(sorted(order[i:]))][order[i]].item() for i in range(L)) for order in ORDERS], dtype=torch.float64)
+best, worst = ORDERS[paths.argmax()], ORDERS[paths.argmin()]
+log_p = paths.logsumexp(dim=0).item() - math.log(len(ORDERS))
+print(f"most probable order {best}: {paths.max():.3f} nats\nleast probable      {worst}: {paths.min():.3f} nats")
+print(f"log p(o) = log of the mean over orders: {log_p:.4f} nats")
+
+# %% [markdown]
+# So orders do differ, here by a third of a nat between the best and the worst, and the probability of the answer is the average
+#
+# $$p_\theta(o\mid q)\;=\;\mathbb E_\sigma\,p_\theta(o;\sigma\mid q).$$
+#
+# A hundred and twenty orders are few; for ten blanks it would be 3.6 million. But paths share prefixes: what the network does next depends on
+# *which* blanks are filled, not on the order they were filled in. Let $P(S)$ be the probability that at some time exactly the blanks of $S$
+# stand, with the digits of $o$. The last one filled was any $d\in S$, and each of the $L-|S|+1$ blanks open before it was equally likely:
+#
+# $$P(S)\;=\;\sum_{d\in S}\frac{P(S\setminus d)\;\pi(o_d\mid o_{S\setminus d})}{L-|S|+1},\qquad P(\varnothing)=1,\quad P(\text{all})=p_\theta(o).$$
+#
+# 32 states in place of 120 paths. In five lines, and by `toy.oracle.arrival_log_prob`:
+
+# %%
+P = {(): 1.0}
+for S in SETS:
+    rest = {d: tuple(i for i in S if i != d) for d in S}
+    seen_before = {d: tuple(i for i in range(L) if i not in rest[d]) for d in S}  # hidden when d was filled
+    P[S] = sum(P[rest[d]] * math.exp(LOG_PI[seen_before[d]][d]) for d in S) / (L - len(S) + 1)
+
+place = 2 ** torch.arange(L)
+digits = torch.arange(2**L).unsqueeze(-1) // place % 2  # [32, 5], 1 where a blank stands
+table = torch.zeros(2**L, L, 1, dtype=torch.float64)
+for S, row in LOG_PI.items():
+    table[2**L - 1 - sum(2**d for d in S), :, 0] = row
+library = arrival_log_prob(table, digits, place)[-1].item()
+print(f"recursion {math.log(P[tuple(range(L))]):.4f}, toy.oracle {library:.4f}, 120 orders {log_p:.4f} nats")
+
+# %% [markdown]
+# ## 5. The whole distribution
+#
+# The same for *all* $4^5=1024$ answers: a blank is open or holds one of four digits, so there are $5^5=3125$ states. This is what
+# `toy.oracle.exact_distribution` does, in about a second. It is the yardstick of the project: wherever a later notebook says "exact", this
+# function has counted.
+
+# %%
+exact = exact_distribution(policy, tokenizer, task, puzzle, vocabulary)
+probability = exact.log_prob.exp()
+assert abs(probability.sum().item() - 1) < 1e-9 and abs(exact.log_prob[exact.texts.index(puzzle.solution)].item() - log_p) < 1e-9
+shown = probability.argsort(descending=True)[:7].tolist()
+print("answer              p(o)     solved   rows 2 and 3")
+for c in shown:
+    text = exact.texts[c]
+    print(f"{text} {probability[c]:9.4f} {str(task.grade(puzzle, text).correct):>9}   {text[4:8]} {text[8:12]}")
+right = sum(p for p, text in zip(probability.tolist(), exact.texts, strict=True) if task.grade(puzzle, text).correct)
+print(f"right answers together {right:.3f}, all seven {probability[shown].sum():.3f}")
+
+# %% [markdown]
+# The most probable answer is the careless teacher's (1 before 3 in row 2; 1, 2, 3 in row 3), and it is wrong. The two solutions share a third
+# of the probability. 1024 answers are possible, but seven hold nearly everything: rewards will have to move probability between these.
+#
+# Do the samples agree? Both ways of sampling, each against the exact numbers, in units of standard errors:
+
+# %%
+counts = {
+    "by hand": Counter("".join(tokenizer.convert_ids_to_tokens(row)) for row in by_hand.tolist()),
+    "library": Counter(answer_texts(tokenizer, rollout)[0]),
+}
+for name, found in counts.items():
+    N = found.total()
+    off = [(found[exact.texts[c]] / N - probability[c].item()) / math.sqrt(probability[c] * (1 - probability[c]) / N) for c in shown]
+    print(f"{name}: {N} samples, all seven shares within 4 standard errors: {max(map(abs, off)) < 4}")
+
+# %% [markdown]
+# ## 6. The ELBO and its gap
+#
+# With 256 tokens nobody averages over $256!$ orders. What can be estimated is the average of the *logarithm*, and by Jensen's inequality it
+# is a lower bound:
+#
+# $$\log p_\theta(o\mid q)=\log\mathbb E_\sigma\,p_\theta(o;\sigma)\;\ge\;\mathbb E_\sigma\log p_\theta(o;\sigma)\;=:\;-\mathcal L_\theta(o\mid q),$$
+#
+# the evidence lower bound (ELBO); $\mathcal L_\theta$ is the NELBO of the paper. How far below? Write the posterior over orders,
+# $p(\sigma\mid o)=p_\theta(o;\sigma)\,/\sum_{\sigma'}p_\theta(o;\sigma')$, and subtract:
+#
+# $$\log p_\theta(o)-(-\mathcal L_\theta(o))\;=\;\mathrm{KL}\bigl(\text{uniform over }\sigma\,\big\|\,p(\sigma\mid o)\bigr).$$
+#
+# The gap measures how much the answer tells about the order in which it was written.
+
+# %%
+elbo = paths.mean().item()
+posterior = paths.log_softmax(dim=0)
+divergence = (-math.log(len(ORDERS)) - posterior).mean().item()
+print(f"log p(o) {log_p:.4f}, ELBO {elbo:.4f}, gap {log_p - elbo:.4f}, KL {divergence:.4f} nats")
+
+# %% [markdown]
+# Three hundredths of a nat, for this answer. For which answers would you expect a large gap? The exact ELBO of all 1024:
+
+# %%
+gap = exact.log_prob - exact.elbo
+assert abs(exact.elbo[exact.texts.index(puzzle.solution)].item() - elbo) < 1e-9 and gap.min() > 0
+print("answer              log p     ELBO      gap, nats")
+for c in shown:
+    print(f"{exact.texts[c]} {exact.log_prob[c]:8.3f} {exact.elbo[c]:8.3f} {gap[c]:8.3f}")
+print(f"mean gap of a sampled answer {probability @ gap:.3f}, largest of all {gap.max():.1f} nats")
+
+# %% tags=["nbval-ignore-output"]
+figure, (left, centre, right_axes) = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
+left.hist(paths, bins=20, color="0.75")
+left.axvline(log_p, color=BLUE, label="log p(o)")
+left.axvline(elbo, color=ORANGE, linestyle="--", label="ELBO: their mean")
+left.set(xlabel="log p(o; σ), nats", ylabel="orders, of 120", title="One answer, every order")
+left.legend(fontsize=8)
+frequency = [counts["library"][exact.texts[c]] / 4096 for c in shown]
+centre.bar(np.arange(7) - 0.2, probability[shown], 0.4, color=BLUE, label="exact")
+centre.bar(np.arange(7) + 0.2, frequency, 0.4, color="0.7", label="4096 samples")
+centre.set(xticks=range(7), xticklabels=range(1, 8), xlabel="answer, most probable first", ylabel="probability", title="The distribution")
+centre.legend(fontsize=8)
+right_axes.plot(exact.log_prob, exact.elbo, "o", color="0.6", markersize=3, label="all 1024")
+right_axes.plot(exact.log_prob[shown], exact.elbo[shown], "o", color=ORANGE, markersize=5, label="the first seven")
+right_axes.plot([-40, 0], [-40, 0], color=BLUE, linewidth=1, label="no gap")
+right_axes.set(xlabel="log p(o), nats", ylabel="ELBO, nats", title="Bound and truth", xlim=(-30, 0), ylim=(-40, 0))
+right_axes.legend(fontsize=8)
+plt.show()
+
+# %% [markdown]
+# Right answers and the teacher's favourite have small gaps: whatever the order, each digit was to be expected. Answers that mix two habits
+# have gaps of one to three nats: in most orders the mixture is soon seen to be impossible, but in a few, where the clashing blanks came
+# early, it was not. The bound is not equally far from the truth everywhere. Remember that when two ELBOs are subtracted
+# ([03](03_weights.ipynb) and [05](05_two_losses.ipynb) do).
+#
+# ## 7. Why m is uniform on 1…L, with weight L/m
+#
+# $\mathbb E_\sigma\log p_\theta(o;\sigma)$ is a sum of L terms, and each needs its own forward pass. Draw one term in place of all. In the
+# term of step $i$, the orders enter in two ways only:
+#
+# - *what is hidden*: the set $S$ that the order leaves after $i-1$ steps, of size $m=L-i+1$. A uniform order makes it a uniformly random set
+#   of that size;
+# - *what is scored*: $\sigma(i)$, which is any member of $S$ with probability $1/m$.
+#
+# So, with each size $m=1,\dots,L$ occurring exactly once,
+#
+# $$-\mathcal L_\theta=\sum_{m=1}^{L}\;\mathbb E_{|S|=m}\Bigl[\frac1m\sum_{d\in S}\log\pi(o_d\mid o\setminus S)\Bigr]
+#   =\mathbb E_{m\sim U\{1..L\}}\Bigl[\frac Lm\;\mathbb E_{|S|=m}\sum_{d\in S}\log\pi(o_d\mid o\setminus S)\Bigr].$$
+#
+# The uniform size is not a design choice, it is the sum over steps. The $1/m$ is the choice of the next blank, and the $L$ turns the mean
+# over sizes back into a sum. One forward pass now scores *all* hidden tokens at once. Count it:
+
+# %%
+print("  m  sets   mean log pi of a hidden token")
+by_size = {m: [LOG_PI[s][list(s)].sum().item() for s in SETS if len(s) == m] for m in range(1, L + 1)}
+for m, sums in by_size.items():
+    print(f"{m:3d} {len(sums):5d} {np.mean(sums) / m:14.4f}")
+total = sum(np.mean(sums) / m for m, sums in by_size.items())
+library = exact_elbo(table, torch.ones(1, L, dtype=torch.long), place).item()
+print(f"their sum {total:.4f}, mean over 120 orders {elbo:.4f}, toy.oracle.exact_elbo {library:.4f} nats")
+
+# %% [markdown]
+# What do other weights give? All of these have been used for something; only one is the ELBO.
+
+# %%
+WEIGHTS = {"L/m": lambda m: L / m, "1 (sum over the masked)": lambda m: 1, "1/m (mean over the masked)": lambda m: 1 / m, "L": lambda m: L}
+for name, weight in WEIGHTS.items():
+    print(f"weight {name:27s} {np.mean([weight(m) * np.mean(sums) for m, sums in by_size.items()]):8.3f} nats")
+
+# %% [markdown]
+# The mean over the masked tokens is the ELBO divided by L. That is the scale of the published training loss, and harmless there. It is not
+# harmless where log-probabilities are compared with rewards.
+#
+# ## 8. Mask schedules
+#
+# Papers on masked diffusion write this with a time: at $t\in[0,1]$ every token is hidden independently with probability $s(t)$, the schedule,
+# and the weight is $s'(t)/s(t)$. LLaDA ([arXiv:2502.09992](https://arxiv.org/abs/2502.09992)) has $s(t)=t$ and weight $1/t$. Is this another
+# bound? What multiplies the sets of size $m$ is
+#
+# $$\int_0^1\frac{s'(t)}{s(t)}\binom Lm s^m(1-s)^{L-m}\,dt\;=\;\binom Lm\int_0^1 p^{m-1}(1-p)^{L-m}\,dp\;=\;\frac1m .$$
+#
+# The schedule has cancelled ([arXiv:2406.07524](https://arxiv.org/abs/2406.07524), [arXiv:2406.04329](https://arxiv.org/abs/2406.04329)), and
+# what is left are our weights. So all of them are the same bound, the average over orders
+# ([arXiv:2406.03736](https://arxiv.org/abs/2406.03736)). By quadrature, times m:
+
+# %%
+SCHEDULES = {  # s(t), s'(t)
+    "linear, t": (lambda t: t, lambda t: np.ones_like(t)),
+    "square, t²": (lambda t: t**2, lambda t: 2 * t),
+    "cosine, 1 − cos(πt/2)": (lambda t: 1 - np.cos(np.pi * t / 2), lambda t: np.pi / 2 * np.sin(np.pi * t / 2)),
+}
+nodes, quadrature = np.polynomial.legendre.leggauss(200)
+t, quadrature = (nodes + 1) / 2, quadrature / 2
+sizes = np.arange(17)[:, None]
+binomial = np.array([math.comb(16, m) for m in range(17)])[:, None]
+HOW_OFTEN = {name: binomial * s(t) ** sizes * (1 - s(t)) ** (16 - sizes) @ quadrature for name, (s, _) in SCHEDULES.items()}
+for name, (s, slope) in SCHEDULES.items():
+    multiplier = binomial * s(t) ** sizes * (1 - s(t)) ** (16 - sizes) * slope(t) / s(t) @ quadrature
+    print(f"{name:24s} L = 16, m = 1, 2, 8, 16: ", *(f"{m * multiplier[m]:.4f}" for m in (1, 2, 8, 16)))
+
+# %% tags=["nbval-ignore-output"]
+figure, (left, right_axes) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
+for (name, (s, slope)), color in zip(SCHEDULES.items(), (BLUE, ORANGE, GREEN), strict=True):
+    left.plot(range(17), HOW_OFTEN[name], "o-", markersize=4, color=color, label=name)
+    right_axes.plot(s(t)[t > 0.1], (slope(t) / s(t))[t > 0.1], color=color)
+left.set(xlabel="hidden tokens m of L = 16", ylabel="probability", title="How often each size is drawn", ylim=(0, None))
+left.legend(fontsize=8)
+right_axes.set(xlabel="share hidden, s", ylabel="weight s′/s", title="And how it is weighed", ylim=(0, 12))
+plt.show()
+
+# %% [markdown]
+# What differs is how often a size is looked at, and so the noise. The linear schedule draws all sizes $0..L$ equally often, as the average
+# over orders wants it. But two things are wasteful in it: one draw in $L+1$ hides nothing; and the weight $1/t$ says more than the mask does.
+# A single hidden token can come from any $t$, so its weight is at times enormous: the second moment contains
+# $\int t^{-2}\cdot L\,t\,(1-t)^{L-1}dt=\infty$. The average of $1/t$ over all $t$ that could have given this mask is $(L+1)/m$, always finite; and
+# without the empty mask $L/m$. That is why the library counts and never draws a time.
+#
+# ## 9. Four mask schemes
+#
+# One mask is a noisy estimate; R masks can be placed more cleverly than independently. `dmpo_ref.masking` has four schemes. Look first, then
+# read: 16 tokens, R = 8 masks of one response, dark is hidden, the weight beside each.
+
+# %%
+drawn = {scheme: draw_views(scheme, torch.ones(1, 1, 16, dtype=torch.bool), 8, [stream(3, "look")]) for scheme in ("exact", "stratified", "antithetic", "paper")}  # fmt: skip
+for scheme, views in drawn.items():
+    print(f"{scheme:11s} hidden tokens {views.hidden[0, 0].sum(dim=-1).tolist()}")
+
+# %% tags=["nbval-ignore-output"]
+figure, axes = plt.subplots(1, 4, figsize=(11, 2.7), layout="constrained")
+for panel, (scheme, views) in zip(axes, drawn.items(), strict=True):
+    panel.imshow(views.hidden[0, 0], cmap="Blues", vmin=0, vmax=1.3, aspect="auto")
+    for r, weight in enumerate(views.weight[0, 0].tolist()):
+        panel.text(16.1, r, f"{weight:.2g}", va="center", fontsize=8)
+    panel.set(title=scheme, xlabel="position", xticks=[0, 5, 10, 15], yticks=range(8), yticklabels=range(1, 9))
+    panel.grid(False)
+axes[0].set(ylabel="mask")
+plt.show()
+
+# %% [markdown]
+# - `exact`: every size independently uniform on 1…L, weight $L/m$. The sum of section 7, as it stands.
+# - `stratified`: one random offset, then sizes spread evenly: each part of 1…L is visited. Same weights.
+# - `antithetic`: pairs. A set and its complement (rows 1 and 2, 3 and 4, …), so that every token is scored once in each pair. Since the
+#   empty set is among the draws ($m\sim U\{0..L\}$), the weights are $(L+1)/m$ and $(L+1)/(L-m)$.
+# - `paper`: what the published code does: each token hidden with probability $0.1+0.9u$, and the complement, weight $L/m$. It looks much the
+#   same. It is biased, and kept to compare with.
+#
+# Can one see the bias? For our answer every mask has been scored, so an estimate is a look-up. 20,000 estimates from R = 2 masks each:
+
+# %%
+bit, value = 2 ** torch.arange(L), torch.zeros(2**L, dtype=torch.float64)
+for s in SETS:
+    value[sum(2**d for d in s)] = LOG_PI[s][list(s)].sum()
+for scheme in drawn:
+    views = draw_views(scheme, torch.ones(1, 20_000, L, dtype=torch.bool), 2, [stream(0, "estimate", scheme)])
+    estimate = (views.weight * value[(views.hidden * bit).sum(dim=-1)]).mean(dim=-1)[0]
+    off = (estimate.mean().item() - elbo) / (estimate.std().item() / 20_000**0.5)
+    print(f"{scheme:11s} mean {estimate.mean():.1f}, within 4 standard errors of the exact ELBO: {abs(off) < 4}")
+
+# %% [markdown]
+# Only `paper` misses, towards 0: it counts the contexts at both ends, nearly nothing and nearly everything hidden, too little.
+# [05 · Two losses](05_two_losses.ipynb) works out the multiplier of every size, the variance of every scheme, and where the bias does harm.
+#
+# ## To remember
+#
+# - A path has an exact probability, the product of its steps. An answer's probability is the average over orders.
+# - The ELBO is the average of the logarithm over orders. Its gap is the divergence of the uniform order from the order's posterior: small for
+#   answers that are plausible from every side, large for mixtures.
+# - m is uniform because an order passes through every size once; $1/m$ is the chance to be next; L makes the mean a sum.
+# - Schedules change the noise, never the bound.
+# - On small problems everything can be counted, and later notebooks do.
+#
+# ## Exercises
+#
+# 1. *Warm-up.* How many forward passes (rows) does the exact distribution of a puzzle with 8 blanks need, and how many would listing all
+#    paths of all answers take?
+# 2. *Standard.* Which order maximises the gap's opposite: for the stored solution, find the fixed order (a blank to begin with, and so on)
+#    with the highest $\log p(o;\sigma)$, and describe it as advice to somebody who solves Sudoku.
+# 3. *Hard.* Construct conditionals for two binary tokens such that the gap of one answer is infinite. Is its probability then 0?
+# 4. *Research.* The average over orders of $p(o;\sigma)$ can be estimated by importance sampling over orders. Find a proposal that shrinks the
+#    gap at a cost of R forward passes, and compare it with R masks.
+#
+# ## Where next
+#
+# [02 · Mode seeking and mass covering](02_mode_seeking_and_mass_covering.ipynb) asks what to do with such a distribution when rewards come
+# in; [06 · Samplers](06_samplers.ipynb) how to draw from it faster, and at what price. The code: [samplers.py](../dmpo_ref/samplers.py),
+# [likelihood.py](../dmpo_ref/likelihood.py), [masking.py](../dmpo_ref/masking.py), [the oracle](../toy/oracle.py).

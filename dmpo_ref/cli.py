@@ -197,7 +197,7 @@ def run_sample(args: argparse.Namespace) -> None:
     from dmpo_ref.evaluate import answer_texts
     from dmpo_ref.masking import stream
     from dmpo_ref.samplers import sample
-    from dmpo_ref.tasks import encode
+    from dmpo_ref.tasks import encode, end_ids
 
     config = load_config(args.config, *args.overrides)
     if args.num_samples < 1:
@@ -214,7 +214,8 @@ def run_sample(args: argparse.Namespace) -> None:
         item = items[args.item]
     prompts = encode(tokenizer, task, [item], config.sampler.response_length).to(policy.device)
     generators = [stream(config.seed, "sample")]
-    rollout = sample(policy, prompts, config.sampler, vocabulary, num_rollouts=args.num_samples, generators=generators)
+    options = {"num_rollouts": args.num_samples, "generators": generators, "end_tokens": end_ids(tokenizer)}
+    rollout = sample(policy, prompts, config.sampler, vocabulary, **options)
     print(task.show(item))
     for n, text in enumerate(answer_texts(tokenizer, rollout)[0]):
         log_prob = "" if rollout.log_prob is None else f", log-probability along its order {rollout.log_prob[0, n]:.3f} nats"

@@ -124,7 +124,9 @@ def answer_items(
             if len(fits) < len(indices):
                 prompts = encode(tokenizer, task, [items[i] for i in fits], sampler.response_length)
             generators = [stream(seed, "evaluate", i) for i in fits]
-            rollout = sample(model, prompts.to(device), sampler, vocabulary, num_rollouts=num_samples, generators=generators)
+            rollout = sample(
+                model, prompts.to(device), sampler, vocabulary, num_rollouts=num_samples, generators=generators, end_tokens=ends
+            )
             batch.forwards, batch.fed_tokens = rollout.forwards, rollout.fed_tokens
             rows = (x.flatten(0, 1) for x in (rollout.tokens, rollout.attention_mask, rollout.prompt_mask))
             tokens, attention_mask, prompt_mask = rows

@@ -7,9 +7,7 @@ Python to be run on loading; it is never run, this file takes its place.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -245,11 +243,11 @@ class Transformer(nn.Module):
         else:
             x = x + self.wpe(position)
         for i, block in enumerate(self.blocks):
-            remember = None if cache is None else partial(cache.update, i)
+            kept = None if cache is None else cache.layer(i)
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = self._gradient_checkpointing_func(block.__call__, x, rotation, mask, remember)
+                x = self._gradient_checkpointing_func(block.__call__, x, rotation, mask, kept)
             else:
-                x = block(x, rotation, mask, remember)
+                x = block(x, rotation, mask, kept)
         return self.ln_f(x)
 
 
@@ -261,24 +259,36 @@ class KeyValueCache:
     """
 
     def __init__(self) -> None:
-        self.layers: list[tuple[Tensor, Tensor]] = []
+        self.layers: list[LayerCache] = []
         self.fed = slice(None)
 
     def feed(self, start: int, stop: int) -> None:
         """From now on, only slots start…stop−1 are fed."""
         self.fed = slice(start, stop)
+        slots = torch.arange(start, stop, device=self.layers[0].keys.device)
+        for layer in self.layers:
+            layer.slots = slots
 
-    def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    def layer(self, i: int) -> LayerCache:
+        """What is kept for block i; blocks are asked for in order."""
+        if i == len(self.layers):
+            self.layers.append(LayerCache())
+        return self.layers[i]
+
+
+class LayerCache:
+    """Keys and values of one block. Nothing in it says which, and every step in a block has the same shapes, so that
+    compiled blocks share their code."""
+
+    def __init__(self) -> None:
+        self.keys = self.values = self.slots = None
+
+    def update(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Record, or put what was fed among what was recorded; [B, H, S, d] each."""
-        if len(self.layers) == layer:
-            self.layers.append((keys, values))
+        if self.keys is None:
+            self.keys, self.values = keys, values
             return keys, values
-        before, after = slice(0, self.fed.start), slice(self.fed.stop, None)
-        joined = (
-            torch.cat((old[:, :, before], new, old[:, :, after]), dim=2)
-            for old, new in zip(self.layers[layer], (keys, values), strict=True)
-        )
-        return next(joined), next(joined)
+        return self.keys.index_copy(2, self.slots, keys), self.values.index_copy(2, self.slots, values)
 
 
 class Block(nn.Module):
@@ -303,14 +313,14 @@ class Block(nn.Module):
         x: Tensor,
         rotation: tuple[Tensor, Tensor] | None,
         visible: Tensor | None,
-        remember: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
+        kept: LayerCache | None = None,
     ) -> Tensor:
         h = self.attn_norm(x)
         q, k, v = (rearrange(project(h), "b s (h d) -> b h s d", d=self.head_dim) for project in (self.q_proj, self.k_proj, self.v_proj))
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
-        if remember is not None:
-            k, v = remember(k, v)
+        if kept is not None:
+            k, v = kept.update(k, v)
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, enable_gqa=self.grouped)
         x = x + self.attn_out(rearrange(attended, "b h s d -> b s (h d)"))
         h = self.ff_norm(x)

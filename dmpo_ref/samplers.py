@@ -12,6 +12,7 @@ first step.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -20,11 +21,12 @@ from torch import Tensor
 from torch.nn import Module
 
 from dmpo_ref.config import SamplerConfig
-from dmpo_ref.head import chunk_size
 from dmpo_ref.likelihood import Vocabulary
 from dmpo_ref.masking import uniforms_at
 from dmpo_ref.model import KeyValueCache
+from dmpo_ref.placing import Guided, Rows, close_ended, join, largest, propose, scatter
 from dmpo_ref.rollout import Prompts, Rollout
+from dmpo_ref.wino import fill_wino
 
 PARALLEL = ("threshold", "factor")  # how many tokens a step places depends on how sure the model is
 THRESHOLD = 0.9  # the published τ
@@ -40,44 +42,48 @@ def sample(
     *,
     num_rollouts: int,
     generators: list[torch.Generator],
+    end_tokens: Collection[int] = (),
 ) -> Rollout:
     """Draw N responses to each of G prompts.
+
+    The rollout says what the policy that drew it gives to its own path, `log_prob`. What another one, such as p_ref, gives to
+    the same path in the same states is `likelihood.path_log_prob(reference, rollout, vocabulary)`.
 
     Args:
         model: mask predictor, `model(input_ids, attention_mask, select).logits`.
         prompts: G prompts, see `tasks.encode`.
         generators: one for each prompt; the responses to a prompt depend on its own generator only.
+        end_tokens: ids that end an answer, for `config.stop_early`: as soon as nothing before the first of them can change,
+            the rest of the row is filled with that end token, its `step` being that of the row's last forward pass, and the
+            row is fed no more. Text that is cut at its first end token is what it would have been.
 
     Raises:
-        ValueError: block length or steps that do not fit the responses, or logits that are NaN.
+        ValueError: block length or steps that do not fit the responses, `stop_early` without end tokens, or logits that are NaN.
     """
-    from dmpo_ref.wino import fill_wino  # which builds on this file
-
     check_sampling(config, prompts.response_mask.sum(dim=-1))
     check_cache(config, prompts.response_mask)
+    if config.stop_early and not end_tokens:
+        raise ValueError("stop_early=true needs to know what ends an answer; give sample(..., end_tokens=...), or set it to false")
+    device = prompts.tokens.device
+    ends = torch.tensor(sorted(end_tokens) if config.stop_early else [], dtype=torch.long, device=device)
     rows = Prompts(*(repeat(getattr(prompts, f.name), "g s -> (g n) s", n=num_rollouts) for f in fields(Prompts)))
     uniform = rearrange(draw_uniforms(config, prompts.response_mask, num_rollouts, generators), "g n t s -> (g n) t s")
+    sequences = 2 if config.guidance else 1  # fed for a row
+    size = max(1, (config.micro_batch or sequences * len(rows.tokens)) // sequences)
     pieces = []
-    for part in torch.arange(len(rows.tokens), device=rows.tokens.device).split(config.micro_batch or len(rows.tokens)):
+    for part in torch.arange(len(rows.tokens), device=device).split(size):
         chunk = Prompts(*(getattr(rows, f.name)[part] for f in fields(Prompts)))
-        if config.name != "wino":
-            pieces.append(fill(model, chunk, config, vocabulary, uniform[part]))
-            continue
-        tokens, step, forwards, fed_tokens = fill_wino(model, chunk, config, vocabulary, uniform[part])
-        log_prob = torch.zeros(len(tokens), dtype=torch.float64, device=tokens.device)
-        pieces.append(Filling(tokens, torch.zeros_like(chunk.response_mask), step, log_prob, forwards, fed_tokens))
-    tokens, step, log_prob = (torch.cat([getattr(piece, name) for piece in pieces]) for name in ("tokens", "step", "log_prob"))
-    if not torch.isfinite(log_prob).all():
-        raise ValueError("the model returned logits that are NaN or all −∞ while sampling; its weights are broken")
+        pieces.append((fill_wino if config.name == "wino" else fill)(model, chunk, config, vocabulary, uniform[part], ends))
+    tokens, step, forwards, fed_tokens, *log_prob = zip(*pieces, strict=True)
     grouped = {"g": len(generators), "n": num_rollouts}
-    has_path = config.name == "random_order" and config.temperature > 0
+    masks = rows.attention_mask, rows.prompt_mask, rows.response_mask
     return Rollout(
-        *(rearrange(x, "(g n) s -> g n s", **grouped) for x in (tokens, rows.attention_mask, rows.prompt_mask, rows.response_mask, step)),
-        log_prob=rearrange(log_prob, "(g n) -> g n", **grouped) if has_path else None,
+        *(rearrange(x, "(g n) s -> g n s", **grouped) for x in (torch.cat(tokens), *masks, torch.cat(step))),
+        log_prob=rearrange(torch.cat(*log_prob), "(g n) -> g n", **grouped) if has_path_log_prob(config) else None,
         num_steps=count_steps(config, prompts.response_mask),
         sampler=replace(config),
-        forwards=sum(piece.forwards for piece in pieces),
-        fed_tokens=sum(piece.fed_tokens for piece in pieces),
+        forwards=sum(forwards),
+        fed_tokens=sum(fed_tokens),
     )
 
 
@@ -114,6 +120,11 @@ def check_cache(config: SamplerConfig, response_mask: Tensor) -> None:
         raise ValueError(f"cache={config.cache} needs responses of one length without given tokens inside; use cache=none")
 
 
+def has_path_log_prob(config: SamplerConfig) -> bool:
+    """Whether the log-probability of a rollout's path under the policy itself is known."""
+    return config.name == "random_order" and config.temperature > 0 and not config.guidance and not config.stop_early
+
+
 def count_steps(config: SamplerConfig, response_mask: Tensor) -> int:
     """Most forward passes that filling the longest of these responses can take."""
     return config.steps or int(response_mask.sum(dim=-1).max())
@@ -135,53 +146,90 @@ def draw_uniforms(config: SamplerConfig, response_mask: Tensor, num_rollouts: in
 
 
 @dataclass
-class Filling:
-    """B rows while they are filled.
+class Filling(Rows):
+    """B rows while they are filled; slice t of `uniform` draws the tokens of a row's step t, the last one the random order.
 
     Attributes:
-        tokens, masked, step: [B, S] the tokens, what is still to be placed, the step at which a position was placed.
         log_prob: [B] float64, of the tokens placed so far.
-        forwards, fed_tokens: what it has cost.
+        block: [B, S] the number of each position's block, −1 where nothing is generated.
+        size, num_steps: [B] positions and steps of a block.
+        current, spent: [B] the block that a row is in, and the steps it has spent there.
     """
 
-    tokens: Tensor
-    masked: Tensor
-    step: Tensor
     log_prob: Tensor
-    forwards: int = 0
-    fed_tokens: int = 0
+    block: Tensor
+    size: Tensor
+    num_steps: Tensor
+    current: Tensor
+    spent: Tensor
 
 
-def fill(model: Module, prompts: Prompts, config: SamplerConfig, vocabulary: Vocabulary, uniform: Tensor) -> Filling:
+def fill(
+    model: Module, prompts: Prompts, config: SamplerConfig, vocabulary: Vocabulary, uniform: Tensor, end_tokens: Tensor
+) -> tuple[Tensor, Tensor, int, int, Tensor]:
     """Fill B rows, each block after block at its own pace; with a cache, whose slots they share, at the pace of the slowest.
 
     Args:
-        uniform: [B, T + 1, S]; slice t draws the tokens of a row's step t, the last one the random order.
+        uniform: [B, T + 1, S], see `Filling`.
+        end_tokens: [E] ids, used with `stop_early`.
+
+    Returns:
+        tokens, step: [B, S].
+        forwards, fed_tokens: number of forward passes, and of tokens fed in them.
+        log_prob: [B] float64, of the tokens placed.
     """
-    response = prompts.response_mask
-    zero = torch.zeros(len(response), dtype=torch.float64, device=response.device)
-    state = Filling(prompts.tokens.clone(), response.clone(), torch.full_like(prompts.tokens, -1), zero)
-    length = response.sum(dim=-1)  # [B]
-    size = torch.full_like(length, config.block_length) if config.block_length else length
-    block = (response.long().cumsum(dim=-1) - 1) // size.unsqueeze(-1)  # [B, S]
-    num_steps = config.steps * size // length if config.steps else size  # [B], of a block
-    current, spent, cache = torch.full_like(length, -1), torch.zeros_like(length), None
-    everyone, last = torch.arange(len(length), device=length.device), uniform.shape[1] - 2
-    for _ in range(config.steps or int(length.max())):
+    state, finished = begin(prompts, config, uniform), []
+    forwards, fed_tokens, cache = 0, 0, None
+    for _ in range(count_steps(config, prompts.response_mask)):
         if config.name in PARALLEL and not state.masked.any():
             break
-        before, current = current, torch.where(state.masked, block, block.shape[1]).amin(dim=-1)
+        inside = next_block(state, shared=config.cache != "none")
         if config.cache != "none":
-            current = current.min().expand_as(current)
-        spent = torch.where(current == before, spent + 1, 0)  # [B], steps of a row in its block so far
-        inside = response & (block == current.unsqueeze(-1))
-        if config.cache != "none":
-            cache = next_cache(config.cache, cache, int(spent[0]), inside)
-        # The even split: a block of b positions in n steps places b // n each, one more in the first b mod n steps.
-        quota = size // num_steps + (spent < size % num_steps)
-        drawn = uniform[everyone, (current * num_steps + spent).clamp(max=last)]
-        place(model, state, state.masked & inside, quota, prompts.attention_mask, config, vocabulary, drawn, uniform[:, -1], cache)
-    return state
+            cache = next_cache(config.cache, cache, int(state.spent[0]), inside)
+        network = model
+        if config.guidance:
+            network = Guided(model, state.attention_mask & (state.block < 0), vocabulary.mask_token_id, config.guidance)
+        fed_tokens += place(network, state, inside, config, vocabulary, cache, forwards) * (2 if config.guidance else 1)
+        forwards += 1
+        # A cache holds every row of the batch until the block is complete.
+        if config.stop_early and (cache is None or not (state.masked & inside).any()):
+            done = close_ended(state, state.masked, end_tokens, forwards - 1)
+            if done.any():
+                finished.append(state.select(done))
+                state = state.select(~done)
+            if done.all():
+                break
+    tokens, step, log_prob = join([*finished, state], "tokens", "step", "log_prob")
+    if not torch.isfinite(log_prob).all():
+        raise ValueError("the model returned logits that are NaN or all −∞ while sampling; its weights are broken")
+    return tokens, step, forwards, fed_tokens, log_prob
+
+
+def begin(prompts: Prompts, config: SamplerConfig, uniform: Tensor) -> Filling:
+    """Rows in which nothing is placed yet."""
+    response = prompts.response_mask
+    length = response.sum(dim=-1)  # [B]
+    size = torch.full_like(length, config.block_length) if config.block_length else length
+    block = (response.long().cumsum(dim=-1) - 1) // size.unsqueeze(-1)
+    return Filling(
+        **Rows.start(prompts, uniform),
+        log_prob=torch.zeros(len(length), dtype=torch.float64, device=length.device),
+        block=block.masked_fill(~response, -1),
+        size=size,
+        num_steps=config.steps * size // length if config.steps else size,
+        current=torch.full_like(length, -1),
+        spent=torch.zeros_like(length),
+    )
+
+
+def next_block(state: Filling, *, shared: bool) -> Tensor:
+    """Move every row on to its first block that is not complete; if `shared`, all to the first one of any. Its positions, [B, S]."""
+    current = torch.where(state.masked, state.block, state.block.shape[1]).amin(dim=-1)
+    if shared:
+        current = current.min().expand_as(current)
+    state.spent = torch.where(current == state.current, state.spent + 1, 0)
+    state.current = current
+    return state.block == current.unsqueeze(-1)
 
 
 def next_cache(kind: str, cache: KeyValueCache | None, spent: int, block: Tensor) -> KeyValueCache:
@@ -195,37 +243,42 @@ def next_cache(kind: str, cache: KeyValueCache | None, spent: int, block: Tensor
 
 
 def place(
-    model: Module,
+    model: Module | Guided,
     state: Filling,
-    candidate: Tensor,
-    quota: Tensor,
-    attention_mask: Tensor,
+    inside: Tensor,
     config: SamplerConfig,
     vocabulary: Vocabulary,
-    uniform: Tensor,
-    order: Tensor,
     cache: KeyValueCache | None,
-) -> None:
-    """One forward pass: draw tokens for candidates [B, S] and keep `quota` [B] of them in every row, in place.
+    now: int,
+) -> int:
+    """One forward pass: draw tokens for the open positions of a block and keep as many as are due in every row, in place.
 
     Args:
-        uniform, order: [B, S], what draws the tokens, and the random order.
+        inside: [B, S] the positions of each row's block.
+        now: number of the forward pass.
+
+    Returns:
+        Number of tokens fed.
     """
-    scored = candidate if config.name in CONFIDENT else largest(order, candidate, quota)
+    candidate = state.masked & inside
+    # The even split: a block of b positions in n steps places b // n each, one more in the first b mod n steps.
+    quota = state.size // state.num_steps + (state.spent < state.size % state.num_steps)  # [B]
+    slice_ = (state.current * state.num_steps + state.spent).clamp(max=state.uniform.shape[1] - 2)
+    uniform = state.uniform[torch.arange(len(slice_), device=slice_.device), slice_]  # [B, S]
+    scored = candidate if config.name in CONFIDENT else largest(state.uniform[:, -1], candidate, quota)
     fed = slice(None) if cache is None else cache.fed
     tokens = state.tokens[:, fed]
-    logits = model(input_ids=tokens, attention_mask=attention_mask, select=scored[:, fed], cache=cache).logits
+    logits = model(input_ids=tokens, attention_mask=state.attention_mask, select=scored[:, fed], cache=cache).logits
     proposal, log_p, confidence = propose(logits, vocabulary, config.temperature, uniform[scored])
     chosen = scored
     if config.name in CONFIDENT:
         score = scatter(confidence, scored, -1.0)
         chosen = largest(score, candidate, parallel_quota(config, score) if config.name in PARALLEL else quota)
     state.tokens = torch.where(chosen, state.tokens.masked_scatter(scored, proposal), state.tokens)
-    state.log_prob += torch.where(chosen, scatter(log_p, scored, 0.0), 0.0).sum(dim=-1)
-    state.step = state.step.masked_fill(chosen, state.forwards)
+    state.log_prob = state.log_prob + torch.where(chosen, scatter(log_p, scored, 0.0), 0.0).sum(dim=-1)
+    state.step = state.step.masked_fill(chosen, now)
     state.masked = state.masked & ~chosen
-    state.forwards += 1
-    state.fed_tokens += tokens.numel()
+    return tokens.numel()
 
 
 def parallel_quota(config: SamplerConfig, confidence: Tensor) -> Tensor:
@@ -245,50 +298,3 @@ def parallel_quota(config: SamplerConfig, confidence: Tensor) -> Tensor:
         run = (falling >= 1 - config.factor / (k + 1)).cumprod(dim=-1).sum(dim=-1)
         run = torch.minimum(run, (falling >= 0).sum(dim=-1))
     return run.clamp(min=1)
-
-
-def propose(logits: Tensor, vocabulary: Vocabulary, temperature: float, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw one token for each of K positions, a chunk of positions at a time: float64 copies of all logits could be large.
-
-    Args:
-        logits: [K, V] of the model.
-        uniform: [K] on [0, 1), float64.
-
-    Returns:
-        token: [K], from softmax(logits / T) over the allowed tokens by inverse CDF in float64; the most probable at T = 0.
-        log_prob: [K] float64, its log-probability under softmax(logits / T) (under T = 1 when T = 0).
-        confidence: [K] float64, its probability under softmax(logits).
-    """
-    size = chunk_size(logits.shape[-1])
-    parts = zip(logits.split(size), uniform.split(size), strict=True)
-    drawn = [draw(vocabulary.restrict(part).double(), temperature, u) for part, u in parts]
-    token, log_prob, confidence = (torch.cat(values) for values in zip(*drawn, strict=True))
-    return token, log_prob, confidence
-
-
-def draw(logits: Tensor, temperature: float, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """`propose` for one chunk of logits, float64 and −∞ where a token is not allowed."""
-    log_p = (logits / (temperature or 1.0)).log_softmax(dim=-1)
-    if temperature == 0:
-        token = logits.argmax(dim=-1, keepdim=True)
-    else:
-        cdf = log_p.exp().cumsum(dim=-1)
-        total = cdf[:, -1:]
-        # The first token whose CDF exceeds u · total. Kept below the total whatever the rounding, so that it is a token of
-        # positive probability; the clamp is for NaN logits, which `sample` reports.
-        below = torch.minimum(uniform.unsqueeze(-1) * total, torch.nextafter(total, torch.zeros_like(total)))
-        token = torch.searchsorted(cdf, below, right=True).clamp(max=logits.shape[-1] - 1)
-    confidence = logits.log_softmax(dim=-1).gather(-1, token).exp()
-    return token.squeeze(-1), log_p.gather(-1, token).squeeze(-1), confidence.squeeze(-1)
-
-
-def largest(score: Tensor, candidate: Tensor, quota: Tensor) -> Tensor:
-    """The `quota` [B] candidates [B, S] of each row with the largest score [B, S], as a bool mask."""
-    order = score.double().masked_fill(~candidate, -torch.inf).argsort(dim=-1, descending=True, stable=True)
-    rank = order.argsort(dim=-1)
-    return candidate & (rank < quota.unsqueeze(-1))
-
-
-def scatter(values: Tensor, where: Tensor, fill_value: float) -> Tensor:
-    """Values [K] at the True places of `where` [B, S] in row-major order, `fill_value` elsewhere."""
-    return torch.full(where.shape, fill_value, dtype=torch.float64, device=where.device).masked_scatter(where, values.double())

@@ -27,7 +27,7 @@ from dmpo_ref.masking import Views, draw_views, stream
 from dmpo_ref.rollout import Rollout
 from dmpo_ref.run import Interrupted, Run, StopSignal
 from dmpo_ref.samplers import sample
-from dmpo_ref.tasks import encode
+from dmpo_ref.tasks import encode, end_ids
 from dmpo_ref.weights import (
     baseline_weights,
     coefficient_for_ess,
@@ -102,7 +102,8 @@ def collect(run: Run) -> tuple[Experience, dict[str, float]]:
     items, position = run.next_prompts()
     prompts = encode(run.tokenizer, run.task, items, config.sampler.response_length).to(run.device)
     generators = [stream(config.seed, "rollout", p) for p in position]
-    rollout = sample(run.policy, prompts, config.sampler, run.vocabulary, num_rollouts=config.train.num_rollouts, generators=generators)
+    options = {"num_rollouts": config.train.num_rollouts, "generators": generators, "end_tokens": end_ids(run.tokenizer)}
+    rollout = sample(run.policy, prompts, config.sampler, run.vocabulary, **options)
     reward, components = run.score_rewards(items, answer_texts(run.tokenizer, rollout))
     log_ratio = estimate_log_ratio(run, rollout, position)
     alpha, target = config.weight.alpha, config.weight.target

@@ -10,28 +10,47 @@ No path probability is known for it: a token may be taken back.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from einops import rearrange, reduce
 from torch import Tensor
 from torch.nn import Module
 from torch.nn import functional as F
 
-from dmpo_ref import samplers
 from dmpo_ref.config import SamplerConfig
-from dmpo_ref.head import chunk_size
 from dmpo_ref.likelihood import Vocabulary
+from dmpo_ref.placing import Rows, close_ended, join, largest, propose, scatter, token_probability
 from dmpo_ref.rollout import Prompts
 
 THRESHOLD = 0.6  # the published τ
 
 
+@dataclass
+class Drafting(Rows):
+    """B rows while they are filled; slice t of `uniform` draws the tokens of forward t.
+
+    Attributes:
+        first, last: [B, 1] the first slot of the current block; [B] the number of tokens accepted in the forward before.
+    """
+
+    first: Tensor
+    last: Tensor
+
+
 @torch.no_grad()
 def fill_wino(
-    model: Module, prompts: Prompts, config: SamplerConfig, vocabulary: Vocabulary, uniform: Tensor
+    model: Module,
+    prompts: Prompts,
+    config: SamplerConfig,
+    vocabulary: Vocabulary,
+    uniform: Tensor,
+    end_tokens: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, int, int]:
     """Fill B rows. Each goes through its blocks at its own pace; one that has finished its last block waits for the others.
 
-    So forward t of the batch is forward t of each row not yet finished, and a row gets what it would get alone.
+    So forward t of the batch is forward t of each row not yet finished, and a row gets what it would get alone. With
+    `config.stop_early` nobody waits: finished rows are fed no more.
 
     Args:
         model: mask predictor, `model(input_ids, position_ids, visible, select).logits`, see `LLaDAModelLM.forward`.
@@ -39,6 +58,7 @@ def fill_wino(
         config: also `threshold` τ, above which a proposed token is accepted, and `back_threshold`, below which the
             probability the shadow gives to a placed token has it masked again.
         uniform: [B, T + 1, S] on [0, 1), float64, T ≥ `max_forwards(L)`; slice t draws the tokens of forward t.
+        end_tokens: [E] ids, used with `config.stop_early`.
 
     Returns:
         tokens: [B, S].
@@ -51,39 +71,32 @@ def fill_wino(
     """
     start, L = response_slots(prompts.response_mask)
     b = config.block_length or L
-    tau, tau_back = THRESHOLD if config.threshold is None else config.threshold, config.back_threshold
-    tokens, masked = prompts.tokens.clone(), prompts.response_mask.clone()
-    step = torch.full_like(tokens, -1)
-    B, S = tokens.shape
-    first = torch.full((B, 1), start, device=tokens.device)  # a, the first slot of each row's current block
-    last = torch.zeros(B, dtype=torch.long, device=tokens.device)  # |accept| of the forward before
-    sound = torch.ones((), dtype=torch.bool, device=tokens.device)
-    forwards = 0
+    B, S = prompts.tokens.shape
+    state = Drafting(
+        **Rows.start(prompts, uniform),
+        first=torch.full((B, 1), start, device=uniform.device),  # a
+        last=torch.zeros(B, dtype=torch.long, device=uniform.device),
+    )
+    finished, sound = [], torch.ones((), dtype=torch.bool, device=uniform.device)
+    forwards = fed_tokens = 0
     while forwards < max_forwards(L):
-        slots = first + torch.arange(b, device=tokens.device)  # [B, b]
-        draft = masked.gather(1, slots)  # M
-        placed = ~draft & masked.any(dim=1, keepdim=True)  # V, of the rows that are not finished
-        logits_draft, logits_back = look(model, tokens, prompts.attention_mask, slots, draft, placed, vocabulary)
-        block, drawn = tokens.gather(1, slots), uniform[:, forwards].gather(1, slots)
-        proposal, _, confidence = samplers.propose(logits_draft, vocabulary, config.temperature, drawn[draft])
-        back = token_probability(logits_back, vocabulary, block[placed])
-        sound &= confidence.isfinite().all() & back.isfinite().all()
-
-        confidence, back = samplers.scatter(confidence, draft, -1.0), samplers.scatter(back, placed, 2.0)
-        accept, remask = judge(confidence, back, draft, last, threshold=tau, back_threshold=tau_back)
-        block = torch.where(accept, block.masked_scatter(draft, proposal), block).masked_fill(remask, vocabulary.mask_token_id)
-        tokens = tokens.scatter(1, slots, block)
-        step = step.scatter(1, slots, step.gather(1, slots).masked_fill(accept, forwards))
-        draft = draft & ~accept | remask
-        masked = masked.scatter(1, slots, draft)
-        last = reduce(accept.long(), "b j -> b", "sum")
-        first = torch.where(draft.any(dim=1, keepdim=True), first, first + b).clamp(max=start + L - b)
-        forwards += 1
-        if not masked.any():
+        slots = state.first + torch.arange(b, device=uniform.device)  # [B, b]
+        sound &= step_forward(model, state, slots, config, vocabulary, forwards)
+        forwards, fed_tokens = forwards + 1, fed_tokens + len(slots) * (S + b)
+        complete = ~state.masked.gather(1, slots).any(dim=1, keepdim=True)
+        state.first = torch.where(complete, state.first + b, state.first).clamp(max=start + L - b)
+        if config.stop_early:
+            # Nothing in a block that is not complete is settled: a token may still be taken back.
+            open_block = (torch.arange(S, device=uniform.device) >= state.first) & state.masked.any(dim=1, keepdim=True)
+            done = close_ended(state, state.masked | open_block, end_tokens, forwards - 1)
+            finished.append(state.select(done))
+            state = state.select(~done)
+        if not state.masked.any():
             break
     if not sound:
         raise ValueError("the model returned logits that are NaN or all −∞ while sampling; its weights are broken")
-    return tokens, step, forwards, forwards * B * (S + b)
+    tokens, step = join([*finished, state], "tokens", "step")
+    return tokens, step, forwards, fed_tokens
 
 
 def max_forwards(response_length: int) -> int:
@@ -103,6 +116,27 @@ def response_slots(response_mask: Tensor) -> tuple[int, int]:
     if len(slots) == 0 or len(slots) != slots[-1] - slots[0] + 1 or (response_mask != common).any():
         raise ValueError("WINO needs every response to be one unbroken run of positions, equally long in every row; use another sampler")
     return int(slots[0]), len(slots)
+
+
+def step_forward(model: Module, state: Drafting, slots: Tensor, config: SamplerConfig, vocabulary: Vocabulary, now: int) -> Tensor:
+    """One forward pass and what follows from it, in place, for blocks at `slots` [B, b]. Returns whether all logits were numbers."""
+    tau = THRESHOLD if config.threshold is None else config.threshold
+    draft = state.masked.gather(1, slots)  # M
+    placed = ~draft & state.masked.any(dim=1, keepdim=True)  # V, of the rows that are not finished
+    logits_draft, logits_back = look(model, state.tokens, state.attention_mask, slots, draft, placed, vocabulary)
+    block, drawn = state.tokens.gather(1, slots), state.uniform[:, now].gather(1, slots)
+    proposal, _, confidence = propose(logits_draft, vocabulary, config.temperature, drawn[draft])
+    back = token_probability(logits_back, vocabulary, block[placed])
+    sound = confidence.isfinite().all() & back.isfinite().all()
+
+    confidence, back = scatter(confidence, draft, -1.0), scatter(back, placed, 2.0)
+    accept, remask = judge(confidence, back, draft, state.last, threshold=tau, back_threshold=config.back_threshold)
+    block = torch.where(accept, block.masked_scatter(draft, proposal), block).masked_fill(remask, vocabulary.mask_token_id)
+    state.tokens = state.tokens.scatter(1, slots, block)
+    state.step = state.step.scatter(1, slots, state.step.gather(1, slots).masked_fill(accept, now))
+    state.masked = state.masked.scatter(1, slots, draft & ~accept | remask)
+    state.last = reduce(accept.long(), "b j -> b", "sum")
+    return sound
 
 
 def look(
@@ -164,15 +198,7 @@ def judge(
     """
     size, above = (reduce(x.long(), "b j -> b", "sum") for x in (draft, draft & (confidence > threshold)))
     limit = (7 * size // 10).clamp(min=5, max=20)
-    accept = samplers.largest(confidence, draft, torch.minimum(above, limit).clamp(min=1))
+    accept = largest(confidence, draft, torch.minimum(above, limit).clamp(min=1))
     several = reduce(accept.long(), "b j -> b", "sum") > 1
-    remask = samplers.largest(-back, ~draft & (back < back_threshold), torch.where(several, last - 1, 0))
+    remask = largest(-back, ~draft & (back < back_threshold), torch.where(several, last - 1, 0))
     return accept, remask
-
-
-def token_probability(logits: Tensor, vocabulary: Vocabulary, token: Tensor) -> Tensor:
-    """softmax(logits) over the allowed vocabulary [K, V] at given tokens [K], float64, a chunk of positions at a time."""
-    size = chunk_size(logits.shape[-1])
-    parts = zip(logits.split(size), token.split(size), strict=True)
-    log_p = [vocabulary.restrict(part).double().log_softmax(dim=-1).gather(-1, t.unsqueeze(-1)) for part, t in parts]
-    return torch.cat(log_p).squeeze(-1).exp()

@@ -1,6 +1,4 @@
-"""Parallel decoding and caches against slow versions: one row at a time, plain loops, attention written out."""
-
-import math
+"""Parallel decoding and caches against slow versions: one row at a time, the model written out."""
 
 import pytest
 import torch
@@ -9,6 +7,7 @@ from dmpo_ref.config import SamplerConfig, load_config
 from dmpo_ref.masking import stream
 from dmpo_ref.samplers import parallel_quota, sample
 from tests.helpers import MASK, Dummy, make_prompts, tiny_model, vocabulary
+from tests.slow_samplers import slow_fill, written_out_forward
 
 ALLOWED = [4, 5, 6, 7]
 PROMPTS = ("12|________", "4|________", "123|________")
@@ -23,81 +22,14 @@ def draw(network, prompts, num_rollouts=1, seed=0, **config):
     return sample(network, prompts, SamplerConfig(**config), vocabulary(), num_rollouts=num_rollouts, generators=generators)
 
 
-def slow_forward(network, tokens: list[int], frozen: list | None, fed: range):
-    """One unpadded row through the equations of the model in float64; returns logits by position and every layer's keys and values.
-
-    Args:
-        frozen: keys and values of an earlier pass, used at every position that is not in `fed`; None: all are fed.
-    """
-    weights = {name.removeprefix("model.transformer."): w.detach() for name, w in network.state_dict().items()}
-    heads, size = network.config.n_heads, network.config.d_model // network.config.n_heads
-
-    def norm(x, name):
-        return x / (x.square().mean() + network.config.rms_norm_eps).sqrt() * weights[name]
-
-    def rotated(x, position):
-        half = size // 2
-        angle = [position * network.config.rope_theta ** (-2 * (i % half) / size) for i in range(size)]
-        return torch.stack(
-            [x[i] * math.cos(angle[i]) + (-x[i + half] if i < half else x[i - half]) * math.sin(angle[i]) for i in range(size)]
-        )
-
-    x = {s: weights["wte.weight"][tokens[s]] for s in fed}
-    kept = []
-    for layer in range(network.config.n_layers):
-        name = f"blocks.{layer}."
-        q, kv = {}, {} if frozen is None else dict(frozen[layer])
-        for s in fed:
-            h = norm(x[s], name + "attn_norm.weight")
-            project = {p: (weights[f"{name}{p}_proj.weight"] @ h).view(heads, size) for p in "qkv"}
-            q[s] = torch.stack([rotated(project["q"][a], s) for a in range(heads)])
-            kv[s] = (torch.stack([rotated(project["k"][a], s) for a in range(heads)]), project["v"])
-        for s in fed:
-            out = []
-            for a in range(heads):
-                score = torch.stack([q[s][a] @ kv[j][0][a] for j in range(len(tokens))]) / math.sqrt(size)
-                out.append(sum(w * kv[j][1][a] for j, w in enumerate(score.softmax(0))))
-            x[s] = x[s] + weights[name + "attn_out.weight"] @ torch.cat(out)
-            h = norm(x[s], name + "ff_norm.weight")
-            gate = torch.nn.functional.silu(weights[name + "ff_proj.weight"] @ h) * (weights[name + "up_proj.weight"] @ h)
-            x[s] = x[s] + weights[name + "ff_out.weight"] @ gate
-        kept.append(kv)
-    return {s: weights["ff_out.weight"] @ norm(x[s], "ln_f.weight") for s in fed}, kept
-
-
-def how_many(name: str, falling: list[float], quota: int, threshold: float, factor: float) -> int:
-    """How many of the candidates, by falling confidence, are placed."""
-    if name == "confidence":
-        return quota
-    if name == "threshold":
-        return max(1, sum(c >= threshold for c in falling))
-    run = 0
-    while run < len(falling) and falling[run] >= 1 - factor / (run + 2):
-        run += 1
-    return max(1, run)
-
-
-def slow_greedy(network, prompt: list[int], length: int, block_length: int, steps: int | None, config: dict):
-    """One row at temperature 0: tokens, forward passes and fed tokens."""
-    tokens, forwards, fed_tokens = prompt + [MASK] * length, 0, 0
-    for start in range(len(prompt), len(tokens), block_length):
-        left, frozen, i = list(range(start, start + block_length)), None, 0
-        steps_here = block_length if steps is None else steps // (length // block_length)
-        while left:
-            stop = {"none": None, "prefix": len(tokens), "dual": start + block_length}[config.get("cache", "none")]
-            fed = range(len(tokens)) if stop is None or i == 0 else range(start, stop)
-            logits, kept = slow_forward(network, tokens, frozen if i else None, fed)
-            frozen = frozen if i else kept
-            p = {s: logits[s][ALLOWED].softmax(0) for s in left}
-            order = sorted(left, key=lambda s: -p[s].max())
-            quota = block_length // steps_here + (i < block_length % steps_here)
-            falling = [p[s].max().item() for s in order]
-            count = how_many(config["name"], falling, quota, config.get("threshold", 0.9), config.get("factor", 1.0))
-            for s in order[:count]:
-                tokens[s] = ALLOWED[p[s].argmax()]
-                left.remove(s)
-            i, forwards, fed_tokens = i + 1, forwards + 1, fed_tokens + len(fed)
-    return tokens[len(prompt) :], forwards, fed_tokens
+def slow(network, prompt: list[int], config: dict):
+    """One row of 8 generated tokens by the slow version: tokens, forward passes and fed tokens."""
+    options = SamplerConfig(**config)
+    blanks = list(range(len(prompt), len(prompt) + 8))
+    words, _, blocks = slow_fill(written_out_forward(network), prompt + [MASK] * 8, blanks, options, ALLOWED)
+    size = {"none": len(words), "dual": config["block_length"]}
+    later = [size.get(options.cache, len(words) - blanks[i * config["block_length"]]) for i in range(len(blocks))]
+    return words[len(prompt) :], sum(blocks), sum(len(words) + (n - 1) * m for n, m in zip(blocks, later, strict=True))
 
 
 CASES = [
@@ -118,7 +50,7 @@ def test_temperature_0_equals_the_slow_version_of_each_row(case, cache):
     rollout = draw(network, make_prompts(*PROMPTS), temperature=0.0, **config)
     counts = []
     for g, prompt in enumerate(([4, 5], [7], [4, 5, 6])):
-        tokens, forwards, _ = slow_greedy(network, prompt, 8, case["block_length"], case.get("steps"), config)
+        tokens, forwards, _ = slow(network, prompt, config)
         assert rollout.tokens[g, 0, -8:].tolist() == tokens
         counts.append(forwards)
     # In each block the batch takes as many passes as its slowest row.
@@ -131,7 +63,7 @@ def test_temperature_0_equals_the_slow_version_of_each_row(case, cache):
 def test_forward_passes_and_fed_tokens_of_a_row_are_those_of_the_slow_version(case, cache):
     network, config = model(), case | {"cache": cache}
     rollout = draw(network, make_prompts("12|________"), temperature=0.0, **config)
-    _, forwards, fed_tokens = slow_greedy(network, [4, 5], 8, case["block_length"], case.get("steps"), config)
+    _, forwards, fed_tokens = slow(network, [4, 5], config)
     assert (rollout.forwards, rollout.fed_tokens) == (forwards, fed_tokens)
 
 

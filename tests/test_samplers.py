@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from dmpo_ref import samplers
+from dmpo_ref import placing
 from dmpo_ref.config import SamplerConfig, TaskConfig
 from dmpo_ref.likelihood import build_vocabulary
 from dmpo_ref.masking import stream
 from dmpo_ref.samplers import sample
 from dmpo_ref.tasks.sudoku import Puzzle, Sudoku
 from tests.helpers import MASK, Dummy, chi_square_p_value, log_softmax, make_prompts, plain_path_log_prob, tiny_model, vocabulary
+from tests.slow_samplers import plain_forward, slow_fill
 from toy.oracle import exact_distribution
 from toy.sudoku import build_tokenizer
 
@@ -32,36 +33,6 @@ def constant(*logits: float) -> Dummy:
     return Dummy(lambda tokens: row.expand(*tokens.shape, len(row)))
 
 
-def even_split(block: int, steps: int) -> list[int]:
-    """Tokens placed in each step of a block: masks // S, one more in the first masks mod S steps."""
-    return [block // steps + (i < block % steps) for i in range(steps)]
-
-
-def slow_greedy(model, tokens: list[int], blanks: list[int], block_length: int, steps: int, order) -> tuple[list[int], dict[int, int]]:
-    """One row at temperature 0: final tokens, and the step at which each blank was filled.
-
-    Args:
-        order: for random orders the observed step of each blank, which decides which ones are placed; None for confidence.
-    """
-    tokens, placed, t = list(tokens), {}, 0
-    num_blocks = len(blanks) // block_length
-    for b in range(num_blocks):
-        left = blanks[b * block_length : (b + 1) * block_length]
-        for quota in even_split(block_length, steps // num_blocks):
-            log_p = {s: log_softmax(model(torch.tensor([tokens])).logits[0, s, list(ALLOWED)].double().numpy()) for s in left}
-            if order is None:
-                chosen = sorted(left, key=lambda s: -log_p[s].max())[:quota]
-            else:
-                chosen = [s for s in left if order[s] == t]
-                assert len(chosen) == quota
-            for s in chosen:
-                tokens[s], placed[s] = ALLOWED[log_p[s].argmax()], t
-                left.remove(s)
-            t += 1
-        assert not left
-    return tokens, placed
-
-
 SCHEDULES = [(None, None), (2, None), (4, None), (None, 1), (None, 3), (None, 5), (2, 4), (4, 4), (4, 6), (4, 2), (1, 8), (8, 8)]
 
 
@@ -78,7 +49,7 @@ def test_temperature_0_equals_the_slow_reference(name, block_length, steps):
         for g, n in np.ndindex(2, 2):
             blanks = prompts.response_mask[g].nonzero().flatten().tolist()
             observed = None if name == "confidence" else rollout.step[g, n].tolist()
-            expected = slow_greedy(model, prompts.tokens[g].tolist(), blanks, block_length or 8, steps or 8, observed)
+            expected = slow_fill(plain_forward(model), prompts.tokens[g].tolist(), blanks, rollout.sampler, ALLOWED, observed=observed)
             assert rollout.tokens[g, n].tolist() == expected[0]
             assert {s: rollout.step[g, n, s].item() for s in blanks} == expected[1]
         assert (rollout.step[~rollout.response_mask] == -1).all()
@@ -163,16 +134,16 @@ def test_samplers_without_a_path_probability_claim_none(name):
 
 @pytest.mark.parametrize(("seed", "temperature"), [(0, 1.0), (6, 1.0), (6, 0.6)])
 def test_random_order_draws_from_the_distribution_of_the_oracle(seed, temperature):
-    """8,192 answers to a puzzle of 3 blanks; χ² over its 64 answers, not rejected at 1 %."""
+    """20,000 answers to a puzzle of 3 blanks; χ² over its 64 answers, not rejected at 1 %."""
     puzzle = "1204341221400321"
     tokenizer, model = build_tokenizer(), tiny_model(seed, d_model=16, mlp_hidden_size=16)
     words = build_vocabulary(tokenizer, 8, alphabet="1234")
     exact = exact_distribution(model, tokenizer, Sudoku(TaskConfig()), Puzzle(puzzle, ""), words, temperature=temperature)
     prompts = make_prompts(puzzle.replace("0", "_"))
-    rollout = draw(model.float(), prompts, num_rollouts=8192, words=words, temperature=temperature, seed=11)
+    rollout = draw(model.float(), prompts, num_rollouts=20_000, words=words, temperature=temperature, seed=100)
     answers = rollout.tokens[0][:, prompts.response_mask[0]]
     counts = (answers.unsqueeze(1) == exact.tokens).all(dim=-1).sum(dim=0).numpy()
-    assert counts.sum() == 8192
+    assert counts.sum() == 20_000
     assert chi_square_p_value(counts, exact.log_prob.exp().numpy()) > 0.01
 
 
@@ -263,12 +234,29 @@ def test_a_likely_token_at_the_edge_of_the_vocabulary_is_drawn():
 
 
 def test_the_ends_of_the_uniform_interval_give_tokens_of_positive_probability():
-    """u = 0 where the first rows are forbidden, the largest double below 1 where the last ones are, and a jump of the CDF."""
-    logits = torch.tensor([-torch.inf, -torch.inf, 0.3, 0.1, -0.4, -torch.inf], dtype=torch.float64).expand(3, -1)
-    jump = logits[0].softmax(dim=-1).cumsum(dim=-1)[2].item()  # the token whose CDF exceeds u comes after the one that equals it
-    token, log_prob, _ = samplers.draw(logits, 1.0, torch.tensor([0.0, 1 - 2**-53, jump], dtype=torch.float64))
-    assert token.tolist() == [2, 4, 3]
-    np.testing.assert_allclose(log_prob.numpy(), log_softmax(np.array([0.3, 0.1, -0.4]))[[0, 2, 1]])
+    """u = 0 where the first rows are forbidden, the largest double below 1 where the last ones are, and a jump of the CDF.
+
+    Four equally likely tokens, so that the jumps are where they should be to the last bit.
+    """
+    logits = torch.tensor([-torch.inf, -torch.inf, 0.3, 0.3, 0.3, 0.3, -torch.inf], dtype=torch.float64).expand(3, -1)
+    token, log_prob, _ = placing.draw(logits, 1.0, torch.tensor([0.0, 1 - 2**-53, 0.25], dtype=torch.float64))
+    assert token.tolist() == [2, 5, 3]  # the token whose CDF exceeds u comes after the one whose CDF equals it
+    np.testing.assert_allclose(log_prob.numpy(), -np.log([4.0, 4.0, 4.0]))
+
+
+def test_a_draw_has_the_probabilities_of_the_softmax_at_both_temperatures():
+    """Confidence at temperature 1, log-probability at T, whatever the size of the logits."""
+    logits = torch.tensor([[3.0, -torch.inf, -1.0, 0.5], [-900.0, -torch.inf, -901.0, -904.0], [800.0, -torch.inf, 801.0, -1e4]])
+    for temperature in (0.0, 0.2, 1.0, 3.0):
+        for u in (0.0, 0.5, 0.999999):
+            token, log_prob, confidence = placing.draw(logits.double(), temperature, torch.full((3,), u, dtype=torch.float64))
+            for i, row in enumerate(logits[:, [0, 2, 3]].double().numpy()):
+                k = [0, None, 1, 2][token[i]]
+                assert k == row.argmax() or temperature > 0
+                cdf = np.append(0, np.cumsum(np.exp(log_softmax(row / (temperature or 1.0)))))
+                assert temperature == 0 or cdf[k] <= u + 1e-12 and u < cdf[k + 1] + 1e-12
+                assert log_prob[i].item() == pytest.approx(log_softmax(row / (temperature or 1.0))[k], rel=1e-12, abs=1e-15)
+                assert confidence[i].item() == pytest.approx(np.exp(log_softmax(row)[k]), rel=1e-12)
 
 
 LENGTHS = ("12|_3__", "4|____1_", "__")

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from dmpo_ref import wino
+from dmpo_ref import placing
 from dmpo_ref.config import SamplerConfig
 from dmpo_ref.model import LLaDAModelLM
 from dmpo_ref.wino import fill_wino, judge, max_forwards, with_shadow
-from tests.helpers import MASK, chi_square_p_value, log_softmax, make_prompts, tiny_model, vocabulary
+from tests.helpers import MASK, chi_square_p_value, make_prompts, tiny_model, vocabulary
+from tests.slow_samplers import slow_wino
 from toy.small_llada import make_checkpoint
 
 ALLOWED = (4, 5, 6, 7)
@@ -36,51 +37,6 @@ def deep_model(seed: int):
     return tiny_model(seed, rope=True, n_layers=2, d_model=16, init_std=0.4)
 
 
-def slow_probabilities(model, words: list[int], a: int, z: int, allowed, mask: int) -> list[np.ndarray]:
-    """Softmax over the allowed tokens at each slot of one row without padding, and at each of its shadows."""
-    S, b = len(words), z - a
-    visible = torch.zeros(1, S + b, S + b, dtype=torch.bool)
-    for query in range(S + b):
-        for key in range(S + b):
-            if query < S:
-                visible[0, query, key] = key < S
-            else:
-                visible[0, query, key] = key >= S or key != a + query - S
-    fed = torch.tensor([words + [mask] * b])
-    position = torch.tensor([list(range(S)) + list(range(a, z))])
-    logits = model(input_ids=fed, position_ids=position, visible=visible).logits[0].double().numpy()
-    return [np.exp(log_softmax(row[list(allowed)])) for row in logits]
-
-
-@torch.no_grad()
-def slow_wino(model, words: list[int], start: int, block_length: int, tau: float, tau_back: float, allowed=ALLOWED, mask=MASK):
-    """One row at temperature 0: its tokens, the forward in which each was last placed, and the history of what was done."""
-    words, placed_at, history, t = list(words), {}, [], 0
-    for a in range(start, len(words), block_length):
-        z, last = a + block_length, 30
-        while mask in words[a:z]:
-            p = slow_probabilities(model, words, a, z, allowed, mask)
-            masked = [j for j in range(a, z) if words[j] == mask]
-            placed = [j for j in range(a, z) if words[j] != mask]
-            confidence = {j: p[j].max() for j in masked}
-            back = {j: p[len(words) + j - a][allowed.index(words[j])] for j in placed}
-            falling = sorted(masked, key=lambda j: -confidence[j])
-            accept = [j for j in falling if confidence[j] > tau][: min(max(int(0.7 * len(masked)), 5), 20)] or falling[:1]
-            remask = []
-            if len(accept) > 1:
-                remask = sorted((j for j in placed if back[j] < tau_back), key=lambda j: back[j])
-                if len(remask) >= last:
-                    remask = remask[: last - 1]
-            for j in accept:
-                words[j], placed_at[j] = allowed[p[j].argmax()], t
-            for j in remask:
-                words[j] = mask
-            last = len(accept)
-            history.append((len(accept), len(remask)))
-            t += 1
-    return words, placed_at, history
-
-
 def rows_of(prompts):
     """Each row as a list of tokens without padding, the slot its response starts at, and the padding removed."""
     for tokens, attention in zip(prompts.tokens, prompts.attention_mask, strict=True):
@@ -98,7 +54,7 @@ def test_temperature_0_equals_the_slow_version(block_length, tau, tau_back):
         model = deep_model(seed)
         config = options(block_length, threshold=tau, back_threshold=tau_back)
         tokens, step, forwards, fed = fill(model, prompts, config)
-        slow = [slow_wino(model, words, start, block_length or 12, tau, tau_back) for words, start, _ in rows_of(prompts)]
+        slow = [slow_wino(model, words, start, block_length or 12, tau, tau_back, ALLOWED) for words, start, _ in rows_of(prompts)]
         for i, (words, start, padding) in enumerate(rows_of(prompts)):
             assert tokens[i, padding:].tolist() == slow[i][0]
             assert {s: step[i, padding + s].item() for s in range(start, len(words))} == slow[i][1]
@@ -114,7 +70,7 @@ def test_the_comparison_covers_what_can_happen():
         model = deep_model(seed)
         for words, start, _ in rows_of(make_prompts(*BATCH)):
             for tau, tau_back in ((0.6, 0.9), (0.3, 1.1)):
-                history = slow_wino(model, words, start, 12, tau, tau_back)[2]
+                history = slow_wino(model, words, start, 12, tau, tau_back, ALLOWED)[2]
                 steps += history
                 limits += sum(now[1] == before[0] - 1 > 0 for before, now in zip(history[:-1], history[1:], strict=True))
                 lengths.add(len(history))
@@ -343,7 +299,7 @@ def test_confidence_is_the_probability_at_temperature_1_whatever_the_temperature
 
 def test_probabilities_are_the_same_in_chunks(monkeypatch):
     expected = fill(deep_model(2), make_prompts(*BATCH), options(6))
-    monkeypatch.setattr(wino, "chunk_size", lambda _: 3)
+    monkeypatch.setattr(placing, "chunk_rows", lambda _: 3)
     found = fill(deep_model(2), make_prompts(*BATCH), options(6))
     assert torch.equal(found[0], expected[0]) and found[2:] == expected[2:]
 

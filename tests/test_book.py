@@ -1,0 +1,222 @@
+"""The book tells the truth: its code runs, its commands parse, its links lead somewhere, its pages are made from the repository."""
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+from dmpo_ref.cli import build_parser
+from dmpo_ref.cli import main as dmpo
+from dmpo_ref.config import load_config
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from book import build as book  # noqa: E402
+from book.extensions.plain_docstrings import to_rst  # noqa: E402
+from book.links import Links  # noqa: E402
+from book.pages import api_pages, configuration_page, equations_page, modules, section  # noqa: E402
+
+HOWTO = [ROOT / "book" / "howto" / f"{name}.md" for name in book.HOWTO]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def commands(path: Path) -> list[list[str]]:
+    """Every `dmpo …` line of a page as words."""
+    return [shlex.split(line)[1:] for block in blocks(path, "bash") for line in block.splitlines() if line.startswith("dmpo ")]
+
+
+# Code and commands of the pages
+
+
+@pytest.mark.parametrize("path", [p for p in HOWTO if "```python" in p.read_text(encoding="utf-8")], ids=lambda p: p.stem)
+def test_the_code_of_a_page_runs_from_top_to_bottom(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {"__name__": "page"}
+    for number, block in enumerate(blocks(path, "python")):
+        exec(compile(block, f"{path.name}, block {number}", "exec"), names)
+
+
+def needs_weights(words: list[str]) -> bool:
+    """Commands that need a large model, a run of it, or minutes."""
+    return words[0] in ("train", "export") or (words[0] != "plan" and any("llada" in word for word in words)) or "results/trained" in words
+
+
+@pytest.mark.parametrize("path", HOWTO, ids=lambda p: p.stem)
+def test_every_command_of_a_page_is_one_that_dmpo_knows(path):
+    for words in commands(path):
+        args, overrides = build_parser().parse_known_args(words)
+        overrides = [word for word in [*getattr(args, "overrides", []), *overrides]]
+        assert all("=" in word for word in overrides), words
+        if hasattr(args, "config"):
+            load_config(args.config, *overrides)
+
+
+@pytest.mark.parametrize("path", [p for p in HOWTO if any(not needs_weights(c) for c in commands(p))], ids=lambda p: p.stem)
+def test_commands_that_need_no_large_model_work(path, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for words in commands(path):
+        if not needs_weights(words):
+            assert dmpo(words) == 0, capsys.readouterr().err
+
+
+def test_every_script_of_a_page_exists():
+    for path in [*HOWTO, ROOT / "book" / "intro.md"]:
+        for block in blocks(path, "bash"):
+            for name in re.findall(r"--config_file (\S+)", block):
+                assert (ROOT / name).is_file(), name
+            for name in re.findall(r"^make ([\w-]+)", block, re.MULTILINE):
+                assert re.search(rf"^{name}:", (ROOT / "Makefile").read_text(), re.MULTILINE), name
+            for name in re.findall(r"python -m (toy\.\w+)", block):
+                assert (ROOT / f"{name.replace('.', '/')}.py").is_file(), name
+
+
+# Links
+
+LINKED = [*ROOT.glob("*.md"), *(ROOT / "book").rglob("*.md"), *(ROOT / "notebooks").glob("*.ipynb")]
+
+
+def linked_text(path: Path) -> str:
+    if path.suffix == ".md":
+        return re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown")
+
+
+@pytest.mark.parametrize("path", LINKED, ids=lambda p: str(p.relative_to(ROOT)))
+def test_relative_links_lead_to_files(path):
+    targets = re.findall(r"\]\(([\w./~-]*[./][\w./~-]*)(?:#[\w-]+)?\)", linked_text(path))
+    made = {"equations.md", "results.md", "configuration.md", "log.md", "contributing.md"}  # by build.py
+    dead = [t for t in targets if not (path.parent / t).exists() and t not in made]
+    assert not dead
+
+
+@pytest.mark.parametrize("name", re.findall(r"\{doc\}`(?:[^<`]*<)?([\w./]+)>?`", "".join(p.read_text() for p in LINKED if p.suffix == ".md")))
+def test_named_pages_exist(name, staged):
+    assert (staged / "howto" / f"{name}.md").resolve().is_file() or (staged / f"{name}.md").is_file()
+
+
+def test_links_are_rewritten_to_where_the_book_has_the_file(tmp_path):
+    for name in ("README.md", "LOG.md", "pkg/code.py", "tests/test_x.py", "book/figures/a.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    text = "[log](LOG.md#end) [`code`](pkg/code.py) [test](tests/test_x.py) ![a](book/figures/a.png) [gone](x.md) $E[r](x)$\n```\n[l](LOG.md)\n```"
+    links = Links(tmp_path, "", "main")
+    links.pages = {"LOG.md": "log.md", "pkg/code.py": "api/code.md"}
+    assert links.relink(text, tmp_path / "README.md", "howto/page.md") == (
+        "[log](../log.md#end) [`code`](../api/code.md) [test](../files/tests/test_x.py) ![a](../figures/a.png) gone $E[r](x)$"
+        "\n```\n[l](LOG.md)\n```"
+    )
+    assert links.files == {"files/tests/test_x.py": tmp_path / "tests/test_x.py", "figures/a.png": tmp_path / "book/figures/a.png"}
+    assert links.missing == ["README.md links to x.md, which does not exist"]
+    public = Links(tmp_path, "https://example.org/o/r", "main")
+    assert public.relink("[test](tests/test_x.py)", tmp_path / "README.md", "a.md") == (
+        "[test](https://example.org/o/r/blob/main/tests/test_x.py)"
+    )
+
+
+# Pages that are made
+
+
+@pytest.fixture(scope="module")
+def staged(tmp_path_factory):
+    target = tmp_path_factory.mktemp("book")
+    (target / "left_over.md").write_text("from an earlier build")
+    book.stage(target)
+    return target
+
+
+def test_every_page_is_in_the_table_of_contents(staged):
+    def files(node):
+        found = [node["file"]] if "file" in node else []
+        return found + [f for key in ("parts", "chapters", "sections") for child in node.get(key, []) for f in files(child)]
+
+    toc = yaml.safe_load((staged / "_toc.yml").read_text())
+    listed = [toc["root"], *(name.removesuffix(".ipynb") for name in files(toc))]
+    pages = [p for p in staged.rglob("*") if p.suffix in (".md", ".ipynb") and p.relative_to(staged).parts[0] != "files"]
+    assert sorted(listed) == sorted(str(p.relative_to(staged).with_suffix("")) if p.suffix == ".ipynb" else str(p.relative_to(staged))[:-3] for p in pages)
+    notebooks = [name for name in listed if name.startswith("notebooks/")]
+    assert notebooks == sorted(f"notebooks/{p.stem}" for p in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
+    assert not (staged / "left_over.md").exists()
+
+
+def test_the_map_of_equations_is_the_readme_s(staged):
+    page = (staged / "equations.md").read_text()
+    functions = re.findall(r"`((?:dmpo_ref|toy)\.[\w.]+)`", section(README, "Equation to code"))
+    assert len(functions) >= 15
+    assert re.findall(r"\{py:obj\}`([\w.]+)`", page) == functions
+    with pytest.raises(ValueError, match="no section '## Equation to code'"):
+        equations_page("# another README")
+
+
+def test_every_module_has_a_page_in_the_order_of_the_map():
+    pages = list(api_pages(ROOT, README))
+    on_disk = {p for folder in ("dmpo_ref", "toy") for p in (ROOT / folder).rglob("*.py") if p.stem != "__main__" and "presets" not in p.parts}
+    assert {ROOT / path for path in modules(ROOT).values()} == on_disk
+    assert set(pages) == {"api/index.md"} | {f"api/{name}.md" for name in modules(ROOT)}
+    order = [pages.index(f"api/dmpo_ref.{name}.md") for name in ("config", "masking", "likelihood", "weights", "losses", "train", "cli")]
+    assert order == sorted(order)
+
+
+def test_every_option_has_a_row(staged):
+    page, config = configuration_page(), load_config("toy_sudoku")
+
+    def leaves(node, prefix=""):
+        return [leaf for k, v in vars(node).items() for leaf in (leaves(v, f"{prefix}{k}.") if hasattr(v, "__dict__") else [prefix + k])]
+
+    assert re.findall(r"^\| `([\w.]+)` \|", page, re.MULTILINE) == leaves(config)
+
+
+def test_widgets_are_replaced_by_a_line(staged):
+    for path in (staged / "notebooks").glob("*.ipynb"):
+        original = (ROOT / "notebooks" / path.name).read_text(encoding="utf-8")
+        assert book.WIDGET not in path.read_text(encoding="utf-8")
+        assert (book.SLIDERS in path.read_text(encoding="utf-8")) == (book.WIDGET in original)
+
+
+# Links to the repository, Colab and Binder
+
+
+def test_without_a_repository_nothing_links_to_one():
+    config = book.settings("")
+    assert "repository" not in config
+    assert "launch_buttons" not in config
+    assert not config["html"]["use_repository_button"]
+
+
+def test_with_a_repository_notebooks_open_in_colab_and_binder():
+    config = book.settings("https://example.org/o/r")
+    assert config["repository"]["url"] == "https://example.org/o/r"
+    assert config["html"]["use_repository_button"]
+    assert {"colab_url", "binderhub_url"} <= set(config["launch_buttons"])
+
+
+def test_files_of_other_hosts_are_found(tmp_path):
+    page = tmp_path / "page.html"
+    page.write_text(
+        '<link rel="stylesheet" href="_static/a.css"><link rel="stylesheet" href="https://x.org/a.css"><script src="//x.org/b.js"></script>'
+        '<img src="c.png"><img src="http://x.org/d.png"><a href="https://x.org/page">a link may leave the host</a>'
+    )
+    assert book.remote_files(page) == ["https://x.org/a.css", "//x.org/b.js", "http://x.org/d.png"]
+
+
+# Docstrings
+
+
+def test_docstrings_become_restructured_text():
+    docstring = [
+        *("The target p*(o|q), by `weights.log_weights`.", "", "    p* = p_ref · e^{r/α}", "", "It *must* end:", "- one `a`;", "- two_."),
+        *("Done.", "", "Args:", "    x: [G, N] |x|", "", "Returns:", "    a, b: [G].", "    c: more,", "        and more."),
+    ]
+    assert to_rst(docstring) == [
+        r"The target p\*(o\|q), by ``weights.log_weights``.",
+        *("", "::", "", "    p* = p_ref · e^{r/α}", "", "It *must* end:", "", "- one ``a``;", r"- two\_.", ""),
+        *("Done.", "", "Args:", r"    x: [G, N] \|x\|", "", "", ":returns:", "    - **a, b**: [G].", "    - **c**: more,", "          and more."),
+    ]

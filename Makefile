@@ -4,13 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed-dev
 
-.PHONY: demo test test-long lint format lab pretrain study clean
+.PHONY: demo test test-long lint format notebooks lab pretrain study clean
 
 demo: $(VENV)/.installed-core
 	$(BIN)/dmpo demo
 
+# The tests, then every cell of every notebook against its stored output.
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --nbval --nbval-sanitize-with notebooks/sanitise.cfg --nbval-cell-timeout 300 notebooks
 
 test-long: $(INSTALLED)
 	$(BIN)/python -m pytest -m "long or not long"
@@ -18,10 +20,14 @@ test-long: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python notebooks/build.py --check
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+notebooks: $(INSTALLED)
+	$(BIN)/python notebooks/build.py
 
 lab: $(VENV)/.installed-lab
 	$(BIN)/jupyter lab

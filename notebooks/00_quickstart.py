@@ -5,11 +5,13 @@
 #
 # **You will learn**
 # - what a masked diffusion language model does, on a board of sixteen cells;
-# - what DMPO ([arXiv:2510.08233](https://arxiv.org/abs/2510.08233)) aims at: not the highest reward, but a *distribution*;
+# - what DMPO ([arXiv:2510.08233](https://arxiv.org/abs/2510.08233)) aims at: not the highest reward, but a
+#   *distribution*;
 # - its four steps, draw, reward, weigh, fit, each in a cell;
 # - how near it comes, measured against the exact answer.
 #
-# **You need** Python and what reinforcement learning is about; no GPU. **It takes** ten minutes to read and half a minute to run.
+# **You need** Python and what reinforcement learning is about; no GPU. **It takes** ten minutes to read and half a
+# minute to run.
 
 # %%
 try:
@@ -41,9 +43,11 @@ from toy.sudoku import solutions
 # %% [markdown]
 # ## A policy that writes in any order
 #
-# A masked diffusion language model reads a text with holes and predicts what stands in each hole, all at once. To *generate*, it starts from holes only, fills one, looks again, fills the next: in any order.
+# A masked diffusion language model reads a text with holes and predicts what stands in each hole, all at once. To
+# *generate*, it starts from holes only, fills one, looks again, fills the next: in any order.
 #
-# The policy of this project's toy is such a transformer, with 85 thousand weights, and its texts are 4x4 Sudoku boards. It has learned from a careless teacher, so it is usually wrong. Here is a puzzle
+# The policy of this project's toy is such a transformer, with 85 thousand weights, and its texts are 4x4 Sudoku boards.
+# It has learned from a careless teacher, so it is usually wrong. Here is a puzzle
 # with *two* solutions.
 
 # %%
@@ -68,9 +72,11 @@ print("fewer than 20 different answers among the 64:", len(set(texts)) < 20)
 Image(data=animate_trace(*trace(tokenizer, rollout), board=True, frames_per_second=2), format="gif")
 
 # %% [markdown]
-# Colours say when a cell was filled: dark first, light last. The sampler knows the exact probability of each answer along the order in which it was written.
+# Colours say when a cell was filled: dark first, light last. The sampler knows the exact probability of each answer
+# along the order in which it was written.
 #
-# **Step 2: reward.** 1 for a valid board that keeps the clues, else 0. `task.reward` is a function of the text; yours can be too.
+# **Step 2: reward.** 1 for a valid board that keeps the clues, else 0. `task.reward` is a function of the text; yours
+# can be too.
 
 # %%
 reward = torch.tensor([[sum(task.reward(puzzle, text).values()) for text in texts]], dtype=torch.float64)
@@ -79,11 +85,13 @@ print("right between a fifth and a half of the time:", 0.2 < reward.mean().item(
 # %% [markdown]
 # ## What should the policy become?
 #
-# One could ask for the highest reward. But a policy that always writes the same solution has it too. DMPO asks for the reference policy *tilted* by the reward:
+# One could ask for the highest reward. But a policy that always writes the same solution has it too. DMPO asks for the
+# reference policy *tilted* by the reward:
 #
 # $$p^*(o\mid q) \;\propto\; p_{\text{ref}}(o\mid q)\; e^{r(q,o)/\alpha}.$$
 #
-# Every solution keeps the share it had, relative to the others; wrong answers lose a factor $e^{-1/\alpha}$. On this puzzle all 1,024 answers can be enumerated, so $p^*$ is known to the last digit:
+# Every solution keeps the share it had, relative to the others; wrong answers lose a factor $e^{-1/\alpha}$. On this
+# puzzle all 1,024 answers can be enumerated, so $p^*$ is known to the last digit:
 
 # %%
 reference = exact_distribution(policy, tokenizer, task, puzzle, vocabulary)
@@ -107,7 +115,8 @@ print("weight of the right answers above 0.9:", weight[reward == 1].sum().item()
 print("effective share of the rollouts below a half:", effective_sample_size(weight).item() < 0.5)
 
 # %% [markdown]
-# **Step 4: fit.** Maximum likelihood on the weighted rollouts: hide a random set of cells of each, predict them, weigh the cross-entropy by $w_n$ (the WDCE loss). A few gradient steps, then draw again. `train` does all four
+# **Step 4: fit.** Maximum likelihood on the weighted rollouts: hide a random set of cells of each, predict them, weigh
+# the cross-entropy by $w_n$ (the WDCE loss). A few gradient steps, then draw again. `train` does all four
 # steps; notebook [05](05_two_losses.ipynb) rebuilds the loss, and `train` itself is [one page](../dmpo_ref/train.py).
 
 # %%
@@ -132,7 +141,9 @@ rounds = [0, *(done for done, _, _ in history)]
 left.semilogy(rounds, [kl_divergence(log_target, reference.log_prob), *(kl for _, kl, _ in history)], "o-")
 left.set(title="Exact distance to p*", xlabel="rounds of 64 rollouts", ylabel="KL(p*‖p$_θ$), nats")
 for i, text in enumerate(solutions(puzzle.puzzle)):
-    right.plot(rounds, [reference.probability_of(text), *(shares[i] for _, _, shares in history)], "o-", color=f"C{i}", label=f"solution {i + 1}")
+    right.plot(
+        rounds, [reference.probability_of(text), *(shares[i] for _, _, shares in history)], "o-", color=f"C{i}", label=f"solution {i + 1}"
+    )
     right.axhline(log_target[reference.texts.index(text)].exp().item(), linestyle="--", color=f"C{i}")
 right.set(title="Both solutions keep their share (dashed: p*)", xlabel="rounds of 64 rollouts", ylabel="probability", ylim=(0, 1))
 right.legend()
@@ -143,17 +154,23 @@ targets = [log_target[reference.texts.index(text)].exp().item() for text in solu
 print("both solutions within 0.15 of their share:", all(abs(p - q) < 0.15 for p, q in zip(history[-1][2], targets, strict=True)))
 
 # %% [markdown]
-# Two thousand rollouts, and the policy is within a few hundredths of a nat of p*. It has not merely become right: it has kept *both* solutions, in their proportion. That is what "distribution matching" means, and what
-# mode-seeking methods lose (notebooks [02](02_mode_seeking_and_mass_covering.ipynb) and [08](08_against_its_rivals.ipynb)).
+# Two thousand rollouts, and the policy is within a few hundredths of a nat of p*. It has not merely become right: it
+# has kept *both* solutions, in their proportion. That is what "distribution matching" means, and what
+# mode-seeking methods lose (notebooks [02](02_mode_seeking_and_mass_covering.ipynb) and
+# [08](08_against_its_rivals.ipynb)).
 #
-# How much of this does one puzzle prove? It shows that the fixed point is the right one. That the method *learns* on many puzzles is the other half:
+# How much of this does one puzzle prove? It shows that the fixed point is the right one. That the method *learns* on
+# many puzzles is the other half:
 
 # %% tags=["nbval-ignore-output"]
 figures = Path(__import__("toy").__file__).parent.parent / "book" / "figures"
-Image(filename=figures / "demo.png") if (figures / "demo.png").is_file() else print("run `make demo`: this figure comes with the repository")
+Image(filename=figures / "demo.png") if (figures / "demo.png").is_file() else print(
+    "run `make demo`: this figure comes with the repository"
+)
 
 # %% [markdown]
-# *The result of `make demo` (84 seconds on two CPU cores, 2026-11-22). Top: 256 puzzles whose grids were never trained on; the solve rate goes from 0.25 to 0.92, greedily from 0.13 to 1.00. Bottom: the puzzle above, in full.*
+# *The result of `make demo` (84 seconds on two CPU cores, 2026-11-22). Top: 256 puzzles whose grids were never trained
+# on; the solve rate goes from 0.25 to 0.92, greedily from 0.13 to 1.00. Bottom: the puzzle above, in full.*
 #
 # ## To remember
 #
@@ -165,11 +182,14 @@ Image(filename=figures / "demo.png") if (figures / "demo.png").is_file() else pr
 # ## Exercises
 #
 # 1. *Warm-up.* What is p* for α → ∞, and for α → 0? Check with `tilted`.
-# 2. *Warm-up.* Replace the reward by a function of yours (`train(config, reward=…)`), for example 1 if the first cell is a 1.
+# 2. *Warm-up.* Replace the reward by a function of yours (`train(config, reward=…)`), for example 1 if the first cell
+#    is a 1.
 # 3. *Standard.* Train with `train.num_rollouts=4` and 480 rounds. Do both solutions survive? Try three seeds.
-# 4. *Research.* After how many rollouts is KL(p*‖p_θ) below 0.01, as a function of N? Is there an N below which it never is?
+# 4. *Research.* After how many rollouts is KL(p*‖p_θ) below 0.01, as a function of N? Is there an N below which it
+#    never is?
 #
 # ## Where next
 #
-# [01 · Masked diffusion](01_masked_diffusion.ipynb) for the model, [03 · Weights](03_weights.ipynb) for step 3, [05 · Two losses](05_two_losses.ipynb) for step 4,
+# [01 · Masked diffusion](01_masked_diffusion.ipynb) for the model, [03 · Weights](03_weights.ipynb) for step 3, [05 ·
+# Two losses](05_two_losses.ipynb) for step 4,
 # [09 · From the toy to LLaDA-8B](09_from_the_toy_to_llada.ipynb) if you have a GPU.

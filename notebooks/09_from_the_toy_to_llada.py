@@ -6,10 +6,12 @@
 # **You will learn**
 # - what differs between the config of the toy and that of LLaDA-8B, option by option, and that nothing else does;
 # - what a round costs on one GPU or eight, before you have one: parameters, memory, forward passes, seconds;
-# - how a small random checkpoint of LLaDA's layout goes through train, stop, resume, evaluate, export and reload, here and now;
+# - how a small random checkpoint of LLaDA's layout goes through train, stop, resume, evaluate, export and reload, here
+#   and now;
 # - the commands for the real one.
 #
-# **You need** notebook [00](00_quickstart.ipynb). No GPU; the last cell uses one if it is there. **It takes** twenty minutes to read and 30 seconds to run.
+# **You need** notebook [00](00_quickstart.ipynb). No GPU; the last cell uses one if it is there. **It takes** twenty
+# minutes to read and 30 seconds to run.
 
 # %%
 try:
@@ -51,9 +53,11 @@ for key in toy:
 # %% [markdown]
 # Read it in three groups.
 #
-# *The model*: another checkpoint, in bfloat16, with adapters instead of all weights. The reference policy p_ref is then the same model with its adapters switched off: no second copy.
+# *The model*: another checkpoint, in bfloat16, with adapters instead of all weights. The reference policy p_ref is then
+# the same model with its adapters switched off: no second copy.
 #
-# *What is asked*: a chat message and a free answer of 256 tokens, drawn by the confidence sampler at temperature 0.2, instead of blanks filled in random order. This sampler has no path probability,
+# *What is asked*: a chat message and a free answer of 256 tokens, drawn by the confidence sampler at temperature 0.2,
+# instead of blanks filled in random order. This sampler has no path probability,
 # so the log-ratio is estimated by ELBOs (`log_ratio: elbo`). Notebook [03](03_weights.ipynb) measures what that costs.
 #
 # *Sizes*: micro-batches bound the memory. They change no number, whatever they are, and notebook cells below rely on it.
@@ -67,15 +71,18 @@ print("\n".join(line for line in text.splitlines() if "published:" in line))
 # %% [markdown]
 # ## What will it cost?
 #
-# `dmpo plan` reads the config alone: no weights, no GPU. How much memory do you think the *vocabulary logits* of one sequence take? 512 tokens × 126,464 words × 4 bytes are 259 MB; a micro-batch of 8 sequences, kept for the
-# backward pass, would be 2 GB and more in float32. The line `of it vocabulary logits` says what is really held, since only masked response positions are scored, a chunk at a time.
+# `dmpo plan` reads the config alone: no weights, no GPU. How much memory do you think the *vocabulary logits* of one
+# sequence take? 512 tokens × 126,464 words × 4 bytes are 259 MB; a micro-batch of 8 sequences, kept for the
+# backward pass, would be 2 GB and more in float32. The line `of it vocabulary logits` says what is really held, since
+# only masked response positions are scored, a chunk at a time.
 
 # %%
 plan = make_plan(load_config("llada_sudoku"))
 print(format_plan(plan, gpu_memory=80))
 
 # %% [markdown]
-# Time is a bound from two numbers of the hardware, not a promise: sampling and gradient steps cost about the same. Sampling takes 128 passes for each of 128 rollouts; it is where caches and parallel decoding
+# Time is a bound from two numbers of the hardware, not a promise: sampling and gradient steps cost about the same.
+# Sampling takes 128 passes for each of 128 rollouts; it is where caches and parallel decoding
 # (notebook [06](06_samplers.ipynb)) are worth most. With the prefix cache, and two smaller ways to spend memory:
 
 # %%
@@ -101,7 +108,8 @@ plt.show()
 # %% [markdown]
 # ## The same layout, small enough for a laptop
 #
-# `toy.small_llada` makes a checkpoint with every field of the official `config.json`, sharded bfloat16 weights under the official key names, LLaDA's special tokens and a chat template. Its weights are random, so what it
+# `toy.small_llada` makes a checkpoint with every field of the official `config.json`, sharded bfloat16 weights under
+# the official key names, LLaDA's special tokens and a chat template. Its weights are random, so what it
 # writes is noise; what is tested is the way.
 
 # %%
@@ -111,7 +119,8 @@ print(type(policy).__name__, f"{policy.num_parameters():,} parameters,", policy.
 print([name for name, _ in policy.named_parameters() if ".blocks.0." in name])
 
 # %% [markdown]
-# Now `train`, with the *same preset* as the 8B model and overrides for size only. The run is stopped after the first round, as Ctrl-C would do, and resumed; beside it runs one that is never stopped.
+# Now `train`, with the *same preset* as the 8B model and overrides for size only. The run is stopped after the first
+# round, as Ctrl-C would do, and resumed; beside it runs one that is never stopped.
 
 # %%
 SMALL = [
@@ -144,9 +153,11 @@ print("stopped and resumed, bit for bit the same weights:", same)
 print("metrics of every gradient step the same:", [m["loss"] for m in whole.metrics] == [m["loss"] for m in resumed.metrics])
 
 # %% [markdown]
-# The second round was lost with its checkpoint and run again; every random number is keyed by what it is for, so there is no generator state that could be forgotten.
+# The second round was lost with its checkpoint and run again; every random number is keyed by what it is for, so there
+# is no generator state that could be forgotten.
 #
-# Export writes plain files: adapters for PEFT, or one checkpoint with the adapters added, under LLaDA's own key names, that anyone's code can load.
+# Export writes plain files: adapters for PEFT, or one checkpoint with the adapters added, under LLaDA's own key names,
+# that anyone's code can load.
 
 # %%
 for name, flags in (("adapters", []), ("merged", ["--merge"])):
@@ -171,7 +182,8 @@ print("logits of the merged model within 1e-4 of the policy's:", bool(distance <
 # dmpo export runs/llada_sudoku merged --merge
 # ```
 #
-# A group of rollouts stays on one process, and random streams are keyed by prompt; so eight GPUs give the numbers of one, up to rounding. If the GPU has less memory, lower the micro-batches (numbers stay the
+# A group of rollouts stays on one process, and random streams are keyed by prompt; so eight GPUs give the numbers of
+# one, up to rounding. If the GPU has less memory, lower the micro-batches (numbers stay the
 # same) or set `model.quantize=nf4`; `dmpo plan … --gpu-memory 24` says what then fits.
 #
 # With a CUDA device here, the next cell asks the plan about it; without one it says so.
@@ -194,11 +206,15 @@ else:
 # ## Exercises
 #
 # 1. *Warm-up.* Which overrides make `llada_sudoku` fit into 24 GB? Ask `dmpo plan`.
-# 2. *Standard.* Change `loss.micro_batch` in `SMALL` from 3 to 5 and compare the losses of the first step. Why is the difference not exactly zero?
-# 3. *Hard.* Train `small` with `weight.log_ratio=none` and with `elbo`, and count forward passes in `metrics.jsonl`. Does the plan agree?
-# 4. *Research.* The recipe estimates the log-ratio by four antithetic masks. At which number would you stop for answers of 256 tokens? Propose an experiment on the toy that decides it.
+# 2. *Standard.* Change `loss.micro_batch` in `SMALL` from 3 to 5 and compare the losses of the first step. Why is the
+#    difference not exactly zero?
+# 3. *Hard.* Train `small` with `weight.log_ratio=none` and with `elbo`, and count forward passes in `metrics.jsonl`.
+#    Does the plan agree?
+# 4. *Research.* The recipe estimates the log-ratio by four antithetic masks. At which number would you stop for answers
+#    of 256 tokens? Propose an experiment on the toy that decides it.
 #
 # ## Where next
 #
-# [10](10_benchmarks.ipynb) for the four benchmarks. The code: [dmpo_ref/model.py](../dmpo_ref/model.py), [dmpo_ref/policy.py](../dmpo_ref/policy.py), [dmpo_ref/plan.py](../dmpo_ref/plan.py),
+# [10](10_benchmarks.ipynb) for the four benchmarks. The code: [dmpo_ref/model.py](../dmpo_ref/model.py),
+# [dmpo_ref/policy.py](../dmpo_ref/policy.py), [dmpo_ref/plan.py](../dmpo_ref/plan.py),
 # [dmpo_ref/processes.py](../dmpo_ref/processes.py).

@@ -4,12 +4,14 @@
 # How far can the numbers in a results table be trusted, and how are yours made comparable with them?
 #
 # **You will learn**
-# - what the paper reports for LLaDA-8B before and after DMPO, and which of the differences the number of test items can carry;
+# - what the paper reports for LLaDA-8B before and after DMPO, and which of the differences the number of test items can
+#   carry;
 # - why every answer is graded twice, `published` and `strict`, and where the two part;
 # - how to grade files that already exist, and how to evaluate a policy so that a killed evaluation goes on;
 # - what pass@k says that accuracy does not.
 #
-# **You need** notebook [00](00_quickstart.ipynb); nothing here trains. **It takes** half an hour to read and 20 seconds to run.
+# **You need** notebook [00](00_quickstart.ipynb); nothing here trains. **It takes** half an hour to read and 20 seconds
+# to run.
 
 # %%
 try:
@@ -38,13 +40,18 @@ folder = Path(tempfile.mkdtemp())
 # %% [markdown]
 # ## The published numbers
 #
-# Four benchmarks: grade-school problems ([GSM8K](https://arxiv.org/abs/2110.14168), 1,319 test items), competition mathematics
-# ([MATH](https://arxiv.org/abs/2103.03874), of which 500 are used), Countdown (reach a target from three numbers; 256 items) and 4x4 Sudoku
-# (256 puzzles). The protocol of the tables: generation lengths 128, 256 and 512, half as many steps, blocks of 32 tokens, temperature 0,
+# Four benchmarks: grade-school problems ([GSM8K](https://arxiv.org/abs/2110.14168), 1,319 test items), competition
+# mathematics
+# ([MATH](https://arxiv.org/abs/2103.03874), of which 500 are used), Countdown (reach a target from three numbers; 256
+# items) and 4x4 Sudoku
+# (256 puzzles). The protocol of the tables: generation lengths 128, 256 and 512, half as many steps, blocks of 32
+# tokens, temperature 0,
 # low-confidence remasking.
 #
-# There are *two* published rows for the same base model: d1's files ([arXiv:2504.12216](https://arxiv.org/abs/2504.12216)), and the DMPO paper's own run
-# ([arXiv:2510.08233](https://arxiv.org/abs/2510.08233), Figure 1). They differ by up to five points, with the same weights. Keep that in mind when a method is said to gain three.
+# There are *two* published rows for the same base model: d1's files
+# ([arXiv:2504.12216](https://arxiv.org/abs/2504.12216)), and the DMPO paper's own run
+# ([arXiv:2510.08233](https://arxiv.org/abs/2510.08233), Figure 1). They differ by up to five points, with the same
+# weights. Keep that in mind when a method is said to gain three.
 
 # %%
 print(format_table(PUBLISHED))
@@ -52,11 +59,13 @@ print(format_table(PUBLISHED))
 # %% [markdown]
 # ## What n items can tell
 #
-# A share $\hat p$ of $n$ items is a measurement. Wilson's 95 % interval holds every $p$ for which the share seen would not be surprising:
+# A share $\hat p$ of $n$ items is a measurement. Wilson's 95 % interval holds every $p$ for which the share seen would
+# not be surprising:
 #
 # $$|\hat p - p| \le 1.96 \sqrt{p\,(1-p)/n}.$$
 #
-# Before you run the next cell: which of the paper's four gains at length 256 do you expect to be larger than the intervals?
+# Before you run the next cell: which of the paper's four gains at length 256 do you expect to be larger than the
+# intervals?
 
 # %%
 ITEMS = {"gsm8k": 1319, "math500": 500, "countdown": 256, "sudoku": 256}
@@ -73,20 +82,25 @@ for place, (task, n) in enumerate(ITEMS.items()):
         share = row[task, 256][0] / 100
         low, high = wilson(share, n)
         color = "C0" if shift < 0 else "C1"
-        axes.errorbar(place + shift, share, [[share - low], [high - share]], fmt="o", capsize=4, color=color, label=name if place == 0 else None)
+        axes.errorbar(
+            place + shift, share, [[share - low], [high - share]], fmt="o", capsize=4, color=color, label=name if place == 0 else None
+        )
 axes.set(xticks=range(4), xticklabels=["GSM8K", "MATH-500", "Countdown", "Sudoku"], ylabel="accuracy", ylim=(0, 1))
 axes.set_title("Published accuracy at length 256, with the interval that n items allow")
 axes.legend()
 plt.show()
 
 # %% [markdown]
-# Countdown and Sudoku: far apart. MATH-500: the intervals overlap widely; a gain of three points on 500 items is what two runs of the *same* policy may show. GSM8K, with
-# 1,319 items, lies in between. Overlap is not a test: both rows answer the *same* items, so a paired comparison would be sharper, but it needs the answers, and only accuracies were printed.
+# Countdown and Sudoku: far apart. MATH-500: the intervals overlap widely; a gain of three points on 500 items is what
+# two runs of the *same* policy may show. GSM8K, with
+# 1,319 items, lies in between. Overlap is not a test: both rows answer the *same* items, so a paired comparison would
+# be sharper, but it needs the answers, and only accuracies were printed.
 # (Sudoku counts blank *cells*, which are not independent within a puzzle; the interval counts puzzles.)
 #
 # ## Two gradings
 #
-# `published` repeats the rules behind the tables, mistakes included, so that numbers compare. `strict` is right only where the answer is right. Each answer below is graded by both; read the reasons.
+# `published` repeats the rules behind the tables, mistakes included, so that numbers compare. `strict` is right only
+# where the answer is right. Each answer below is graded by both; read the reasons.
 
 # %%
 CASES = [
@@ -103,8 +117,10 @@ for task, (question, truth), text in CASES:
     print(f"{task:<10}{text[:42]!r:<46} published {marks[0]}, strict {marks[1]}\n{'':10}strict: {grade.strict.reason}")
 
 # %% [markdown]
-# - The first Sudoku answer fills both blanks as in the stored solution, so it scores 2 of 2 cells; but it has changed a *clue*. No puzzle is solved by that.
-# - `8**2` is made of the right digits and has the right value; the published rule hands it to Python, where `**` is a power.
+# - The first Sudoku answer fills both blanks as in the stored solution, so it scores 2 of 2 cells; but it has changed a
+#   *clue*. No puzzle is solved by that.
+# - `8**2` is made of the right digits and has the right value; the published rule hands it to Python, where `**` is a
+#   power.
 # - `1,000` is read as 1 by the published rule, since a comma ends a number there.
 # - The published rule takes the *first* box with a number. A model that boxes its intermediate results is marked down.
 # - It also takes the first number of `12 or 13`. Guessing twice is not knowing.
@@ -134,7 +150,8 @@ print(problems[0].replace(str(folder), "…"))
 print(describe_item(items[1]).replace(str(folder), "…"))
 
 # %% [markdown]
-# Zero of two cells, and no puzzle: 4 and 3 were exchanged. The bad item is named, the others are scored. On the command line:
+# Zero of two cells, and no puzzle: 4 and 3 were exchanged. The bad item is named, the others are scored. On the command
+# line:
 #
 # ```bash
 # dmpo grade countdown_instruct_256_128_*_generations.json --output graded.jsonl --explain 3
@@ -144,7 +161,8 @@ print(describe_item(items[1]).replace(str(folder), "…"))
 #
 # ## Prompts: the same in training and in evaluation
 #
-# A task is one class with a prompt, a reward and a grade, and both `dmpo train` and `dmpo evaluate` use it. `task.prefill` starts the answer with `<reasoning>`, as the published evaluation
+# A task is one class with a prompt, a reward and a grade, and both `dmpo train` and `dmpo evaluate` use it.
+# `task.prefill` starts the answer with `<reasoning>`, as the published evaluation
 # does; `task.few_shot` puts worked examples before the question, as earlier turns of the conversation.
 
 # %%
@@ -156,14 +174,24 @@ print(f"[assistant]\n{countdown.prefill}…")
 # %% [markdown]
 # ## An evaluation from beginning to end
 #
-# `dmpo evaluate` writes each answer to a results file as soon as it is there. The toy policy on 32 puzzles, four samples each:
+# `dmpo evaluate` writes each answer to a results file as soon as it is there. The toy policy on 32 puzzles, four
+# samples each:
 
 # %% tags=["nbval-ignore-output"]
-arguments = ["evaluate", "toy_sudoku", "threads=1", "evaluation.num_items=32", "evaluation.num_samples=4", "--output", str(folder / "reference")]
+arguments = [
+    "evaluate",
+    "toy_sudoku",
+    "threads=1",
+    "evaluation.num_items=32",
+    "evaluation.num_samples=4",
+    "--output",
+    str(folder / "reference"),
+]
 code = main(arguments)
 
 # %% [markdown]
-# The reference policy is right a quarter of the time, and pass@4 is about twice that. *pass@k* is the probability that $k$ of the $n$ samples, drawn without replacement, hold a right one: with $c$ right ones,
+# The reference policy is right a quarter of the time, and pass@4 is about twice that. *pass@k* is the probability that
+# $k$ of the $n$ samples, drawn without replacement, hold a right one: with $c$ right ones,
 #
 # $$\text{pass@}k = 1 - \binom{n-c}{k} \Big/ \binom{n}{k}.$$
 
@@ -173,10 +201,12 @@ _, strict = summarise(grade_files([folder / "reference" / "sudoku_random_order.j
 print("accuracy below 0.35:", strict.accuracy < 0.35, "  pass@4 above accuracy:", strict.pass_at[4] > strict.accuracy)
 
 # %% [markdown]
-# Why it matters here: a method that only *sharpens* a policy raises accuracy and leaves pass@k where it was, or lowers it. DMPO aims at a distribution, p*, and keeps what p_ref could do; notebook
+# Why it matters here: a method that only *sharpens* a policy raises accuracy and leaves pass@k where it was, or lowers
+# it. DMPO aims at a distribution, p*, and keeps what p_ref could do; notebook
 # [08](08_against_its_rivals.ipynb) measures which methods keep several solutions.
 #
-# Killed? The same command goes on where it stopped, and counts nothing twice. Another seed, sampler or checkpoint into the same file is refused:
+# Killed? The same command goes on where it stopped, and counts nothing twice. Another seed, sampler or checkpoint into
+# the same file is refused:
 
 # %%
 with contextlib.redirect_stderr(io.StringIO()) as message:
@@ -194,12 +224,18 @@ print(f"exit code {code}, {message.getvalue().replace(str(folder), '…')}")
 # dmpo table results/base results/dmpo --markdown --figure table.png
 # ```
 #
-# `dmpo table` puts the runs beside the published numbers, each with its source and its interval. Without a GPU, a small random checkpoint of the same layout takes the same way; its accuracy is what chance gives:
+# `dmpo table` puts the runs beside the published numbers, each with its source and its interval. Without a GPU, a small
+# random checkpoint of the same layout takes the same way; its accuracy is what chance gives:
 # notebook [09](09_from_the_toy_to_llada.ipynb).
 
 # %%
 config = load_config("llada_countdown")
-print(config.evaluation.sampler.name, config.evaluation.sampler.response_length, config.evaluation.sampler.steps, config.evaluation.sampler.temperature)
+print(
+    config.evaluation.sampler.name,
+    config.evaluation.sampler.response_length,
+    config.evaluation.sampler.steps,
+    config.evaluation.sampler.temperature,
+)
 
 # %% [markdown]
 # ## To remember
@@ -212,11 +248,15 @@ print(config.evaluation.sampler.name, config.evaluation.sampler.response_length,
 # ## Exercises
 #
 # 1. *Warm-up.* How many test items would make the intervals of 35.0 % and 38.2 % part?
-# 2. *Standard.* Write a generation for the Countdown problem [8, 2, 3] → 64 that `published` calls right and `strict` wrong, without `**`.
-# 3. *Hard.* Given both rows' answers to the same 500 items, which test would you use, and what is the smallest difference it can see if the two policies agree on 90 % of the items?
-# 4. *Research.* The published Sudoku score counts cells. Find a policy without any knowledge of the puzzle that maximises it, and its score.
+# 2. *Standard.* Write a generation for the Countdown problem [8, 2, 3] → 64 that `published` calls right and `strict`
+#    wrong, without `**`.
+# 3. *Hard.* Given both rows' answers to the same 500 items, which test would you use, and what is the smallest
+#    difference it can see if the two policies agree on 90 % of the items?
+# 4. *Research.* The published Sudoku score counts cells. Find a policy without any knowledge of the puzzle that
+#    maximises it, and its score.
 #
 # ## Where next
 #
-# Back to [07](07_dmpo_on_sudoku.ipynb) for a whole training run, or to the code: [dmpo_ref/grading.py](../dmpo_ref/grading.py), [dmpo_ref/results.py](../dmpo_ref/results.py),
+# Back to [07](07_dmpo_on_sudoku.ipynb) for a whole training run, or to the code:
+# [dmpo_ref/grading.py](../dmpo_ref/grading.py), [dmpo_ref/results.py](../dmpo_ref/results.py),
 # [dmpo_ref/tasks/](../dmpo_ref/tasks/__init__.py).

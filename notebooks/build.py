@@ -1,7 +1,7 @@
 """Notebook sources are the `.py` files beside this one (jupytext, percent format); the `.ipynb` files are made from them.
 
-    python notebooks/build.py             # make every notebook whose source has changed, and run it
-    python notebooks/build.py 03 07       # these, changed or not
+    python notebooks/build.py             # make every notebook whose source has changed; run those whose code has
+    python notebooks/build.py 03 07       # make and run these, changed or not
     python notebooks/build.py --check     # 1 if a notebook is not what its source says, or holds more than it should
 
 Review the sources; the notebooks hold the same cells with their outputs, and no metadata that changes from run to run.
@@ -46,16 +46,25 @@ def main() -> int:
         return int(bool(problems))
     for source in found if args.names else [source for source, _ in problems]:
         start = time.perf_counter()
-        build(source)
+        build(source, run=bool(args.names))
         print(f"{source.stem}: {time.perf_counter() - start:.0f} s")
     return 0
 
 
-def build(source: Path) -> None:
-    """Run a source and write its notebook; a cell that raises leaves the old one in place."""
-    notebook = read(source)
-    NotebookClient(notebook, timeout=SECONDS_PER_CELL, kernel_name="python3", resources={"metadata": {"path": str(FOLDER)}}).execute()
-    target = source.with_suffix(".ipynb")
+def build(source: Path, *, run: bool) -> None:
+    """Write the notebook of a source: run, or with the outputs it has if no code has changed.
+
+    A cell that raises leaves the old notebook in place.
+    """
+    notebook, target = read(source), source.with_suffix(".ipynb")
+    old = nbformat.read(target, as_version=4) if target.is_file() else nbformat.v4.new_notebook()
+    before, after = ([cell for cell in book.cells if cell.cell_type == "code"] for book in (old, notebook))
+    if run or [cell.source for cell in before] != [cell.source for cell in after]:
+        options = {"timeout": SECONDS_PER_CELL, "kernel_name": "python3", "resources": {"metadata": {"path": str(FOLDER)}}}
+        NotebookClient(notebook, **options).execute()
+    else:
+        for cell, known in zip(after, before, strict=True):
+            cell.outputs = known.outputs
     temporary = target.with_suffix(".partial")
     nbformat.write(strip(notebook), temporary)
     temporary.replace(target)

@@ -117,3 +117,21 @@ def test_a_slide_of_a_section_without_marked_cells_is_refused(tmp_path):
     deck.write_text("# One\n\n<!-- cells: 03_weights | No such section -->\n", encoding="utf-8")
     with pytest.raises(ValueError, match="No such section"):
         slides.read_deck(deck)
+
+
+def test_a_deck_shows_stored_outputs_and_asks_no_other_host():
+    html = slides.render(TEACHING / "decks" / "2_losses_and_evidence.md")
+    assert html.count("<section") >= 15 and html.count("data:image/png;base64") >= 5
+    loaded = re.findall(r"<(?:script|link|img|iframe)[^>]*?(?:src|href)=\"(.*?)\"", html)
+    assert "reveal/dist/reveal.js" in loaded and "tex-svg.js" in loaded
+    assert not [address for address in loaded if re.match(r"(https?:)?//", address)]
+    assert not re.findall(r"(?:@import|url\()\s*[\"']?(?:https?:)?//", html)
+
+
+def test_a_package_that_is_not_installed_is_named(tmp_path, monkeypatch):
+    def missing(name):
+        raise slides.PackageNotFoundError(name)
+
+    monkeypatch.setattr(slides, "distribution", missing)
+    with pytest.raises(FileNotFoundError, match="sphinx-revealjs is not installed; run pip"):
+        slides.copy_scripts(tmp_path)

@@ -1,0 +1,176 @@
+# %% [markdown]
+# # Exercises 1 · The target and its weights
+#
+# Seven exercises on how rewards become weights. Read [notebook 03](../../../notebooks/03_weights.ipynb) first, or beside them.
+#
+# Replace each `# YOUR CODE HERE` and the line below it. `check(your_function)` then says `right`, or which property fails on which
+# input. Use plain Python, or torch in float64. Nothing from `dmpo_ref.weights`: that is what you are writing.
+
+# %%
+import itertools
+import math
+
+try:
+    import torch
+
+    from toy.exercises import check
+    from toy.notebook import start
+except ImportError:
+    raise SystemExit("dmpo_ref is not installed here: run `pip install -e '.[lab]'` in the repository, then restart the kernel") from None
+
+start()
+
+# %% [markdown]
+# ## 1.1 The target (warm-up)
+#
+# A prompt has C possible answers. The target of [arXiv:2510.08233](https://arxiv.org/abs/2510.08233) is
+#
+# $$p^*(o) = \frac{p_{\mathrm{ref}}(o)\,e^{r(o)/\alpha}}{\sum_{o'} p_{\mathrm{ref}}(o')\,e^{r(o')/\alpha}} .$$
+#
+# Do $p_{\mathrm{ref}}=(\tfrac12,\tfrac14,\tfrac14)$, $r=(0, \alpha\ln 2, \alpha\ln 4)$ on paper, then write the function. Rewards may
+# be large: $r/\alpha = 900$ must not overflow.
+
+
+# %%
+def tilted(p_ref, reward, alpha):
+    """p*, a list or tensor of C numbers, from C probabilities, C rewards and a temperature."""
+    # BEGIN SOLUTION
+    exponent = [math.log(p) + r / alpha for p, r in zip(p_ref, reward, strict=True)]
+    unnormalised = [math.exp(x - max(exponent)) for x in exponent]
+    return [u / sum(unnormalised) for u in unnormalised]
+    # END SOLUTION
+
+
+# %%
+check(tilted)
+
+# %% [markdown]
+# ## 1.2 Weights of a group (warm-up)
+#
+# N rollouts of $p_{\mathrm{old}}$ for each of G prompts. Their self-normalised weights are
+# $w_{gn} = \mathrm{softmax}_n\,\ell_{gn}$ with $\ell = r/\alpha + \log p_{\mathrm{ref}} - \log p_{\mathrm{old}}$. Prompts never mix.
+
+
+# %%
+def group_weights(reward, log_ref, log_old, alpha):
+    """w [G, N] from three tensors [G, N] and a temperature."""
+    # BEGIN SOLUTION
+    return (reward / alpha + log_ref - log_old).softmax(dim=-1)
+    # END SOLUTION
+
+
+# %%
+check(group_weights)
+
+# %% [markdown]
+# ## 1.3 Effective sample size (warm-up)
+#
+# $\mathrm{ESS}=1/(N\sum_n w_n^2)$, as a share of the N rollouts. Before you write it: what is it for one weight of 1 and zeros
+# elsewhere?
+
+
+# %%
+def ess(weight):
+    """ESS of each prompt, [G], from weights [G, N] that sum to 1 over n."""
+    # BEGIN SOLUTION
+    return 1 / (weight.shape[-1] * (weight**2).sum(dim=-1))
+    # END SOLUTION
+
+
+# %%
+check(ess)
+
+# %% [markdown]
+# ## 1.4 Cold and hot (standard)
+#
+# What does p\* become as $\alpha\to 0$, and as $\alpha\to\infty$? Mind answers that share the highest reward. Give both limits without
+# taking an exponential of a reward.
+
+
+# %%
+def limits(p_ref, reward):
+    """(p* for α → 0, p* for α → ∞), two lists of C numbers."""
+    # BEGIN SOLUTION
+    best = [p if r == max(reward) else 0.0 for p, r in zip(p_ref, reward, strict=True)]
+    return [p / sum(best) for p in best], list(p_ref)
+    # END SOLUTION
+
+
+# %%
+check(limits)
+
+# %% [markdown]
+# ## 1.5 The coefficient, by bisection (standard)
+#
+# $w=\mathrm{softmax}(c\,\ell)$ grows more even as c falls from 1 to 0. Find the largest $c\in(0,1]$ whose ESS is at least `wanted`
+# (a share between 0 and 1). The ESS falls as c grows, so bisection works. When is the answer exactly 1?
+
+
+# %%
+def coefficient(log_weight, wanted):
+    """c from a list of N log-weights ℓ and the wanted ESS."""
+    # BEGIN SOLUTION
+    values = torch.tensor(log_weight, dtype=torch.float64)
+
+    def even_enough(c):
+        return 1 / (len(values) * ((c * values).softmax(dim=0) ** 2).sum()) >= wanted
+
+    if even_enough(1.0):
+        return 1.0
+    low, high = 0.0, 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if even_enough(middle) else (low, middle)
+    return low
+    # END SOLUTION
+
+
+# %%
+check(coefficient)
+
+# %% [markdown]
+# ## 1.6 The bias of self-normalising (hard)
+#
+# A softmax over N rollouts divides by a *sampled* normaliser, so the expected weight on an answer is not p\*(o). For C answers and N
+# rollouts there are only $C^N$ groups. Compute the expectation over groups drawn from $p_{\mathrm{old}}$ of the total weight that falls
+# on each answer, $\mathbb E\bigl[\sum_n w_n 1_{o_n=o}\bigr]$.
+#
+# Afterwards: for two answers with $p_{\mathrm{old}}=(\tfrac12,\tfrac12)$ and $e^\ell=(1,3)$, on which side of p\* is it, and why?
+
+
+# %%
+def expected_weight(p_old, log_weight, N):
+    """C numbers from C probabilities and the C log-weights ℓ of the answers."""
+    # BEGIN SOLUTION
+    expected = [0.0] * len(p_old)
+    for group in itertools.product(range(len(p_old)), repeat=N):
+        chance = math.prod(p_old[o] for o in group)
+        total = sum(math.exp(log_weight[o]) for o in group)
+        for o in group:
+            expected[o] += chance * math.exp(log_weight[o]) / total
+    return expected
+    # END SOLUTION
+
+
+# %%
+check(expected_weight)
+
+# %% [markdown]
+# ## 1.7 Stale samples (standard)
+#
+# A buffer holds G groups that were drawn in different rounds. `log_policy[t]` is what the policy at the start of round t gives to every
+# rollout; `round_of[g]` says in which round group g was drawn. The present is the last round. Compute the weights. Only one of the T
+# policies may appear in a group's log-weight: which one?
+
+
+# %%
+def buffer_weights(reward, log_ref, log_policy, round_of, alpha):
+    """w [G, N] from reward, log_ref [G, N], log_policy [T, G, N], round_of [G]."""
+    # BEGIN SOLUTION
+    drawn_by = log_policy[round_of, torch.arange(len(round_of))]
+    return (reward / alpha + log_ref - drawn_by).softmax(dim=-1)
+    # END SOLUTION
+
+
+# %%
+check(buffer_weights)

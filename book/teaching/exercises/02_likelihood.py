@@ -1,0 +1,229 @@
+# %% [markdown]
+# # Exercises 2 · Likelihoods
+#
+# Nine exercises on what a masked diffusion model gives to an answer: along one order, averaged over orders, and as a bound estimated on
+# random masks. Background: [notebook 01](../../../notebooks/01_masked_diffusion.ipynb), and section 4 of
+# [notebook 05](../../../notebooks/05_two_losses.ipynb).
+#
+# `model` is a mask predictor small enough to be enumerated. `model(state)` takes a tuple with a value, or `None` where the position is
+# hidden, and returns the probabilities of every position: `model((None, 1, None))[0][1]` is π(position 0 = 1 | position 1 is 1). `model.n`
+# is the number of positions L. Like a trained network, its conditionals belong to no joint distribution.
+
+# %%
+import itertools
+import math
+
+try:
+    from toy.exercises import SmallModel, check
+    from toy.notebook import start
+except ImportError:
+    raise SystemExit("dmpo_ref is not installed here: run `pip install -e '.[lab]'` in the repository, then restart the kernel") from None
+
+start()
+
+# %%
+model = SmallModel(n=3, A=2)
+print([[round(p, 3) for p in row] for row in model((None, 1, None))])
+
+# %% [markdown]
+# ## 2.1 Along one order (warm-up)
+#
+# $\log p(o;\sigma)=\sum_i \log\pi\bigl(o_{\sigma(i)}\mid o_{\sigma(1)},\dots,o_{\sigma(i-1)}\bigr)$: begin with everything hidden, reveal
+# one position after the other in the order σ.
+
+
+# %%
+def path_log_prob(model, answer, order):
+    """log p(o; σ) in nats; `order` lists the positions as they are revealed."""
+    # BEGIN SOLUTION
+    state, total = [None] * model.n, 0.0
+    for d in order:
+        total += math.log(model(tuple(state))[d][answer[d]])
+        state[d] = answer[d]
+    return total
+    # END SOLUTION
+
+
+# %%
+check(path_log_prob)
+
+# %% [markdown]
+# ## 2.2 A random order (standard)
+#
+# The random-order sampler draws σ uniformly from the L! orders. What is the probability that it ends at the answer o? List the orders.
+
+
+# %%
+def random_order_prob(model, answer):
+    """p(o), a probability, not a logarithm."""
+    # BEGIN SOLUTION
+    orders = list(itertools.permutations(range(model.n)))
+    return sum(math.exp(path_log_prob(model, answer, order)) for order in orders) / len(orders)
+    # END SOLUTION
+
+
+# %%
+check(random_order_prob)
+
+# %% [markdown]
+# ## 2.3 The same without listing orders (hard)
+#
+# L! grows fast, the number of sets of visible positions only like $2^L$. Let $P(S)$ be the probability that the sampler passes through
+# "the positions S are filled, with the values of o". Find the recursion of $P(S)$ over $P(S\setminus d)$, and use it with at most one call
+# of the model for each set.
+
+
+# %%
+def random_order_fast(model, answer):
+    """p(o) with at most 2^L calls of the model."""
+    # BEGIN SOLUTION
+    L = model.n
+    arrive = [0.0] * 2**L  # sets as bits
+    arrive[0] = 1.0
+    for filled in range(2**L - 1):
+        state = tuple(answer[d] if filled >> d & 1 else None for d in range(L))
+        probability, num_open = model(state), state.count(None)
+        for d in range(L):
+            if state[d] is None:
+                arrive[filled | 1 << d] += arrive[filled] * probability[d][answer[d]] / num_open
+    return arrive[-1]
+    # END SOLUTION
+
+
+# %%
+check(random_order_fast)
+
+# %% [markdown]
+# ## 2.4 The exact NELBO (standard)
+#
+# $$L_\theta(o)=\mathbb E_{m\sim U\{1..L\}}\Bigl[\tfrac Lm\;\mathbb E_{\text{mask of size }m}
+#   \sum_{d\text{ masked}}-\log\pi(o_d\mid\text{what is not masked})\Bigr]$$
+#
+# Compute it by listing all masks. How much does one mask of size m count?
+
+
+# %%
+def exact_nelbo(model, answer):
+    """L_θ(o) in nats."""
+    # BEGIN SOLUTION
+    L, total = model.n, 0.0
+    for m in range(1, L + 1):
+        for hidden in itertools.combinations(range(L), m):
+            probability = model(tuple(None if d in hidden else answer[d] for d in range(L)))
+            loss = sum(-math.log(probability[d][answer[d]]) for d in hidden)
+            total += loss / (m * math.comb(L, m))
+    return total
+    # END SOLUTION
+
+
+# %%
+check(exact_nelbo)
+
+# %% [markdown]
+# Compare it with 2.2 on an answer of your choice: $L_\theta \ge -\log p$. The check of 2.4 never lists masks. It averages
+# $-\log p(o;\sigma)$ over all orders, which is the same number. Why?
+#
+# ## 2.5 Where L/m comes from (standard)
+#
+# Draw the size m not uniformly but with probabilities $s_1,\dots,s_L>0$, then a mask of that size uniformly. Which weight $\omega_m$
+# makes $\omega_m\sum_{d\text{ masked}}-\log\pi(o_d)$ unbiased for the NELBO? Check with your formula that uniform s gives L/m.
+
+
+# %%
+def view_weight(L, size_probability):
+    """ω_1, …, ω_L from s_1, …, s_L."""
+    # BEGIN SOLUTION
+    return [1 / (m * s) for m, s in enumerate(size_probability, start=1)]
+    # END SOLUTION
+
+
+# %%
+check(view_weight)
+
+# %% [markdown]
+# ## 2.6 Which sizes to draw (hard)
+#
+# With the weights of 2.5 every s is unbiased, so choose the one with the least variance. Let $V_m$ be the mean over masks of size m of the
+# *squared* summed loss. Find the s that minimises the second moment of the estimate (the mean is fixed, so this minimises the variance).
+
+
+# %%
+def size_probability(spread):
+    """s_1, …, s_L from V_1, …, V_L > 0."""
+    # BEGIN SOLUTION
+    size = [math.sqrt(V) / m for m, V in enumerate(spread, start=1)]
+    return [x / sum(size) for x in size]
+    # END SOLUTION
+
+
+# %%
+check(size_probability)
+
+# %% [markdown]
+# ## 2.7 Stratified sizes (standard)
+#
+# With R masks for one answer it is wasteful to draw the same size twice by accident. Use one $u\in[0,1)$ for all R replicates, so that
+# each size 1 to L is equally likely *in the pool of all replicates*, and no size comes two times more often than another in the same draw.
+
+
+# %%
+def stratified_sizes(L, R, u):
+    """R integers from 1 to L."""
+    # BEGIN SOLUTION
+    return [1 + int(L * (j + u) / R) % L for j in range(R)]
+    # END SOLUTION
+
+
+# %%
+check(stratified_sizes)
+
+# %% [markdown]
+# ## 2.8 Antithetic pairs (hard)
+#
+# Draw $m\sim U\{0,\dots,L\}$, a set S of that size, and use S *and* its complement as masks. The estimate is the mean of both weighted
+# losses; an empty side counts 0. Which two weights make it unbiased? The tempting pair L/m and L/(L−m) is wrong. Two lines of algebra show
+# by which factor.
+
+
+# %%
+def antithetic_weights(L, m):
+    """(weight of S, weight of its complement) for a set of m out of L positions, 0 ≤ m ≤ L."""
+    # BEGIN SOLUTION
+    return (L + 1) / m if m else 0.0, (L + 1) / (L - m) if m < L else 0.0
+    # END SOLUTION
+
+
+# %%
+check(antithetic_weights)
+
+# %% [markdown]
+# ## 2.9 The published masks are biased (hard)
+#
+# The scheme of the published code: draw $u\sim U(0,1)$; hide each position independently with probability $\rho=0.1+0.9u$; the second mask
+# is the complement. Each side has the weight $L/\max(m,1)$, m being its own size, and the estimate is the mean of both. Compute its exact
+# expectation. Sum over masks and integrate over ρ (numerically is fine, to six digits). Then compare with 2.4: how large is the bias, and
+# which sizes are to blame?
+
+
+# %%
+def paper_expectation(model, answer):
+    """Expected estimate in nats."""
+    # BEGIN SOLUTION
+    L, steps = model.n, 2000
+    rates = [0.1 + 0.9 * (i + 0.5) / steps for i in range(steps)]
+
+    def loss(hidden):
+        probability = model(tuple(None if d in hidden else answer[d] for d in range(L)))
+        return sum(-math.log(probability[d][answer[d]]) for d in hidden)
+
+    total = 0.0
+    for hidden in (h for m in range(L + 1) for h in itertools.combinations(range(L), m)):
+        m, rest = len(hidden), tuple(d for d in range(L) if d not in hidden)
+        chance = sum(p**m * (1 - p) ** (L - m) for p in rates) / steps
+        total += chance * (L / max(m, 1) * loss(hidden) + L / max(L - m, 1) * loss(rest)) / 2
+    return total
+    # END SOLUTION
+
+
+# %%
+check(paper_expectation)

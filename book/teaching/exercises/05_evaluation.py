@@ -1,0 +1,125 @@
+# %% [markdown]
+# # Exercises 5 · Measuring
+#
+# Four exercises on numbers that can be trusted: intervals, pass@k, and rewards that can be cheated. Background:
+# [notebook 10](../../../notebooks/10_benchmarks.ipynb).
+
+# %%
+import ast
+import inspect
+import math
+from fractions import Fraction
+
+try:
+    from toy.exercises import check, lenient_reward
+    from toy.notebook import start
+except ImportError:
+    raise SystemExit("dmpo_ref is not installed here: run `pip install -e '.[lab]'` in the repository, then restart the kernel") from None
+
+start()
+
+# %% [markdown]
+# ## 5.1 The Wilson interval (warm-up)
+#
+# k of n items were solved. The Wilson interval holds every p at which k/n is at most z standard errors away, with the standard error
+# *at p*: $(k/n-p)^2\le z^2\,p(1-p)/n$. Solve the quadratic. What does the textbook interval
+# $\hat p\pm z\sqrt{\hat p(1-\hat p)/n}$ say at k = 0?
+
+
+# %%
+def wilson(k, n, z):
+    """(lower, upper) end."""
+    # BEGIN SOLUTION
+    centre = (k + z * z / 2) / (n + z * z)
+    half = z / (n + z * z) * math.sqrt(k * (n - k) / n + z * z / 4)
+    return centre - half, centre + half
+    # END SOLUTION
+
+
+# %%
+check(wilson)
+
+# %% [markdown]
+# ## 5.2 pass@k (standard)
+#
+# n answers were drawn, c of them right. pass@k is the chance that at least one of k *different* answers among these n is right. It is
+# unbiased for "at least one of k fresh answers"; $1-(1-c/n)^k$ is not.
+
+
+# %%
+def pass_at_k(n, c, k):
+    """A probability."""
+    # BEGIN SOLUTION
+    return 1 - math.comb(n - c, k) / math.comb(n, k)
+    # END SOLUTION
+
+
+# %%
+check(pass_at_k)
+
+# %% [markdown]
+# ## 5.3 A reward that can be hacked (standard)
+#
+# Countdown: reach the target with the given numbers, each used exactly once. `lenient_reward(text, numbers, target)` is a reward as one
+# may write it in a hurry. Read it, then write a function whose text is paid 1 in *every* problem, solvable or not, without solving any.
+
+# %%
+print(inspect.getsource(lenient_reward))
+
+
+# %%
+def exploit(numbers, target):
+    """A text for which lenient_reward(text, numbers, target) is 1, and that does not use each number once."""
+    # BEGIN SOLUTION
+    return f"{target} + 0 * ({' + '.join(str(number) for number in numbers)})"
+    # END SOLUTION
+
+
+# %%
+check(exploit)
+
+# %% [markdown]
+# A policy trained on this reward finds your text, or another one. How would it show in a training curve?
+#
+# ## 5.4 A strict grader (hard)
+#
+# Write the grader that nothing of the kind gets past: + − * / and brackets only, each given number exactly once (equal numbers as often as
+# they are given), the exact value, `True` or `False` for every string whatsoever, no `eval`. `ast.parse` and `Fraction` help.
+#
+# Then look for a text that your grader refuses and should not, or accepts and should not, or argue that there is none.
+
+
+# %%
+def countdown_grade(text, numbers, target):
+    """Whether the text is a right answer; never raises."""
+    # BEGIN SOLUTION
+    used = []
+
+    def value(node):
+        if isinstance(node, ast.Constant) and type(node.value) is int:
+            used.append(node.value)
+            return Fraction(node.value)
+        if not isinstance(node, ast.BinOp):
+            raise ValueError("not arithmetic")
+        left, right = value(node.left), value(node.right)
+        if isinstance(node.op, ast.Add):
+            return left + right
+        if isinstance(node.op, ast.Sub):
+            return left - right
+        if isinstance(node.op, ast.Mult):
+            return left * right
+        if isinstance(node.op, ast.Div):
+            return left / right
+        raise ValueError("not arithmetic")
+
+    if len(text) > 200:
+        return False
+    try:
+        return value(ast.parse(text.strip(), mode="eval").body) == target and sorted(used) == sorted(numbers)
+    except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError):
+        return False
+    # END SOLUTION
+
+
+# %%
+check(countdown_grade)

@@ -1,0 +1,137 @@
+"""Plausible wrong answers to `02_likelihood`, each under the misconception it stands for; the checks must refuse all of them."""
+
+import itertools
+import math
+from statistics import mean
+
+
+def path(model, answer, order):
+    state, total = [None] * model.n, 0.0
+    for d in order:
+        total += math.log(model(tuple(state))[d][answer[d]])
+        state[d] = answer[d]
+    return total
+
+
+def pseudo_likelihood(model, answer, order):
+    return sum(math.log(model((*answer[:d], None, *answer[d + 1 :]))[d][answer[d]]) for d in order)
+
+
+def one_pass(model, answer, order):
+    probability = model((None,) * model.n)
+    return sum(math.log(probability[d][answer[d]]) for d in order)
+
+
+def paths(model, answer):
+    return [path(model, answer, order) for order in itertools.permutations(range(model.n))]
+
+
+def recursion_over_filled(model, answer):
+    L = model.n
+    arrive = [1.0] + [0.0] * (2**L - 1)
+    for filled in range(2**L - 1):
+        state = tuple(answer[d] if filled >> d & 1 else None for d in range(L))
+        probability, size = model(state), L - state.count(None) + 1
+        for d in range(L):
+            if state[d] is None:
+                arrive[filled | 1 << d] += arrive[filled] * probability[d][answer[d]] / size
+    return arrive[-1] * L / 2
+
+
+def hide(answer, hidden):
+    return tuple(None if d in hidden else value for d, value in enumerate(answer))
+
+
+def mask_loss(model, answer, hidden, scored=None):
+    probability = model(hide(answer, hidden))
+    return sum(-math.log(probability[d][answer[d]]) for d in (hidden if scored is None else scored))
+
+
+def masks(L, least=1):
+    return [h for m in range(least, L + 1) for h in itertools.combinations(range(L), m)]
+
+
+def by_size(model, answer, weight, everywhere=False):
+    L = model.n
+    scored = range(L) if everywhere else None
+    return mean(
+        weight(L, m) * mean(mask_loss(model, answer, h, scored) for h in itertools.combinations(range(L), m)) for m in range(1, L + 1)
+    )
+
+
+def all_masks_alike(model, answer):
+    L = model.n
+    return mean(L / len(h) * mask_loss(model, answer, h) for h in masks(L))
+
+
+def rates(least):
+    return [least + (1 - least) * (i + 0.5) / 500 for i in range(500)]
+
+
+def bernoulli(model, answer, *, least=0.1, complement=True, clamp=True):
+    L, total = model.n, 0.0
+    for hidden in masks(L, 0):
+        m, rest = len(hidden), tuple(d for d in range(L) if d not in hidden)
+        chance = mean(p**m * (1 - p) ** (L - m) for p in rates(least))
+        first, second = (L / max(len(h), 1) * mask_loss(model, answer, h) for h in (hidden, rest))
+        total += chance * ((first + second) / 2 if complement else first)
+    return total
+
+
+WRONG = {
+    "path_log_prob": {
+        "everything else is visible": pseudo_likelihood,
+        "everything is hidden": one_pass,
+        "from left to right, whatever σ": lambda model, answer, order: path(model, answer, range(model.n)),
+        "a probability": lambda model, answer, order: math.exp(path(model, answer, order)),
+        "the order backwards": lambda model, answer, order: path(model, answer, order[::-1]),
+    },
+    "random_order_prob": {
+        "the mean of logarithms": lambda model, answer: math.exp(mean(paths(model, answer))),
+        "a sum over orders": lambda model, answer: sum(map(math.exp, paths(model, answer))),
+        "one order stands for all": lambda model, answer: math.exp(path(model, answer, range(model.n))),
+        "a logarithm": lambda model, answer: math.log(mean(map(math.exp, paths(model, answer)))),
+    },
+    "random_order_fast": {
+        "lists the orders": lambda model, answer: mean(map(math.exp, paths(model, answer))),
+        "divides by the filled, not by the open positions": recursion_over_filled,
+        "the best order only": lambda model, answer: math.exp(path(model, answer, range(model.n))),
+    },
+    "exact_nelbo": {
+        "L/m forgotten": lambda model, answer: by_size(model, answer, lambda L, m: 1.0),
+        "divided by m only": lambda model, answer: by_size(model, answer, lambda L, m: 1 / m),
+        "every mask equally likely": all_masks_alike,
+        "visible tokens scored too": lambda model, answer: by_size(model, answer, lambda L, m: L / m, everywhere=True),
+        "−log p": lambda model, answer: -math.log(mean(map(math.exp, paths(model, answer)))),
+    },
+    "view_weight": {
+        "always L/m": lambda L, s: [L / m for m in range(1, L + 1)],
+        "m forgotten": lambda L, s: [1 / p for p in s],
+        "divided by L as well": lambda L, s: [1 / (L * m * p) for m, p in enumerate(s, start=1)],
+        "L/m times s instead of divided by it": lambda L, s: [L * L / m * p for m, p in enumerate(s, start=1)],
+    },
+    "size_probability": {
+        "uniform": lambda V: [1 / len(V)] * len(V),
+        "in proportion to V": lambda V: [v / sum(V) for v in V],
+        "in proportion to √V, m forgotten": lambda V: [math.sqrt(v) / sum(map(math.sqrt, V)) for v in V],
+        "V instead of √V": lambda V: [v / m / sum(x / k for k, x in enumerate(V, 1)) for m, v in enumerate(V, 1)],
+        "only the smallest size": lambda V: [1.0] + [0.0] * (len(V) - 1),
+    },
+    "stratified_sizes": {
+        "the same size R times": lambda L, R, u: [1 + int(L * u)] * R,
+        "sizes from 0": lambda L, R, u: [int(L * (j + u) / R) for j in range(R)],
+        "evenly spaced without u": lambda L, R, u: [1 + (j * L) // R % L for j in range(R)],
+        "L − 1 for L": lambda L, R, u: [1 + int((L - 1) * (j + u) / R) for j in range(R)],
+    },
+    "antithetic_weights": {
+        "L/m and L/(L − m)": lambda L, m: (L / m if m else 0.0, L / (L - m) if m < L else 0.0),
+        "the same weight for both": lambda L, m: ((L + 1) / m if 0 < m < L else 0.0,) * 2,
+        "the empty side is clamped": lambda L, m: ((L + 1) / max(m, 1), (L + 1) / max(L - m, 1)),
+        "twice, because there are two": lambda L, m: (2 * (L + 1) / m if m else 0.0, 2 * (L + 1) / (L - m) if m < L else 0.0),
+    },
+    "paper_expectation": {
+        "unbiased after all": lambda model, answer: -mean(paths(model, answer)),
+        "the complement forgotten": lambda model, answer: bernoulli(model, answer, complement=False),
+        "ρ from 0 to 1": lambda model, answer: bernoulli(model, answer, least=0.0),
+    },
+}

@@ -1,0 +1,141 @@
+"""One reveal.js deck for each session, from the decks beside this file and the cells of the notebooks that are tagged `slide`.
+
+    python book/teaching/slides.py [--output build/slides]
+
+A deck (`decks/*.md`) is Markdown, slides separated by `---`. A line `<!-- cells: 03_weights | 4. Effective sample size -->` puts
+there, with their stored outputs, the cells of that notebook that are tagged `slide` and stand under that heading; of a cell that
+draws a figure only the figure. What follows a line `Note:` is for the speaker (key S). Nothing is run, and the decks ask no
+other host for anything: reveal.js comes from the package sphinx-revealjs, MathJax from sphinx-mathjax-offline.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import re
+import shutil
+import sys
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+import nbformat
+from nbconvert import SlidesExporter
+from nbformat import NotebookNode
+from traitlets.config import Config
+
+FOLDER = Path(__file__).parent
+NOTEBOOKS = FOLDER.parents[1] / "notebooks"
+TAG = "slide"
+FIGURE = "nbval-ignore-output"  # the tag of cells that draw
+CELLS = re.compile(r"^<!-- cells: *(\S+) *\| *(.+?) *-->$", flags=re.MULTILINE)
+LOCAL = {  # package, what is copied from it, where to
+    "reveal/dist": ("sphinx-revealjs", "sphinx_revealjs/_static/revealjs/dist"),
+    "reveal/plugin/notes": ("sphinx-revealjs", "sphinx_revealjs/_static/revealjs/plugin/notes"),
+    "tex-svg.js": ("sphinx-mathjax-offline", "sphinx-mathjax-offline/static/mathjax/tex-svg.js"),
+}
+
+
+def main() -> int:
+    """Write the decks and what they load; the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=FOLDER.parents[1] / "build" / "slides", help="folder to write")
+    args = parser.parse_args()
+    try:
+        copy_scripts(args.output)
+        for deck in sorted((FOLDER / "decks").glob("*.md")):
+            target = args.output / f"{deck.stem}.html"
+            target.write_text(render(deck), encoding="utf-8")
+            print(target)
+    except (ValueError, FileNotFoundError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def copy_scripts(output: Path) -> None:
+    """Put reveal.js and MathJax beside the decks.
+
+    Raises:
+        FileNotFoundError: a package that holds them is not installed.
+    """
+    for name, (package, inside) in LOCAL.items():
+        try:
+            source = Path(distribution(package).locate_file(inside))
+        except PackageNotFoundError:
+            raise FileNotFoundError(f"{package} is not installed; run pip install -c constraints.txt -e '.[book]'") from None
+        target = output / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.map"))
+        else:
+            shutil.copy(source, target)
+
+
+def render(deck: Path) -> str:
+    """The HTML of a deck."""
+    title = re.search(r"^# (.+)$", deck.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    notebook = nbformat.v4.new_notebook(metadata={"title": title[1] if title else deck.stem, "language_info": {"name": "python"}})
+    for page in read_deck(deck):
+        for number, cell in enumerate(page):
+            kind = "notes" if cell.metadata.get("notes") else "-" if number else "slide"
+            cell.metadata = nbformat.from_dict({"slideshow": {"slide_type": kind}, "tags": cell.metadata.get("tags", [])})
+            notebook.cells.append(cell)
+    settings = Config()
+    settings.TagRemovePreprocessor.enabled = True
+    settings.TagRemovePreprocessor.remove_input_tags = {FIGURE}
+    settings.SlidesExporter.reveal_url_prefix, settings.SlidesExporter.reveal_theme = "reveal", "white"
+    settings.SlidesExporter.exclude_input_prompt = settings.SlidesExporter.exclude_output_prompt = True
+    exporter = SlidesExporter(config=settings, template_file=str(FOLDER / "slides.html.j2"))
+    return exporter.from_notebook_node(notebook)[0]
+
+
+def read_deck(deck: Path) -> list[list[NotebookNode]]:
+    """The slides of a deck, each a list of cells.
+
+    Raises:
+        ValueError: a line that names cells which are not there.
+    """
+    pages = []
+    for number, text in enumerate(re.split(r"^---$", deck.read_text(encoding="utf-8"), flags=re.MULTILINE)):
+        text, _, note = text.partition("\nNote:")
+        page = []
+        # Split at two groups: text, notebook, heading, text, notebook, heading, …, text.
+        shown, *named = CELLS.split(text)
+        for part, name, heading in zip([shown, *named[2::3]], [*named[::3], None], [*named[1::3], None], strict=True):
+            if part.strip():
+                page.append(markdown(part.strip(), deck.stem, number, len(page)))
+            if name:
+                page.extend(tagged_cells(name, heading, where=f"{deck.name}, slide {number + 1}"))
+        if note.strip():
+            page.append(markdown(note.strip(), deck.stem, number, len(page), notes=True))
+        pages.append(page)
+    return pages
+
+
+def markdown(text: str, *key: str | int, notes: bool = False) -> NotebookNode:
+    """A Markdown cell with an id that does not change from run to run."""
+    return nbformat.v4.new_markdown_cell(text, id=hashlib.sha1(repr(key).encode()).hexdigest()[:8], metadata={"notes": notes})
+
+
+def tagged_cells(name: str, heading: str, where: str) -> list[NotebookNode]:
+    """The code cells tagged `slide` between a heading of a notebook and the next one.
+
+    Raises:
+        ValueError: no such notebook, or no such cell.
+    """
+    path = NOTEBOOKS / f"{name}.ipynb"
+    if not path.is_file():
+        raise ValueError(f"{where}: there is no notebook {name}; run make notebooks, or mend the line")
+    current, found = "", []
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "markdown":
+            current = ([current, *re.findall(r"^## (.+)$", cell.source, flags=re.MULTILINE)])[-1]
+        elif current == heading and TAG in cell.metadata.get("tags", []):
+            found.append(cell)
+    if not found:
+        raise ValueError(f"{where}: in {name} no code cell under {heading!r} is tagged {TAG}")
+    return found
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,111 @@
+"""What several checks need: comparing numbers, one line of complaint, a model small enough to enumerate."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dmpo_ref.masking import stream
+
+State = tuple[int | None, ...]
+
+
+class Wrong(Exception):
+    """A property that a solution does not have, and the input that shows it."""
+
+
+class SmallModel:
+    """A mask predictor for n positions with A values each; its conditionals are random and belong to no joint distribution.
+
+    `model(state)` takes a tuple with a value, or None where the position is hidden, and returns for every position its A
+    probabilities. `calls` counts how often it was asked.
+    """
+
+    def __init__(self, n: int, A: int = 2, seed: int = 0) -> None:
+        self.n, self.A, self.seed, self.calls = n, A, seed, 0
+
+    def __call__(self, state: State) -> list[list[float]]:
+        if len(state) != self.n:
+            raise ValueError(f"the state {state} has {len(state)} positions; the model has {self.n}")
+        self.calls += 1
+        key = "".join("_" if value is None else str(value) for value in state)
+        raw = torch.rand(self.n, self.A, generator=stream(self.seed, "small model", key), dtype=torch.float64) + 0.15
+        return (raw / raw.sum(dim=-1, keepdim=True)).tolist()
+
+
+def answers_of(n: int, A: int = 2) -> list[tuple[int, ...]]:
+    """All A^n answers."""
+    return list(itertools.product(range(A), repeat=n))
+
+
+def token_loss(model: SmallModel, answer: Sequence[int], hidden: Sequence[int]) -> float:
+    """Σ over the hidden positions of −log π(answer_d | what is not hidden), in nats."""
+    probability = model(tuple(None if d in hidden else value for d, value in enumerate(answer)))
+    return sum(-math.log(probability[d][answer[d]]) for d in hidden)
+
+
+def path_losses(model: SmallModel, answer: Sequence[int]) -> list[float]:
+    """−log p(o; σ) of every order σ: the token placed i-th is scored with the i − 1 before it visible. n! values, in nats."""
+    known: dict[tuple[int, frozenset], float] = {}
+    losses = []
+    for order in itertools.permutations(range(model.n)):
+        total = 0.0
+        for i, d in enumerate(order):
+            key = d, frozenset(order[:i])
+            if key not in known:
+                known[key] = -math.log(model(tuple(answer[j] if j in key[1] else None for j in range(model.n)))[d][answer[d]])
+            total += known[key]
+        losses.append(total)
+    return losses
+
+
+def same(got: Any, want: Any, what: str, *, tolerance: float = 1e-8, **given: Any) -> None:
+    """Raise `Wrong` unless two numbers, or lists or tensors of numbers, agree; the message does not say what was wanted."""
+    where = f" for {show(given)}" if given else ""
+    want = torch.as_tensor(want, dtype=torch.float64)
+    try:
+        got = torch.as_tensor(got, dtype=torch.float64).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise Wrong(f"{what}: numbers of shape {list(want.shape)} are expected, not {type(got).__name__},{where}") from error
+    if got.shape != want.shape:
+        raise Wrong(f"{what}: shape {list(want.shape)} is expected, not {list(got.shape)},{where}")
+    if got.isnan().any():
+        raise Wrong(f"{what} is not a number{where}")
+    off = ((got - want).abs() > tolerance * want.abs().clamp(min=1)).flatten()
+    if off.any():
+        first = int(off.nonzero()[0])
+        entry = f" (entry {first})" if want.ndim else ""
+        side = "large" if got.flatten()[first] > want.flatten()[first] else "small"
+        raise Wrong(f"{what} is too {side}{entry}{where}")
+
+
+def require(condition: bool, what: str, **given: Any) -> None:
+    """Raise `Wrong(what)` unless the condition holds."""
+    if not condition:
+        raise Wrong(what + (f" for {show(given)}" if given else ""))
+
+
+def show(given: dict[str, Any]) -> str:
+    """Names and values in one line, numbers with four digits."""
+    text = ", ".join(f"{name}={show_value(value)}" for name, value in given.items())
+    return text if len(text) <= 180 else text[:179] + "…"
+
+
+def show_value(value: Any) -> str:
+    if isinstance(value, Tensor):
+        value = value.tolist()
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(show_value(part) for part in value)}]"
+    return repr(value)
+
+
+def uniform(*shape: int, key: str, low: float = 0.0, high: float = 1.0) -> Tensor:
+    """Seeded uniforms, float64."""
+    return low + (high - low) * torch.rand(*shape, generator=stream(0, "exercise", key), dtype=torch.float64)

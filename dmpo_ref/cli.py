@@ -18,7 +18,7 @@ EXAMPLES = {
     "train": "dmpo train toy_sudoku output=runs/mine weight.baseline=uniform train.rounds=30",
     "sample": "dmpo sample toy_sudoku --item 0 --num-samples 3\n  dmpo sample toy_sudoku --puzzle 2341002300323214 model.path=runs/mine",
     "evaluate": "dmpo evaluate toy_sudoku model.path=runs/mine evaluation.sampler.name=confidence evaluation.sampler.temperature=0\n"
-    "  dmpo evaluate llada_gsm8k --lengths 128,256,512 --samplers confidence,confidence+prefix --output results/base",
+    "  dmpo evaluate llada_gsm8k llada_countdown --lengths 128,256,512 --samplers confidence,wino --output results/base",
     "grade": "dmpo grade results/base/*.jsonl --output graded.jsonl\n"
     "  dmpo grade countdown_instruct_256_128_0_generations.json --explain 3",
     "table": "dmpo table results/base results/mine --figure table.png",
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     if wrong := [word for word in rest if "=" not in word or word.startswith("-") or not hasattr(args, "overrides")]:
         parser.error(f"unrecognized argument {wrong[0]!r}; options are given as section.key=value, see --help")
     if rest:
-        args.overrides += rest
+        args.overrides = [*args.overrides, *rest]
     try:
         args.run(args)
     except Interrupted as stopped:
@@ -81,7 +81,10 @@ def build_parser() -> argparse.ArgumentParser:
         command = commands.add_parser(
             name, help=help, description=help, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
         )
-        if config:
+        if name == "evaluate":  # several configs, then overrides; told apart by their "="
+            command.add_argument("words", nargs="+", metavar="CONFIG", help="YAML files or presets, one for each task; then key=value")
+            command.set_defaults(overrides=[])
+        elif config:
             command.add_argument("config", metavar="CONFIG", help="YAML file, or the name of a preset such as toy_sudoku")
         command.add_argument("--traceback", action="store_true", help="show where an error came from instead of one line")
         command.set_defaults(run=run)
@@ -98,11 +101,10 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--draw", metavar="FILE", help="draw who was unmasked when, in the first answer: .png, or .gif to see it move")
     command.add_argument("overrides", nargs="*", metavar="key=value")
 
-    command = add("evaluate", run_evaluate, "Accuracy on the test items with the sampler of `evaluation.sampler`.", config=True)
+    command = add("evaluate", run_evaluate, "Accuracy on the test items of tasks, at several lengths, with several samplers.", config=True)
     command.add_argument("--output", metavar="FOLDER", help="keep every answer here; an evaluation that was killed goes on")
     command.add_argument("--lengths", type=as_lengths, default=[], metavar="L,…", help="generation lengths, such as 128,256,512")
     command.add_argument("--samplers", type=as_words, default=[], metavar="S,…", help="such as confidence,confidence+prefix,wino")
-    command.add_argument("overrides", nargs="*", metavar="key=value")
 
     command = add("grade", run_grade, "Both gradings of answers in files: of dmpo evaluate, or as d1 and DMPO publish them.", config=False)
     command.add_argument("files", nargs="+", metavar="FILE", help="NAME.jsonl of dmpo evaluate, or TASK_…_generations.json")
@@ -196,15 +198,19 @@ def run_sample(args: argparse.Namespace) -> None:
     from dmpo_ref.draw import check_ending, save_trace, trace
     from dmpo_ref.evaluate import answer_texts
     from dmpo_ref.masking import stream
+    from dmpo_ref.policy import load_policy
+    from dmpo_ref.run import build_accelerator
     from dmpo_ref.samplers import sample
-    from dmpo_ref.tasks import encode, end_ids
+    from dmpo_ref.tasks import build_task, encode, end_ids
 
     config = load_config(args.config, *args.overrides)
     if args.num_samples < 1:
         raise ValueError(f"--num-samples {args.num_samples}: must be at least 1")
     if args.draw:
         check_ending(Path(args.draw))
-    task, policy, tokenizer, vocabulary = load_for_inference(config)
+    task = build_task(config.task)
+    policy, tokenizer = load_policy(config.model, build_accelerator(config).device)
+    vocabulary = allowed_vocabulary(config, task, policy, tokenizer)
     if args.puzzle is not None:
         item = task.parse(args.puzzle)
     else:
@@ -230,35 +236,46 @@ def run_evaluate(args: argparse.Namespace) -> None:
     from dmpo_ref.results import grid
     from dmpo_ref.run import build_accelerator
 
-    config = load_config(args.config, *args.overrides)
-    chosen = list(grid(config, args.lengths, args.samplers))
-    runs = [(name, load_config(args.config, *args.overrides, *overrides)) for name, overrides in chosen]
-    accelerator = build_accelerator(config)
+    sources = [word for word in args.words if "=" not in word]
+    overrides = [word for word in args.words if "=" in word] + args.overrides
+    if not sources:
+        raise ValueError("evaluate needs a CONFIG: a YAML file, or the name of a preset such as toy_sudoku")
+    runs = {}
+    for source in sources:
+        for name, chosen in grid(load_config(source, *overrides), args.lengths, args.samplers):
+            if name in runs:
+                raise ValueError(f"{name} twice: give each task once")
+            runs[name] = load_config(source, *overrides, *chosen)
+    accelerator = build_accelerator(next(iter(runs.values())))
     if args.output is None and accelerator.num_processes > 1:
         raise ValueError("several processes need a folder that they share: give --output FOLDER")
     if args.output is not None and Path(args.output).is_file():
         raise ValueError(f"--output {args.output} is a file; a folder is needed")
     with tempfile.TemporaryDirectory() as temporary:
-        paths = [Path(args.output or temporary) / f"{name}.jsonl" for name, _ in runs]
-        answer_all(runs, paths, accelerator)
+        paths = {Path(args.output or temporary) / f"{name}.jsonl": config for name, config in runs.items()}
+        answer_all(paths, accelerator)
         if accelerator.is_main_process:
-            report_evaluation(paths)
+            report_evaluation(list(paths))
 
 
-def answer_all(runs: list, paths: list[Path], accelerator) -> None:
-    """Answer the test items under each config; the policy is loaded once."""
+def answer_all(paths: dict, accelerator) -> None:
+    """Answer the test items of each config into its file; a policy is loaded once for all that ask it in turn."""
+    from dmpo_ref.policy import load_policy
     from dmpo_ref.results import evaluate_to_file
+    from dmpo_ref.tasks import build_task
 
-    config = runs[0][1]
-    task, policy, tokenizer, vocabulary = load_for_inference(config)
-    items, room = task.load(config.task.test)[: config.evaluation.num_items], policy.config.max_sequence_length
-    for _, run in runs:
-        if (run.evaluation.sampler.response_length or 0) >= room:
-            length = run.evaluation.sampler.response_length
-            raise ValueError(f"a generation length of {length}: the model reads at most {room} tokens, the prompt included")
     share = {"process": accelerator.process_index, "num_processes": accelerator.num_processes, "wait": accelerator.wait_for_everyone}
-    for path, (_, run) in zip(paths, runs, strict=True):
-        evaluate_to_file(policy, tokenizer, task, items, run, vocabulary, path, **share)
+    loaded = None
+    for path, config in paths.items():
+        task, length = build_task(config.task), config.evaluation.sampler.response_length or 0
+        items = task.load(config.task.test)[: config.evaluation.num_items]
+        if loaded is None or loaded[0] != config.model:
+            loaded = (config.model, *load_policy(config.model, accelerator.device))
+        _, policy, tokenizer = loaded
+        room = policy.config.max_sequence_length
+        if length >= room:
+            raise ValueError(f"a generation length of {length}: the model reads at most {room} tokens, the prompt included")
+        evaluate_to_file(policy, tokenizer, task, items, config, allowed_vocabulary(config, task, policy, tokenizer), path, **share)
 
 
 def report_evaluation(paths: list[Path]) -> None:
@@ -319,17 +336,12 @@ def run_table(args: argparse.Namespace) -> None:
     report_problems(problems)
 
 
-def load_for_inference(config):
-    """Task, policy, tokenizer and vocabulary of a config."""
+def allowed_vocabulary(config, task, policy, tokenizer):
+    """What the policy may generate for this task."""
     from dmpo_ref.likelihood import build_vocabulary
-    from dmpo_ref.policy import load_policy
-    from dmpo_ref.run import build_accelerator
-    from dmpo_ref.tasks import build_task
 
-    device = build_accelerator(config).device
-    task, (policy, tokenizer) = build_task(config.task), load_policy(config.model, device)
     full = config.model.vocabulary == "full"
-    return task, policy, tokenizer, build_vocabulary(tokenizer, policy.config.embedding_size, alphabet=task.alphabet, full=full)
+    return build_vocabulary(tokenizer, policy.config.embedding_size, alphabet=task.alphabet, full=full)
 
 
 def run_plan(args: argparse.Namespace) -> None:

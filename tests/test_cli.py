@@ -1,6 +1,5 @@
 """The command line: exit codes, one line for a mistake, nothing half-written."""
 
-import json
 import subprocess
 import sys
 
@@ -59,7 +58,9 @@ def test_help_of_train_lists_every_option(capsys):
         (["train", "toy_sudoku", "model.dtype=bfloat16"], "model.dtype=bfloat16: bfloat16 weights lose small updates"),
         (["train", "toy_sudoku", "model=3"], "a section must be a mapping of options"),
         (["train", "toy_sudoku", "weight.alpha=warm"], "wanted: float; temperature of the target"),
-        (["evaluate", "toy_sudoku", "--output", "pyproject.toml"], "--output pyproject.toml is a file; a folder is needed"),
+        (["evaluate", "toy_sudoku", "--output", __file__], "is a file; a folder is needed"),
+        (["evaluate", "toy_sudoku", "toy_sudoku"], "sudoku_random_order twice: give each task once"),
+        (["evaluate", "seed=1"], "evaluate needs a CONFIG"),
         (["evaluate", "toy_sudoku", "--lengths", "128"], "answers into a template here"),
         (["grade", "nowhere.jsonl"], "no file nowhere.jsonl"),
         (["pretrain-toy", "step=3"], "unknown key 'step'; did you mean 'steps'"),
@@ -91,10 +92,12 @@ def test_the_commands_work_together(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["train", "toy_sudoku", "--traceback", "output=mine", *QUICK]) == 0
     assert "policy, metrics and config in mine" in capsys.readouterr().out
-    assert main(["evaluate", "toy_sudoku", "model.path=mine", "--json", "result.json", "evaluation.num_items=3"]) == 0
-    result = json.loads((tmp_path / "result.json").read_text())
-    assert len(result["answers"]) == 3
-    assert f"all          {result['accuracy']:.3f}" in capsys.readouterr().out
+    assert main(["evaluate", "toy_sudoku", "model.path=mine", "--output", "answers", "evaluation.num_items=3"]) == 0
+    lines = (tmp_path / "answers" / "sudoku_random_order.jsonl").read_text().splitlines()[1:]
+    printed = capsys.readouterr().out
+    assert f"/{len(lines)} " in printed and "strict" in printed
+    assert main(["grade", "answers/sudoku_random_order.jsonl"]) == 0
+    assert printed.startswith(capsys.readouterr().out)
     assert main(["sample", "toy_sudoku", "model.path=mine", "--num-samples", "2"]) == 0
     printed = capsys.readouterr().out
     assert printed.count("answer ") == 2

@@ -91,10 +91,12 @@ def held_bytes(model: LLaDAConfig, options: ModelConfig, n: int, strategy: str, 
 
     `ddp` keeps gradients twice (communication buckets). `zero2` keeps a share of them beside one bucket, and a share of the moments
     and of a float32 copy of the weights. `fsdp2` keeps a share of everything.
+
+    Args:
+        compares: p_ref is needed. It is the policy without its adapters, or where there are none a second model.
     """
     parameters, adapters, weights = count_parameters(model), count_adapters(model, options), weight_bytes(model, options)
-    trainable = adapters or parameters
-    b = element_bytes(options)
+    trainable, b = adapters or parameters, element_bytes(options)
     held = {"weights": weights, "reference": weights if compares and not adapters else 0.0, "adapters": 4 * adapters}
     held |= {"gradients": trainable * (4 if adapters else b), "optimizer": 2 * 4 * trainable}
     if n == 1 or strategy == "ddp":
@@ -102,7 +104,7 @@ def held_bytes(model: LLaDAConfig, options: ModelConfig, n: int, strategy: str, 
     if strategy == "zero2":
         return held | {"gradients": held["gradients"] / n + BUCKET, "optimizer": 3 * 4 * trainable / n, "gathered": 0.0}
     # A block is fetched while the one before it is computed; embedding, head and norms stay for the whole pass.
-    two_blocks = 2 / model.n_layers
+    two_blocks = min(2, model.n_layers) / model.n_layers  # as a share of all
     whole = (parameters - count_linear(model) * (1 - two_blocks)) * b
     return {name: size / n for name, size in held.items()} | {"gathered": whole + 2 * 4 * adapters * two_blocks if adapters else 2 * whole}
 
@@ -113,7 +115,7 @@ def cache_bytes(model: LLaDAConfig, options: ModelConfig, S: int) -> int:
 
 
 def activation_bytes(model: LLaDAConfig, options: ModelConfig, S: int) -> float:
-    """What one block keeps of one sequence from the forward to the backward pass, S times
+    """What one block keeps of one sequence from the forward to the backward pass. For each of its S tokens:
 
         norms:      2 · (4 d + 4)        their input in float32, and 1 / its root mean square
         attention:  b (2 d + 2 d_kv)     q, k, v and the result; + 4 heads (log-sum-exp) + b S (the padding mask, as numbers)

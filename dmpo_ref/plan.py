@@ -1,15 +1,17 @@
 """What a run will cost, from its config alone: memory on each process, forward passes and time of a round.
 
 No weights are loaded and no GPU is needed. Memory counts what the code keeps, tensor by tensor. Time is a bound from two numbers
-of the hardware, arithmetic and bandwidth, not a promise. The arithmetic of the model itself is in `model_size.py`.
+of the hardware, arithmetic and bandwidth, not a promise. `passes.py` counts the passes of a round; `model_size.py` has the
+arithmetic of the model.
 
-Symbols: G prompts, N rollouts of each, P tokens of the longest prompt, L of the response, S = P + L, K gradient steps, V vocabulary.
+Symbols: P tokens of the longest prompt, L of the response, S = P + L; V and d rows and width of the head, b bytes of a number.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil
+from typing import Any
 
 import torch
 
@@ -18,7 +20,8 @@ from dmpo_ref.config import Config, SamplerConfig
 from dmpo_ref.head import chunk_size
 from dmpo_ref.losses import build_objective
 from dmpo_ref.model import LLaDAConfig
-from dmpo_ref.samplers import CONFIDENT, PARALLEL, check_sampling
+from dmpo_ref.passes import Phase, list_phases, sampling_phase, shadow_length
+from dmpo_ref.samplers import CONFIDENT, check_sampling
 
 FLOPS = 400e12  # bf16 operations per second that one H100 or H200 achieves on large matrices, about 40 % of its peak
 BANDWIDTH = 3.3e12  # bytes per second from the memory of an H100; an H200 has 4.8e12
@@ -34,42 +37,6 @@ ADVICE = {
     "scoring": "train.score_micro_batch",
     "gradient step": "loss.micro_batch, or model.gradient_checkpointing=true",
 }
-
-
-@dataclass
-class Phase:
-    """One kind of pass in a round: `rows` sequences of a process go through the model len(fed) times, `batch` in a call.
-
-    Attributes:
-        fed: tokens of a sequence, padding included, that each of these passes feeds.
-        scored: positions of a sequence whose logits a pass reads, on average.
-        worth: forward passes that one costs: a backward pass counts as 2, the second forward of gradient checkpointing as 1.
-        seconds: at least, on each process.
-    """
-
-    name: str
-    fed: list[int]
-    rows: int
-    batch: int
-    scored: float
-    num_processes: int
-    worth: int = 1
-    seconds: float = 0.0
-
-    @property
-    def sequences(self) -> int:
-        """Forward passes of one sequence, all processes together."""
-        return self.worth * len(self.fed) * self.rows * self.num_processes
-
-    @property
-    def tokens(self) -> int:
-        """Tokens fed in them."""
-        return self.worth * sum(self.fed) * self.rows * self.num_processes
-
-    @property
-    def calls(self) -> int:
-        """Of the model, on each process."""
-        return len(self.fed) * ceil(self.rows / self.batch)
 
 
 @dataclass
@@ -144,15 +111,15 @@ def make_plan(
         ValueError: lengths, steps or processes that do not fit.
     """
     model, options = model_size.load_sizes(config.model.path), config.model
-    L = config.sampler.response_length or RESPONSE_LENGTH
-    P = min(PROMPT_LENGTH, model.max_sequence_length - L) if prompt_length is None else prompt_length
-    check(config, model, P, L, strategy, flops=flops, bandwidth=bandwidth, num_processes=num_processes)
+    P, L = choose_lengths(config, model, prompt_length)
+    check(config, L, strategy, flops=flops, bandwidth=bandwidth, num_processes=num_processes)
 
     adapters = model_size.count_adapters(model, options)
     phases = list_phases(config, P, L, num_processes)
     fastest = sampling_phase(config, P, L, num_processes, fewest=True)
     compares = config.weight.log_ratio != "none" or build_objective(config.loss, config.weight.alpha).uses_log_ref
     held = model_size.held_bytes(model, options, num_processes, strategy, compares=compares)
+    needs = sampling_bytes(config, model, phases[0], P, L) | training_bytes(config, model, phases[1:], P, L)
     # Every call of the model reads all weights once, and with fsdp2 first fetches those that others hold.
     whole = model_size.weight_bytes(model, options) + 4 * adapters
     read = whole / bandwidth + (whole * (1 - 1 / num_processes) / LINK if strategy == "fsdp2" else 0)
@@ -168,13 +135,25 @@ def make_plan(
         sampler=config.sampler,
         checkpointing=options.gradient_checkpointing,
         **held,
-        **use(config, model, phases, P, L, gathered=held["gathered"]),
+        passing={name: needs.pop(name) + held["gathered"] for name in ADVICE},
+        **needs,
         phases=phases,
         fastest=fastest,
     )
 
 
-def check(config: Config, model: LLaDAConfig, P: int, L: int, strategy: str, **positive: float) -> None:
+def choose_lengths(config: Config, model: LLaDAConfig, prompt_length: int | None) -> tuple[int, int]:
+    """P and L, as given or by default, if the model has room for them."""
+    L = config.sampler.response_length or RESPONSE_LENGTH
+    room = model.max_sequence_length - L - shadow_length(config.sampler, L)
+    P = min(PROMPT_LENGTH, room) if prompt_length is None else prompt_length
+    if not 0 <= P <= room:
+        limit = f"the model's max_sequence_length={model.max_sequence_length}" + " with wino's shadow" * (config.sampler.name == "wino")
+        raise ValueError(f"a prompt of {P} and a response of {L} tokens do not fit {limit}; choose shorter ones")
+    return P, L
+
+
+def check(config: Config, L: int, strategy: str, **positive: float) -> None:
     """Refuse what the run itself would refuse."""
     if strategy not in STRATEGIES:
         raise ValueError(f"strategy={strategy}: choose among {', '.join(STRATEGIES)}")
@@ -183,90 +162,10 @@ def check(config: Config, model: LLaDAConfig, P: int, L: int, strategy: str, **p
     for name, value in positive.items():
         if value <= 0:
             raise ValueError(f"{name}={value}: must be above 0")
-    if not 0 <= P <= (most := model.max_sequence_length) - L:
-        raise ValueError(f"a prompt of {P} and a response of {L} tokens do not fit the model's max_sequence_length={most}")
     for key in ("prompts_per_round", "prompts_per_step"):
         if (getattr(config.train, key) or 0) % positive["num_processes"]:
             raise ValueError(f"train.{key}={getattr(config.train, key)}: cannot be shared evenly by {positive['num_processes']} processes")
     check_sampling(config.sampler, torch.tensor([L]))
-
-
-def list_phases(config: Config, P: int, L: int, num_processes: int) -> list[Phase]:
-    """What each process does in a round, in order: sampling, scoring if there is any, gradient steps."""
-    train, loss, log_ratio = config.train, config.loss, config.weight.log_ratio
-    rollouts = train.prompts_per_round * train.num_rollouts // num_processes
-    in_step = (train.prompts_per_step or train.prompts_per_round) * train.num_rollouts // num_processes
-    K, T = train.steps_per_round, config.sampler.steps or L
-    objective = build_objective(loss, config.weight.alpha)
-    views, scored = loss.num_replicates, L / 2  # views of a rollout in one step, positions scored in each
-    if objective.follows_path:
-        views, scored = T, L / T
-    if loss.name in ("diffu_grpo", "wd1"):  # one shot
-        views, scored = 1, L
-
-    def phase(name: str, passes: int, rows: int, micro_batch: int | None, scored: float, worth: int = 1) -> Phase:
-        return Phase(name, [P + L] * passes, rows, min(micro_batch or rows, rows), scored, num_processes, worth)
-
-    phases = [sampling_phase(config, P, L, num_processes)]
-    if log_ratio == "path":
-        phases.append(phase("scoring p_ref", 1, rollouts * T, train.score_micro_batch, L / T))
-    if log_ratio == "elbo":
-        phases.append(phase("scoring p_ref, p_old", 2, rollouts * config.weight.elbo_replicates, train.score_micro_batch, L / 2))
-    stored = ["log p_old"] * (objective.uses_log_old or config.weight.baseline == "model") + ["log p_ref"] * objective.uses_log_ref
-    for name in stored:
-        phases.append(phase(f"storing {name}", 1 if objective.follows_path else K, rollouts * views, train.score_micro_batch, scored))
-    if stored and loss.micro_batch:  # a loss that is not linear needs its slopes before it is taken in parts
-        phases.append(phase("slopes of the loss", K, in_step * views, loss.micro_batch, scored))
-    # Backward counts as two: gradients of the inputs and of the weights (frozen weights skip the second). Checkpointing runs each
-    # block again.
-    return [*phases, phase("gradient steps", K, in_step * views, loss.micro_batch, scored, 3 + config.model.gradient_checkpointing)]
-
-
-def sampling_phase(config: Config, P: int, L: int, num_processes: int, *, fewest: bool = False) -> Phase:
-    """Sampling as `samplers.sample` does it. With guidance a rollout is two sequences, the second with its prompt masked."""
-    sampler, copies = config.sampler, 2 if config.sampler.guidance else 1
-    rows = copies * config.train.prompts_per_round * config.train.num_rollouts // num_processes
-    batch = copies * max(1, (sampler.micro_batch or rows) // copies)
-    b = sampler.block_length or L
-    n = passes_of_block(sampler, L, fewest=fewest)
-    scored = b / n
-    if sampler.name in CONFIDENT:  # all that is still open: b, then b/n fewer after every pass
-        scored = b * (n + 1) / (2 * n)
-    if sampler.name == "wino":  # what is open in the sequence, what is placed in the shadow
-        scored = b
-    return Phase("sampling", tokens_fed(sampler, P, L, n), rows, min(batch, rows), scored, num_processes)
-
-
-def passes_of_block(sampler: SamplerConfig, L: int, *, fewest: bool) -> int:
-    """Forward passes that fill a block of b positions: T b / L with a budget of T, and b without one.
-
-    How many `threshold`, `factor` and `wino` take depends on how sure the model is. At least one token is placed in each, so b are
-    the most; the fewest are one, or for wino what its limit of min(max(⌊0.7 · open⌋, 5), 20) tokens in a pass allows.
-    """
-    b = sampler.block_length or L
-    if not fewest or sampler.name not in (*PARALLEL, "wino"):
-        return (sampler.steps or L) * b // L
-    if sampler.name in PARALLEL:
-        return 1
-    passes = 0
-    while b > 0:
-        b, passes = b - min(max(7 * b // 10, 5), 20), passes + 1
-    return passes
-
-
-def tokens_fed(sampler: SamplerConfig, P: int, L: int, n: int) -> list[int]:
-    """Tokens of one sequence that each pass feeds, block after block of b positions, n passes each.
-
-        cache=none      P + L, with wino b more: the shadow of the block
-        cache=prefix    P + L in the first pass of a block; then the block and all that follows it
-        cache=dual      P + L in the first pass of a block; then the block, b
-    """
-    b, fed = sampler.block_length or L, []
-    whole = P + L + (b if sampler.name == "wino" else 0)
-    for start in range(0, L, b):
-        later = {"none": whole, "prefix": L - start, "dual": b}[sampler.cache]
-        fed += [whole] + [later] * (n - 1)
-    return fed
 
 
 def least_seconds(phase: Phase, model: LLaDAConfig, config: Config, flops: float, read: float) -> float:
@@ -282,38 +181,50 @@ def least_seconds(phase: Phase, model: LLaDAConfig, config: Config, flops: float
     return phase.worth * sum(max(compute[fed], ceil(phase.rows / phase.batch) * read) for fed in phase.fed)
 
 
-def use(config: Config, model: LLaDAConfig, phases: list[Phase], P: int, L: int, *, gathered: float) -> dict:
-    """Bytes that a process needs while a phase runs, beyond what it holds: `passing` of `Plan`, and parts of it.
+def sampling_bytes(config: Config, model: LLaDAConfig, phase: Phase, P: int, L: int) -> dict[str, float]:
+    """Most that sampling needs beyond what a process holds, and the part of it that is `cache`.
 
-        sampling       micro-batch · (one block + cache + logits) + temporaries of a chunk of logits + uniforms, float64 [T + 1, S]
-        scoring        micro-batch · one block + logits
-        gradient step  activations + micro-batch · the gradients inside one block + logits + the head's gradient
+        sequences of a call · (one block + cache + logits)  +  temporaries of a chunk of logits  +  uniforms, float64 [T + 1, S]
 
     Without gradients, what a block would have kept bounds what it holds while it runs.
     """
-    options, b, V, d, S = config.model, model_size.element_bytes(config.model), model.embedding_size, model.d_model, P + L
-    adapters = model_size.count_adapters(model, options)
-    sample, *scoring, step = phases
-    block = model_size.activation_bytes(model, options, S)
-    logits = 3 * 4 * min(chunk_size(V), step.batch * L) * V  # float32 logits, their softmax, a temporary
-    final = S * 4 * d + (S * (not adapters) + 2 * L) * b * d  # last norm, and what the head keeps
-    inputs = model.n_layers * S * d * b  # what checkpointing keeps: the input of every block
-    activations = {False: step.batch * (model.n_layers * block + final), True: step.batch * (inputs + block + final)}
-    # The head's gradient is added up in place but made by a product of its size, V · d.
-    gradient_step = activations[options.gradient_checkpointing] + step.batch * block + logits + (0 if adapters else V * d * b)
+    sampler, V, S, b = config.sampler, model.embedding_size, P + L, model_size.element_bytes(config.model)
+    scored = phase.batch * ceil(phase.scored)
+    if sampler.name in (*CONFIDENT, "wino"):  # in the first pass of a block, all of it
+        scored = phase.batch * (sampler.block_length or L)
+    each = b * (2 if sampler.name == "wino" else 1)  # wino parts the logits of sequence and shadow
+    if sampler.guidance:  # a copy in float32, c − u and its multiple, half as many
+        each += 8
+    block = model_size.activation_bytes(model, config.model, max(phase.fed))
+    cache = 0 if sampler.cache == "none" else phase.batch * model_size.cache_bytes(model, config.model, S)
+    uniforms = phase.rows // (2 if sampler.guidance else 1) * (len(phase.fed) + 1) * S * 8
+    most = phase.batch * block + cache + scored * V * each + min(scored, chunk_size(V)) * V * SAMPLER_BYTES + uniforms
+    return {"sampling": most, "cache": cache}
 
-    cache = sample.batch * model_size.cache_bytes(model, options, S) if config.sampler.cache != "none" else 0
-    most_scored = sample.batch * positions_scored(config.sampler, L)
-    copies = {"wino": 2 * b}.get(config.sampler.name, b) + (8 if config.sampler.guidance else 0)  # of a logit; see `positions_scored`
-    sampling = sample.batch * model_size.activation_bytes(model, options, max(sample.fed)) + cache + most_scored * V * copies
-    sampling += min(most_scored, chunk_size(V)) * V * SAMPLER_BYTES + sample.rows * (len(sample.fed) + 1) * S * 8
-    passing = {
-        "sampling": sampling,
+
+def training_bytes(config: Config, model: LLaDAConfig, phases: list[Phase], P: int, L: int) -> dict[str, Any]:
+    """What scoring and a gradient step need beyond what a process holds, and the parts of it that `Plan` names.
+
+        scoring        sequences of a call · one block + logits
+        gradient step  activations + sequences of a call · the gradients inside one block + logits + the head's gradient
+
+    Activations are, of every sequence, all blocks (checkpointed: one block, and the input of all), the last norm and the head's.
+    """
+    V, d, S, b = model.embedding_size, model.d_model, P + L, model_size.element_bytes(config.model)
+    is_full = config.model.lora_rank == 0
+    *scoring, step = phases
+    block = model_size.activation_bytes(model, config.model, S)
+    logits = 3 * 4 * min(chunk_size(V), step.batch * L) * V  # float32 logits, their softmax, a temporary
+    final = S * 4 * d + (S * is_full + 2 * L) * b * d  # last norm, and what the head keeps
+    kept = {False: model.n_layers * block, True: model.n_layers * S * d * b + block}
+    activations = {checkpointed: step.batch * (size + final) for checkpointed, size in kept.items()}
+    head = V * d * b * is_full  # its gradient is added up in place but made by a product of its size
+    return {
         "scoring": max((p.batch * block + logits for p in scoring), default=0),
-        "gradient step": gradient_step,
+        "gradient step": activations[config.model.gradient_checkpointing] + step.batch * block + logits + head,
+        "activations": activations,
+        "logits": logits,
     }
-    passing = {name: size + gathered for name, size in passing.items()}
-    return {"passing": passing, "cache": cache, "activations": activations, "logits": logits}
 
 
 def format_plan(plan: Plan, gpu_memory: float = 80.0) -> str:
@@ -361,7 +272,8 @@ def explain_sampling(plan: Plan) -> list[str]:
             f"{len(most.fed)}; with {len(least.fed)} sampling takes > {least.seconds:.1f} seconds"
         )
     if sampler.cache != "none":
-        lines.append(f"  cache={sampler.cache}: a pass feeds {sum(most.fed) / len(most.fed):.1f} of {plan.sequence_length} tokens on average")
+        mean = sum(most.fed) / len(most.fed)
+        lines.append(f"  cache={sampler.cache}: a pass feeds {mean:.1f} of {plan.sequence_length} tokens on average")
     if sampler.guidance:
         lines.append(f"  guidance={sampler.guidance:g}: each response is fed as two sequences, with its prompt and without")
     return lines

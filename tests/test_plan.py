@@ -5,11 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from dmpo_ref.likelihood import token_log_prob
 from dmpo_ref.masking import draw_views, stream
-from dmpo_ref.model import LLaDAConfig, LLaDAModelLM
-from dmpo_ref.plan import OVERHEAD, count_parameters, format_plan, make_plan
+from dmpo_ref.model import KeyValueCache, LLaDAConfig, LLaDAModelLM
+from dmpo_ref.model_size import count_parameters
+from dmpo_ref.plan import OVERHEAD, format_plan, make_plan
+from dmpo_ref.samplers import sample
 from dmpo_ref.train import train
 from tests.helpers import make_prompts, make_rollout, tiny_model, vocabulary
 
@@ -85,7 +89,7 @@ def test_a_round_worked_by_hand(small_run, folder):
         "slopes of the loss": (2 * 24, 2 * 24 * 16, 2 * 3),
         "gradient steps": (3 * 2 * 24, 3 * 2 * 24 * 16, 2 * 3),
     }
-    assert (plan.generated_tokens, plan.rollouts, plan.sequence_length) == (72, 12, 16)
+    assert (plan.rollouts, plan.response_length, plan.sequence_length) == (12, 6, 16)
     assert plan.reference == plan.weights
 
 
@@ -102,6 +106,122 @@ def test_a_real_round_calls_the_model_as_often_as_planned(small_run, overrides):
     config = small_run("task.generate=all", "train.rounds=2", *overrides)
     first = train(config).metrics[0]  # of the first round; only the last one is followed by an evaluation
     assert first["forward_passes"] == sum(p.calls for p in make_plan(config).phases)
+
+
+def draw(config, model=None):
+    """Rollouts as in a round of `small_run`: 3 prompts of 5 tokens, 4 responses to each."""
+    L, model = config.sampler.response_length, model or tiny_model(max_sequence_length=128)
+    prompts = make_prompts(*(f"1234{digit}|{'_' * L}" for digit in "234"))
+    return sample(model, prompts, config.sampler, vocabulary(), num_rollouts=4, generators=[stream(0, "plan", g) for g in range(3)])
+
+
+@pytest.mark.parametrize("cache", ["none", "prefix", "dual"])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["sampler.steps=6", "sampler.micro_batch=5"],
+        ["sampler.block_length=null", "sampler.steps=4", "sampler.guidance=0.5", "sampler.micro_batch=5"],
+    ],
+)
+def test_confidence_feeds_what_is_planned(small_run, folder, overrides, cache):
+    options = ("sampler.name=confidence", "sampler.response_length=12", "sampler.block_length=4", f"sampler.cache={cache}")
+    config = small_run(folder(), "weight.log_ratio=none", *options, *overrides)
+    rollout, phase = draw(config), make_plan(config, prompt_length=5).phases[0]
+    assert (rollout.fed_tokens, rollout.forwards) == (phase.tokens, phase.calls)
+
+
+@pytest.mark.parametrize("overrides", [["sampler.name=random", "sampler.steps=6", "sampler.guidance=0.5"], ["sampler.micro_batch=7"]])
+def test_random_orders_feed_what_is_planned(small_run, folder, overrides):
+    config = small_run(folder(), "weight.log_ratio=none", "sampler.response_length=12", "sampler.block_length=4", *overrides)
+    rollout, phase = draw(config), make_plan(config, prompt_length=5).phases[0]
+    assert (rollout.fed_tokens, rollout.forwards) == (phase.tokens, phase.calls)
+
+
+def test_tokens_fed_with_caches_worked_by_hand(small_run, folder):
+    """5 + 8 positions, two blocks of 4 in 2 passes each: 13, then 8 or 4; 13, then 4. 12 rollouts."""
+    options = (folder(), "weight.log_ratio=none", "sampler.name=confidence", "sampler.response_length=8", "sampler.block_length=4")
+    for cache, fed, tokens in (("none", [13] * 4, 12 * 52), ("prefix", [13, 8, 13, 4], 12 * 38), ("dual", [13, 4, 13, 4], 12 * 34)):
+        plan = make_plan(small_run(*options, "sampler.steps=4", f"sampler.cache={cache}"), prompt_length=5)
+        assert (plan.phases[0].fed, plan.phases[0].tokens) == (fed, tokens)
+
+
+SURE = {"threshold": "sampler.threshold=1e-12", "factor": "sampler.factor=1e12", "wino": "sampler.threshold=1e-12"}
+UNSURE = {"threshold": "sampler.threshold=1", "factor": "sampler.factor=1e-12", "wino": "sampler.threshold=1"}
+
+
+@pytest.mark.parametrize(
+    ("name", "cache"), [*((name, cache) for name in ("threshold", "factor") for cache in ("none", "prefix", "dual")), ("wino", "none")]
+)
+def test_parallel_samplers_reach_both_ends_of_the_planned_range(small_run, folder, name, cache):
+    """Everything above the threshold, or nothing; of 40 positions wino then takes 20, 14 (0.7 · 20), 5 and 1."""
+    b = 40 if name == "wino" else 8
+    options = (f"sampler.response_length={2 * b}", f"sampler.block_length={b}", f"sampler.cache={cache}", "sampler.back_threshold=1e-12")
+    ends = []
+    for which in (SURE, UNSURE):
+        path = folder(max_sequence_length=128)
+        config = small_run(path, "weight.log_ratio=none", f"sampler.name={name}", "sampler.micro_batch=5", *options, which[name])
+        ends.append(draw(config))
+    plan = make_plan(config, prompt_length=5)
+    for rollout, phase in zip(ends, (plan.fastest, plan.phases[0]), strict=True):
+        assert (rollout.fed_tokens, rollout.forwards) == (phase.tokens, phase.calls)
+    assert f"{name} takes {8 if name == 'wino' else 2} to {2 * b} passes" in format_plan(plan)
+
+
+def test_the_kept_keys_and_values_are_those_of_a_real_pass(small_run, folder):
+    path = folder(n_kv_heads=2)
+    options = ("weight.log_ratio=none", "sampler.name=confidence", "sampler.cache=dual", "sampler.micro_batch=5", "sampler.guidance=1")
+    plan = make_plan(small_run(path, *options, "sampler.response_length=12", "model.dtype=bfloat16"), prompt_length=5)
+    model, cache = tiny_model(double=False, **SIZES, n_kv_heads=2).bfloat16(), KeyValueCache()
+    model(input_ids=torch.zeros(4, 17, dtype=torch.long), cache=cache)  # two rollouts, twice: 5 sequences would part a pair
+    assert plan.cache == sum(kept.nbytes for layer in cache.layers for kept in (layer.keys, layer.values))
+
+
+def peak_bytes(run, folder):
+    """Most bytes of tensors alive at a time that `run()` makes, by torch's profiler."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        run()
+    profile.export_chrome_trace(str(folder / "trace.json"))
+    events = json.loads((folder / "trace.json").read_text())["traceEvents"]
+    changes = sorted((event["ts"], event["args"]["Bytes"]) for event in events if event["name"] == "[memory]")
+    return max(torch.tensor([change for _, change in changes]).cumsum(dim=0)).item()
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["sampler.name=random_order"],
+        ["sampler.name=confidence", "sampler.cache=prefix"],
+        ["sampler.name=threshold", "sampler.cache=dual", "sampler.guidance=1", SURE["threshold"]],
+        ["sampler.name=wino", "sampler.back_threshold=1e-12", SURE["wino"]],
+    ],
+)
+def test_sampling_needs_at_most_the_planned_memory(small_run, folder, tmp_path, overrides):
+    options = (folder(), "weight.log_ratio=none", "sampler.response_length=24", "sampler.block_length=6")
+    config = small_run(*options, *overrides)
+    plan, model = make_plan(config, prompt_length=5), tiny_model(double=False, **SIZES)
+    measured = peak_bytes(lambda: draw(config, model), tmp_path)
+    assert measured < plan.passing["sampling"] < 2 * measured
+    assert (plan.cache > 0) == (config.sampler.cache != "none")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["sampler.name=random", "sampler.steps=6", "sampler.guidance=1"],
+        ["sampler.name=confidence", "sampler.steps=6", "sampler.cache=prefix"],
+        ["sampler.name=threshold", UNSURE["threshold"], "sampler.cache=dual", "sampler.micro_batch=5"],
+        ["sampler.name=wino", UNSURE["wino"]],
+    ],
+)
+def test_operations_of_sampling_are_those_that_torch_counts(small_run, folder, overrides):
+    sizes = SIZES | {"n_kv_heads": 2}
+    config = small_run(folder(**sizes), "weight.log_ratio=none", "sampler.response_length=12", "sampler.block_length=4", *overrides)
+    plan = make_plan(config, prompt_length=5, flops=1, bandwidth=1e300)  # seconds are operations
+    # The fused attention kernel of a CPU is not counted; products of matrices are.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        draw(config, tiny_model(double=False, **sizes))
+    assert counter.get_total_flops() == pytest.approx(plan.phases[0].seconds)
 
 
 def saved_bytes(model, *, num_rows, length):
@@ -137,21 +257,23 @@ def test_activations_are_what_autograd_saves(small_run, folder, dtype, targets, 
     if targets is not None:
         model = adapted(model, rank=4, targets=targets)
     measured = saved_bytes(model, num_rows=6, length=24)
-    assert plan.activations == pytest.approx(measured, rel=0.05)
+    assert plan.activations[False] == pytest.approx(measured, rel=0.05)
 
 
 def test_memory_grows_with_the_micro_batch_and_shrinks_by_checkpointing(small_run):
     small, large = (make_plan(small_run(HUB, *LORA, f"loss.micro_batch={m}")) for m in (2, 4))
-    assert large.activations == 2 * small.activations
+    assert large.activations[False] == 2 * small.activations[False]
     saving = make_plan(small_run(HUB, *LORA, "loss.micro_batch=4", "model.gradient_checkpointing=true"))
-    assert saving.activations_checkpointed < large.activations / 10
+    assert saving.activations[True] < large.activations[False] / 10
     assert saving.peak < large.peak and saving.seconds > large.seconds
-    assert make_plan(small_run(HUB, *LORA, "sampler.micro_batch=1")).sampling < small.sampling
+    one = make_plan(small_run(HUB, *LORA, "sampler.micro_batch=1"))
+    assert one.passing["sampling"] < small.passing["sampling"]
 
 
 def test_a_reference_is_a_second_model_only_without_adapters(small_run):
     full, lora = (make_plan(small_run(HUB, "weight.log_ratio=elbo", f"model.lora_rank={r}")) for r in (0, 8))
     assert full.reference == full.weights > 0 == lora.reference
+    assert make_plan(small_run(HUB, "weight.log_ratio=none")).reference == 0
 
 
 def test_four_bits_leave_embedding_head_and_norms_as_they_were(small_run):
@@ -166,6 +288,12 @@ def test_time_is_the_slower_of_arithmetic_and_reading_the_weights(small_run):
     assert slow_memory.phases[0].seconds == pytest.approx(16 * 4 * 8.015581184)
     # 2 operations for each weight of the blocks and token; attention and head are small beside it.
     slow_arithmetic = make_plan(small_run(HUB), flops=1e12, bandwidth=1e30)
+    assert slow_arithmetic.phases[0].seconds == pytest.approx(2 * 6.979e9 * slow_arithmetic.phases[0].tokens / 1e12, rel=0.05)
+    # So with a cache, where the passes are as many but feed less; reading the cache is not counted.
+    cached = ("weight.log_ratio=none", "sampler.name=confidence", "sampler.block_length=4", "sampler.cache=dual")
+    slow_memory, slow_arithmetic = (make_plan(small_run(HUB, *cached), flops=f, bandwidth=b) for f, b in ((1e30, 1e9), (1e12, 1e30)))
+    assert slow_memory.phases[0].seconds == pytest.approx(16 * 4 * 8.015581184)
+    assert slow_arithmetic.phases[0].tokens == 3 * 4 * 4 * (272 + 3 * 4)
     assert slow_arithmetic.phases[0].seconds == pytest.approx(2 * 6.979e9 * slow_arithmetic.phases[0].tokens / 1e12, rel=0.05)
 
 
@@ -206,12 +334,22 @@ def test_the_page_says_whether_it_fits_and_what_to_do(small_run):
     assert "whatever the micro-batches" in format_plan(plan, 10)
 
 
+def test_the_page_says_what_the_sampler_changes(small_run):
+    options = (HUB, *LORA, "sampler.block_length=32", "weight.log_ratio=none", "sampler.name=confidence", "sampler.steps=128")
+    plain = format_plan(make_plan(small_run(*options)))
+    assert not any(word in plain for word in ("passes for a response", "on average", "two sequences"))
+    # Prompts of 256: 8 blocks of 16 passes, 15 of which feed 256, 224, … 32 tokens, so (8 · 512 + 15 · 1152) / 128 a pass.
+    page = format_plan(make_plan(small_run(*options, "sampler.cache=prefix", "sampler.guidance=2")))
+    assert "cache=prefix: a pass feeds 167.0 of 512 tokens" in page and "guidance=2: each response is fed as two sequences" in page
+
+
 @pytest.mark.parametrize(
     ("overrides", "arguments", "message"),
     [
         (["model.path=/nowhere"], {}, "model.path=/nowhere: no checkpoint there"),
         (["model.path=nobody/nothing"], {}, "model.path=nobody/nothing: "),
         ([], {"prompt_length": 30}, "max_sequence_length=32"),
+        (["sampler.name=wino", "weight.log_ratio=none"], {"prompt_length": 1}, "max_sequence_length=32 with wino's shadow"),
         ([], {"num_processes": 2}, "train.prompts_per_round=3"),
         ([], {"flops": 0}, "flops=0"),
         ([], {"strategy": "fsdp"}, "strategy=fsdp: choose among ddp, fsdp2, zero2"),

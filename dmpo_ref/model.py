@@ -161,7 +161,8 @@ class LLaDAModelLM(PreTrainedModel):
             allowed, temperature: with `targets`: the [V] tokens that the softmax runs over, and its T > 0.
             cache: keys and values to record, or to use; then `input_ids` and `select` are those of the fed slots only, while
                 `attention_mask` is still that of the whole sequence.
-            position_ids: [B, S], instead of counting what the attention mask does not hide.
+            position_ids: [B, S] below `max_sequence_length`, instead of counting what the attention mask does not hide. Positions may
+                repeat, so the sequence itself may then be longer.
             visible: [B, S, S] bool, which position (second to last axis) attends to which; instead of the attention mask.
 
         Returns:
@@ -171,7 +172,7 @@ class LLaDAModelLM(PreTrainedModel):
         Raises:
             ValueError: the sequence is longer than `max_sequence_length`.
         """
-        if input_ids.shape[1] > self.config.max_sequence_length:
+        if position_ids is None and input_ids.shape[1] > self.config.max_sequence_length:
             raise ValueError(
                 f"a sequence of {input_ids.shape[1]} tokens does not fit the model's max_sequence_length="
                 f"{self.config.max_sequence_length}; shorten the prompt or the response"

@@ -20,7 +20,7 @@ from dmpo_ref.config import Config, SamplerConfig
 from dmpo_ref.head import chunk_size
 from dmpo_ref.losses import build_objective
 from dmpo_ref.model import LLaDAConfig
-from dmpo_ref.passes import Phase, list_phases, sampling_phase, shadow_length
+from dmpo_ref.passes import Phase, list_phases, sampling_phase
 from dmpo_ref.samplers import CONFIDENT, check_sampling
 
 FLOPS = 400e12  # bf16 operations per second that one H100 or H200 achieves on large matrices, about 40 % of its peak
@@ -145,10 +145,10 @@ def make_plan(
 def choose_lengths(config: Config, model: LLaDAConfig, prompt_length: int | None) -> tuple[int, int]:
     """P and L, as given or by default, if the model has room for them."""
     L = config.sampler.response_length or RESPONSE_LENGTH
-    room = model.max_sequence_length - L - shadow_length(config.sampler, L)
+    room = model.max_sequence_length - L
     P = min(PROMPT_LENGTH, room) if prompt_length is None else prompt_length
     if not 0 <= P <= room:
-        limit = f"the model's max_sequence_length={model.max_sequence_length}" + " with wino's shadow" * (config.sampler.name == "wino")
+        limit = f"the model's max_sequence_length={model.max_sequence_length}"
         raise ValueError(f"a prompt of {P} and a response of {L} tokens do not fit {limit}; choose shorter ones")
     return P, L
 

@@ -135,7 +135,7 @@ output = Path(tempfile.mkdtemp()) / "run"
 trained = train(load_config("toy_two_solutions", f"output={output}", "train.rounds=30"), on_round=watch)
 print("KL(p*‖p_θ) below 0.05 nats:", history[-1][1] < 0.05)
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "slide"]
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
 rounds = [0, *(done for done, _, _ in history)]
 left.semilogy(rounds, [kl_divergence(log_target, reference.log_prob), *(kl for _, kl, _ in history)], "o-")

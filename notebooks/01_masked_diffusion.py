@@ -74,7 +74,7 @@ print(task.show(puzzle))
 # What goes into the network: the clues as they stand, and a mask token M at each blank. What comes out: for every blank a distribution over
 # the digits, given *everything that stands*, left and right. We write $\pi_\theta(o_d\mid o_{\text{seen}},q)$ for the digit at blank $d$.
 
-# %%
+# %% tags=["slide"]
 prompts = encode(tokenizer, task, [puzzle])
 blanks = prompts.response_mask[0].nonzero().squeeze(-1)
 symbols = vocabulary.allowed.nonzero().squeeze(-1)
@@ -84,11 +84,13 @@ with torch.no_grad():
 print("blank at    " + "".join(f"P({d})   " for d in tokenizer.convert_ids_to_tokens(symbols.tolist())))
 for place, p in zip(blanks.tolist(), vocabulary.restrict(logits).softmax(dim=-1)[:, symbols].tolist(), strict=True):
     print(f"row {place // 4 + 1}, column {place % 4 + 1}: " + "".join(f"{x:.3f}  " for x in p))
+first, second = vocabulary.restrict(logits[:2]).softmax(dim=-1)[:, symbols]
+print(f"both blanks of row 2 drawn at once are the same digit with probability {first @ second:.3f}")
 
 # %% [markdown]
 # The blanks of row 2 are each unsure between 1 and 3. They cannot both be 1. But each line of the table is a distribution of *one* blank;
-# nothing in it says how two of them go together. Drawn all at once, they would clash about half of the time. This is the one difficulty of
-# masked diffusion, and the reason for going step by step: after one blank is filled, the network is asked again.
+# nothing in it says how two of them go together. Drawn at once, they clash in a third of all cases. This is the one difficulty of masked
+# diffusion, and the reason for going step by step: after one blank is filled, the network is asked again.
 #
 # ## 2. Generation in random order
 #
@@ -137,7 +139,7 @@ Image(data=animate_trace(pieces, step, board=True, frames_per_second=2), format=
 # %% [markdown]
 # And as strips of text, as one draws the trace of a language model: four answers to the first puzzle, four orders.
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "slide"]
 strips = [trace(tokenizer, rollout, sample=n) for n in range(4)]
 pieces = [f" {piece} " if i < 15 else f" {piece}\n" for answer, _ in strips for i, piece in enumerate(answer)]
 draw_trace(pieces, [when for _, steps in strips for when in steps])
@@ -180,25 +182,26 @@ for n in range(3):
 # by the chain rule the product is the same along any order. But the network was trained to predict each blank from each context, and nobody
 # made these predictions agree.
 #
-# Take one answer, the stored solution. All that is needed of the network is $\log\pi(o_d\mid o\text{ without the set }S)$ for each set $S$ of
-# hidden blanks and each $d\in S$: $2^5-1=31$ sets. A set of hidden positions is a *view* of the response; one call scores them all.
+# Take one answer, the stored solution. All that is needed of the network is $\log\pi(o_d\mid o\text{ without the set }S)$ for each set $S$
+# of hidden blanks and each $d\in S$: $2^5-1=31$ sets. A set of hidden positions is a *view* of the response; one call scores them all.
 
 # %%
 SETS = [s for m in range(1, L + 1) for s in itertools.combinations(range(L), m)]
-solved = [n for n, text in enumerate(answer_texts(tokenizer, rollout)[0]) if text == puzzle.solution][0]
-answer = type(rollout)(**{**vars(rollout), **{k: v[:, solved : solved + 1] for k, v in vars(rollout).items() if torch.is_tensor(v)}})
+answer = sample(policy, prompts, SamplerConfig(), vocabulary, num_rollouts=1, generators=[stream(0, "one")])
+answer.tokens[0, 0] = torch.tensor(tokenizer(puzzle.solution).input_ids)  # with these tokens for those that were drawn
 hidden = torch.zeros(1, 1, len(SETS), prompts.tokens.shape[1], dtype=torch.bool)
 for r, s in enumerate(SETS):
     hidden[0, 0, r, blanks[list(s)]] = True
 with torch.no_grad():
     scores = token_log_prob(policy, answer, Views(hidden, hidden, torch.ones(1, 1, len(SETS))), vocabulary)[0, 0][:, blanks]
 LOG_PI = {s: scores[r] for r, s in enumerate(SETS)}  # LOG_PI[S][d]
-print("all hidden:   ", [f"{x:.2f}" for x in LOG_PI[0, 1, 2, 3, 4].tolist()], "nats\nonly one left:", [f"{LOG_PI[(d,)][d]:.2f}" for d in range(L)])
+print("probability of its digits, all blanks hidden  ", [f"{x:.3f}" for x in LOG_PI[0, 1, 2, 3, 4].exp().tolist()])
+print("each the only one hidden, the others filled in", [f"{LOG_PI[(d,)][d].exp():.3f}" for d in range(L)])
 
 # %% [markdown]
 # With one blank left its digit is certain; at the beginning each is a guess. Now all 120 orders.
 
-# %%
+# %% tags=["slide"]
 ORDERS = list(itertools.permutations(range(L)))
 paths = torch.tensor([sum(LOG_PI[tuple(sorted(order[i:]))][order[i]].item() for i in range(L)) for order in ORDERS], dtype=torch.float64)
 best, worst = ORDERS[paths.argmax()], ORDERS[paths.argmin()]
@@ -207,13 +210,14 @@ print(f"most probable order {best}: {paths.max():.3f} nats\nleast probable      
 print(f"log p(o) = log of the mean over orders: {log_p:.4f} nats")
 
 # %% [markdown]
-# So orders do differ, here by a third of a nat between the best and the worst, and the probability of the answer is the average
+# So orders do differ, by more than a nat between the best and the worst, and the probability of the answer is the average
 #
 # $$p_\theta(o\mid q)\;=\;\mathbb E_\sigma\,p_\theta(o;\sigma\mid q).$$
 #
-# A hundred and twenty orders are few; for ten blanks it would be 3.6 million. But paths share prefixes: what the network does next depends on
-# *which* blanks are filled, not on the order they were filled in. Let $P(S)$ be the probability that at some time exactly the blanks of $S$
-# stand, with the digits of $o$. The last one filled was any $d\in S$, and each of the $L-|S|+1$ blanks open before it was equally likely:
+# A hundred and twenty orders are few; for ten blanks it would be 3.6 million. But paths share prefixes: what the network does next depends
+# on *which* blanks are filled, not on the order they were filled in. Let $P(S)$ be the probability that at some time exactly the blanks of
+# $S$ stand, with the digits of $o$. The last one filled was any $d\in S$, and each of the $L-|S|+1$ blanks open before it was equally
+# likely:
 #
 # $$P(S)\;=\;\sum_{d\in S}\frac{P(S\setminus d)\;\pi(o_d\mid o_{S\setminus d})}{L-|S|+1},\qquad P(\varnothing)=1,\quad P(\text{all})=p_\theta(o).$$
 #
@@ -254,8 +258,9 @@ right = sum(p for p, text in zip(probability.tolist(), exact.texts, strict=True)
 print(f"right answers together {right:.3f}, all seven {probability[shown].sum():.3f}")
 
 # %% [markdown]
-# The most probable answer is the careless teacher's (1 before 3 in row 2; 1, 2, 3 in row 3), and it is wrong. The two solutions share a third
-# of the probability. 1024 answers are possible, but seven hold nearly everything: rewards will have to move probability between these.
+# The most probable answer is the careless teacher's (1 before 3 in row 2; 1, 2, 3 in row 3), and it is wrong. The two solutions share a
+# third of the probability. 1024 answers are possible, but seven hold nearly everything: rewards will have to move probability between
+# these.
 #
 # Do the samples agree? Both ways of sampling, each against the exact numbers, in units of standard errors:
 
@@ -301,7 +306,7 @@ for c in shown:
     print(f"{exact.texts[c]} {exact.log_prob[c]:8.3f} {exact.elbo[c]:8.3f} {gap[c]:8.3f}")
 print(f"mean gap of a sampled answer {probability @ gap:.3f}, largest of all {gap.max():.1f} nats")
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "slide"]
 figure, (left, centre, right_axes) = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
 left.hist(paths, bins=20, color="0.75")
 left.axvline(log_p, color=BLUE, label="log p(o)")
@@ -313,7 +318,7 @@ centre.bar(np.arange(7) - 0.2, probability[shown], 0.4, color=BLUE, label="exact
 centre.bar(np.arange(7) + 0.2, frequency, 0.4, color="0.7", label="4096 samples")
 centre.set(xticks=range(7), xticklabels=range(1, 8), xlabel="answer, most probable first", ylabel="probability", title="The distribution")
 centre.legend(fontsize=8)
-right_axes.plot(exact.log_prob, exact.elbo, "o", color="0.6", markersize=3, label="all 1024")
+right_axes.plot(exact.log_prob, exact.elbo, "o", color="0.6", markersize=3, label="others, above e⁻³⁰")
 right_axes.plot(exact.log_prob[shown], exact.elbo[shown], "o", color=ORANGE, markersize=5, label="the first seven")
 right_axes.plot([-40, 0], [-40, 0], color=BLUE, linewidth=1, label="no gap")
 right_axes.set(xlabel="log p(o), nats", ylabel="ELBO, nats", title="Bound and truth", xlim=(-30, 0), ylim=(-40, 0))
@@ -322,7 +327,7 @@ plt.show()
 
 # %% [markdown]
 # Right answers and the teacher's favourite have small gaps: whatever the order, each digit was to be expected. Answers that mix two habits
-# have gaps of one to three nats: in most orders the mixture is soon seen to be impossible, but in a few, where the clashing blanks came
+# have gaps of 0.7 to 3 nats: in most orders the mixture is soon seen to be impossible, but in a few, where the clashing blanks came
 # early, it was not. The bound is not equally far from the truth everywhere. Remember that when two ELBOs are subtracted
 # ([03](03_weights.ipynb) and [05](05_two_losses.ipynb) do).
 #
@@ -355,7 +360,7 @@ print(f"their sum {total:.4f}, mean over 120 orders {elbo:.4f}, toy.oracle.exact
 # %% [markdown]
 # What do other weights give? All of these have been used for something; only one is the ELBO.
 
-# %%
+# %% tags=["slide"]
 WEIGHTS = {"L/m": lambda m: L / m, "1 (sum over the masked)": lambda m: 1, "1/m (mean over the masked)": lambda m: 1 / m, "L": lambda m: L}
 for name, weight in WEIGHTS.items():
     print(f"weight {name:27s} {np.mean([weight(m) * np.mean(sums) for m, sums in by_size.items()]):8.3f} nats")
@@ -366,14 +371,14 @@ for name, weight in WEIGHTS.items():
 #
 # ## 8. Mask schedules
 #
-# Papers on masked diffusion write this with a time: at $t\in[0,1]$ every token is hidden independently with probability $s(t)$, the schedule,
-# and the weight is $s'(t)/s(t)$. LLaDA ([arXiv:2502.09992](https://arxiv.org/abs/2502.09992)) has $s(t)=t$ and weight $1/t$. Is this another
-# bound? What multiplies the sets of size $m$ is
+# Papers on masked diffusion write this with a time: at $t\in[0,1]$ every token is hidden independently with probability $s(t)$, the
+# schedule, and the weight is $s'(t)/s(t)$. LLaDA ([arXiv:2502.09992](https://arxiv.org/abs/2502.09992)) has $s(t)=t$ and weight $1/t$. Is
+# this another bound? What multiplies the sets of size $m$ is
 #
 # $$\int_0^1\frac{s'(t)}{s(t)}\binom Lm s^m(1-s)^{L-m}\,dt\;=\;\binom Lm\int_0^1 p^{m-1}(1-p)^{L-m}\,dp\;=\;\frac1m .$$
 #
-# The schedule has cancelled ([arXiv:2406.07524](https://arxiv.org/abs/2406.07524), [arXiv:2406.04329](https://arxiv.org/abs/2406.04329)), and
-# what is left are our weights. So all of them are the same bound, the average over orders
+# The schedule has cancelled ([arXiv:2406.07524](https://arxiv.org/abs/2406.07524), [arXiv:2406.04329](https://arxiv.org/abs/2406.04329)),
+# and what is left are our weights. So all of them are the same bound, the average over orders
 # ([arXiv:2406.03736](https://arxiv.org/abs/2406.03736)). By quadrature, times m:
 
 # %%
@@ -395,7 +400,7 @@ for name, (s, slope) in SCHEDULES.items():
 figure, (left, right_axes) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
 for (name, (s, slope)), color in zip(SCHEDULES.items(), (BLUE, ORANGE, GREEN), strict=True):
     left.plot(range(17), HOW_OFTEN[name], "o-", markersize=4, color=color, label=name)
-    right_axes.plot(s(t)[t > 0.1], (slope(t) / s(t))[t > 0.1], color=color)
+    right_axes.plot(s(t), slope(t) / s(t), color=color)
 left.set(xlabel="hidden tokens m of L = 16", ylabel="probability", title="How often each size is drawn", ylim=(0, None))
 left.legend(fontsize=8)
 right_axes.set(xlabel="share hidden, s", ylabel="weight s′/s", title="And how it is weighed", ylim=(0, 12))
@@ -403,10 +408,10 @@ plt.show()
 
 # %% [markdown]
 # What differs is how often a size is looked at, and so the noise. The linear schedule draws all sizes $0..L$ equally often, as the average
-# over orders wants it. But two things are wasteful in it: one draw in $L+1$ hides nothing; and the weight $1/t$ says more than the mask does.
-# A single hidden token can come from any $t$, so its weight is at times enormous: the second moment contains
-# $\int t^{-2}\cdot L\,t\,(1-t)^{L-1}dt=\infty$. The average of $1/t$ over all $t$ that could have given this mask is $(L+1)/m$, always finite; and
-# without the empty mask $L/m$. That is why the library counts and never draws a time.
+# over orders wants it. But two things are wasteful in it: one draw in $L+1$ hides nothing; and the weight $1/t$ says more than the mask
+# does. A single hidden token can come from any $t$, so its weight is at times enormous: the second moment contains
+# $\int t^{-2}\cdot L\,t\,(1-t)^{L-1}dt=\infty$. The average of $1/t$ over all $t$ that could have given this mask is $(L+1)/m$, always
+# finite; and without the empty mask $L/m$. That is why the library counts and never draws a time.
 #
 # ## 9. Four mask schemes
 #
@@ -414,11 +419,12 @@ plt.show()
 # read: 16 tokens, R = 8 masks of one response, dark is hidden, the weight beside each.
 
 # %%
-drawn = {scheme: draw_views(scheme, torch.ones(1, 1, 16, dtype=torch.bool), 8, [stream(3, "look")]) for scheme in ("exact", "stratified", "antithetic", "paper")}  # fmt: skip
+response = torch.ones(1, 1, 16, dtype=torch.bool)
+drawn = {scheme: draw_views(scheme, response, 8, [stream(3, "look")]) for scheme in ("exact", "stratified", "antithetic", "paper")}
 for scheme, views in drawn.items():
     print(f"{scheme:11s} hidden tokens {views.hidden[0, 0].sum(dim=-1).tolist()}")
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "slide"]
 figure, axes = plt.subplots(1, 4, figsize=(11, 2.7), layout="constrained")
 for panel, (scheme, views) in zip(axes, drawn.items(), strict=True):
     panel.imshow(views.hidden[0, 0], cmap="Blues", vmin=0, vmax=1.3, aspect="auto")
@@ -456,8 +462,8 @@ for scheme in drawn:
 # ## To remember
 #
 # - A path has an exact probability, the product of its steps. An answer's probability is the average over orders.
-# - The ELBO is the average of the logarithm over orders. Its gap is the divergence of the uniform order from the order's posterior: small for
-#   answers that are plausible from every side, large for mixtures.
+# - The ELBO is the average of the logarithm over orders. Its gap is the divergence of the uniform order from the order's posterior: small
+#   for answers that are plausible from every side, large for mixtures.
 # - m is uniform because an order passes through every size once; $1/m$ is the chance to be next; L makes the mean a sum.
 # - Schedules change the noise, never the bound.
 # - On small problems everything can be counted, and later notebooks do.
@@ -466,11 +472,11 @@ for scheme in drawn:
 #
 # 1. *Warm-up.* How many forward passes (rows) does the exact distribution of a puzzle with 8 blanks need, and how many would listing all
 #    paths of all answers take?
-# 2. *Standard.* Which order maximises the gap's opposite: for the stored solution, find the fixed order (a blank to begin with, and so on)
-#    with the highest $\log p(o;\sigma)$, and describe it as advice to somebody who solves Sudoku.
+# 2. *Standard.* Section 4 prints the most and the least probable order of one answer. Put both into words, as advice to somebody who solves
+#    this puzzle. Is the best order the same for the careless teacher's answer?
 # 3. *Hard.* Construct conditionals for two binary tokens such that the gap of one answer is infinite. Is its probability then 0?
-# 4. *Research.* The average over orders of $p(o;\sigma)$ can be estimated by importance sampling over orders. Find a proposal that shrinks the
-#    gap at a cost of R forward passes, and compare it with R masks.
+# 4. *Research.* The average over orders of $p(o;\sigma)$ can be estimated by importance sampling over orders. Find a proposal that
+#    shrinks the gap at a cost of R forward passes, and compare it with R masks.
 #
 # ## Where next
 #

@@ -89,7 +89,7 @@ print(f"KL(p*||p_ref) = {kl_divergence(world.log_target, world.log_ref):.3f} nat
 # Let the target have two modes of 1/2 each and give the policy $1-\varepsilon$ on the first and $\varepsilon$ on the second. What do both
 # cost as $\varepsilon\to0$? Guess before you run the cell.
 
-# %%
+# %% tags=["slide"]
 half = torch.tensor([0.5, 0.5], dtype=torch.float64).log()
 print("epsilon   forward KL   reverse KL, nats")
 for epsilon in (0.5, 1e-1, 1e-3, 1e-6, 1e-12):
@@ -205,7 +205,7 @@ print("modes dropped, of 5, by each of six starts")
 for (name, K), ratio in found.items():
     print(f"{name} K={K}: ", *(ratio < 0.1).sum(dim=1).tolist())
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "slide"]
 figure, panels = plt.subplots(1, 3, figsize=(10, 3.1), layout="constrained", width_ratios=(1, 1, 1.1))
 for ax, name in zip(panels, objectives, strict=False):
     picture = ax.imshow(found[name, 3], cmap="Blues", vmin=0, vmax=2)

@@ -72,7 +72,7 @@ from toy.study import by_name, read
 # We look at it where everything is a sum: a line of 64 cells (`toy.mixture.world_1d`), a broad $p_{\mathrm{ref}}$ and a reward with four
 # bumps. Before you run the next cell: what is p\* as α → 0, and as α → ∞?
 
-# %%
+# %% tags=["slide"]
 world = world_1d()
 print("     alpha   E[r] under p*   KL(p*||p_ref), nats   most probable cell")
 for alpha in (0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0):
@@ -100,7 +100,7 @@ for alpha in (0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0):
 # Do one by hand first. Three rollouts with rewards $(0,\ \alpha\ln 2,\ \alpha\ln 3)$ and $p_{\mathrm{old}}=p_{\mathrm{ref}}$: what are the
 # weights?
 
-# %%
+# %% tags=["slide"]
 alpha = 0.2
 reward = alpha * torch.tensor([[0.0, math.log(2), math.log(3)]], dtype=torch.float64)
 on_policy = torch.zeros(1, 3, dtype=torch.float64)
@@ -160,7 +160,7 @@ def draw_weights(alpha: float, num_rollouts: int) -> None:
     right.set(xlabel="rollouts, largest first", ylabel="N · w", title=f"ESS = {effective_sample_size(weight).item():.2f}")
 
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "slide"]
 draw_weights(alpha=1.0, num_rollouts=64)
 plt.show()
 
@@ -183,7 +183,7 @@ def explore(alpha, N):
 # is the share of the N rollouts that really counts: $k$ equal weights and zeros elsewhere give $k/N$. As N → ∞ it tends to a property of
 # the two distributions, $1/\mathbb E_{p_{\mathrm{old}}}[(p^*/p_{\mathrm{old}})^2]$, which on the line is a sum over cells.
 
-# %%
+# %% tags=["slide"]
 print("  alpha   mean ESS at N = 4      16      64     256    N -> infinity (exact)")
 for alpha in (0.1, 0.3, 1.0, 3.0, 10.0):
     row = []
@@ -236,7 +236,7 @@ for wanted in (0.1, 0.3, 0.5, 0.9):
 # expectations:
 
 
-# %%
+# %% tags=["slide"]
 def iterate(log_p, c, rounds, with_ratio):
     for _ in range(rounds):
         log_ratio = world.log_ref - log_p if with_ratio else 0
@@ -340,7 +340,7 @@ for N in (4, 16, 64):
         history[N].append(kl_divergence(log_target, log_p))
     print(f"N = {N:2d}: KL(p*||p_t) in rounds 0 to 5:", *(f"{abs(kl):.4f}" for kl in history[N][:6]))
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "slide"]
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
 sizes = [2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64]
 curves = torch.stack([self_normalised(log_ref, log_weight, N)[0] for N in sizes])
@@ -383,7 +383,7 @@ for s in (0.0, 0.5, 0.9, 1.0, 1.1, 1.5, 2.0):
 # Now keep old rollouts. Rollouts were drawn from $p_0=p_{\mathrm{ref}}$; the policy has moved on to $p_1$ (here: half way, on the space of
 # four answers). What do the weights aim at, as N → ∞? Four bookkeeping habits, of which one is a common mistake.
 
-# %%
+# %% tags=["slide"]
 log_0 = log_ref
 log_1 = (0.5 * log_ref + 0.5 * log_target).log_softmax(dim=0)
 tilt = reward / alpha

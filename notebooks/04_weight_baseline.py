@@ -92,7 +92,7 @@ def direction(weight, groups, log_theta):
     return torch.zeros_like(log_theta).scatter_add(1, groups, weight) - weight.sum(1, keepdim=True) * log_theta.exp()
 
 
-# %%
+# %% tags=["slide"]
 group, log_old = torch.tensor([[0, 0, 1, 2]]), log_ref[None]  # rollouts A, A, B, C
 for baseline in BASELINES:
     weight = real_weight(baseline, group, log_old, log_old)
@@ -131,7 +131,7 @@ for baseline, steps in itertools.product(("none", "uniform", "model"), (4, 40, 4
     p = descend(baseline, steps).exp()
     print(f"{baseline:9} {steps:6}", " ".join(f"{x:6.3f}" for x in p.tolist()), f"{p[4] / p[3]:6.3f}")
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "slide"]
 figure, panels = plt.subplots(1, 3, figsize=(10, 3.2), layout="constrained", sharey=True)
 for ax, baseline in zip(panels, ("none", "uniform", "model"), strict=True):
     for k, (label, p) in enumerate(
@@ -198,7 +198,7 @@ def moments(baseline, N, log_theta, log_old, strength=1.0):
 # First a check of the enumeration against the slow way, all $5^3$ ordered groups with the product of their probabilities. Then the
 # expected first step at $p_\theta=p_{\mathrm{old}}=p_{\mathrm{ref}}$.
 
-# %%
+# %% tags=["slide"]
 slow = 0
 for ordered in itertools.product(range(5), repeat=3):
     one = torch.tensor([ordered])
@@ -298,7 +298,7 @@ for rate, N in itertools.product((1.0, 2.0), (4, 8, 16)):
     ends = [curves[rate, N, b][-1] for b in BASELINES]
     print(f"rate {rate:g}, N={N:2}", " ".join(f"{divergence(last).median():8.2f}  {lost(last):4.0%}" for last in ends))
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "slide"]
 figure, panels = plt.subplots(1, 3, figsize=(10, 3.3), layout="constrained", sharey=True)
 for ax, (rate, N) in zip(panels, ((1.0, 4), (1.0, 16), (2.0, 4)), strict=True):
     for k, baseline in enumerate(BASELINES):
@@ -342,7 +342,7 @@ for seed in range(3):
     print(f"policy {seed}: in {mixed.sum()} groups with different rewards, the best answer rises in {rises}, the worst falls in {falls}")
 
 
-# %%
+# %% tags=["slide"]
 def expected_path(baseline, N, steps, rate=0.2, strength=1.0):
     """p_theta after that many exact expected steps with p_old = p_theta, from p_ref: [C]."""
     log_p = log_ref
@@ -394,7 +394,7 @@ rows = baseline_study(line)
 print(table(rows))
 print(f"start {kl_divergence(line.log_target, line.log_ref):.3f} nats, E[r] under p* {(line.log_target.exp() @ line.reward).item():.3f}")
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "slide"]
 figure, ax = plt.subplots(figsize=(7.5, 4.8), layout="constrained")
 plot_baselines(ax, rows, kl_divergence(line.log_target, line.log_ref), COLORS[:4])
 plt.show()
@@ -421,7 +421,7 @@ for baseline in ("uniform", "model", "negative"):
 # enumeration. These runs take about 20 seconds each, so they are loaded from `toy/results/variants.jsonl` (command `python -m toy.study
 # variants`, 2026-11-22, start 1.01 nats).
 
-# %%
+# %% tags=["slide"]
 variants = by_name(read("variants"))
 for name in ("none", "uniform", "negative", "none, path likelihood", "uniform, path likelihood", "model"):
     ends = [row["after"]["kl_target_policy"] for row in variants[f"wdce, {name}"]]

@@ -282,7 +282,7 @@ at_optimum = (4 * weight).log().requires_grad_()
 (slope,) = torch.autograd.grad(wddo(at_optimum, weight), at_optimum)
 print("slope at e^delta = N w is 0:", slope.abs().max().item() < 1e-12, "| N w:", [f"{x:.3f}" for x in (4 * weight)[0].tolist()])
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "slide"]
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
 x = torch.linspace(-5, 4, 200, dtype=torch.float64)
 for nw, color in zip((0.1, 1.0, 3.0), (BLUE, ORANGE, GREEN), strict=True):
@@ -594,7 +594,7 @@ def minimise(loss, start):
     return parameter.detach()
 
 
-# %%
+# %% tags=["slide"]
 def ours(delta):
     return wddo(delta, weight)
 

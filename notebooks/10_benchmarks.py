@@ -75,7 +75,7 @@ for task, n in ITEMS.items():
     apart = "apart" if high_b < low_a else "overlap"
     print(f"{task:<10} {100 * low_b:5.1f} – {100 * high_b:4.1f}  →  {100 * low_a:5.1f} – {100 * high_a:4.1f}   {apart}")
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "slide"]
 figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
 for place, (task, n) in enumerate(ITEMS.items()):
     for shift, name, row in ((-0.12, "LLaDA-8B-Instruct", before), (0.12, "DMPO", after)):
@@ -102,7 +102,7 @@ plt.show()
 # `published` repeats the rules behind the tables, mistakes included, so that numbers compare. `strict` is right only
 # where the answer is right. Each answer below is graded by both; read the reasons.
 
-# %%
+# %% tags=["slide"]
 CASES = [
     ("sudoku", ("1200341221434321", "1234341221434321"), "<answer>\n1234341221434322\n</answer>"),
     ("countdown", ("", [[8, 2], 64]), r"\boxed{8**2}"),

@@ -349,7 +349,6 @@ def test_the_page_says_what_the_sampler_changes(small_run):
         (["model.path=/nowhere"], {}, "model.path=/nowhere: no checkpoint there"),
         (["model.path=nobody/nothing"], {}, "model.path=nobody/nothing: "),
         ([], {"prompt_length": 30}, "max_sequence_length=32"),
-        (["sampler.name=wino", "weight.log_ratio=none"], {"prompt_length": 1}, "max_sequence_length=32 with wino's shadow"),
         ([], {"num_processes": 2}, "train.prompts_per_round=3"),
         ([], {"flops": 0}, "flops=0"),
         ([], {"strategy": "fsdp"}, "strategy=fsdp: choose among ddp, fsdp2, zero2"),

@@ -7,8 +7,13 @@ import pytest
 import torch
 
 from dmpo_ref import placing
-from dmpo_ref.config import SamplerConfig
+from dmpo_ref.config import SamplerConfig, load_config
+from dmpo_ref.likelihood import build_vocabulary
+from dmpo_ref.masking import stream
 from dmpo_ref.model import LLaDAModelLM
+from dmpo_ref.policy import load_policy
+from dmpo_ref.samplers import sample
+from dmpo_ref.tasks import build_task, encode
 from dmpo_ref.wino import fill_wino, judge, max_forwards, with_shadow
 from tests.helpers import MASK, chi_square_p_value, make_prompts, tiny_model, vocabulary
 from tests.slow_samplers import slow_wino
@@ -336,3 +341,15 @@ def test_sample_draws_with_it_and_rows_do_not_depend_on_the_batch():
     config.micro_batch = 3
     parts = sample(deep_model(1), prompts, config, vocabulary(ALLOWED), num_rollouts=2, generators=again)
     assert torch.equal(parts.tokens, rollout.tokens)
+
+
+def test_the_shadow_takes_no_room_of_the_models_length():
+    """Shadows have the positions of what they shadow: the shipped policy, made for 32 positions, fills 16 after a prompt of 16."""
+    config = load_config("toy_sudoku", "task.generate=all")
+    policy, tokenizer = load_policy(config.model, torch.device("cpu"))
+    task = build_task(config.task)
+    prompts = encode(tokenizer, task, task.load(config.task.test)[:2])
+    assert prompts.tokens.shape[1] == policy.config.max_sequence_length == 32
+    words = build_vocabulary(tokenizer, policy.config.embedding_size, alphabet=task.alphabet)
+    rollout = sample(policy, prompts, SamplerConfig("wino"), words, num_rollouts=1, generators=[stream(0, g) for g in range(2)])
+    assert set(tokenizer.decode(rollout.tokens[rollout.response_mask])) <= set("1234")

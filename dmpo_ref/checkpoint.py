@@ -27,7 +27,8 @@ from dmpo_ref.losses import Experience
 from dmpo_ref.policy import first_line, latest_checkpoint
 from dmpo_ref.rollout import Rollout
 
-# A resumed run may differ from the interrupted one in these and still give the same numbers (up to float tolerance).
+# A resumed run may differ from the interrupted one in these, and in `evaluation`, and still be trained to the same numbers (up to
+# float tolerance).
 FREE_ON_RESUME = ("output", "device", "threads", "log_with", "micro_batch", "checkpoint_every")
 
 
@@ -103,7 +104,7 @@ def load_checkpoint(output: Path, config: Config) -> Checkpoint | None:
     except (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, SafetensorError, UnpicklingError) as error:
         raise ValueError(f"{folder} is not complete, so it cannot be resumed from: {first_line(error)}") from error
     for key, value in now.items():
-        if then[key] != value and not key.endswith(FREE_ON_RESUME):
+        if then[key] != value and not key.endswith(FREE_ON_RESUME) and not key.startswith("evaluation."):
             raise ValueError(f"{output} was run with {key}={then[key]}, not {value}; resume with the same config, or choose another output")
     return Checkpoint(folder, state, reference, buffers)
 

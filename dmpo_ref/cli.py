@@ -45,7 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
         how = "the same command" if args.run is run_demo else "the same command with --resume"
         return complain(f"{stopped}; {how} goes on", code=130)
     except KeyboardInterrupt:
-        return complain("stopped; a checkpoint that was written stands (dmpo train … --resume, or the same dmpo demo, goes on)", code=130)
+        how = "the same command" if args.run in (run_demo, run_evaluate) else "the same command with --resume"
+        return complain(f"stopped; what was written stands, and {how} goes on", code=130)
     except torch.OutOfMemoryError:
         settings = "sampler.micro_batch, train.score_micro_batch or loss.micro_batch"
         return complain(f"out of memory; lower {settings}, or set model.gradient_checkpointing=true (see dmpo plan)", code=2)
@@ -228,7 +229,7 @@ def run_sample(args: argparse.Namespace) -> None:
         print(f"\nanswer {n}: {'right' if task.grade(item, text).correct else 'wrong'}{log_prob}\n{task.show(item, text)}")
     if args.draw:
         pieces, step = trace(tokenizer, rollout)
-        save_trace(Path(args.draw), pieces, step, board=config.task.name == "sudoku" and len(pieces) == 16)
+        save_trace(Path(args.draw), pieces, step, board=config.task.name == "sudoku" and config.task.generate != "chat")
 
 
 def run_evaluate(args: argparse.Namespace) -> None:
@@ -244,7 +245,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
     for source in sources:
         for name, chosen in grid(load_config(source, *overrides), args.lengths, args.samplers):
             if name in runs:
-                raise ValueError(f"{name} twice: give each task once")
+                raise ValueError(f"{name} twice: give each task, length and sampler once")
             runs[name] = load_config(source, *overrides, *chosen)
     accelerator = build_accelerator(next(iter(runs.values())))
     if args.output is None and accelerator.num_processes > 1:
@@ -255,38 +256,64 @@ def run_evaluate(args: argparse.Namespace) -> None:
         paths = {Path(args.output or temporary) / f"{name}.jsonl": config for name, config in runs.items()}
         answer_all(paths, accelerator)
         if accelerator.is_main_process:
-            report_evaluation(list(paths))
+            report_evaluation(paths)
 
 
 def answer_all(paths: dict, accelerator) -> None:
     """Answer the test items of each config into its file; a policy is loaded once for all that ask it in turn."""
     from dmpo_ref.policy import load_policy
     from dmpo_ref.results import evaluate_to_file
-    from dmpo_ref.tasks import build_task
 
     share = {"process": accelerator.process_index, "num_processes": accelerator.num_processes, "wait": accelerator.wait_for_everyone}
-    loaded = None
+    asked = {path: check_evaluation(config) for path, config in paths.items()}
+    loaded = policy = tokenizer = None
     for path, config in paths.items():
-        task, length = build_task(config.task), config.evaluation.sampler.response_length or 0
-        items = task.load(config.task.test)[: config.evaluation.num_items]
-        if loaded is None or loaded[0] != config.model:
-            loaded = (config.model, *load_policy(config.model, accelerator.device))
-        _, policy, tokenizer = loaded
-        room = policy.config.max_sequence_length
-        if length >= room:
-            raise ValueError(f"a generation length of {length}: the model reads at most {room} tokens, the prompt included")
+        task, items = asked[path]
+        if loaded != config.model:
+            policy = tokenizer = None  # not two of them at once
+            policy, tokenizer = load_policy(config.model, accelerator.device)
+            loaded = config.model
         evaluate_to_file(policy, tokenizer, task, items, config, allowed_vocabulary(config, task, policy, tokenizer), path, **share)
 
 
-def report_evaluation(paths: list[Path]) -> None:
-    """Accuracies by grading and by kind of item, what an answer cost, and which items were never asked."""
+def check_evaluation(config) -> tuple:
+    """Task and items of a config, whose sampler can fill the answers; before anything is computed.
+
+    Raises:
+        FileNotFoundError, ValueError: no such data, or a length or a sampler that cannot be.
+    """
+    from dmpo_ref.policy import base_of, locate, read_config
+    from dmpo_ref.samplers import check_sampling
+    from dmpo_ref.tasks import BLANK, build_task
+
+    task, sampler = build_task(config.task), config.evaluation.sampler
+    items = task.load(config.task.test)[: config.evaluation.num_items]
+    room = read_config(base_of(locate(config.model.path)) or config.model.path).max_sequence_length
+    if (sampler.response_length or 0) >= room:
+        raise ValueError(f"a generation length of {sampler.response_length}: the model reads at most {room} tokens, the prompt included")
+    templates = [task.template(item) for item in items]
+    lengths = [sampler.response_length or 1 if template is None else template.count(BLANK) for template in templates]
+    check_sampling(sampler, torch.tensor(lengths))
+    return task, items
+
+
+def report_evaluation(paths: dict) -> None:
+    """Accuracies by grading and by kind of item, what an answer cost, and which items were never asked.
+
+    Args:
+        paths: file → config. Of a file that holds more items than its config asks for, the first of them are counted.
+    """
     from dmpo_ref.grading import describe_kinds, format_scores, grade_files, summarise
     from dmpo_ref.results import describe_cost
 
-    items, problems = grade_files(paths)
-    print(format_scores(summarise(items)))
-    for path in paths:
-        print(f"\n{describe_cost(path)}\n{describe_kinds([item for item in items if item.file == path])}")
+    found, problems = grade_files(paths)
+    items = {path: [replace(item, run=path.stem) for item in found if item.file == path] for path in paths}
+    asked = {path: [item for item in items[path] if item.index < (config.evaluation.num_items or math.inf)] for path, config in paths.items()}
+    print(format_scores(summarise([item for path in paths for item in asked[path]])))
+    for path, config in paths.items():
+        print(f"\n{describe_cost(path)}\n{describe_kinds(asked[path])}")
+        if len(asked[path]) < len(items[path]):
+            print(f"  counted: the first {config.evaluation.num_items} items; the file holds more, and its cost is that of all")
     report_problems(problems)
 
 
@@ -309,7 +336,11 @@ def run_grade(args: argparse.Namespace) -> None:
 
     if args.output and not Path(args.output).absolute().parent.is_dir():
         raise ValueError(f"--output {args.output}: there is no folder {Path(args.output).parent}")
+    if args.output and Path(args.output).resolve() in (Path(file).resolve() for file in args.files):
+        raise ValueError(f"--output {args.output}: one of the files to grade, which would be overwritten; give another name")
     items, problems = grade_files(args.files)
+    if not items and not problems:
+        problems.append("these files hold no answers; give NAME.jsonl of dmpo evaluate, or TASK_…_generations.json")
     if items:
         print(format_scores(summarise(items)))
     for item in items:

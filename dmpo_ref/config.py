@@ -370,6 +370,8 @@ def check_combinations(config: Config, require: Callable[[bool, str, str], None]
     if weight.log_ratio == "path" or loss.masks == "path" or loss.name in ("reinforce", "log_variance"):
         require(sampler.guidance == 0, "sampler.guidance", "guided rollouts have no path probability under the policy; use 0")
         require(not sampler.stop_early, "sampler.stop_early", "what it fills in was not drawn and has no path probability; use false")
+    if weight.log_ratio == "elbo" or weight.baseline == "model" or loss.name in ("wddo", "diffu_grpo"):
+        require(sampler.guidance == 0, "sampler.guidance", "log p_old would be that of the unguided policy; use 0, or log_ratio=none")
     if sampler.temperature == 0:
         require(weight.log_ratio == "none", "weight.log_ratio", "sampler.temperature=0 draws without a probability; use none")
     if loss.name == "wddo":

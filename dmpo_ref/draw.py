@@ -24,6 +24,7 @@ STEPS = sns.color_palette("viridis", as_cmap=True)  # dark first, light last
 GIVEN, MASKED = "#e8e8e8", "white"
 LINE = 64  # characters of a line of text
 HIDDEN = "·"
+SIGNS = {"\n": "⏎", "\t": "⇥"}
 
 
 def use_style() -> None:
@@ -48,7 +49,7 @@ def draw_trace(pieces: list[str], step: list[int], *, board: bool = False) -> Fi
     """
     figure, axes = make_axes(pieces, board)
     paint(axes, pieces, step, until=max(step), board=board)
-    scale = Normalize(0, max(step))
+    scale = Normalize(0, max(*step, 1))
     figure.colorbar(ScalarMappable(scale, STEPS), ax=axes, label="step", shrink=0.8, pad=0.02)
     return figure
 
@@ -106,7 +107,7 @@ def paint(axes: Axes, pieces: list[str], step: list[int], *, until: int, board: 
         shown = when <= until
         color = GIVEN if when < 0 else STEPS(when / last) if shown else MASKED
         axes.add_patch(plt.Rectangle((column, line), width, 1, facecolor=color, edgecolor="0.75", linewidth=0.4))
-        text = (piece if board else piece.replace("\n", "⏎").replace("\t", "⇥")) if shown else HIDDEN
+        text = "".join(c if c.isprintable() else SIGNS.get(c, "�") for c in piece) if shown else HIDDEN
         dark = when >= 0 and shown and when / last < 0.6
         axes.text(column + width / 2, line + 0.53, text, ha="center", va="center", family="monospace", fontsize=14 if board else 8,
                   color="white" if dark else "black", fontweight="bold" if when < 0 and board else "normal", parse_math=False)  # fmt: skip

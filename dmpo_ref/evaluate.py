@@ -17,6 +17,7 @@ from tqdm import tqdm
 from dmpo_ref.config import SamplerConfig
 from dmpo_ref.likelihood import Vocabulary
 from dmpo_ref.masking import stream
+from dmpo_ref.rollout import Rollout
 from dmpo_ref.samplers import sample
 from dmpo_ref.tasks import decode, encode, end_ids
 
@@ -32,7 +33,7 @@ class Answer:
         text: as rewards and people read it, up to the first end token, special tokens removed.
         generation: all that was generated, special tokens included, as the published grading reads it; None: never asked,
             because prompt and answer together are longer than the model can read.
-        num_tokens: generated tokens, up to and including the first end token.
+        num_tokens: tokens that were generated, given ones not counted, up to and including the first end token.
     """
 
     index: int
@@ -113,7 +114,6 @@ def answer_items(
 ) -> Iterator[Batch]:
     """Answers to the batches that begin at these indices of `items`."""
     device, room = next(model.parameters()).device, model.config.max_sequence_length
-    ends = end_ids(tokenizer)
     for start in tqdm(starts, desc="evaluate", disable=None if len(starts) > 1 else True, leave=False):
         clock = time.perf_counter()
         indices = range(start, min(start + ITEMS_PER_BATCH, len(items)))
@@ -124,26 +124,29 @@ def answer_items(
             if len(fits) < len(indices):
                 prompts = encode(tokenizer, task, [items[i] for i in fits], sampler.response_length)
             generators = [stream(seed, "evaluate", i) for i in fits]
-            rollout = sample(
-                model, prompts.to(device), sampler, vocabulary, num_rollouts=num_samples, generators=generators, end_tokens=ends
-            )
+            options = {"num_rollouts": num_samples, "generators": generators, "end_tokens": end_ids(tokenizer)}
+            rollout = sample(model, prompts.to(device), sampler, vocabulary, **options)
             batch.forwards, batch.fed_tokens = rollout.forwards, rollout.fed_tokens
-            rows = (x.flatten(0, 1) for x in (rollout.tokens, rollout.attention_mask, rollout.prompt_mask))
-            tokens, attention_mask, prompt_mask = rows
-            texts = decode(tokenizer, tokens, attention_mask, prompt_mask)
-            for row, text in enumerate(texts):
-                generated = tokens[row, attention_mask[row] & ~prompt_mask[row]].tolist()
-                before_end = sum(1 for _ in takewhile(lambda token: token not in ends, generated))
-                place, n = divmod(row, num_samples)
-                batch.answers.append(
-                    Answer(fits[place], n, text, tokenizer.decode(generated), num_tokens=min(before_end + 1, len(generated)))
-                )
+            batch.answers += read_answers(tokenizer, rollout, fits)
         batch.answers.sort(key=lambda answer: (answer.index, answer.sample))
         batch.seconds = time.perf_counter() - clock
         yield batch
 
 
-def answer_texts(tokenizer, rollout) -> list[list[str]]:
+def read_answers(tokenizer, rollout: Rollout, indices: list[int]) -> list[Answer]:
+    """The answers of a rollout to the items of these indices."""
+    ends, answers = end_ids(tokenizer), []
+    for g, texts in enumerate(answer_texts(tokenizer, rollout)):
+        for n, text in enumerate(texts):
+            tokens, response, prompt = (x[g, n] for x in (rollout.tokens, rollout.response_mask, rollout.prompt_mask))
+            drawn = tokens[response].tolist()
+            before_end = sum(1 for _ in takewhile(lambda token: token not in ends, drawn))
+            raw = tokenizer.decode(tokens[rollout.attention_mask[g, n] & ~prompt])
+            answers.append(Answer(indices[g], n, text, raw, num_tokens=min(before_end + 1, len(drawn))))
+    return answers
+
+
+def answer_texts(tokenizer, rollout: Rollout) -> list[list[str]]:
     """The texts of a rollout, for each of the G prompts its N answers."""
     rows = (x.flatten(0, 1) for x in (rollout.tokens, rollout.attention_mask, rollout.prompt_mask))
     texts, n = decode(tokenizer, *rows), rollout.tokens.shape[1]

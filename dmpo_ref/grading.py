@@ -11,7 +11,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from dmpo_ref.tasks.common import Grade, Verdict
 
 PUBLISHED_NAMES = {"math": "math500"}  # what a published file calls a task, where this project calls it something else
 Z = 1.959963984540054  # 97.5 % quantile of the normal distribution: 95 % intervals
+COST = ".timing.jsonl"  # ending of the files beside results that hold what the answers have cost
 NEVER_ASKED = Verdict(0, 1, None, "not asked", "prompt and answer together are longer than the model can read; counts as wrong")
 
 
@@ -28,20 +29,19 @@ class Item:
     """A graded answer.
 
     Attributes:
-        file, index: where it lies, index from 0 within the file.
-        run: what it belongs to: the folder, and the part of the name that is the same for all processes.
+        file: where it lies.
+        index, sample: the item, by its place from 0 in the test set (results) or in the file (published); which of its answers.
+        run: what it belongs to: the path as it was given, without the ending and without the number of the process.
         task, length: name of the task; generation length in tokens, None where the task's template fixes it.
-        key, sample: the item, by its number or its question; which of its answers.
         generation: the raw text; None if it was never asked.
     """
 
     file: Path
     index: int
+    sample: int
     run: str
     task: str
     length: int | None
-    key: Any
-    sample: int
     generation: str | None
     grade: Grade
 
@@ -78,13 +78,13 @@ class Score:
 
 
 def grade_files(paths: Iterable[str | Path]) -> tuple[list[Item], list[str]]:
-    """Grade every answer of these files.
+    """Grade every answer of these files. One that is named twice is read once; files of costs are passed over.
 
     Returns:
         the graded answers, and one line for each thing that could not be read; what is good in a bad file is graded.
     """
     items, problems = [], []
-    for path in map(Path, paths):
+    for path in {path.resolve(): path for path in map(Path, paths) if not path.name.endswith(COST)}.values():
         try:
             found = list(read_file(path))
         except (OSError, ValueError) as error:
@@ -112,18 +112,20 @@ def read_results(path: Path, text: str) -> Iterator[Item | str]:
     try:
         setting = json.loads(lines[0])["setting"]
         task, length = setting["task.name"], setting["evaluation.sampler.response_length"]
-    except (IndexError, KeyError, TypeError, ValueError):
+    except (IndexError, KeyError, TypeError, ValueError, RecursionError):
         raise ValueError(f"{path}: the first line must say what was evaluated, as dmpo evaluate writes it") from None
     check_task(task, path)
-    for index, line in enumerate(lines[1:]):
+    check_length(length, path)
+    run = path.with_suffix("").as_posix()
+    for number, line in enumerate(lines[1:], start=2):
         try:
             record = json.loads(line)
-            key, sample, generation = record["index"], record["sample"], record["generation"]
-            grade = grade_record(task, record["question"], record["ground_truth"], generation)
-        except (KeyError, TypeError, ValueError) as error:
-            yield f"{path}, line {index + 2}: {explain(error)}"
+            index, sample = (check_count(record, name) for name in ("index", "sample"))
+            grade = grade_record(task, record["question"], record["ground_truth"], record["generation"])
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            yield f"{path}, line {number}: {explain(error)}"
             continue
-        yield Item(path, index, f"{path.parent.name}/{path.stem}", task, length, key, sample, generation, grade)
+        yield Item(path, index, sample, run, task, length, record["generation"], grade)
 
 
 def read_published(path: Path, text: str) -> Iterator[Item | str]:
@@ -138,20 +140,22 @@ def read_published(path: Path, text: str) -> Iterator[Item | str]:
         raise ValueError(f"{path}: not a file of generations; expected {form}")
     if cut:
         yield f"{path}: the JSON is cut off or broken after {len(records)} items; those are graded"
-    in_name = re.match(r"[^_]+_[^_]+_(\d+)_", name + "_")
-    length = settings.get("gen_length") or (int(in_name[1]) if in_name else None)
+    length = settings.get("gen_length")
+    check_length(length, path)
+    in_name = re.fullmatch(rf"([^_]+_.+?_({length or '[0-9]+'})(?:_[0-9]+)?)(_[0-9]+)?", name)
+    length = int(in_name[2]) if in_name else length
     # The processes of one evaluation write a file each; their number is the last part of the name.
-    run = f"{path.parent.name}/{re.sub(r'_[0-9]+$', '', name)}"
+    run = path.with_name(in_name[1] if in_name else re.sub(r"_[0-9]+$", "", name)).as_posix()
     for index, record in enumerate(records):
         try:
             question, generation, truth = record["question"], record["generations"], record["ground_truth"]
-            if not isinstance(generation, str):
-                raise ValueError(f"generations must be a text, got {str(generation)[:40]!r}")
+            if generation is None:
+                raise ValueError("generations must be a text, got null")
             grade = grade_record(task, question, truth, generation)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             yield f"{path}, item {index}: {explain(error)}"
             continue
-        yield Item(path, index, run, task, length, (path.name, index), 0, generation, grade)
+        yield Item(path, index, 0, run, task, length, generation, grade)
 
 
 def parse_published(text: str) -> tuple[list | None, dict[str, Any], bool]:
@@ -178,15 +182,33 @@ def parse_published(text: str) -> tuple[list | None, dict[str, Any], bool]:
 
 def check_task(task: str, path: Path) -> None:
     """Refuse a file whose task is not known."""
-    if task not in TASKS:
+    if not isinstance(task, str) or task not in TASKS:
         raise ValueError(f"{path}: unknown task {task!r}; the tasks are {', '.join(TASKS)}, and a file's name must begin with one")
 
 
-def grade_record(task: str, question: Any, truth: Any, generation: str | None) -> Grade:
-    """Grade one answer of a file; ValueError if question and ground truth are not this task's."""
+def check_length(length: Any, path: Path) -> None:
+    """Refuse a file whose generation length is no number of tokens; None is allowed."""
+    if length is not None and (type(length) is not int or length < 1):
+        raise ValueError(f"{path}: the generation length must be a whole number above 0, got {str(length)[:40]!r}")
+
+
+def check_count(record: dict[str, Any], name: str) -> int:
+    """A field of a record that counts from 0."""
+    if type(record[name]) is not int or record[name] < 0:  # type: True is an int too
+        raise ValueError(f"{name} must be a whole number from 0, got {str(record[name])[:40]!r}")
+    return record[name]
+
+
+def grade_record(task: str, question: Any, truth: Any, generation: Any) -> Grade:
+    """Grade one answer of a file; ValueError if question and ground truth are not this task's, or the answer is no text.
+
+    Generation None: the item was never asked, which is as wrong as an empty answer, under both gradings.
+    """
     item = TASKS[task].from_record(question, truth)
     if generation is None:
-        return Grade("not asked", NEVER_ASKED, NEVER_ASKED)
+        return Grade("not asked", NEVER_ASKED, replace(NEVER_ASKED, total=TASKS[task].grade(item, "").published.total))
+    if not isinstance(generation, str):
+        raise ValueError(f"the generation must be a text, got {str(generation)[:40]!r}")
     return TASKS[task].grade(item, generation)
 
 
@@ -204,7 +226,7 @@ def summarise(items: list[Item]) -> list[Score]:
     for (task, _, run), group in sorted(groups.items(), key=lambda pair: pair[0]):
         by_item: dict[Any, list[Item]] = defaultdict(list)
         for item in group:
-            by_item[item.key].append(item)
+            by_item[item.file, item.index].append(item)
         for grading in ("published", "strict"):
             verdicts = [getattr(item.grade, grading) for item in group]
             right, total = sum(v.right for v in verdicts), sum(v.total for v in verdicts)
@@ -251,7 +273,7 @@ def describe_kinds(items: list[Item]) -> str:
     kinds = sorted({item.grade.kind for item in items}, key=lambda kind: (len(kind), kind))
     by_kind = {kind: [item.grade.correct for item in items if item.grade.kind == kind] for kind in kinds}
     text = "  strict, by kind: " + ", ".join(f"{kind} {100 * sum(right) / len(right):.1f} %" for kind, right in by_kind.items())
-    if never := sorted({item.key for item in items if item.generation is None}):
+    if never := sorted({item.index for item in items if item.generation is None}):
         shown = ", ".join(map(str, never[:10])) + (", …" if len(never) > 10 else "")
         text += f"\n  never asked, counted as wrong: {len(never)} items longer than the model can read, index {shown}"
     return text
@@ -260,7 +282,7 @@ def describe_kinds(items: list[Item]) -> str:
 def as_result(item: Item) -> dict[str, Any]:
     """A graded answer as a line of `dmpo grade --output`."""
     grade = item.grade
-    result = {"file": str(item.file), "index": item.index, "task": item.task, "length": item.length}
+    result = {"file": str(item.file), "index": item.index, "sample": item.sample, "task": item.task, "length": item.length}
     result |= {"answer": grade.strict.answer, "published": grade.published.right == grade.published.total, "strict": grade.correct}
     if item.task == "sudoku":
         result |= {"cells_right": grade.published.right, "cells_blank": grade.published.total}
@@ -269,7 +291,7 @@ def as_result(item: Item) -> dict[str, Any]:
 
 def describe_item(item: Item) -> str:
     """What was read in an answer, from where, and why it is right or wrong, under both gradings."""
-    lines = [f"{item.file}, item {item.index} ({item.task}, length {item.length or 'of the template'})"]
+    lines = [f"{item.file}, item {item.index}, sample {item.sample} ({item.task}, length {item.length or 'of the template'})"]
     for name in ("published", "strict"):
         verdict = getattr(item.grade, name)
         mark = "right" if verdict.right == verdict.total else "wrong" if verdict.total == 1 else f"{verdict.right} of {verdict.total}"

@@ -21,9 +21,12 @@ from dmpo_ref.evaluate import ITEMS_PER_BATCH, Answer, answer_items
 from dmpo_ref.likelihood import Vocabulary
 from dmpo_ref.policy import latest_checkpoint
 
-# What an answer depends on; an evaluation goes on only if all of it is as it was.
+# What an answer depends on; an evaluation goes on only if all of it is as it was. Adapters say themselves what they are, in their folder.
 DECISIVE = ("seed", "model.", "task.", "evaluation.num_samples", "evaluation.sampler.")
-NOT_DECISIVE = ("task.train", "task.reward", "evaluation.sampler.micro_batch")
+NOT_DECISIVE = (
+    *("model.lora_", "model.gradient_checkpointing", "model.compile"),
+    *("task.train", "task.reward", "evaluation.sampler.micro_batch"),
+)
 
 
 def evaluate_to_file(
@@ -47,17 +50,19 @@ def evaluate_to_file(
         wait: blocks until every process has called it.
 
     Raises:
-        ValueError: the file holds answers of another policy, or under other options; the first one that differs is named.
+        ValueError: the file holds answers of another policy, to other items, or under other options; the first one that differs is
+            named.
     """
     header = describe(config)
     path.parent.mkdir(parents=True, exist_ok=True)
     finished = [line for part in parts_of(path) for line in read_lines(part, header)]
+    check_items(finished, task, items, path)
     wait()  # no process writes before all have read
     done = {(line["index"], line["sample"]) for line in finished if "index" in line}
     wanted = [(i, n) for i in range(len(items)) for n in range(config.evaluation.num_samples)]
     missing = {i // ITEMS_PER_BATCH * ITEMS_PER_BATCH for i, n in wanted if (i, n) not in done}
     part = path.with_name(f"{path.name}.{process}.part")
-    mine = [start for start in sorted(missing) if start // ITEMS_PER_BATCH % num_processes == process]
+    mine = sorted(missing)[process::num_processes]
     if mine:
         keep = read_lines(part, header) if part.is_file() else []
         write_atomically(part, "".join(json.dumps(line) + "\n" for line in (header, *keep)))
@@ -70,8 +75,18 @@ def evaluate_to_file(
                 # The cost goes first: if a crash cuts these lines off, answers are missing and the batch is run again.
                 file.write("".join(json.dumps(line) + "\n" for line in (cost, *answers)))
     wait()
-    if process == 0 and (missing or not path.is_file()):
+    # Parts beside a finished file: the process was killed before it had removed them.
+    if process == 0 and (not path.is_file() or any(path.parent.glob(f"{path.name}.*.part"))):
         merge_parts(path, header)
+
+
+def check_items(lines: list[dict[str, Any]], task, items: list, path: Path) -> None:
+    """Refuse answers to questions other than those that have these numbers now."""
+    for line in lines:
+        if (i := line.get("index")) is None or i >= len(items):
+            continue
+        if [line.get("question"), line.get("ground_truth")] != json.loads(json.dumps(task.record(items[i]))):
+            raise ValueError(f"{path}: item {i} of task.test is another one now; choose another output folder")
 
 
 def merge_parts(path: Path, header: dict[str, Any]) -> None:
@@ -109,7 +124,7 @@ def read_lines(path: Path, header: dict[str, Any]) -> list[dict[str, Any]]:
             continue
     found = lines[0] if lines and "setting" in lines[0] else None
     if found is not None and found != header:
-        then, now = (line["setting"] | {"fingerprint": line["fingerprint"]} for line in (found, header))
+        then, now = (line["setting"] | {key: line[key] for key in line if key != "setting"} for line in (found, header))
         key = next(key for key in {**then, **now} if then.get(key) != now.get(key))
         raise ValueError(f"{path} was made with {key}={then.get(key)}, not {now.get(key)}; choose another output folder, or remove it")
     return [line for line in lines if "setting" not in line]
@@ -139,9 +154,11 @@ def grid(config: Config, lengths: list[int], samplers: list[str]) -> Iterator[tu
 
 
 def describe(config: Config) -> dict[str, Any]:
-    """First line of a results file: every option that decides an answer, and a fingerprint of the weights."""
-    chosen = {key: value for key, value in flat(config).items() if key.startswith(DECISIVE) and key not in NOT_DECISIVE}
-    return {"setting": chosen, "fingerprint": fingerprint(config.model.path)}
+    """First line of a results file: every option that decides an answer, and digests of the weights and of the prompt file's text."""
+    chosen = {key: value for key, value in flat(config).items() if key.startswith(DECISIVE) and not key.startswith(NOT_DECISIVE)}
+    file = config.task.prompt_file
+    prompt = None if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
+    return {"setting": chosen, "fingerprint": fingerprint(config.model.path), "prompt_text": prompt}
 
 
 def fingerprint(source: str) -> str | None:
@@ -164,7 +181,7 @@ def as_line(answer: Answer, task, items: list) -> dict[str, Any]:
 
 
 def describe_cost(path: Path) -> str:
-    """Tokens and seconds of an answer, and forward passes, of a finished results file, in one line."""
+    """Tokens and seconds of an answer, and forward passes, of all that a finished results file holds, in one line."""
     answers = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[1:]]
     cost = [json.loads(line) for line in timing_of(path).read_text(encoding="utf-8").splitlines()]
     tokens, seconds = (sum(line[key] for line in lines) / len(answers) for lines, key in ((answers, "num_tokens"), (cost, "seconds")))

@@ -9,12 +9,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import InitProcessGroupKwargs, gather_object
 from torch import Tensor
 from torch.nn import Module
 
@@ -26,9 +27,11 @@ from dmpo_ref.losses import Experience, build_objective
 from dmpo_ref.masking import stream
 from dmpo_ref.policy import AdapterReference, FrozenReference, add_adapters, latest_checkpoint, load_policy, trained_weights
 from dmpo_ref.processes import Processes, check_launch, gather
-from dmpo_ref.samplers import check_sampling
-from dmpo_ref.tasks import build_task, encode
+from dmpo_ref.samplers import check_prompts
+from dmpo_ref.tasks import build_task, encode, end_ids
 from dmpo_ref.weights import check_finite
+
+ITEMS_PER_CHECK = 1000  # encoded at a time before the first round
 
 
 class Interrupted(Exception):
@@ -114,17 +117,21 @@ class Run:
             "test": (self.test_items[: config.evaluation.num_items], config.evaluation.sampler, "counted as wrong"),
         }
         for kind, (items, sampler, fate) in kinds.items():
-            prompts = encode(self.tokenizer, self.task, items, sampler.response_length)
-            fits = prompts.attention_mask.sum(dim=-1) <= room
-            long = (~fits).nonzero().flatten().tolist()
+            fits = []
+            for start in range(0, len(items), ITEMS_PER_CHECK):
+                prompts = encode(self.tokenizer, self.task, items[start : start + ITEMS_PER_CHECK], sampler.response_length)
+                fit = prompts.attention_mask.sum(dim=-1) <= room
+                fits += fit.tolist()
+                if fit.any():
+                    check_prompts(sampler, prompts.response_mask[fit], end_ids(self.tokenizer))
+            long = [i for i, fit in enumerate(fits) if not fit]
             which = f"{len(long)} of {len(items)} {kind} items are longer, with their response, than max_sequence_length={room} tokens"
             if len(long) == len(items):
                 raise ValueError(f"{which}; none is left: lower the response_length of the sampler, or choose another model")
             if long and self.is_main:
                 print(f"dmpo: {which}; {fate}: {', '.join(map(str, long[:5]))}{', …' * (len(long) > 5)}", file=sys.stderr)
             if long and kind == "training":
-                self.train_items = [items[i] for i in fits.nonzero().flatten().tolist()]
-            check_sampling(sampler, prompts.response_mask[fits].sum(dim=-1))
+                self.train_items = [item for item, fit in zip(items, fits, strict=True) if fit]
 
     def _count_forward_passes(self) -> None:
         """Count every call of the policy and the reference on this process: sampling, scoring, gradient steps, evaluation."""
@@ -286,7 +293,9 @@ def build_accelerator(config: Config) -> Accelerator:
     if config.threads:
         torch.set_num_threads(config.threads)
     tracker = {} if config.log_with == "none" else {"log_with": config.log_with, "project_dir": config.output}
-    return Accelerator(cpu=config.device == "cpu" or not has_cuda, **tracker)
+    # Processes wait for the slowest; the default of ten minutes is less than one may need for its answers.
+    patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))
+    return Accelerator(cpu=config.device == "cpu" or not has_cuda, kwargs_handlers=[patience], **tracker)
 
 
 def rate(config: OptimizerConfig, step: int, num_steps: int) -> float:

@@ -60,10 +60,7 @@ def sample(
     Raises:
         ValueError: block length or steps that do not fit the responses, `stop_early` without end tokens, or logits that are NaN.
     """
-    check_sampling(config, prompts.response_mask.sum(dim=-1))
-    check_cache(config, prompts.response_mask)
-    if config.stop_early and not end_tokens:
-        raise ValueError("stop_early=true needs to know what ends an answer; give sample(..., end_tokens=...), or set it to false")
+    check_prompts(config, prompts.response_mask, end_tokens)
     device = prompts.tokens.device
     ends = torch.tensor(sorted(end_tokens) if config.stop_early else [], dtype=torch.long, device=device)
     rows = Prompts(*(repeat(getattr(prompts, f.name), "g s -> (g n) s", n=num_rollouts) for f in fields(Prompts)))
@@ -85,6 +82,18 @@ def sample(
         forwards=sum(forwards),
         fed_tokens=sum(fed_tokens),
     )
+
+
+def check_prompts(config: SamplerConfig, response_mask: Tensor, end_tokens: Collection[int]) -> None:
+    """Refuse a sampler that cannot fill these responses ([G, S]), in one line (ValueError)."""
+    from dmpo_ref.wino import response_slots
+
+    check_sampling(config, response_mask.sum(dim=-1))
+    check_cache(config, response_mask)
+    if config.name == "wino":
+        response_slots(response_mask)
+    if config.stop_early and not end_tokens:
+        raise ValueError("stop_early=true needs to know what ends an answer; give sample(..., end_tokens=...), or set it to false")
 
 
 def check_sampling(config: SamplerConfig, length: Tensor) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dmpo_ref.grading import Score, grade_files, summarise
+from dmpo_ref.grading import COST, Score, grade_files, summarise
 
+HATCHES = (None, "..", "xx", "++")  # the colours of more columns than there are colours come again with these
 TITLES = {"gsm8k": "GSM8K", "math500": "MATH-500", "countdown": "Countdown", "sudoku": "4x4 Sudoku"}
 
 
@@ -50,31 +52,42 @@ def read_runs(folders: Iterable[str | Path]) -> tuple[list[Score], list[str]]:
     Raises:
         FileNotFoundError: a folder that is not there, or holds no results.
     """
-    scores, problems = [], []
+    files = []
     for folder in map(Path, folders):
-        files = [folder] if folder.is_file() else sorted(p for pattern in ("*.jsonl", "*_generations.json") for p in folder.glob(pattern))
-        files = [path for path in files if not path.name.endswith(".timing.jsonl")]
-        if not files:
+        found = [folder] if folder.is_file() else sorted(p for pattern in ("*.jsonl", "*_generations.json") for p in folder.glob(pattern))
+        if all(path.name.endswith(COST) for path in found):
             raise FileNotFoundError(f"{folder} holds no results: give a folder that dmpo evaluate --output wrote, or files of generations")
-        items, wrong = grade_files(files)
-        scores += summarise(items)
-        problems += wrong
-    return scores, problems
+        files += found
+    items, problems = grade_files(files)
+    as_given = list(dict.fromkeys(item.run for item in items))
+    return sorted(summarise(items), key=lambda score: as_given.index(score.run)), problems
 
 
 def as_columns(scores: list[Score]) -> list[Column]:
-    """One column for each run and grading. A run is a folder and what its files have in common besides task and length."""
+    """One column for each run and grading. A run is a folder and what its files have in common besides task and length.
+
+    Raises:
+        ValueError: two runs of one name have the same task and length.
+    """
     columns: dict[tuple[str, str], dict] = {}
     for score in scores:
         low, high = score.interval
         values = columns.setdefault((run_name(score), score.grading), {})
+        if (score.task, score.length) in values:
+            raise ValueError(f"{score.run}: another run of {run_name(score)} has {score.task} at length {score.length} too; rename one")
         values[score.task, score.length] = (100 * score.accuracy, 100 * low, 100 * high)
     return [Column(f"{run}, {grading}", f"graded here, {grading}", values) for (run, grading), values in columns.items()]
 
 
 def run_name(score: Score) -> str:
-    """Name of a run without task and length: `base/countdown_256_confidence` → `base, confidence`."""
+    """Name of a run without task and length: `base/countdown_256_confidence` → `base, confidence`.
+
+    A published name has the steps behind the length, which grow with it: `d1/countdown_instruct_256_128` → `d1, instruct, 2 tokens a step`.
+    """
     folder, _, name = score.run.rpartition("/")
+    if found := re.fullmatch(rf"[^_]+_(.+)_{score.length}_([1-9][0-9]*)", name):
+        pace = score.length / int(found[2])
+        return ", ".join(filter(None, (folder, found[1], f"{pace:g} token{'s' * (pace != 1)} a step")))
     words = [word for word in name.split("_") if word not in (score.task, score.task.removesuffix("500"), str(score.length))]
     return ", ".join(filter(None, (folder, "_".join(words))))
 
@@ -120,6 +133,14 @@ def draw_table(columns: list[Column], path: Path) -> None:
 
     use_style()
     rows = build_rows(columns)[1:]
+    styles = [
+        {
+            "facecolor": COLORS[i % len(COLORS)],
+            "hatch": "//" if column in PUBLISHED else HATCHES[i // len(COLORS) % len(HATCHES)],
+            "edgecolor": "white",
+        }
+        for i, column in enumerate(columns)
+    ]
     tasks = [task for task, title in TITLES.items() if any(row[0] == title for row in rows)]
     figure, panels = plt.subplots(1, len(tasks), figsize=(2.2 + 3 * len(tasks), 3.8), layout="constrained", squeeze=False, sharey=True)
     width = 0.8 / len(columns)
@@ -130,14 +151,11 @@ def draw_table(columns: list[Column], path: Path) -> None:
                 if (value := column.values.get((task, int(length) if length.isdigit() else None))) is None:
                     continue
                 whisker = None if value[1] is None else [[value[0] - value[1]], [value[2] - value[0]]]
-                style = {"color": COLORS[i % len(COLORS)], "hatch": "//" if column in PUBLISHED else None, "edgecolor": "white"}
-                panel.bar(place + (i - (len(columns) - 1) / 2) * width, value[0], width, yerr=whisker, capsize=2, **style)
-        panel.set(title=TITLES[task], xlabel="generation length, tokens", xticks=range(len(lengths)), xticklabels=lengths, ylim=(0, 100))
+                panel.bar(place + (i - (len(columns) - 1) / 2) * width, value[0], width, yerr=whisker, capsize=2, **styles[i])
+        panel.set(title=TITLES[task], xlabel="generation length, tokens", xticks=range(len(lengths)), xticklabels=lengths)
+        panel.set(xlim=(-0.5, len(lengths) - 0.5), ylim=(0, 100))
     panels[0][0].set_ylabel("accuracy, %")
-    handles = [
-        plt.Rectangle((0, 0), 1, 1, facecolor=COLORS[i % len(COLORS)], hatch="//" if column in PUBLISHED else None, edgecolor="white")
-        for i, column in enumerate(columns)
-    ]
+    handles = [plt.Rectangle((0, 0), 1, 1, **style) for style in styles]
     figure.legend(handles, [column.name for column in columns], loc="outside lower center", ncols=min(3, len(columns)), fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)

@@ -59,7 +59,7 @@ def test_help_of_train_lists_every_option(capsys):
         (["train", "toy_sudoku", "model=3"], "a section must be a mapping of options"),
         (["train", "toy_sudoku", "weight.alpha=warm"], "wanted: float; temperature of the target"),
         (["evaluate", "toy_sudoku", "--output", __file__], "is a file; a folder is needed"),
-        (["evaluate", "toy_sudoku", "toy_sudoku"], "sudoku_random_order twice: give each task once"),
+        (["evaluate", "toy_sudoku", "toy_sudoku"], "sudoku_random_order twice: give each task, length and sampler once"),
         (["evaluate", "seed=1"], "evaluate needs a CONFIG"),
         (["evaluate", "toy_sudoku", "--lengths", "128"], "answers into a template here"),
         (["grade", "nowhere.jsonl"], "no file nowhere.jsonl"),

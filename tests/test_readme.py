@@ -1,5 +1,6 @@
 """The README tells the truth: every function it names exists, every file it links to is there, its example runs."""
 
+import ast
 import importlib
 import re
 from pathlib import Path
@@ -41,6 +42,24 @@ def test_every_function_of_the_equation_table_exists(name):
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)", README))))
 def test_every_linked_file_exists(link):
     assert Path(link).exists()
+
+
+def test_a_room_imports_only_rooms_above_it():
+    """The map is also the reading order: what a module imports on loading stands above it there."""
+    section = README.split("## Map of the house")[1].split("\n## ")[0]
+    files = [path for path in re.findall(r"\]\((dmpo_ref/[\w/]+\.py)\)", section) if not path.startswith("dmpo_ref/tasks/")]
+    place = {path: number for number, path in enumerate(files)}
+    missing = {f"dmpo_ref/{path.name}" for path in Path("dmpo_ref").glob("[a-z]*.py")} - set(files)
+    assert not missing
+    tasks = next(number for number, path in enumerate(files) if path == "dmpo_ref/processes.py")  # the row after the tasks
+    for path, number in place.items():
+        for node in ast.parse(Path(path).read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dmpo_ref."):
+                wanted = node.module.replace(".", "/") + ".py"
+                if wanted in place:
+                    assert place[wanted] < number, f"{path} imports {wanted}, which stands below it"
+                elif node.module.startswith("dmpo_ref.tasks"):
+                    assert number >= tasks, f"{path} imports {node.module}, which stands below it"
 
 
 def test_every_make_target_that_is_named_exists():

@@ -263,3 +263,12 @@ def test_a_relative_path_of_the_command_line_survives_resuming_and_reloading(sma
     train(config)
     assert load_config(tmp_path / "run" / "config.yaml") == config
     assert train(small_run("task.train=../mine.csv", "train.rounds=2"), resume=True).metrics
+
+
+def test_an_evaluation_sampler_that_cannot_work_is_refused_before_the_first_round(tmp_path):
+    """The clues stand between the blanks, so neither WINO nor a cache can fill them; that must not be found after training."""
+    for more, message in ((["name=wino"], "WINO needs every response"), (["name=confidence", "cache=prefix"], "cache=prefix needs responses")):
+        overrides = [f"evaluation.sampler.{word}" for word in more]
+        with pytest.raises(ValueError, match=message):
+            train(load_config("toy_sudoku", f"output={tmp_path / 'run'}", *overrides))
+    assert not (tmp_path / "run").exists()

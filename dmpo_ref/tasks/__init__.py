@@ -40,22 +40,22 @@ def encode(tokenizer, task, items: list, response_length: int | None = None) -> 
         ValueError: an item with nothing to generate, chat messages without a chat template, a free response without a length,
             or a length for a response that has a template.
     """
-    rows = []
-    for item in items:
-        prompt, template = task.prompt(item), task.template(item)
-        if not isinstance(prompt, str):
-            prompt = chat_text(tokenizer, prompt) + task.prefill
-        if template is None and response_length is None:
-            raise ValueError("an answer of this task can have any length: give sampler.response_length, in tokens")
-        if template is not None and response_length is not None:
-            raise ValueError(f"sampler.response_length={response_length}: the template of this task says what is generated; use null")
-        texts = [prompt, (template or "").replace(BLANK, tokenizer.mask_token)]
-        prompt, response = tokenizer(texts, add_special_tokens=False).input_ids
-        if template is None:
-            response = [tokenizer.mask_token_id] * response_length
+    prompts, templates = [task.prompt(item) for item in items], [task.template(item) for item in items]
+    if None in templates and response_length is None:
+        raise ValueError("an answer of this task can have any length: give sampler.response_length, in tokens")
+    if response_length is not None and any(template is not None for template in templates):
+        raise ValueError(f"sampler.response_length={response_length}: the template of this task says what is generated; use null")
+    texts = [prompt if isinstance(prompt, str) else chat_text(tokenizer, prompt) + task.prefill for prompt in prompts]
+    texts += [(template or "").replace(BLANK, tokenizer.mask_token) for template in templates]
+    ids = tokenizer(texts, add_special_tokens=False).input_ids
+    free = [tokenizer.mask_token_id] * (response_length or 0)
+    rows = [
+        (prompt, free if template is None else response)
+        for prompt, response, template in zip(ids[: len(items)], ids[len(items) :], templates, strict=True)
+    ]
+    for item, (_, response) in zip(items, rows, strict=True):
         if tokenizer.mask_token_id not in response:
             raise ValueError(f"item {item!r} has nothing to generate")
-        rows.append((prompt, response))
     length = max(len(prompt) + len(response) for prompt, response in rows)
     tokens = torch.full((len(rows), length), tokenizer.pad_token_id)
     attention_mask = torch.zeros_like(tokens, dtype=torch.bool)

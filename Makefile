@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed-dev
 
-.PHONY: demo test test-long lint format notebooks lab pretrain study clean
+.PHONY: demo test test-long test-browser lint format notebooks book slides exercises lab pretrain study clean
 
 demo: $(VENV)/.installed-core
 	$(BIN)/dmpo demo
@@ -17,6 +17,10 @@ test: $(INSTALLED)
 test-long: $(INSTALLED)
 	$(BIN)/python -m pytest -m "long or not long"
 
+# The book that make book built, and JupyterLab, in a browser: needs Chromium (apt-get install chromium chromium-driver).
+test-browser: $(INSTALLED)
+	$(BIN)/python -m pytest tests/browser
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -28,6 +32,18 @@ format: $(INSTALLED)
 
 notebooks: $(INSTALLED)
 	$(BIN)/python notebooks/build.py
+
+# build/book/_build/html: the outputs stored in the notebooks are shown, nothing is run. Warnings are errors.
+book: $(INSTALLED)
+	$(BIN)/python -m book.build
+
+# build/slides: one deck for each session, from the notebooks' stored outputs.
+slides: $(INSTALLED)
+	$(BIN)/python book/teaching/slides.py
+
+# The student notebooks from the solved exercises.
+exercises: $(VENV)/.installed-lab
+	$(BIN)/python book/teaching/handout.py
 
 lab: $(VENV)/.installed-lab
 	$(BIN)/jupyter lab

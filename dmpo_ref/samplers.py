@@ -26,7 +26,7 @@ from dmpo_ref.masking import uniforms_at
 from dmpo_ref.model import KeyValueCache
 from dmpo_ref.placing import Guided, Rows, close_ended, join, largest, propose, scatter
 from dmpo_ref.rollout import Prompts, Rollout
-from dmpo_ref.wino import fill_wino
+from dmpo_ref.wino import fill_wino, response_slots
 
 PARALLEL = ("threshold", "factor")  # how many tokens a step places depends on how sure the model is
 THRESHOLD = 0.9  # the published τ
@@ -86,8 +86,6 @@ def sample(
 
 def check_prompts(config: SamplerConfig, response_mask: Tensor, end_tokens: Collection[int]) -> None:
     """Refuse a sampler that cannot fill these responses ([G, S]), in one line (ValueError)."""
-    from dmpo_ref.wino import response_slots
-
     check_sampling(config, response_mask.sum(dim=-1))
     check_cache(config, response_mask)
     if config.name == "wino":

@@ -98,7 +98,9 @@ def test_relative_links_lead_to_files(path):
     assert not dead
 
 
-@pytest.mark.parametrize("name", re.findall(r"\{doc\}`(?:[^<`]*<)?([\w./]+)>?`", "".join(p.read_text() for p in LINKED if p.suffix == ".md")))
+@pytest.mark.parametrize(
+    "name", re.findall(r"\{doc\}`(?:[^<`]*<)?([\w./]+)>?`", "".join(p.read_text() for p in LINKED if p.suffix == ".md"))
+)
 def test_named_pages_exist(name, staged):
     assert (staged / "howto" / f"{name}.md").resolve().is_file() or (staged / f"{name}.md").is_file()
 
@@ -107,7 +109,8 @@ def test_links_are_rewritten_to_where_the_book_has_the_file(tmp_path):
     for name in ("README.md", "LOG.md", "pkg/code.py", "tests/test_x.py", "book/figures/a.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")
-    text = "[log](LOG.md#end) [`code`](pkg/code.py) [test](tests/test_x.py) ![a](book/figures/a.png) [gone](x.md) $E[r](x)$\n```\n[l](LOG.md)\n```"
+    text = "[log](LOG.md#end) [`code`](pkg/code.py) [test](tests/test_x.py) ![a](book/figures/a.png) [gone](x.md) $E[r](x)$"
+    text += "\n```\n[l](LOG.md)\n```"
     links = Links(tmp_path, "", "main")
     links.pages = {"LOG.md": "log.md", "pkg/code.py": "api/code.md"}
     assert links.relink(text, tmp_path / "README.md", "howto/page.md") == (
@@ -141,7 +144,9 @@ def test_every_page_is_in_the_table_of_contents(staged):
     toc = yaml.safe_load((staged / "_toc.yml").read_text())
     listed = [toc["root"], *(name.removesuffix(".ipynb") for name in files(toc))]
     pages = [p for p in staged.rglob("*") if p.suffix in (".md", ".ipynb") and p.relative_to(staged).parts[0] != "files"]
-    assert sorted(listed) == sorted(str(p.relative_to(staged).with_suffix("")) if p.suffix == ".ipynb" else str(p.relative_to(staged))[:-3] for p in pages)
+    assert sorted(listed) == sorted(
+        str(p.relative_to(staged).with_suffix("")) if p.suffix == ".ipynb" else str(p.relative_to(staged))[:-3] for p in pages
+    )
     notebooks = [name for name in listed if name.startswith("notebooks/")]
     assert notebooks == sorted(f"notebooks/{p.stem}" for p in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
     assert not (staged / "left_over.md").exists()
@@ -158,7 +163,9 @@ def test_the_map_of_equations_is_the_readme_s(staged):
 
 def test_every_module_has_a_page_in_the_order_of_the_map():
     pages = list(api_pages(ROOT, README))
-    on_disk = {p for folder in ("dmpo_ref", "toy") for p in (ROOT / folder).rglob("*.py") if p.stem != "__main__" and "presets" not in p.parts}
+    on_disk = {
+        p for folder in ("dmpo_ref", "toy") for p in (ROOT / folder).rglob("*.py") if p.stem != "__main__" and "presets" not in p.parts
+    }
     assert {ROOT / path for path in modules(ROOT).values()} == on_disk
     assert set(pages) == {"api/index.md"} | {f"api/{name}.md" for name in modules(ROOT)}
     order = [pages.index(f"api/dmpo_ref.{name}.md") for name in ("config", "masking", "likelihood", "weights", "losses", "train", "cli")]
@@ -174,11 +181,20 @@ def test_every_option_has_a_row(staged):
     assert re.findall(r"^\| `([\w.]+)` \|", page, re.MULTILINE) == leaves(config)
 
 
-def test_widgets_are_replaced_by_a_line(staged):
-    for path in (staged / "notebooks").glob("*.ipynb"):
-        original = (ROOT / "notebooks" / path.name).read_text(encoding="utf-8")
-        assert book.WIDGET not in path.read_text(encoding="utf-8")
-        assert (book.SLIDERS in path.read_text(encoding="utf-8")) == (book.WIDGET in original)
+def test_widgets_are_replaced_by_a_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(book, "ROOT", tmp_path)
+    slider = nbformat.v4.new_output("display_data", {book.WIDGET: {"model_id": "1"}, "text/plain": "interactive()"})
+    printed = nbformat.v4.new_output("stream", text="kept")
+    without_state = nbformat.v4.new_output("display_data", {"text/plain": "interactive(children=(…"})
+    cells = [nbformat.v4.new_code_cell("interact(draw)", outputs=[slider, without_state, printed])]
+    cells += [nbformat.v4.new_markdown_cell("[log](LOG.md)")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "a.ipynb")
+    (tmp_path / "LOG.md").write_text("")
+    links = Links(tmp_path, "", "main")
+    links.pages = {"LOG.md": "log.md"}
+    made = nbformat.reads(book.notebook_page(tmp_path / "a.ipynb", links), as_version=4)
+    assert [cell.source for cell in made.cells] == ["interact(draw)", book.SLIDERS, "[log](log.md)"]
+    assert [output.text for output in made.cells[0].outputs] == ["kept"]
 
 
 # Links to the repository, Colab and Binder
@@ -215,8 +231,9 @@ def test_docstrings_become_restructured_text():
         *("The target p*(o|q), by `weights.log_weights`.", "", "    p* = p_ref · e^{r/α}", "", "It *must* end:", "- one `a`;", "- two_."),
         *("Done.", "", "Args:", "    x: [G, N] |x|", "", "Returns:", "    a, b: [G].", "    c: more,", "        and more."),
     ]
+    arguments = ["Args:", r"    x: [G, N] \|x\|"]
     assert to_rst(docstring) == [
         r"The target p\*(o\|q), by ``weights.log_weights``.",
-        *("", "::", "", "    p* = p_ref · e^{r/α}", "", "It *must* end:", "", "- one ``a``;", r"- two\_.", ""),
-        *("Done.", "", "Args:", r"    x: [G, N] \|x\|", "", "", ":returns:", "    - **a, b**: [G].", "    - **c**: more,", "          and more."),
+        *("", ".. code-block:: text", "", "    p* = p_ref · e^{r/α}", "", "It *must* end:", "", "- one ``a``;", r"- two\_.", ""),
+        *("Done.", "", *arguments, "", "", ":returns:", "    - **a, b**: [G].", "    - **c**: more,", "          and more."),
     ]

@@ -23,8 +23,8 @@
 # - what a product of marginals can and cannot hold, as an exact inequality, and how far it explains what was measured;
 # - a control experiment that separates two explanations that usually come together.
 #
-# You need: [03](03_weights.ipynb) for the weights, [05](05_two_losses.ipynb) for WDCE. Time: three quarters of an hour to read; the cells run
-# in half a minute.
+# You need: [03](03_weights.ipynb) for the weights, [05](05_two_losses.ipynb) for WDCE. Time: three quarters of an hour to read; the cells
+# run in half a minute.
 
 # %%
 try:
@@ -60,8 +60,8 @@ from toy.study import read as read_study
 # %% [markdown]
 # ## 1. A puzzle with two answers
 #
-# Five blanks, so $4^5=1024$ answers, of which two are solutions. The reward is 1 for either and 0 for the rest, α = 0.2. The reference stays
-# fixed, so
+# Five blanks, so $4^5=1024$ answers, of which two are solutions. The reward is 1 for either and 0 for the rest, α = 0.2. The reference
+# stays fixed, so
 #
 # $$p^*(o)\;\propto\; p_{\mathrm{ref}}(o)\,e^{\,r(o)/\alpha}$$
 #
@@ -85,8 +85,8 @@ for axes, answer, name in zip(boards, answers, "AB", strict=True):
 plt.show()
 
 # %% [markdown]
-# Black digits are clues, blue ones were filled in. The solutions differ in four of the five blanks, and those four hang together: a 3 in the
-# second row's first cell decides the other three. Three good cells of A with one of B are worth nothing.
+# Black digits are clues, blue ones were filled in. The solutions differ in four of the five blanks, and those four hang together: a 3 in
+# the second row's first cell decides the other three. Three good cells of A with one of B are worth nothing.
 #
 # Tilting multiplies both solutions by the same $e^{5}$, so p\* keeps the odds that the reference gave them, 62 to 38. A method that only
 # wants reward has no reason to.
@@ -102,7 +102,8 @@ plt.show()
 #   log-probability of a *product of marginals*, not of the policy that drew the rollout.
 #
 # **WDCE (DMPO)**, [arXiv:2510.08233](https://arxiv.org/abs/2510.08233), `dmpo_ref.losses.wdce`, masks:
-# $$-\sum_n w_n\,\mathrm{ELBO}_\theta(o_n)/L,\qquad w=\operatorname{softmax}_n\bigl(r_n/\alpha+\log p_{\mathrm{ref}}-\log p_{\mathrm{old}}\bigr).$$
+# $$-\sum_n w_n\,\mathrm{ELBO}_\theta(o_n)/L,$$
+# $$w=\operatorname{softmax}_n\bigl(r_n/\alpha+\log p_{\mathrm{ref}}-\log p_{\mathrm{old}}\bigr).$$
 #
 # **diffu-GRPO**, [arXiv:2504.12216](https://arxiv.org/abs/2504.12216), `dmpo_ref.rivals.diffu_grpo.clip_loss`, one shot; also with
 # β = 0.04:
@@ -147,8 +148,8 @@ by_hand = (-A / 5 / 24)[:, :, None, None].expand_as(slope)
 print("on-policy diffu-GRPO is -A times the gradient of the one-shot log-probability / L:", torch.allclose(slope, by_hand, rtol=1e-12))
 
 # %% [markdown]
-# So wd1 differs from WDCE in three things: weights that do not aim at p\*, a part with negative sign, and the one-shot log-probability. Which
-# of these matters? Section 6 changes one of them alone.
+# So wd1 differs from WDCE in three things: weights that do not aim at p\*, a part with negative sign, and the one-shot log-probability.
+# Which of these matters? Section 6 changes one of them alone.
 #
 # Every objective is a pair `views` and `loss` (`dmpo_ref.losses.Objective`) and says what it must know of the old policy and of the
 # reference *inside the loss*:
@@ -165,10 +166,10 @@ for name in ("wdce", "diffu_grpo", "wd1", "reinforce", "log_variance"):
 #
 # ## 3. 84 runs
 #
-# `python -m toy.rivals` (results of 2026-11-22, `toy/results/rivals.jsonl`). Every run draws 64 rollouts in each of 50 rounds, in groups of N
-# = 4, 16 or 64, and takes 2 gradient steps a round: 3,200 rollouts, 100 steps. First a sweep: each objective with three learning rates at N =
-# 16, one seed. It keeps the rate that is best *by its own goal*: the exact probability of a right answer for those that maximise reward,
-# the exact KL(p\*‖p_θ) for those that aim at p\*. Then three other seeds at each N.
+# `python -m toy.rivals` (results of 2026-11-22, `toy/results/rivals.jsonl`). Every run draws 64 rollouts in each of 50 rounds, in groups
+# of N = 4, 16 or 64, and takes 2 gradient steps a round: 3,200 rollouts, 100 steps. First a sweep: each objective with three learning
+# rates at N = 16, one seed. It keeps the rate that is best *by its own goal*: the exact probability of a right answer for those that
+# maximise reward, the exact KL(p\*‖p_θ) for those that aim at p\*. Then three other seeds at each N.
 
 # %%
 final = by_name([row for row in read() if row["kind"] == "final"])
@@ -205,7 +206,7 @@ def draw_runs() -> None:
     right.set(title="Probability of the rarer solution (dashed: p*)", xlabel="probability", xlim=(-0.02, 0.52))
 
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "slide"]
 draw_runs()
 plt.show()
 
@@ -235,8 +236,8 @@ print(f"one-shot objectives: {sum(map(lost_a_solution, one_shot))} of {len(one_s
 # What DMPO needs less of is the path. Its gradient asks the current policy for a mask estimate, two masks here, whatever sampler drew the
 # answer; low-confidence remasking and parallel decoding, which have no such log-probability, are fine. REINFORCE and log-variance need
 # $\log p_\theta(o;\sigma)$ for every step of the rollout, with gradient: L forward passes' worth of activations. At five blanks that costs
-# nothing; at 256 tokens it is the whole difference. One thing must be added: the *weights* of these WDCE runs did use path probabilities, of
-# $p_{\mathrm{ref}}$ and $p_{\mathrm{old}}$, once and without gradient. What if they must be ELBOs too? (`python -m toy.study variants`,
+# nothing; at 256 tokens it is the whole difference. One thing must be added: the *weights* of these WDCE runs did use path probabilities,
+# of $p_{\mathrm{ref}}$ and $p_{\mathrm{old}}$, once and without gradient. What if they must be ELBOs too? (`python -m toy.study variants`,
 # 2026-11-22, the same puzzle, N = 64, 200 steps, learning rate 2e-4.)
 
 # %%
@@ -259,9 +260,9 @@ for row in (row for row in read() if row["kind"] == "sweep" and OBJECTIVES[row["
     )
 
 # %% [markdown]
-# So it is. At a tenth of the chosen rate the one-shot objectives still hold both solutions, and solve the puzzle in two of three tries instead
-# of nine of ten. REINFORCE solves it more often at *its* lowest rate than they do anywhere that keeps both. Losing a solution is not a
-# matter of the rate alone, but "in every run" holds for rates chosen by a reward maximiser, in a sweep of three rates and one seed.
+# So it is. At a tenth of the chosen rate the one-shot objectives still hold both solutions, and solve the puzzle in two of three tries
+# instead of nine of ten. REINFORCE solves it more often at *its* lowest rate than they do anywhere that keeps both. Losing a solution is
+# not a matter of the rate alone, but "in every run" holds for rates chosen by a reward maximiser, in a sweep of three rates and one seed.
 #
 # ## 4. Watch it happen
 #
@@ -320,7 +321,8 @@ plt.show()
 # Make it exact. Let $q(o)=\prod_k q_k(o_k)$, and let A and B differ in $m$ cells. With $a_k=q_k(A_k)$, $b_k=q_k(B_k)$ in those cells,
 # $a_k+b_k\le 1$, and since geometric means are superadditive,
 #
-# $$q(A)^{1/m}+q(B)^{1/m}\;\le\;\Bigl(\prod_k a_k\Bigr)^{1/m}+\Bigl(\prod_k b_k\Bigr)^{1/m}\;\le\;\Bigl(\prod_k (a_k+b_k)\Bigr)^{1/m}\;\le\;1 .$$
+# $$q(A)^{1/m}+q(B)^{1/m}\;\le\;\Bigl(\prod_k a_k\Bigr)^{1/m}+\Bigl(\prod_k b_k\Bigr)^{1/m}
+# \;\le\;\Bigl(\prod_k (a_k+b_k)\Bigr)^{1/m}\;\le\;1 .$$
 #
 # Equality: the same $a_k=1-b_k$ in each cell. Here $m=4$. What is the best product with the odds of p\*?
 
@@ -345,6 +347,7 @@ prompts = encode(world["tokenizer"], world["task"], [world["item"]])
 blanks, symbols = prompts.response_mask[0].nonzero().squeeze(-1), world["vocabulary"].allowed.nonzero().squeeze(-1)
 
 
+@torch.no_grad()
 def one_shot_marginals(policy):
     """π(o_k = a | all blanks hidden), [5, 4]: what the one-shot log-probability multiplies, and how a rollout's first token is drawn."""
     nothing = torch.zeros(1, len(blanks), dtype=torch.long)
@@ -389,9 +392,9 @@ print(
 #
 # ## 6. The control
 #
-# But the policy is not a product. It is drawn token by token, each given those before. So does the theorem say anything about it? And was it
-# the product, or the direction? In sections 3 and 4 both changed at once. Change one: WDCE with the *weights of DMPO*, towards p\*, and the
-# *one-shot* log-probability. An objective is two functions, so we exchange the one called `views`.
+# But the policy is not a product. It is drawn token by token, each given those before. So does the theorem say anything about it? And was
+# it the product, or the direction? In sections 3 and 4 both changed at once. Change one: WDCE with the *weights of DMPO*, towards p\*, and
+# the *one-shot* log-probability. An objective is two functions, so we exchange the one called `views`.
 
 
 # %%
@@ -418,8 +421,8 @@ print(
 print("KL(p*||p) below the 2.02 nats of the best product:", after_control["kl_target_policy"] < 1.5)
 
 # %% [markdown]
-# It keeps both, and it is a *bad* policy: it solves the puzzle in well under 80 % of the tries, where real WDCE, with the same weights and as
-# many steps, reaches more. Look at its first step, which is drawn from just those one-shot marginals:
+# It keeps both, and it is a *bad* policy: it solves the puzzle in well under 80 % of the tries, where real WDCE, with the same weights and
+# as many steps, reaches more. Look at its first step, which is drawn from just those one-shot marginals:
 
 
 # %%
@@ -464,27 +467,28 @@ plt.show()
 # ## 7. What the hypothesis explains, and what not
 #
 # It explains
-# - why one-shot WDCE is bad: its gradient never shows the policy *which digits go together*. It has learned the marginals, and they are those
-#   of p\*; the rest of the work is left to what the network knew before;
+# - why one-shot WDCE is bad: its gradient never shows the policy *which digits go together*. It has learned the marginals, and they are
+#   those of p\*; the rest of the work is left to what the network knew before;
 # - why a KL term does not help a one-shot objective: among products, the one nearest to p\* in reverse KL has lost a solution;
 # - how the loss in the likelihood becomes a loss in the policy: the first token of a rollout *is* drawn from the one-shot marginals. Where
 #   these have become certain, the other solution has no way in, whatever the later conditionals know.
 #
 # It does not explain
-# - that diffu-GRPO loses a solution *because* of the product. One-shot WDCE has the same product and keeps both. The product together with a
-#   goal that seeks modes loses it; neither does alone: plain REINFORCE seeks reward too, along the path, and kept both in 9 of 9 runs;
-# - the policies that were measured: they are no products. The grey region of the figure bounds the one-shot likelihood, not the sampler, and
-#   the control lies well outside it;
+# - that diffu-GRPO loses a solution *because* of the product. One-shot WDCE has the same product and keeps both. The product together with
+#   a goal that seeks modes loses it; neither does alone: plain REINFORCE seeks reward too, along the path, and kept both in 9 of 9 runs;
+# - the policies that were measured: they are no products. The grey region of the figure bounds the one-shot likelihood, not the sampler,
+#   and the control lies well outside it;
 # - the gradient itself. The rollouts come from the sequential sampler, the log-probability from the product, so
-#   $\sum_n A_n\nabla\ell^1_\theta(o_n)$ is the policy gradient of neither. Section 5 trains a product on its *own* expected reward, which is
-#   a model of what happens and not what happens.
+#   $\sum_n A_n\nabla\ell^1_\theta(o_n)$ is the policy gradient of neither. Section 5 trains a product on its *own* expected reward, which
+#   is a model of what happens and not what happens.
 #
 # More caveats. One puzzle, one tiny network, two solutions, 3 seeds at each N; learning rates from three values on one seed; 100 steps. The
 # published methods use rewards with partial credit, LoRA and 8B parameters, none of which is here. d1's clues are masked with probability
 # 0.15 as its prompts are. And every row had the same 3,200 rollouts, not the same time.
 #
-# A last one about the target. Where $Z(\sigma)$ depends on the order, REINFORCE with KL converges to $\mathbb E_\sigma[p_{\mathrm{ref}}(o;\sigma)
-# e^{r/\alpha}/Z(\sigma)]$, not to p\*, even with infinitely many rollouts. How far apart are the two?
+# A last one about the target. Where $Z(\sigma)$ depends on the order, REINFORCE with KL converges to
+# $\mathbb E_\sigma[p_{\mathrm{ref}}(o;\sigma) e^{r/\alpha}/Z(\sigma)]$, not to p\*, even with infinitely many rollouts. How far apart are
+# the two?
 
 # %%
 print(f"KL(p*||E_sigma[...]) = {kl_divergence(log_target, world['log_order_target']):.5f} nats,",
@@ -495,12 +499,12 @@ print(f"KL(p*||E_sigma[...]) = {kl_divergence(log_target, world['log_order_targe
 #
 # ## What to remember
 #
-# - With exact path log-probabilities, KL-regularised REINFORCE and log-variance reach p\* as well as DMPO does. On fresh rollouts the two are
-#   one method.
+# - With exact path log-probabilities, KL-regularised REINFORCE and log-variance reach p\* as well as DMPO does. On fresh rollouts the two
+#   are one method.
 # - DMPO's gain is what it does not need: no path log-probability of the current policy, any sampler, any mask estimate.
 # - One-shot objectives solved the puzzle and lost one of its two solutions in all 27 runs at the rates that their own goal chose.
-# - A product of marginals obeys $q(A)^{1/m}+q(B)^{1/m}\le1$. It cannot hold two answers that differ in many tokens, and it cannot teach what
-#   goes together. Losing one takes a mode-seeking goal besides.
+# - A product of marginals obeys $q(A)^{1/m}+q(B)^{1/m}\le1$. It cannot hold two answers that differ in many tokens, and it cannot teach
+#   what goes together. Losing one takes a mode-seeking goal besides.
 # - Accuracy sees none of this. Look at shares, or at pass@k.
 #
 # ## Exercises
@@ -511,11 +515,11 @@ print(f"KL(p*||E_sigma[...]) = {kl_divergence(log_target, world['log_order_targe
 # 3. Plain REINFORCE drifts towards equal shares. Is that luck? Its gradient for the odds of A against B is 0 in expectation; find out what
 #    moves them (hint: clipping of the gradient, Adam, and the baseline), and how long it takes to lose one in a longer run.
 # 4. Research-sized: give diffu-GRPO the mask estimate of DMPO instead of one shot (coupled-GRPO,
-#    [arXiv:2506.20639](https://arxiv.org/abs/2506.20639), is on the way), as a file in `dmpo_ref/rivals`. How many masks does it take to keep
-#    both solutions, and what does the variance do to it?
+#    [arXiv:2506.20639](https://arxiv.org/abs/2506.20639), is on the way), as a file in `dmpo_ref/rivals`. How many masks does it take to
+#    keep both solutions, and what does the variance do to it?
 #
 # ## Where next
 #
-# [From the toy to LLaDA](09_from_the_toy_to_llada.ipynb): what changes at 8B parameters. [Benchmarks](10_benchmarks.ipynb): pass@k. The code:
-# [the rivals](../dmpo_ref/rivals/__init__.py), [losses.py](../dmpo_ref/losses.py), [toy/rivals.py](../toy/rivals.py),
+# [From the toy to LLaDA](09_from_the_toy_to_llada.ipynb): what changes at 8B parameters. [Benchmarks](10_benchmarks.ipynb): pass@k. The
+# code: [the rivals](../dmpo_ref/rivals/__init__.py), [losses.py](../dmpo_ref/losses.py), [toy/rivals.py](../toy/rivals.py),
 # [toy/oracle.py](../toy/oracle.py).

@@ -4,6 +4,7 @@
     python -m toy.study act_b        # exact KL on three two-solution puzzles, 5 seeds each
     python -m toy.study group_size   # the same 3,200 rollouts in groups of 4, 16, 64 and 256
     python -m toy.study variants     # baselines and losses on the two-solution puzzles
+    python -m toy.study curve        # act (a) round by round: reward, ESS, solve rates, with and without reuse of rollouts
     python -m toy.study show         # print the tables and draw the figure from the committed results
 
 Results that are already in the file are not run again; remove the file to start anew.
@@ -15,16 +16,25 @@ import argparse
 import json
 import statistics
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
-from toy.demo import TWO_SOLUTIONS, learn_to_solve, match_target
+from dmpo_ref.config import SamplerConfig, load_config
+from dmpo_ref.evaluate import evaluate
+from dmpo_ref.likelihood import build_vocabulary
+from dmpo_ref.policy import load_policy
+from dmpo_ref.tasks import build_task
+from dmpo_ref.train import train
+from toy.demo import TWO_SOLUTIONS, counts, learn_to_solve, match_target
 
 RESULTS = Path(__file__).parent / "results"
+EXPERIMENTS = ("act_a", "act_b", "group_size", "variants", "curve")
 ROLLOUTS = 3200
 Job = tuple[str, str, int, int, tuple[str, ...]]  # act, name, seed, puzzle, overrides
 
@@ -53,6 +63,16 @@ VARIANTS = {
     "wdce, none, elbo weights": ("weight.log_ratio=elbo",),
 }
 
+# name → overrides of act (a); 480 gradient steps in each, on 23,040 rollouts or on a quarter of them
+CURVES = {
+    "120 rounds": (),
+    "120 rounds, reuse 1": ("train.reuse_rounds=1",),
+    "120 rounds, reuse 3": ("train.reuse_rounds=3",),
+    "30 rounds": ("train.rounds=30", "train.steps_per_round=16"),
+    "30 rounds, reuse 3": ("train.rounds=30", "train.steps_per_round=16", "train.reuse_rounds=3"),
+}
+MEASURED = (1 / 24, 1 / 12, 1 / 6, 1 / 3, 2 / 3, 1)  # shares of a run after which its solve rates are taken
+
 
 def jobs(experiment: str) -> Iterator[Job]:
     """Every run of an experiment."""
@@ -70,6 +90,9 @@ def jobs(experiment: str) -> Iterator[Job]:
             for puzzle in range(3):
                 for seed in range(3):
                     yield "b", name, seed, puzzle, (*size, f"train.rounds={ROLLOUTS // (N * groups)}")
+    elif experiment == "curve":
+        for name, overrides in CURVES.items():
+            yield "curve", name, 0, 0, overrides
     else:
         for name, overrides in VARIANTS.items():
             for seed in range(3):
@@ -88,6 +111,8 @@ def run(experiment: str) -> None:
             output = Path(folder) / "run"
             if act == "a":
                 result = learn_to_solve(output, seed=seed, overrides=overrides)
+            elif act == "curve":
+                result = learning_curve(output, seed=seed, overrides=overrides)
             else:
                 result = match_target(output, TWO_SOLUTIONS[puzzle], seed=seed, overrides=overrides)
         row = {"name": name, "seed": seed, "puzzle": puzzle, "overrides": list(overrides)} | {
@@ -95,6 +120,29 @@ def run(experiment: str) -> None:
         }
         with file.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def learning_curve(output: Path, *, seed: int, overrides: tuple[str, ...]) -> dict[str, Any]:
+    """Act (a) with its metrics: reward and ESS of every round, test solve rates at temperature 1 in the course of it."""
+    start = time.perf_counter()
+    config = load_config("toy_sudoku", f"output={output}", f"seed={seed}", "evaluation.every=0", *overrides)
+    reference, tokenizer = load_policy(config.model, torch.device("cpu"))
+    task = build_task(config.task)
+    items = task.load(config.task.test)
+    vocabulary = build_vocabulary(tokenizer, reference.config.embedding_size, alphabet=task.alphabet)
+    measured: list[dict[str, Any]] = []
+
+    def measure(done: int, policy) -> dict[str, float]:
+        if done == 0 or done in {max(1, int(share * config.train.rounds)) for share in MEASURED}:
+            result = evaluate(policy, tokenizer, task, items, SamplerConfig(), vocabulary, num_samples=config.evaluation.num_samples)
+            measured.append({"round": done, "solve_rate": result.accuracy, "by_blanks": result.by_kind})
+        return {}
+
+    measure(0, reference)
+    trained = train(config, on_round=measure)
+    last = {entry["round"]: entry for entry in trained.metrics}.values()
+    rounds = {name: [round(entry[name], 4) for entry in last] for name in ("rollouts", "reward", "ess", "grad_norm")}
+    return {"rounds": rounds, "measured": measured, **counts(trained), "seconds": time.perf_counter() - start}
 
 
 def read(experiment: str) -> list[dict[str, Any]]:
@@ -117,6 +165,10 @@ def show() -> None:
     for name, rows in by_name(read("act_a")).items():
         rates = [statistics.mean(r[when][what] for r in rows) for what in ("temperature_1", "greedy") for when in ("before", "after")]
         print_row(name, len(rows), *(f"{x:.3f}" for x in rates), f"{statistics.mean(r['seconds'] for r in rows):.0f}")
+    print_row("\nlearning curves, test solve rate at T=1", "rollouts", "steps", "before", "after", "seconds")
+    for row in read("curve"):
+        before, after = (f"{row['measured'][i]['solve_rate']:.3f}" for i in (0, -1))
+        print_row(row["name"], row["rollouts"], row["gradient_steps"], before, after, f"{row['seconds']:.0f}")
     for experiment in ("act_b", "group_size", "variants"):
         print_row(f"\n{experiment}, exact KL(p*‖p_θ), nats", "runs", "before", "median", "largest", "share error", "lost a mode")
         for name, rows in by_name(read(experiment)).items():
@@ -145,9 +197,9 @@ def lost_mode(row: dict[str, Any]) -> bool:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Experiments behind the results table.")
-    parser.add_argument("experiment", nargs="?", default="all", choices=["act_a", "act_b", "group_size", "variants", "show", "all"])
+    parser.add_argument("experiment", nargs="?", default="all", choices=[*EXPERIMENTS, "show", "all"])
     chosen = parser.parse_args().experiment
-    for experiment in ("act_a", "act_b", "group_size", "variants") if chosen == "all" else (chosen,):
+    for experiment in EXPERIMENTS if chosen == "all" else (chosen,):
         if experiment != "show":
             run(experiment)
     show()

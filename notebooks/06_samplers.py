@@ -489,15 +489,15 @@ for cache in ("prefix", "dual"):
 #
 # | sampler | seconds | relative | forwards | fed tokens |
 # | --- | --- | --- | --- | --- |
-# | confidence, 64 steps | 5.92 | 1.00 | 64 | 98,304 |
-# | … prefix cache | 2.39 | 0.40 | 64 | 44,544 |
-# | … dual cache | 1.57 | 0.27 | 64 | 21,504 |
-# | random, 64 steps | 5.30 | 0.90 | 64 | 98,304 |
-# | random_order | 8.89 | 1.50 | 128 | 196,608 |
-# | threshold | 8.09 | 1.37 | 128 | 196,608 |
-# | threshold, dual cache | 2.83 | 0.48 | 128 | 37,888 |
-# | factor | 9.97 | 1.69 | 127 | 195,072 |
-# | wino | 13.60 | 2.30 | 126 | 225,792 |
+# | confidence, 64 steps | 6.33 | 1.00 | 64 | 98,304 |
+# | … prefix cache | 2.60 | 0.41 | 64 | 44,544 |
+# | … dual cache | 1.60 | 0.25 | 64 | 21,504 |
+# | random, 64 steps | 5.03 | 0.80 | 64 | 98,304 |
+# | random_order | 9.72 | 1.54 | 128 | 196,608 |
+# | threshold | 8.70 | 1.37 | 128 | 196,608 |
+# | threshold, dual cache | 2.63 | 0.42 | 128 | 37,888 |
+# | factor | 8.21 | 1.30 | 127 | 195,072 |
+# | wino | 9.86 | 1.56 | 126 | 225,792 |
 #
 # A random model is never sure, so `threshold`, `factor` and `wino` show their worst case: one token a step. The caches do what they promise
 # there too. Check two numbers of the table by hand: 8 rows, 192 positions, 4 blocks of 32, 16 steps each:

@@ -303,17 +303,21 @@ def report_evaluation(paths: dict) -> None:
     Args:
         paths: file → config. Of a file that holds more items than its config asks for, the first of them are counted.
     """
+    from dataclasses import replace
+
     from dmpo_ref.grading import describe_kinds, format_scores, grade_files, summarise
     from dmpo_ref.results import describe_cost
 
     found, problems = grade_files(paths)
-    items = {path: [replace(item, run=path.stem) for item in found if item.file == path] for path in paths}
-    asked = {path: [item for item in items[path] if item.index < (config.evaluation.num_items or math.inf)] for path, config in paths.items()}
-    print(format_scores(summarise([item for path in paths for item in asked[path]])))
-    for path, config in paths.items():
-        print(f"\n{describe_cost(path)}\n{describe_kinds(asked[path])}")
-        if len(asked[path]) < len(items[path]):
-            print(f"  counted: the first {config.evaluation.num_items} items; the file holds more, and its cost is that of all")
+    limits = {path: config.evaluation.num_items for path, config in paths.items()}
+    # One folder holds them all, and may be a temporary one: its name says nothing.
+    items = [replace(item, run=item.file.stem) for item in found if limits[item.file] is None or item.index < limits[item.file]]
+    print(format_scores(summarise(items)))
+    for path, limit in limits.items():
+        counted = [item for item in items if item.file == path]
+        print(f"\n{describe_cost(path)}\n{describe_kinds(counted)}")
+        if len(counted) < sum(item.file == path for item in found):
+            print(f"  the first {limit} items are counted; the file holds more, and the cost is that of all")
     report_problems(problems)
 
 

@@ -83,8 +83,12 @@ def grade_files(paths: Iterable[str | Path]) -> tuple[list[Item], list[str]]:
     Returns:
         the graded answers, and one line for each thing that could not be read; what is good in a bad file is graded.
     """
+    files: dict[Path, Path] = {}
+    for path in map(Path, paths):
+        if not path.name.endswith(COST):
+            files.setdefault(path.resolve(), path)
     items, problems = [], []
-    for path in {path.resolve(): path for path in map(Path, paths) if not path.name.endswith(COST)}.values():
+    for path in files.values():
         try:
             found = list(read_file(path))
         except (OSError, ValueError) as error:

@@ -25,6 +25,7 @@ import contextlib
 import io
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -143,6 +144,7 @@ path = folder / "files" / "sudoku_instruct_256_128_0_generations.json"
 path.parent.mkdir()
 path.write_text(json.dumps({"generations": records, "gen_length": 256}))
 items, problems = grade_files([path])
+items = [replace(item, run="instruct") for item in items]
 print(format_scores(summarise(items)))
 print(problems[0].replace(str(folder), "…"))
 

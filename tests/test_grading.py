@@ -4,12 +4,13 @@ import itertools
 import json
 import math
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 
 from dmpo_ref.cli import main
 from dmpo_ref.grading import format_scores, grade_files, pass_at_k, summarise, wilson
-from dmpo_ref.table import PUBLISHED, as_columns, format_table, read_runs
+from dmpo_ref.table import PUBLISHED, Column, as_columns, draw_table, format_table, read_runs
 
 GRID = "1234341221434321"
 PUZZLE = "1200341221434321"  # blanks: cells 2 and 3
@@ -23,6 +24,16 @@ def published_file(folder, name, records, **settings):
 
 def record(question, truth, text):
     return {"question": question, "ground_truth": truth, "generations": text}
+
+
+def results_text(*lines, task="sudoku", length=None):
+    """A results file of `dmpo evaluate`; a line that is a text already stands as it is."""
+    header = {"setting": {"task.name": task, "evaluation.sampler.response_length": length}, "fingerprint": None}
+    return "".join((text if isinstance(text, str) else json.dumps(text)) + "\n" for text in (header, *lines))
+
+
+def line(index=0, sample=0, generation=GRID):
+    return {"index": index, "sample": sample, "question": PUZZLE, "ground_truth": GRID, "generation": generation, "num_tokens": 16}
 
 
 COUNTDOWN = [
@@ -95,12 +106,20 @@ BAD = [
     ("countdown_x_256_128_0_generations.json", json.dumps({"generations": [record("q", GRID, "t")]}), "item 0: "),
     ("gsm8k_x_256_128_0_generations.json", json.dumps({"generations": [record("q", [[1, 2], 3], "t")]}), "item 0: "),
     ("sudoku_x_256_128_0_generations.json", json.dumps({"generations": [record("q", "12", "t")]}), "item 0: "),
-    ("countdown_x_256_128_0_generations.json", json.dumps({"generations": [record("q", [[1, 2, 3], 6], 7)]}), "generations must be a text"),
+    ("countdown_x_256_128_0_generations.json", json.dumps({"generations": [record("q", [[1, 2], 3], 7)]}), "the generation must be a text"),
+    ("countdown_x_256_128_0_generations.json", json.dumps({"generations": [record("q", [[1, 2], 3], None)]}), "must be a text, got null"),
+    ("countdown_x_256_128_0_generations.json", '{"generations": [], "gen_length": "abc"}', "must be a whole number above 0, got 'abc'"),
     ("countdown_x_256_128_0_generations.json", "[1, 2]", "not a file of generations"),
     ("countdown_x_256_128_0_generations.json", "", "not a file of generations"),
     ("chess_x_256_128_0_generations.json", '{"generations": []}', "unknown task 'chess'"),
     ("x.jsonl", '{"index": 0}\n', "the first line must say what was evaluated"),
     ("x.jsonl", "", "the first line must say what was evaluated"),
+    ("x.jsonl", results_text(task=["sudoku"]), "unknown task"),
+    ("x.jsonl", results_text(length="abc"), "must be a whole number above 0, got 'abc'"),
+    ("x.jsonl", results_text(line(index=[0])), "line 2: index must be a whole number from 0, got '[0]'"),
+    ("x.jsonl", results_text(line(sample=None)), "line 2: sample must be a whole number from 0, got 'None'"),
+    ("x.jsonl", results_text(line(generation=7)), "line 2: the generation must be a text, got '7'"),
+    ("x.jsonl", results_text("[" * 100_000), "line 2: "),
 ]
 
 
@@ -131,11 +150,10 @@ def test_a_line_of_results_that_is_broken_is_named(tmp_path):
     from dmpo_ref.results import describe
 
     header = describe(load_config("toy_sudoku"))
-    lines = [{"index": i, "sample": 0, "question": PUZZLE, "ground_truth": GRID, "generation": GRID, "num_tokens": 16} for i in range(3)]
     path = tmp_path / "sudoku.jsonl"
-    path.write_text("\n".join([json.dumps(header), json.dumps(lines[0]), json.dumps(lines[1])[:-9], json.dumps(lines[2])]) + "\n")
+    path.write_text("\n".join([json.dumps(header), json.dumps(line(0)), json.dumps(line(1))[:-9], json.dumps(line(2))]) + "\n")
     items, problems = grade_files([path])
-    assert [item.key for item in items] == [0, 2]
+    assert [item.index for item in items] == [0, 2]
     assert len(problems) == 1 and problems[0].startswith(f"{path}, line 3: ")
 
 
@@ -151,7 +169,7 @@ def test_output_and_explanation(tmp_path, capsys):
     ]
     assert lines[0]["answer"] == "1+2+3" and lines[0]["file"] == str(path)
     printed = capsys.readouterr().out
-    assert "item 2 (countdown, length 256)" in printed and "read '6' from" in printed
+    assert "item 2, sample 0 (countdown, length 256)" in printed and "read '6' from" in printed
     assert main(["grade", str(path), "--explain", "9"]) == 2
     assert "--explain 9: no file holds an item of that index" in capsys.readouterr().err
 
@@ -205,6 +223,101 @@ def test_the_table_puts_runs_beside_the_published_numbers_with_their_sources(tmp
     assert main(["table", str(tmp_path / "figures")]) == 2
     assert "holds no results" in capsys.readouterr().err
     assert main(["table", "--figure", "x.doc"]) == 2
+
+
+def test_runs_of_the_same_last_folder_are_kept_apart_by_their_whole_path(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for folder, generation in (("a/base", GRID), ("c/base", "")):
+        Path(folder).mkdir(parents=True)
+        Path(folder, "sudoku_blanks.jsonl").write_text(results_text(line(0, generation=generation)))
+    assert main(["grade", "a/base/sudoku_blanks.jsonl", "c/base/sudoku_blanks.jsonl"]) == 0
+    rows = [row.split() for row in capsys.readouterr().out.splitlines() if " strict " in row]
+    assert [(row[0], row[4]) for row in rows] == [("a/base/sudoku_blanks", "1/1"), ("c/base/sudoku_blanks", "0/1")]
+    # In the order given; a folder that is given twice is one column.
+    columns = as_columns(read_runs(["c/base", "a/base", "./c/base"])[0])
+    assert [(column.name, column.values["sudoku", None][0]) for column in columns if "strict" in column.name] == [
+        ("c/base, blanks, strict", 0.0),
+        ("a/base, blanks, strict", 100.0),
+    ]
+
+
+def test_two_runs_that_the_table_would_call_the_same_are_refused(tmp_path):
+    for name in ("sudoku_x", "x_sudoku"):
+        (tmp_path / f"{name}.jsonl").write_text(results_text(line()))
+    with pytest.raises(ValueError, match=r"x_sudoku: another run of .*, x has sudoku at length None too"):
+        as_columns(read_runs([tmp_path])[0])
+
+
+def test_a_file_given_twice_is_read_once(tmp_path):
+    path = published_file(tmp_path, "countdown_instruct_256_128_0", COUNTDOWN)
+    items, problems = grade_files([path, tmp_path / ".." / tmp_path.name / path.name, tmp_path / "none.jsonl", tmp_path / "none.jsonl"])
+    assert [(item.file, item.index) for item in items] == [(path, i) for i in range(4)]
+    assert problems == [f"no file {tmp_path / 'none.jsonl'}"]
+
+
+def test_published_files_of_three_lengths_are_one_column_named_by_its_pace(tmp_path):
+    for name in ("instruct_128_64_0", "instruct_256_128", "instruct_256_256_0", "instruct_512_256_0", "my_7_256_64_0"):
+        length = int(name.removesuffix("_0").split("_")[-2])
+        published_file(tmp_path, f"gsm8k_{name}", [record("How many?", 18.0, "\\boxed{18}")], gen_length=length)
+    lengths = {column.name: [length for _, length in column.values] for column in as_columns(read_runs([tmp_path])[0])}
+    assert {name.removeprefix(f"{tmp_path.as_posix()}, "): found for name, found in lengths.items() if "strict" in name} == {
+        "instruct, 2 tokens a step, strict": [128, 256, 512],
+        "instruct, 1 token a step, strict": [256],
+        "my_7, 4 tokens a step, strict": [256],
+    }
+
+
+def test_files_of_costs_are_passed_over(tmp_path, capsys):
+    (tmp_path / "sudoku.jsonl").write_text(results_text(line()))
+    (tmp_path / "sudoku.timing.jsonl").write_text('{"first": 0, "answers": 1}\n')
+    files = [str(path) for path in sorted(tmp_path.glob("*.jsonl"))]
+    assert len(files) == 2 and main(["grade", *files]) == 0
+    assert main(["table", str(tmp_path)]) == 0
+    (tmp_path / "sudoku.jsonl").unlink()
+    capsys.readouterr()
+    assert main(["grade", files[1]]) == 2 and "hold no answers" in capsys.readouterr().err
+    assert main(["table", str(tmp_path)]) == 2 and "holds no results" in capsys.readouterr().err
+
+
+def test_the_files_to_grade_are_not_overwritten(tmp_path, capsys):
+    path = published_file(tmp_path, "countdown_instruct_256_128_0", COUNTDOWN)
+    before = path.read_bytes()
+    for same in (path, tmp_path / ".." / tmp_path.name / path.name):
+        assert main(["grade", str(path), "--output", str(same)]) == 2
+        assert "one of the files to grade" in capsys.readouterr().err
+        assert path.read_bytes() == before
+
+
+def test_a_puzzle_that_was_never_asked_counts_with_all_its_blanks(tmp_path):
+    path = tmp_path / "sudoku.jsonl"
+    path.write_text(results_text(line(0), line(1, generation=None)))
+    scores = summarise(grade_files([path])[0])
+    assert [(s.grading, s.right, s.total) for s in scores] == [("published", 2, 4), ("strict", 1, 2)]
+
+
+def test_index_is_the_items_number_whatever_line_it_stands_in(tmp_path, capsys):
+    path = tmp_path / "sudoku.jsonl"
+    path.write_text(results_text(*(line(i, n, GRID if n else "") for i in (2, 3) for n in (0, 1))))
+    assert main(["grade", str(path), "--explain", "3", "--output", str(tmp_path / "graded.jsonl")]) == 0
+    explained = [text.split(" (")[0] for text in capsys.readouterr().out.splitlines() if text.startswith(str(path))]
+    assert explained == [f"{path}, item 3, sample 0", f"{path}, item 3, sample 1"]
+    graded = [json.loads(text) for text in (tmp_path / "graded.jsonl").read_text().splitlines()]
+    assert [(g["index"], g["sample"], g["strict"]) for g in graded] == [(2, 0, False), (2, 1, True), (3, 0, False), (3, 1, True)]
+    assert main(["grade", str(path), "--explain", "0"]) == 2
+
+
+def test_bars_stand_in_the_middle_and_no_two_columns_look_the_same(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    drawn, savefig = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path: (drawn.append(figure), savefig(figure, path))[1])
+    own = [Column(f"run {i}", "here", {("countdown", 256): (50.0, 40.0, 60.0)}) for i in range(24)]
+    draw_table([*PUBLISHED, *own], tmp_path / "table.png")
+    axes = drawn[0].axes[0]
+    assert axes.get_xlim() == (-0.5, 0.5)
+    assert len({(bar.get_facecolor(), bar.get_hatch()) for bar in axes.patches}) == len(axes.patches) == 27
+    middle = [bar.get_x() + bar.get_width() / 2 for bar in axes.patches]
+    assert sum(middle) == pytest.approx(0.0) and max(middle) < 0.4
 
 
 def test_the_table_without_runs_is_the_published_one():

@@ -150,7 +150,10 @@ def test_bfloat16_weights_train_with_float32_adapters_and_log_probabilities(chec
     ("extra", "message"),
     [
         (["sampler.response_length=null"], "give sampler.response_length"),
-        (["sampler.response_length=4000"], r"40 of 40 training items are longer, with their response, than max_sequence_length=4096 tokens; none is left"),
+        (
+            ["sampler.response_length=4000"],
+            "40 of 40 training items are longer, with their response, than max_sequence_length=4096 tokens",
+        ),
         (["sampler.block_length=7"], "block_length=7 does not divide a response of 16 positions"),
         (["model.lora_targets=[gate_proj]"], "'gate_proj' matches no layer"),
         (["task.generate=blanks", "task.prefill=false"], "sampler.response_length=16: the template of this task says what is generated"),

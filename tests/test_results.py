@@ -4,6 +4,7 @@ import json
 import random
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -89,10 +90,29 @@ def test_killed_five_times_at_random_and_resumed_gives_the_file_of_one_run(which
     assert sum(cost["answers"] for cost in costs) == len(path.read_text().splitlines()) - 1
 
 
+def run_two(path: Path, *arguments: str) -> None:
+    """Two processes, as threads that wait for each other; thread `p` is named after its process p."""
+    barrier, wrong = threading.Barrier(2, timeout=60), []
+
+    def one(process: int) -> None:
+        try:
+            run(path, *arguments, process=process, num_processes=2, wait=barrier.wait)
+        except Exception as error:
+            wrong.append(error)
+            barrier.abort()
+
+    threads = [threading.Thread(target=one, args=(process,), name=str(process)) for process in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if wrong:
+        raise wrong[0]
+
+
 def test_two_processes_leave_the_file_of_one(tmp_path):
     run(tmp_path / "one.jsonl", *TOY)
-    for process in (1, 0):
-        run(tmp_path / "two.jsonl", *TOY, process=process, num_processes=2)
+    run_two(tmp_path / "two.jsonl", *TOY)
     assert (tmp_path / "two.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
     # One of two was killed; a single process takes over what is missing.
     run(tmp_path / "three.jsonl", *TOY, process=1, num_processes=2)
@@ -100,12 +120,96 @@ def test_two_processes_leave_the_file_of_one(tmp_path):
     assert (tmp_path / "three.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
 
 
+def test_what_a_kill_left_over_is_shared_out_among_all_processes(tmp_path, monkeypatch):
+    # Of six batches 0, 2 and 4 are done: those left would all be process 1's if batches were dealt by their number.
+    run(tmp_path / "one.jsonl", *TOY)
+    run(tmp_path / "two.jsonl", *TOY, process=0, num_processes=2)
+    asked, sample = [], evaluate.sample
+    monkeypatch.setattr(evaluate, "sample", lambda *a, **k: (asked.append(threading.current_thread().name), sample(*a, **k))[1])
+    run_two(tmp_path / "two.jsonl", *TOY)
+    assert sorted(asked) == ["0", "0", "1"]
+    assert (tmp_path / "two.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
+
+
+def test_parts_that_a_kill_left_beside_the_finished_file_go(tmp_path, monkeypatch):
+    unlink = Path.unlink
+
+    def killed(path, *arguments, **options):
+        if path.suffix == ".part":
+            raise Killed
+        unlink(path, *arguments, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Path, "unlink", killed)
+        run(tmp_path / "x.jsonl", *TOY)
+    before = [(tmp_path / name).read_bytes() for name in ("x.jsonl", "x.timing.jsonl")]
+    assert len(list(tmp_path.glob("*.part"))) == 1
+    run(tmp_path / "x.jsonl", *TOY)
+    assert not list(tmp_path.glob("*.part"))
+    assert [(tmp_path / name).read_bytes() for name in ("x.jsonl", "x.timing.jsonl")] == before
+
+
+def test_answers_to_another_test_set_of_the_same_name_are_refused(tmp_path):
+    header, *rows = Path("toy/data/test.csv").read_text().splitlines()
+    puzzles = tmp_path / "test.csv"
+    arguments = (*TOY, f"task.test={puzzles}", "evaluation.num_items=4")
+    puzzles.write_text("\n".join([header, *rows[:4]]) + "\n")
+    run(tmp_path / "x.jsonl", *arguments)
+    puzzles.write_text("\n".join([header, *rows[:3], rows[5]]) + "\n")
+    with pytest.raises(ValueError, match="item 3 of task.test is another one now; choose another output folder"):
+        run(tmp_path / "x.jsonl", *arguments)
+    run(tmp_path / "x.jsonl", *arguments, "evaluation.num_items=3")  # those are as they were
+
+
+def test_another_text_in_the_prompt_file_is_refused(small, tmp_path):
+    prompt = tmp_path / "prompt.txt"
+    prompt.write_text("Solve {puzzle}.")
+    arguments = (*chat_overrides(small), "evaluation.num_items=2", f"task.prompt_file={prompt}")
+    run(tmp_path / "x.jsonl", *arguments)
+    run(tmp_path / "x.jsonl", *arguments)
+    prompt.write_text("Please solve {puzzle}.")
+    with pytest.raises(ValueError, match=r"was made with prompt_text=\w{16}, not \w{16}; choose another"):
+        run(tmp_path / "x.jsonl", *arguments)
+
+
+def test_what_decides_no_answer_may_change():
+    header = results.describe(load_config("toy_sudoku"))
+    for word in (
+        "compile=default",
+        "gradient_checkpointing=true",
+        "lora_rank=4",
+        "lora_alpha=3",
+        "lora_dropout=0.1",
+        "lora_targets=[q_proj]",
+    ):
+        word = f"model.{word}"
+        assert results.describe(load_config("toy_sudoku", word)) == header, word
+    for word in ("model.vocabulary=full", "model.dtype=bfloat16", "task.few_shot=1", "model.path=elsewhere"):
+        assert results.describe(load_config("toy_sudoku", word)) != header, word
+
+
+def test_of_a_file_with_more_items_only_those_asked_for_are_counted(tmp_path, capsys):
+    words = ["evaluate", "toy_sudoku", "seed=3", "--output", str(tmp_path)]
+    assert main([*words, "evaluation.num_items=2"]) == 0
+    few = capsys.readouterr().out
+    assert "the file holds more" not in few and few.splitlines()[1].startswith("sudoku_random_order  ")
+    assert main([*words, "evaluation.num_items=6"]) == 0
+    assert "/24 " in capsys.readouterr().out  # four answers each
+    assert main([*words, "evaluation.num_items=2"]) == 0
+    again = capsys.readouterr().out
+    assert "the first 2 items are counted; the file holds more" in again
+    # The cost, which is that of all, and the line that says so aside, the report is that of two items.
+    assert [line for line in again.splitlines() if "forward passes" not in line and "the file holds" not in line] == [
+        line for line in few.splitlines() if "forward passes" not in line
+    ]
+
+
 def test_every_answer_stands_once_in_order_with_all_that_a_grader_needs(tmp_path):
     run(tmp_path / "x.jsonl", *TOY)
     header, *lines = [json.loads(line) for line in (tmp_path / "x.jsonl").read_text().splitlines()]
     assert [(line["index"], line["sample"]) for line in lines] == [(i, n) for i in range(11) for n in range(2)]
     assert header["setting"]["evaluation.sampler.name"] == "random_order"
-    assert all(len(line["generation"]) == 16 and line["num_tokens"] == 16 for line in lines)
+    assert all(len(line["generation"]) == 16 and line["num_tokens"] == line["question"].count("0") for line in lines)
 
 
 def test_a_finished_evaluation_asks_nothing_and_more_items_ask_only_for_those(tmp_path, monkeypatch):
@@ -172,6 +276,8 @@ def test_the_grid_scales_steps_and_names_files(small):
     ("words", "message"),
     [
         (["--lengths", "99999"], "a generation length of 99999: the model reads at most"),
+        (["--lengths", "16,99999"], "a generation length of 99999: the model reads at most"),
+        (["--lengths", "16,20"], "block_length=8 does not divide"),
         (["--lengths", "16,x"], "is not a list of lengths"),
         (["--samplers", "greedy"], "evaluation.sampler.name"),
         (["--samplers", "wino+prefix"], "wino has no cache"),

@@ -267,8 +267,9 @@ def test_a_relative_path_of_the_command_line_survives_resuming_and_reloading(sma
 
 def test_an_evaluation_sampler_that_cannot_work_is_refused_before_the_first_round(tmp_path):
     """The clues stand between the blanks, so neither WINO nor a cache can fill them; that must not be found after training."""
-    for more, message in ((["name=wino"], "WINO needs every response"), (["name=confidence", "cache=prefix"], "cache=prefix needs responses")):
-        overrides = [f"evaluation.sampler.{word}" for word in more]
+    impossible = {"WINO needs every response": ["name=wino"], "cache=prefix needs responses": ["name=confidence", "cache=prefix"]}
+    for message, words in impossible.items():
+        overrides = [f"evaluation.sampler.{word}" for word in words]
         with pytest.raises(ValueError, match=message):
             train(load_config("toy_sudoku", f"output={tmp_path / 'run'}", *overrides))
     assert not (tmp_path / "run").exists()

@@ -229,6 +229,7 @@ def check_published(item: Problem, expression: str) -> tuple[bool, str]:
 
 
 def describe_numbers(item: Problem, used: Sequence) -> str:
+    """That the numbers used are not the given ones, in words."""
     given = ", ".join(map(str, item.numbers))
     return f"uses {', '.join(map(str, used[: len(item.numbers) + 1])) or 'no number'}, not each of {given} once"
 

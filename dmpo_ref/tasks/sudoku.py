@@ -256,6 +256,7 @@ def is_valid_grid(text: str) -> bool:
 
 
 def keeps_clues(puzzle: str, grid: str) -> bool:
+    """Whether a grid of 16 characters has every clue of the puzzle where it was."""
     return all(clue in ("0", cell) for clue, cell in zip(puzzle, grid, strict=True))
 
 

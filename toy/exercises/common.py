@@ -97,6 +97,7 @@ def show(given: dict[str, Any]) -> str:
 
 
 def show_value(value: Any) -> str:
+    """A value in a message: short, tensors as lists."""
     if isinstance(value, Tensor):
         value = value.tolist()
     if isinstance(value, float):

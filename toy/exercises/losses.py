@@ -22,6 +22,7 @@ def check_real_weight(f: Callable) -> None:
 
 
 def shares(values: list[float]) -> list[float]:
+    """Values divided by their sum."""
     return [value / sum(values) for value in values]
 
 

@@ -161,7 +161,8 @@ class Run:
             raise FileNotFoundError(f"output={self.output} holds no checkpoint to resume from; start without --resume")
         # Without a checkpoint there is nothing to lose: a run killed that early simply starts again.
         if not resume and latest_checkpoint(self.output) is not None:
-            raise ValueError(f"output={self.output} already holds a run; continue it with --resume, or choose another output")
+            how = "continue it with --resume (from Python resume=True)"
+            raise ValueError(f"output={self.output} already holds a run; {how}, or choose another output")
         if self.output.is_file():
             raise ValueError(f"output={self.output} is a file; a folder is needed")
         folder = latest_checkpoint(Path(self.config.model.path)) or Path(self.config.model.path)

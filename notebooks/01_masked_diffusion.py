@@ -57,7 +57,7 @@ from toy.oracle import arrival_log_prob, exact_distribution, exact_elbo
 # %% [markdown]
 # ## 1. A network that fills blanks
 #
-# The repository ships a tiny one (86 thousand parameters). It was trained on 4x4 Sudoku by a careless teacher, who usually writes the
+# The repository ships a tiny one (85 thousand parameters). It was trained on 4x4 Sudoku by a careless teacher, who usually writes the
 # missing digits of each row in increasing order, whatever columns and boxes say. So it is often wrong, for a reason. Here is a puzzle with
 # five blanks and two solutions.
 

@@ -531,6 +531,7 @@ _ = interact(
 #
 # ## Where next
 #
+# - [05 · Two losses](05_two_losses.ipynb): how these weights become gradients.
 # - [02 · Mode seeking and mass covering](02_mode_seeking_and_mass_covering.ipynb): the objective whose noise this notebook is about.
 # - The code: [dmpo_ref/weights.py](../dmpo_ref/weights.py) (`baseline_weights`, `model_baseline`),
 #   [dmpo_ref/losses.py](../dmpo_ref/losses.py), [toy/mixture.py](../toy/mixture.py) (`baseline_study`),

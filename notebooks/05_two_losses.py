@@ -711,7 +711,7 @@ for R in (1, 2, 4):
 # 03](03_weights.ipynb).
 #
 # Then why is the trained policy ten times worse? The expectation cannot tell; what is left is the noise around it. Look at the table again:
-# WDCE with the uniform baseline, whose pull WDDO has at Δ = 0, is good on paths (0.006) and worst of all on masks (0.070). Both lack what
+# WDCE with the uniform baseline, whose pull WDDO has at Δ = 0, is good on paths (0.006) and worst on masks of those above (0.070). Both lack what
 # WDCE without baseline has, a pull towards the data that is there in every step and holds the policy in place (section 3). That fits, but
 # nothing on this page proves it; exercise 4 asks for the proof.
 #

@@ -98,7 +98,7 @@ plt.show()
 #
 # ## A long run
 #
-# The same preset for its full 120 rounds (23,040 rollouts, 480 gradient steps) takes a minute on a free core. Its
+# The same preset for its full 120 rounds (23,040 rollouts, 480 gradient steps) takes one to three minutes. Its
 # metrics are committed: `python -m toy.study curve`, 2026-11-22.
 
 # %%
@@ -150,7 +150,7 @@ for kind in first:
     print(f"{kind:<10} {first[kind]:.2f} -> {last[kind]:.2f}")
 
 # %% [markdown]
-# Three seeds end within half a point of each other; with the reference fixed (`log_ratio: path`) the end is the same:
+# Three seeds end within 0.6 points of each other; with the reference fixed (`log_ratio: path`) the end is the same:
 
 # %%
 runs = [json.loads(line) for line in (RESULTS / "act_a.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -181,10 +181,8 @@ plt.show()
 
 # %% [markdown]
 # It does not help here. With 5,760 rollouts and four times as many steps on each, the solve rate is already 0.90; old
-# rollouts beside new ones slow the beginning down, because half of the steps look at what an older, worse policy wrote.
-# (One
-# seed each; differences below a point mean nothing.) What *does* pay is more gradient steps on fresh rollouts: a
-# quarter of the rollouts loses two points.
+# rollouts beside new ones slow the beginning down, because most of what a step sees was written by an older, worse policy.
+# (One seed each; differences below a point mean nothing.) With the same 480 steps, a quarter of the rollouts costs two points.
 #
 # ## Which distribution?
 #
@@ -234,7 +232,7 @@ plt.show()
 #
 # - Reward at temperature 1, greedy solve rate and solve rate by difficulty are three different numbers. Report all three.
 # - ESS near 1 with `log_ratio: none` means that most groups no longer teach.
-# - Reusing stale rollouts did not help here; more steps on fresh ones did.
+# - Reusing stale rollouts did not help here; a quarter of the rollouts, with as many steps, cost two points.
 # - Reward curves cannot tell distribution matching from mode seeking. Exact distances can.
 #
 # ## Exercises

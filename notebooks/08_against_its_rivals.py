@@ -234,7 +234,8 @@ print(f"one-shot objectives: {sum(map(lost_a_solution, one_shot))} of {len(one_s
 # this page says otherwise.
 #
 # What DMPO needs less of is the path. Its gradient asks the current policy for a mask estimate, two masks here, whatever sampler drew the
-# answer; low-confidence remasking and parallel decoding, which have no such log-probability, are fine. REINFORCE and log-variance need
+# answer; low-confidence remasking and parallel decoding, which have no such log-probability, can be used (though what they draw
+# is not a sample of $p_\theta$, so the weights then aim beside p\*: [06](06_samplers.ipynb), section 3). REINFORCE and log-variance need
 # $\log p_\theta(o;\sigma)$ for every step of the rollout, with gradient: L forward passes' worth of activations. At five blanks that costs
 # nothing; at 256 tokens it is the whole difference. One thing must be added: the *weights* of these WDCE runs did use path probabilities,
 # of $p_{\mathrm{ref}}$ and $p_{\mathrm{old}}$, once and without gradient. What if they must be ELBOs too? (`python -m toy.study variants`,

@@ -59,8 +59,10 @@ for key in toy:
 # *What is asked*: a chat message and a free answer of 256 tokens, drawn by the confidence sampler at temperature 0.2,
 # instead of blanks filled in random order. This sampler has no path probability,
 # so the log-ratio is estimated by ELBOs (`log_ratio: elbo`). Notebook [03](03_weights.ipynb) measures what that costs.
+# And what this sampler draws is not a sample of p_θ ([06](06_samplers.ipynb)): the published recipe aims beside p\*.
 #
-# *Sizes*: micro-batches bound the memory. They change no number, whatever they are, and notebook cells below rely on it.
+# *Sizes*: micro-batches bound the memory. They change numbers by rounding only, and by the draws of
+# LoRA dropout.
 #
 # The file also says, value by value, what is published and where it departs from that:
 
@@ -122,8 +124,9 @@ print(type(policy).__name__, f"{policy.num_parameters():,} parameters,", policy.
 print([name for name, _ in policy.named_parameters() if ".blocks.0." in name])
 
 # %% [markdown]
-# Now `train`, with the *same preset* as the 8B model and overrides for size only. The run is stopped after the first
-# round, as Ctrl-C would do, and resumed; beside it runs one that is never stopped.
+# Now `train`, with the *same preset* as the 8B model and overrides for size only. The run is killed at the end of
+# the second round, before its checkpoint (Ctrl-C would have saved it), and resumed from the first; beside it runs one that is never
+# stopped.
 
 # %%
 SMALL = [
@@ -186,8 +189,8 @@ print("logits of the merged model within 1e-4 of the policy's:", bool(distance <
 # ```
 #
 # A group of rollouts stays on one process, and random streams are keyed by prompt; so eight GPUs give the numbers of
-# one, up to rounding. If the GPU has less memory, lower the micro-batches (numbers stay the
-# same) or set `model.quantize=nf4`; `dmpo plan … --gpu-memory 24` says what then fits.
+# one, up to rounding, LoRA dropout and `train.prompts_per_step`. If the GPU has less memory, lower the micro-batches or
+# set `model.quantize=nf4`; `dmpo plan … --gpu-memory 24` says what then fits.
 #
 # With a CUDA device here, the next cell asks the plan about it; without one it says so.
 

@@ -8,19 +8,21 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import fields
 
 import torch
 from einops import repeat
 from torch import Tensor
 
-from dmpo_ref.config import SamplerConfig
+from dmpo_ref.config import SamplerConfig, TaskConfig
 from dmpo_ref.likelihood import Vocabulary, flatten, log_likelihood, token_log_prob
 from dmpo_ref.losses import wdce
 from dmpo_ref.masking import draw_views, stream
 from dmpo_ref.model import LLaDAConfig, LLaDAModelLM
 from dmpo_ref.rollout import Prompts, Rollout
 from dmpo_ref.samplers import sample
+from dmpo_ref.tasks import TASKS
 
 SAMPLERS = {
     "confidence": {"name": "confidence", "steps": 64},
@@ -32,6 +34,12 @@ SAMPLERS = {
     "threshold, dual": {"name": "threshold", "cache": "dual"},
     "factor": {"name": "factor"},
     "wino": {"name": "wino"},
+}
+RECORDS = {  # question and ground truth, as result files hold them
+    "sudoku": ("1200341221434321", "1234341221434321"),
+    "countdown": ("", [[3, 4, 5], 23]),
+    "gsm8k": ("How much?", 1234.5),
+    "math500": ("How much?", r"\frac{1}{2}"),
 }
 VOCABULARY, SEQUENCES, REPLICATES, PROMPT, RESPONSE = 126_464, 4, 4, 128, 256
 WAYS = ("chunked", "full_logits")
@@ -81,6 +89,43 @@ def bench_samplers(repeats: int = 1) -> str:
         f"wino, 8 prompts at once / one by one: time {batch_to_single:.2f}, forwards {rollouts['wino'].forwards} / {total} (at most {most})"
     )
     return "\n".join(lines)
+
+
+def bench_grading() -> str:
+    """Longest time that one answer takes each task to grade (both gradings) and to reward: usual answers, and hostile ones.
+
+    Hostile are 1 MB of one character, 100,000 open brackets or tags, towers of powers, null characters and lone surrogates.
+    """
+    usual = [
+        "<reasoning>\nBecause.\n</reasoning>\n<answer>\n" + answer + "\n</answer>" for answer in ("1234341221434321", r"\boxed{3+4*5}")
+    ]
+    usual += [r"so it is \boxed{\frac{1}{2}}", r"\boxed{1,234.50}", "no answer at all"]
+    deep = [text * 100_000 for text in ("(", "{", r"\boxed{", "<answer>", r"\frac", "9**", "1+", "\0", "\ud800")]
+    hostile = [
+        "9" * 1_000_000,
+        *deep,
+        r"\boxed{9**9**9}",
+        r"<answer>9^{9^{9^{9}}}</answer>",
+        r"\boxed{" + "(" * 400 + "1" + ")" * 400 + "}",
+    ]
+    lines = [f"{'task':<10}{'':<9}{'grade, ms':>10}{'reward, ms':>11}"]
+    for name, (question, truth) in RECORDS.items():
+        item = TASKS[name].from_record(question, truth)
+        configs = [TaskConfig(name=name, generate="chat", reward=reward) for reward in ("recipe", "published")]
+        tasks = [TASKS[name](config) for config in configs]
+        TASKS[name].grade(item, usual[0])  # what starts with the first answer, such as the process of math-verify
+        for kind, texts in (("usual", usual), ("hostile", hostile)):
+            grading = max(seconds(lambda: TASKS[name].grade(item, text)) for text in texts)  # noqa: B023
+            rewarding = max(seconds(lambda: task.reward(item, text)) for task in tasks for text in texts)  # noqa: B023
+            lines.append(f"{name:<10}{kind:<9}{1000 * grading:>10.1f}{1000 * rewarding:>11.1f}")
+    return "\n".join(lines)
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """Time of one call."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
 
 
 def run_sampler(

@@ -138,10 +138,9 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("target", metavar="OUTPUT", help="folder to write; must not exist")
     command.add_argument("--merge", action="store_true", help="add the adapters to the weights of their base")
 
-    command = add("bench", run_bench, "Measure this library against the straightforward way of doing the same.", config=False)
-    command.add_argument(
-        "name", choices=["loss", "samplers"], help="loss: one step with LLaDA's vocabulary, chunked against all logits; samplers: a table"
-    )
+    command = add("bench", run_bench, "Measure this library on this machine.", config=False)
+    what = "loss: a step with LLaDA's vocabulary, chunked against all logits; samplers: a table; grading: time for one answer"
+    command.add_argument("name", choices=["loss", "samplers", "grading"], help=what)
 
     command = add("demo", run_demo, "The method on the toy in two acts: solve rate on Sudoku, exact KL on one puzzle.", config=False)
     command.add_argument("--output", default="runs/demo", help="folder of the results (default runs/demo); a finished one is shown again")

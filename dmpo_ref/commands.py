@@ -233,9 +233,9 @@ def run_export(args: argparse.Namespace) -> None:
 
 def run_bench(args: argparse.Namespace) -> None:
     """`dmpo bench`."""
-    from dmpo_ref.bench import bench_loss, bench_samplers
+    from dmpo_ref.bench import bench_grading, bench_loss, bench_samplers
 
-    print({"loss": bench_loss, "samplers": bench_samplers}[args.name]())
+    print({"loss": bench_loss, "samplers": bench_samplers, "grading": bench_grading}[args.name]())
 
 
 def run_demo(args: argparse.Namespace) -> None:

@@ -212,13 +212,24 @@ def read_published(text: str) -> tuple[str, str]:
         (re.search(r"```([\d\s]+)```", rest), 1, "the block in the first <answer>"),
         (closed if len(closed) == 2 else None, 0, "the first <answer>"),
         (re.split(ends, text.partition("</answer>")[2], maxsplit=1), 0, "after </answer>"),
-        (re.search(r"(\d{16})\s*</answer>", text), 1, "before </answer>"),
+        (digits_before_end(text), 0, "before </answer>"),
         (re.search(r"\b(\d{16})\b", text), 1, "16 digits that stand alone"),
     )
     for found, group, source in candidates:
         if found and (cells := "".join(found[group].split())):
             return cells, source
     return "", "nowhere"
+
+
+def digits_before_end(text: str) -> list[str]:
+    """The 16 digits, white space apart, right before the first `</answer>` that has some; [] where none has."""
+    for found in re.finditer("</answer>", text):
+        end = found.start()
+        while end and text[end - 1].isspace():
+            end -= 1
+        if re.fullmatch(r"\d{16}", digits := text[max(0, end - 16) : end]):
+            return [digits]
+    return []
 
 
 def count_right(item: Puzzle, cells: str) -> int:

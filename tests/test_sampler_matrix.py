@@ -280,8 +280,14 @@ def test_combinations_that_make_no_sense_are_refused_by_name(overrides, message)
 
 
 def test_guidance_and_stopping_early_are_fine_where_no_path_is_needed():
-    load_config("toy_sudoku", "sampler.guidance=1", "evaluation.sampler.stop_early=true", "weight.log_ratio=elbo", "loss.masks=antithetic")
+    load_config("toy_sudoku", "sampler.guidance=1", "evaluation.sampler.stop_early=true", "weight.log_ratio=none", "loss.masks=antithetic")
     load_config("toy_sudoku", *PATH, "evaluation.sampler.guidance=1", "evaluation.sampler.stop_early=true")
+
+
+@pytest.mark.parametrize("other", [["weight.log_ratio=elbo"], ["weight.baseline=model", "loss.masks=antithetic"], ["loss.name=diffu_grpo"]])
+def test_guidance_is_refused_where_the_unguided_policy_would_be_scored(other):
+    with pytest.raises(ValueError, match="log p_old would be that of the unguided policy"):
+        load_config("toy_sudoku", "sampler.guidance=1", "weight.log_ratio=none", *other)
 
 
 @pytest.mark.long

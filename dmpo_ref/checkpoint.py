@@ -27,8 +27,8 @@ from dmpo_ref.losses import Experience
 from dmpo_ref.policy import first_line, latest_checkpoint
 from dmpo_ref.rollout import Rollout
 
-# A resumed run may differ from the interrupted one in these, and in `evaluation`, and still be trained to the same numbers (up to
-# float tolerance).
+# A resumed run may differ from the interrupted one in these, and in `evaluation`, and still be trained to the same numbers up to
+# float tolerance; with LoRA dropout, which follows `loss.micro_batch`, up to what is dropped.
 FREE_ON_RESUME = ("output", "device", "threads", "log_with", "micro_batch", "checkpoint_every")
 
 
@@ -65,10 +65,11 @@ def save_checkpoint(
     torch.save(state | {"buffers": stored}, temporary / "state.pt")
     for part in parts:
         part.rename(temporary / part.name[1:])
-    flush(temporary)
+    for written in (*(p for p in temporary.rglob("*") if p.is_file()), temporary, *output.glob("metrics.jsonl")):
+        force_to_disk(written)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
-    flush(output)
+    force_to_disk(output)
     for older in output.glob("checkpoint-*[0-9]"):
         if older != folder:
             shutil.rmtree(older)
@@ -120,20 +121,20 @@ def flat(config: Config) -> dict[str, Any]:
     return {key: get_option(config, key) for key in describe_options()}
 
 
-def flush(folder: Path) -> None:
-    """Force the files of a folder, and the folder itself, to the disk."""
-    for path in [*(p for p in folder.rglob("*") if p.is_file()), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def force_to_disk(path: Path) -> None:
+    """What was written to a file, or the names in a folder, so that a power cut does not lose it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file so that it is either the old or the new one, never half of one."""
     temporary = path.with_name(f".{path.name}.partial")
     temporary.write_text(text, encoding="utf-8")
+    force_to_disk(temporary)
     os.replace(temporary, path)
 
 

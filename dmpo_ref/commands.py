@@ -55,9 +55,15 @@ def run_sample(args: argparse.Namespace) -> None:
             raise ValueError(f"--item {args.item}: {config.task.test} has the items 0 to {len(items) - 1}")
         item = items[args.item]
     prompts = encode(tokenizer, task, [item], config.sampler.response_length).to(policy.device)
-    generators = [stream(config.seed, "sample")]
-    options = {"num_rollouts": args.num_samples, "generators": generators, "end_tokens": end_ids(tokenizer)}
-    rollout = sample(policy, prompts, config.sampler, vocabulary, **options)
+    rollout = sample(
+        policy,
+        prompts,
+        config.sampler,
+        vocabulary,
+        num_rollouts=args.num_samples,
+        generators=[stream(config.seed, "sample")],
+        end_tokens=end_ids(tokenizer),
+    )
     print(task.show(item))
     for n, text in enumerate(answer_texts(tokenizer, rollout)[0]):
         log_prob = "" if rollout.log_prob is None else f", log-probability along its order {rollout.log_prob[0, n]:.3f} nats"

@@ -55,7 +55,7 @@ class ModelConfig:
     compile: Literal["none", "default", "reduce-overhead"] = option(
         "none",
         "torch.compile mode of the policy's blocks, for long runs on CUDA: the first pass of each shape takes long, later ones "
-        "launch fewer kernels; `reduce-overhead` adds CUDA graphs. A frozen copy as reference is not compiled",
+        "launch fewer kernels; `reduce-overhead` adds CUDA graphs",
     )
     vocabulary: Literal["allowed", "full"] = option(
         "allowed", "`allowed` never generates the mask token or padded rows; `full` is the published softmax over all rows"

@@ -83,8 +83,7 @@ def evaluate(
 ) -> Evaluation:
     """Let the policy answer every item `num_samples` times and grade the answers. An item too long to be asked counts as wrong."""
     starts = range(0, len(items), ITEMS_PER_BATCH)
-    options = {"num_samples": num_samples, "seed": seed}
-    batches = list(answer_items(model, tokenizer, task, items, sampler, vocabulary, starts, **options))
+    batches = list(answer_items(model, tokenizer, task, items, sampler, vocabulary, starts, num_samples=num_samples, seed=seed))
     answers, right, total = [[] for _ in items], Counter(), Counter()
     for answer in (answer for batch in batches for answer in batch.answers):
         answers[answer.index].append(answer.text)
@@ -123,9 +122,15 @@ def answer_items(
         if fits:
             if len(fits) < len(indices):
                 prompts = encode(tokenizer, task, [items[i] for i in fits], sampler.response_length)
-            generators = [stream(seed, "evaluate", i) for i in fits]
-            options = {"num_rollouts": num_samples, "generators": generators, "end_tokens": end_ids(tokenizer)}
-            rollout = sample(model, prompts.to(device), sampler, vocabulary, **options)
+            rollout = sample(
+                model,
+                prompts.to(device),
+                sampler,
+                vocabulary,
+                num_rollouts=num_samples,
+                generators=[stream(seed, "evaluate", i) for i in fits],
+                end_tokens=end_ids(tokenizer),
+            )
             batch.forwards, batch.fed_tokens = rollout.forwards, rollout.fed_tokens
             batch.answers += read_answers(tokenizer, rollout, fits)
         batch.answers.sort(key=lambda answer: (answer.index, answer.sample))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 CHUNK_ELEMENTS = 2**25  # logits alive at a time: 134 MB in float32, 265 positions of LLaDA's vocabulary
 
@@ -55,6 +56,7 @@ class HeadLogProb(torch.autograd.Function):
         return torch.cat(scores)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, slope: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, tokens, allowed, direction = ctx.saved_tensors
         grad_hidden = None if direction is None else (slope.unsqueeze(-1) * direction).to(direction.dtype)

@@ -28,7 +28,12 @@ class Vocabulary:
     def restrict(self, logits: Tensor) -> Tensor:
         """Logits [..., V] in float32 (or wider) with −∞ at the tokens that may not be generated."""
         wide = logits if logits.dtype == torch.float64 else logits.float()
-        return wide.masked_fill(~self.allowed.to(logits.device), -torch.inf)
+        return wide.masked_fill(~self.on(logits.device), -torch.inf)
+
+    def on(self, device: torch.device) -> Tensor:
+        """`allowed` on a device, where it then stays: a copy for each chunk of logits would make a GPU wait."""
+        self.allowed = self.allowed.to(device)
+        return self.allowed
 
 
 def build_vocabulary(tokenizer, embedding_size: int, *, alphabet: str | None = None, full: bool = False) -> Vocabulary:
@@ -88,7 +93,7 @@ def token_log_prob(
 
 
 @dataclass
-class Rows:
+class MaskedRows:
     """Masked sequences for the model, B = G·N·R of them: what it reads, and what is scored. [B, S] each."""
 
     input_ids: Tensor
@@ -96,28 +101,28 @@ class Rows:
     target: Tensor
     target_tokens: Tensor
 
-    def split(self, size: int | None) -> list[Rows]:
+    def split(self, size: int | None) -> list[MaskedRows]:
         """Parts of at most `size` sequences; one part if None."""
         parts = (x.split(size or len(x)) for x in (self.input_ids, self.attention_mask, self.target, self.target_tokens))
-        return [Rows(*part) for part in zip(*parts, strict=True)]
+        return [MaskedRows(*part) for part in zip(*parts, strict=True)]
 
 
-def flatten(rollout: Rollout, views: Views, vocabulary: Vocabulary) -> Rows:
+def flatten(rollout: Rollout, views: Views, vocabulary: Vocabulary) -> MaskedRows:
     """Every view of every response as one row, the hidden positions replaced by the mask token."""
     R = views.hidden.shape[2]
     tokens, attention_mask = (repeat(x, "g n s -> (g n r) s", r=R) for x in (rollout.tokens, rollout.attention_mask))
     hidden, target = (rearrange(x, "g n r s -> (g n r) s") for x in (views.hidden, views.target))
-    return Rows(tokens.masked_fill(hidden, vocabulary.mask_token_id), attention_mask, target, tokens)
+    return MaskedRows(tokens.masked_fill(hidden, vocabulary.mask_token_id), attention_mask, target, tokens)
 
 
-def score(model: Module, rows: Rows, vocabulary: Vocabulary, *, temperature: float = 1.0) -> Tensor:
+def score(model: Module, rows: MaskedRows, vocabulary: Vocabulary, *, temperature: float = 1.0) -> Tensor:
     """Token log-probabilities of rows, [B, S], 0 where nothing is scored. Vocabulary logits only at scored positions."""
     log_prob = model(
         input_ids=rows.input_ids,
         attention_mask=rows.attention_mask,
         select=rows.target,
         targets=rows.target_tokens[rows.target],
-        allowed=vocabulary.allowed.to(rows.input_ids.device),
+        allowed=vocabulary.on(rows.input_ids.device),
         temperature=temperature,
     ).log_prob
     return log_prob.new_zeros(rows.target.shape).masked_scatter(rows.target, log_prob)

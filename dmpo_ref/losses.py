@@ -64,6 +64,11 @@ class Experience:
         )
 
 
+def follow_path(rollout: Rollout, generators: object = None) -> Views:
+    """`Objective.views` of objectives on the exact log p(o; σ): each rollout's own order, in which nothing is random."""
+    return path_views(rollout.step, rollout.num_steps)
+
+
 @dataclass
 class Objective:
     """`views` and `loss` (see above), and what `train` must know of them.
@@ -92,7 +97,7 @@ def build_objective(config: LossConfig, alpha: float) -> Objective:
 
     def views(rollout: Rollout, generators: list[torch.Generator]) -> Views:
         if config.masks == "path":
-            return path_views(rollout.step, rollout.num_steps)
+            return follow_path(rollout)
         return draw_views(config.masks, rollout.response_mask, config.num_replicates, generators)
 
     def loss(log_prob: Tensor, views: Views, experience: Experience, weight: Tensor) -> Tensor:

@@ -223,7 +223,7 @@ class Transformer(nn.Module):
         visible: Tensor | None = None,
     ) -> Tensor:
         """[B, S] → [B, S, d_model], normalised."""
-        fed = slice(None) if cache is None else cache.fed
+        fed, mask = slice(None) if cache is None else cache.fed, None
         if attention_mask is None:
             position = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
         else:
@@ -234,9 +234,8 @@ class Transformer(nn.Module):
             mask = rearrange(attention_mask, "b s -> b 1 1 s") | itself
         if visible is not None:
             mask = rearrange(visible, "b q k -> b 1 q k")
-        elif attention_mask is None:
-            mask = None
-        position = position if position_ids is None else position_ids
+        if position_ids is not None:
+            position = position_ids
         x = self.wte(input_ids)
         rotation = None
         if self.config.rope:
@@ -289,7 +288,8 @@ class LayerCache:
         if self.keys is None:
             self.keys, self.values = keys, values
             return keys, values
-        return self.keys.index_copy(2, self.slots, keys), self.values.index_copy(2, self.slots, values)
+        # In place: what is fed now will be fed again before anything reads it.
+        return self.keys.index_copy_(2, self.slots, keys), self.values.index_copy_(2, self.slots, values)
 
 
 class Block(nn.Module):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import shutil
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -95,6 +94,9 @@ def load_base(config: ModelConfig, device: torch.device) -> LLaDAModelLM:
                 first if isinstance(first, str) else "{} {} instead of {}".format(*(x if isinstance(x, str) else list(x) for x in first))
             )
             raise ValueError(f"model.path={config.path}: {problem.replace('_', ' ')} in the weights, first {first}")
+    if device.type == "cuda" and config.dtype == "bfloat16":
+        # For float32 adapters on such a base: TF32 has more digits than the base, and the speed of tensor cores.
+        torch.set_float32_matmul_precision("high")
     if config.compile != "none":
         for block in model.model["transformer"].blocks:  # not the head, whose number of positions changes from call to call
             block.compile(mode=config.compile)
@@ -184,7 +186,7 @@ def add_adapters(model: LLaDAModelLM, config: ModelConfig, *, seed: int) -> Modu
         target_modules=rf".*\.blocks\.\d+\.({'|'.join(config.lora_targets)})",
     )
     with torch.random.fork_rng(devices=[]), quiet():
-        torch.manual_seed(stream(seed, "adapters").initial_seed())
+        torch.default_generator.manual_seed(stream(seed, "adapters").initial_seed())
         return get_peft_model(model, lora)
 
 
@@ -231,10 +233,10 @@ def export(source: Path, target: Path, *, merge: bool) -> str:
 
 
 class FrozenReference:
-    """p_ref as a copy of the policy, for full fine-tuning."""
+    """p_ref as a model of its own, for full fine-tuning."""
 
-    def __init__(self, policy: Module):
-        self.copy = copy.deepcopy(policy).eval().requires_grad_(False)
+    def __init__(self, model: Module):
+        self.copy = model.eval().requires_grad_(False)
 
     @contextmanager
     def model(self) -> Iterator[Module]:
@@ -255,10 +257,14 @@ class FrozenReference:
 
 
 class AdapterReference:
-    """p_ref as the policy itself with other adapters: none, or those of the last re-sync. No second model in memory."""
+    """p_ref as the policy itself with other adapters: none, or those of the last re-sync. No second model in memory.
 
-    def __init__(self, policy: Module):
-        self.policy, self.weights = policy, {}
+    Args:
+        join: waits for the other processes, where a forward pass of one reads the weights of all (`Processes.join`).
+    """
+
+    def __init__(self, policy: Module, join: Callable[[], None] = lambda: None):
+        self.policy, self.join, self.weights = policy, join, {}
 
     @contextmanager
     def model(self) -> Iterator[Module]:
@@ -268,9 +274,11 @@ class AdapterReference:
                 yield self.policy
             return
         own = adapter_weights(self.policy)
+        self.join()  # another process may still sample from the policy
         self._put(self.weights)
         try:
             yield self.policy
+            self.join()  # or still score with the reference
         finally:
             self._put(own)
 

@@ -39,8 +39,11 @@ LAUNCH = {
         "ACCELERATE_DEEPSPEED_ZERO_STAGE": ("zero_stage", "2"),
         "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": ("offload_optimizer_device", "none"),
         "ACCELERATE_DEEPSPEED_CONFIG_FILE": ("deepspeed_config_file", "none"),
-        "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": ("gradient_accumulation_steps", "1"),  # loss.micro_batch does it
     },
+}
+ALWAYS = {
+    "ACCELERATE_MIXED_PRECISION": ("mixed_precision", "no"),  # model.dtype says the type of the weights
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": ("gradient_accumulation_steps", "1"),  # loss.micro_batch does it
 }
 
 
@@ -55,12 +58,12 @@ def check_launch(model: ModelConfig) -> None:
     Raises:
         ValueError: the first one, with the value that is needed.
     """
-    if (mixed := os.environ.get("ACCELERATE_MIXED_PRECISION", "no")) != "no":
-        raise ValueError(f"mixed_precision={mixed} in the accelerate config: use no; model.dtype says the type of the weights")
-    for switch, settings in LAUNCH.items():
-        for variable, (name, needed) in settings.items() if is_on(switch) else ():
-            if (given := os.environ.get(variable, needed).lower()) != needed:
-                raise ValueError(f"{name}={given} in the accelerate config is not supported; use {needed}, as in presets/accelerate")
+    settings = dict(ALWAYS)
+    for switch in LAUNCH:
+        settings |= LAUNCH[switch] if is_on(switch) else {}
+    for variable, (name, needed) in settings.items():
+        if (given := os.environ.get(variable, needed).lower()) != needed:
+            raise ValueError(f"{name}={given} in the accelerate config is not supported; use {needed}, as in presets/accelerate")
     if is_on("ACCELERATE_USE_FSDP") and model.quantize != "none":
         raise ValueError(f"model.quantize={model.quantize}: 4-bit weights cannot be divided by FSDP; use none, or ddp_8_gpus.yaml")
 
@@ -81,12 +84,12 @@ class Processes:
         self.zero = accelerator.distributed_type == DistributedType.DEEPSPEED
         self.lockstep: Lockstep | None = None
 
-    def divide(self, models: list[Module]) -> None:
-        """With FSDP2, leave this process its share of the weights of models, in place. To be called before an optimiser is made."""
+    def divide(self, model: Module) -> None:
+        """With FSDP2, leave this process its share of the weights of a model, in place. To be called before an optimiser is made."""
         if self.shares:
-            for model in models:
-                shard(model, self.device)
-            self.lockstep = Lockstep(models, self.device)
+            shard(model, self.device)
+            self.lockstep = self.lockstep or Lockstep(self.device)
+            self.lockstep.watch(model)
 
     def prepare(self, policy: Module, optimizer: torch.optim.Optimizer, *, max_grad_norm: float) -> Module:
         """The policy as it is called for forward passes with a gradient."""
@@ -100,6 +103,11 @@ class Processes:
             self.accelerator.state.deepspeed_plugin.deepspeed_config.update(fixed)
         self.wrapped, _ = self.accelerator.prepare(policy, optimizer)
         return self.wrapped
+
+    @property
+    def for_company(self) -> bool:
+        """Whether the forward pass under way is one that only another process needs."""
+        return self.lockstep is not None and self.lockstep.for_company
 
     def join(self) -> None:
         """With FSDP2, wait until no process makes a forward pass without a gradient any more."""
@@ -241,10 +249,13 @@ class Lockstep:
     equally many; before each of them, and in `join`, a process waits until all others have done theirs without.
     """
 
-    def __init__(self, models: list[Module], device: torch.device):
-        self.models, self.device, self.for_company = models, device, False
-        for turn, model in enumerate(models):
-            model.register_forward_pre_hook(partial(self._before_pass, turn), prepend=True)  # before FSDP fetches weights
+    def __init__(self, device: torch.device):
+        self.models, self.device, self.for_company = [], device, False
+
+    def watch(self, model: Module) -> None:
+        """Vote before each pass of this model too. All processes must name their models in the same order."""
+        model.register_forward_pre_hook(partial(self._before_pass, len(self.models)), prepend=True)  # before FSDP fetches weights
+        self.models.append(model)
 
     def join(self) -> None:
         """Keep the others company until none wants to run a model. To be called before any other exchange between processes."""

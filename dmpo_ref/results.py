@@ -66,8 +66,11 @@ def evaluate_to_file(
     if mine:
         keep = read_lines(part, header) if part.is_file() else []
         write_atomically(part, "".join(json.dumps(line) + "\n" for line in (header, *keep)))
-        options = {"num_samples": config.evaluation.num_samples, "seed": config.seed}
-        for batch in answer_items(model, tokenizer, task, items, config.evaluation.sampler, vocabulary, mine, **options):
+        asked = config.evaluation
+        batches = answer_items(
+            model, tokenizer, task, items, asked.sampler, vocabulary, mine, num_samples=asked.num_samples, seed=config.seed
+        )
+        for batch in batches:
             answers = [as_line(answer, task, items) for answer in batch.answers if (answer.index, answer.sample) not in done]
             cost = {"first": batch.answers[0].index, "answers": len(batch.answers), "seconds": round(batch.seconds, 4)}
             cost |= {"forwards": batch.forwards, "fed_tokens": batch.fed_tokens}

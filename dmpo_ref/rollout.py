@@ -39,7 +39,7 @@ class Rollout:
         step: [G, N, S] int, the step at which a position was unmasked; −1 where nothing was generated.
         log_prob: [G, N] float64, exact log p(o; σ) along the order σ of `step`, at the temperature it was sampled at, in nats;
             None for a sampler without a path probability, or at temperature 0.
-        num_steps: steps of the sampler, as many as the longest response of the batch needed.
+        num_steps: the most steps that the sampler can take for the longest response of the batch; `random_order` takes that many.
         sampler: the config it was drawn with: which distribution this is a sample of.
         forwards: number of forward passes of the model.
         fed_tokens: number of tokens fed in them.

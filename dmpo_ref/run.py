@@ -19,7 +19,7 @@ from accelerate.utils import InitProcessGroupKwargs, gather_object
 from torch import Tensor
 from torch.nn import Module
 
-from dmpo_ref.checkpoint import MetricsFile, flat, load_checkpoint, read_metrics, save_checkpoint, write_atomically
+from dmpo_ref.checkpoint import Checkpoint, MetricsFile, flat, load_checkpoint, read_metrics, save_checkpoint, write_atomically
 from dmpo_ref.config import Config, ModelConfig, OptimizerConfig, to_yaml
 from dmpo_ref.evaluate import ITEMS_PER_BATCH, answer_items
 from dmpo_ref.likelihood import build_vocabulary
@@ -43,7 +43,7 @@ class Run:
 
     Attributes:
         policy: p_θ; `wrapped` is the same model as Accelerate prepared it, for forward passes with a gradient.
-        reference: p_ref (see `policy.py`); None if the log-ratio does not need it.
+        reference: p_ref (see `policy.py`); None if neither the log-ratio nor the objective needs it.
         buffer: experience of the newest rounds, oldest first.
         round, step: rounds and gradient steps done.
         earlier_metrics: entries of the rounds before a resumed run goes on.
@@ -80,8 +80,8 @@ class Run:
         self.objective = build_objective(config.loss, config.weight.alpha)
         self.subtracts_log_old = self.objective.uses_log_old or config.weight.baseline == "model"
         self.keeps_masks = self.subtracts_log_old or self.objective.uses_log_ref
-        self.reference = self._load_reference(policy, found)
-        self.processes.divide([policy] + ([self.reference.copy] if isinstance(self.reference, FrozenReference) else []))
+        self.processes.divide(policy)  # before the next model is loaded
+        self.reference = self._load_reference(policy)
         if found is not None and found.reference:
             self.reference.load(found.reference)
         optimizer = torch.optim.AdamW(
@@ -134,14 +134,15 @@ class Run:
                 self.train_items = [item for item, fit in zip(items, fits, strict=True) if fit]
 
     def _count_forward_passes(self) -> None:
-        """Count every call of the policy and the reference on this process: sampling, scoring, gradient steps, evaluation."""
+        """Count what this process needs of the policy and the reference: sampling, scoring, gradient steps, evaluation."""
         models = [self.policy]
         if isinstance(self.reference, FrozenReference):
             models.append(self.reference.copy)
 
         def count(module: Module, _: Any) -> None:
             # A copy of a model carries its hooks along; its passes are not this run's.
-            self.counters["forward_passes"] += any(module is model for model in models)
+            is_ours = any(module is model for model in models)
+            self.counters["forward_passes"] += is_ours and not self.processes.for_company
 
         for model in models:
             model.register_forward_pre_hook(count)
@@ -155,7 +156,7 @@ class Run:
             shown = {key: str(value) if isinstance(value, list) else value for key, value in flat(self.config).items()}
             self.accelerator.init_trackers("dmpo_ref", config=shown)
 
-    def _find_checkpoint(self, resume: bool):
+    def _find_checkpoint(self, resume: bool) -> Checkpoint | None:
         found = load_checkpoint(self.output, self.config) if resume else None
         if resume and found is None:
             raise FileNotFoundError(f"output={self.output} holds no checkpoint to resume from; start without --resume")
@@ -171,12 +172,15 @@ class Run:
             raise ValueError(f"model.path={path} holds adapters; start from a full checkpoint: dmpo export {path} merged --merge")
         return found
 
-    def _load_reference(self, policy: Module, found) -> FrozenReference | AdapterReference | None:
+    def _load_reference(self, policy: Module) -> FrozenReference | AdapterReference | None:
+        """p_ref as the run started; a checkpoint's, if it has moved since, is put into it afterwards."""
         if self.config.weight.log_ratio == "none" and not self.objective.uses_log_ref:
             return None
         if self.config.model.lora_rank:
-            return AdapterReference(policy)
-        return FrozenReference(policy if found is None else load_policy(self.config.model, self.device)[0])
+            return AdapterReference(policy, self.processes.join)
+        reference = FrozenReference(load_policy(self.config.model, self.device)[0])
+        self.processes.divide(reference.copy)
+        return reference
 
     def next_prompts(self) -> tuple[list[Any], list[int]]:
         """This process's prompts of the round and their positions in the endless, shuffled stream of training items."""
@@ -240,8 +244,17 @@ class Run:
         """Share of the answers to the test items that are right; each process asks its part of the batches."""
         config, items = self.config.evaluation, self.test_items[: self.config.evaluation.num_items]
         starts = range(0, len(items), ITEMS_PER_BATCH)[self.processes.index :: self.processes.count]
-        options = {"num_samples": config.num_samples, "seed": self.config.seed}
-        batches = answer_items(self.policy, self.tokenizer, self.task, items, config.sampler, self.vocabulary, starts, **options)
+        batches = answer_items(
+            self.policy,
+            self.tokenizer,
+            self.task,
+            items,
+            config.sampler,
+            self.vocabulary,
+            starts,
+            num_samples=config.num_samples,
+            seed=self.config.seed,
+        )
         answers = [answer for batch in batches for answer in batch.answers]
         right = sum(self.task.grade(items[answer.index], answer.generation or "").correct for answer in answers)
         self.processes.join()
@@ -254,9 +267,10 @@ class Run:
         if not (due or now):
             return
         kept = self.buffer[-self.config.train.reuse_rounds :] if self.config.train.reuse_rounds else []
-        buffers = gather_object([kept])
+        buffers = gather_object([[experience.to(torch.device("cpu")) for experience in kept]])
         weights = gather(trained_weights(self.policy), keep=self.is_main) if self.processes.shares else None
-        reference = gather(self.reference.state(), keep=self.is_main) if self.config.train.resync_every else {}
+        has_moved = 0 < self.config.train.resync_every <= self.round
+        reference = gather(self.reference.state(), keep=self.is_main) if has_moved else {}
         optimizer, parts = self.processes.optimizer_state(self.output)
         if not self.is_main:
             return

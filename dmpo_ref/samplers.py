@@ -178,7 +178,7 @@ def fill(
 
     Args:
         uniform: [B, T + 1, S], see `Filling`.
-        end_tokens: [E] ids, used with `stop_early`.
+        end_tokens: [E] ids that end an answer; none without `config.stop_early`.
 
     Returns:
         tokens, step: [B, S].
@@ -188,8 +188,6 @@ def fill(
     state, finished = begin(prompts, config, uniform), []
     forwards, fed_tokens, cache = 0, 0, None
     for _ in range(count_steps(config, prompts.response_mask)):
-        if config.name in PARALLEL and not state.masked.any():
-            break
         inside = next_block(state, shared=config.cache != "none")
         if config.cache != "none":
             cache = next_cache(config.cache, cache, int(state.spent[0]), inside)
@@ -198,8 +196,8 @@ def fill(
             network = Guided(model, state.attention_mask & (state.block < 0), vocabulary.mask_token_id, config.guidance)
         fed_tokens += place(network, state, inside, config, vocabulary, cache, forwards) * (2 if config.guidance else 1)
         forwards += 1
-        # A cache holds every row of the batch until the block is complete.
-        if config.stop_early and (cache is None or not (state.masked & inside).any()):
+        # Rows with nothing left to place are fed no more; but a cache holds all rows until the block is complete.
+        if cache is None or not (state.masked & inside).any():
             done = close_ended(state, state.masked, end_tokens, forwards - 1)
             if done.any():
                 finished.append(state.select(done))
@@ -270,8 +268,8 @@ def place(
     candidate = state.masked & inside
     # The even split: a block of b positions in n steps places b // n each, one more in the first b mod n steps.
     quota = state.size // state.num_steps + (state.spent < state.size % state.num_steps)  # [B]
-    slice_ = (state.current * state.num_steps + state.spent).clamp(max=state.uniform.shape[1] - 2)
-    uniform = state.uniform[torch.arange(len(slice_), device=slice_.device), slice_]  # [B, S]
+    draw_index = (state.current * state.num_steps + state.spent).clamp(max=state.uniform.shape[1] - 2)
+    uniform = state.uniform[torch.arange(len(draw_index), device=draw_index.device), draw_index]  # [B, S]
     scored = candidate if config.name in CONFIDENT else largest(state.uniform[:, -1], candidate, quota)
     fed = slice(None) if cache is None else cache.fed
     tokens = state.tokens[:, fed]

@@ -102,8 +102,15 @@ def collect(run: Run) -> tuple[Experience, dict[str, float]]:
     items, position = run.next_prompts()
     prompts = encode(run.tokenizer, run.task, items, config.sampler.response_length).to(run.device)
     generators = [stream(config.seed, "rollout", p) for p in position]
-    options = {"num_rollouts": config.train.num_rollouts, "generators": generators, "end_tokens": end_ids(run.tokenizer)}
-    rollout = sample(run.policy, prompts, config.sampler, run.vocabulary, **options)
+    rollout = sample(
+        run.policy,
+        prompts,
+        config.sampler,
+        run.vocabulary,
+        num_rollouts=config.train.num_rollouts,
+        generators=generators,
+        end_tokens=end_ids(run.tokenizer),
+    )
     reward, components = run.score_rewards(items, answer_texts(run.tokenizer, rollout))
     log_ratio = estimate_log_ratio(run, rollout, position)
     alpha, target = config.weight.alpha, config.weight.target
@@ -122,8 +129,8 @@ def collect(run: Run) -> tuple[Experience, dict[str, float]]:
         "ess": effective_sample_size(weight).mean().item() if target != "reward" else None,
         "coefficient": float(torch.as_tensor(c).mean()),
         "log_ratio_mean": log_ratio.mean().item(),
-        "log_ratio_std": log_ratio.std().item(),
-        "weight_max": weight.max().item(),
+        "log_ratio_std": log_ratio.std(dim=-1, correction=0).mean().item(),
+        "weight_max": weight.amax(dim=-1).mean().item(),
     }
 
 
@@ -155,8 +162,9 @@ def score_on_masks(run: Run, rollout: Rollout, position: list[int]) -> dict[str,
     sets = [run.objective.views(rollout, mask_streams(run, position, k)) for k in range(1 if on_path else config.train.steps_per_round)]
 
     def score_sets(model: PreTrainedModel, temperature: float = 1.0) -> Tensor:
-        options = {"temperature": temperature, "micro_batch": config.train.score_micro_batch}
-        return torch.stack([token_log_prob(model, rollout, views, run.vocabulary, **options) for views in sets])
+        micro_batch = config.train.score_micro_batch
+        scored = (token_log_prob(model, rollout, views, run.vocabulary, temperature=temperature, micro_batch=micro_batch) for views in sets)
+        return torch.stack(list(scored))
 
     stored = {}
     if run.subtracts_log_old:
@@ -196,8 +204,11 @@ def gradient_step(run: Run, k: int) -> dict[str, float]:
 @contextmanager
 def own_random_state(run: Run) -> Iterator[None]:
     """Dropout, which knows only torch's global generators, draws from a stream of this step; the global state is put back."""
-    with torch.random.fork_rng(devices=[run.device] if run.device.type == "cuda" else []):
-        torch.manual_seed(stream(run.config.seed, "dropout", run.step, run.processes.index).initial_seed())
+    seed, has_cuda = stream(run.config.seed, "dropout", run.step, run.processes.index).initial_seed(), run.device.type == "cuda"
+    with torch.random.fork_rng(devices=[run.device] if has_cuda else []):
+        torch.default_generator.manual_seed(seed)
+        if has_cuda:
+            torch.cuda.manual_seed(seed)
         yield
 
 

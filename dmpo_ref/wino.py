@@ -45,12 +45,11 @@ def fill_wino(
     config: SamplerConfig,
     vocabulary: Vocabulary,
     uniform: Tensor,
-    end_tokens: Tensor | None = None,
+    end_tokens: Tensor,
 ) -> tuple[Tensor, Tensor, int, int]:
-    """Fill B rows. Each goes through its blocks at its own pace; one that has finished its last block waits for the others.
+    """Fill B rows. Each goes through its blocks at its own pace; one that has finished its last block is fed no more.
 
-    So forward t of the batch is forward t of each row not yet finished, and a row gets what it would get alone. With
-    `config.stop_early` nobody waits: finished rows are fed no more.
+    So forward t of the batch is forward t of each row not yet finished, and a row gets what it would get alone.
 
     Args:
         model: mask predictor, `model(input_ids, position_ids, visible, select).logits`, see `LLaDAModelLM.forward`.
@@ -58,13 +57,13 @@ def fill_wino(
         config: also `threshold` τ, above which a proposed token is accepted, and `back_threshold`, below which the
             probability the shadow gives to a placed token has it masked again.
         uniform: [B, T + 1, S] on [0, 1), float64, T ≥ `max_forwards(L)`; slice t draws the tokens of forward t.
-        end_tokens: [E] ids, used with `config.stop_early`.
+        end_tokens: [E] ids that end an answer; none without `config.stop_early`.
 
     Returns:
         tokens: [B, S].
         step: [B, S] the forward in which a position was last unmasked, −1 where nothing was generated.
         forwards: number of forward passes, that of the slowest row.
-        fed_tokens: number of tokens fed in them, the shadow and the rows that wait included.
+        fed_tokens: number of tokens fed in them, the shadow included.
 
     Raises:
         ValueError: responses that are not one run of slots common to all rows, or logits that are NaN.
@@ -85,10 +84,10 @@ def fill_wino(
         forwards, fed_tokens = forwards + 1, fed_tokens + len(slots) * (S + b)
         complete = ~state.masked.gather(1, slots).any(dim=1, keepdim=True)
         state.first = torch.where(complete, state.first + b, state.first).clamp(max=start + L - b)
-        if config.stop_early:
-            # Nothing in a block that is not complete is settled: a token may still be taken back.
-            open_block = (torch.arange(S, device=uniform.device) >= state.first) & state.masked.any(dim=1, keepdim=True)
-            done = close_ended(state, state.masked | open_block, end_tokens, forwards - 1)
+        # Nothing in a block that is not complete is settled: a token may still be taken back.
+        open_block = (torch.arange(S, device=uniform.device) >= state.first) & state.masked.any(dim=1, keepdim=True)
+        done = close_ended(state, state.masked | open_block, end_tokens, forwards - 1)
+        if done.any():
             finished.append(state.select(done))
             state = state.select(~done)
         if not state.masked.any():
@@ -122,7 +121,7 @@ def step_forward(model: Module, state: Drafting, slots: Tensor, config: SamplerC
     """One forward pass and what follows from it, in place, for blocks at `slots` [B, b]. Returns whether all logits were numbers."""
     tau = THRESHOLD if config.threshold is None else config.threshold
     draft = state.masked.gather(1, slots)  # M
-    placed = ~draft & state.masked.any(dim=1, keepdim=True)  # V, of the rows that are not finished
+    placed = ~draft  # V
     logits_draft, logits_back = look(model, state.tokens, state.attention_mask, slots, draft, placed, vocabulary)
     block, drawn = state.tokens.gather(1, slots), state.uniform[:, now].gather(1, slots)
     proposal, _, confidence = propose(logits_draft, vocabulary, config.temperature, drawn[draft])

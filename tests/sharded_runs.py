@@ -16,8 +16,10 @@ from dmpo_ref.train import train
 KINDS = {
     # p_ref is a second model, which moves. Each process samples in as many steps as its own puzzles need.
     "full": ["sampler.name=threshold", "sampler.threshold=0.5", "weight.log_ratio=elbo", "train.resync_every=2", "train.reuse_rounds=1"],
-    # An adapter has 3 rows for 2 processes. Slopes first, then several backward passes, in which blocks are computed again.
+    # An adapter has 3 rows for 2 processes. Slopes first, then several backward passes, in which blocks are computed again. One
+    # process may still sample while another puts the adapters of p_ref into the policy.
     "lora": [
+        *("sampler.name=threshold", "sampler.threshold=0.5"),
         *("model.lora_rank=3", "model.gradient_checkpointing=true", "weight.log_ratio=elbo", "train.resync_every=2"),
         *("loss.name=wddo", "loss.micro_batch=13"),
     ],

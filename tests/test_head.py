@@ -89,3 +89,11 @@ def test_a_frozen_head_gets_no_gradient_and_nothing_to_score_is_fine():
     head_log_prob(hidden, weight.detach(), tokens, allowed, 1.0).sum().backward()
     assert weight.grad is None
     assert head_log_prob(hidden[:0], weight, tokens[:0], allowed, 1.0).shape == (0,)
+
+
+def test_a_second_derivative_is_refused_not_zero():
+    """The gradient is formed in the forward pass, so autograd knows nothing of how it depends on the hidden state."""
+    hidden, weight, tokens, allowed = inputs()
+    (gradient,) = torch.autograd.grad(head_log_prob(hidden, weight, tokens, allowed).sum(), hidden, create_graph=True)
+    with pytest.raises(RuntimeError, match="require grad"):
+        gradient.square().sum().backward()

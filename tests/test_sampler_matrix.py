@@ -73,7 +73,7 @@ def cost(config: SamplerConfig, blocks: list[list[int]]) -> tuple[int, int]:
     times = 2 if config.guidance else 1
     if config.cache == "none":
         rows, width = [sum(row) for row in blocks], LONGEST + ((config.block_length or L) if config.name == "wino" else 0)
-        return max(rows), times * width * (sum(rows) if config.stop_early else max(rows) * len(rows))
+        return max(rows), times * width * sum(rows)
     forwards = fed = 0
     for b in range(max(map(len, blocks))):
         there = [row[b] for row in blocks if b < len(row)]

@@ -55,7 +55,7 @@ def test_shares_of_the_weights_give_the_results_of_whole_ones(folder, kind, tmp_
     assert len(whole) == len(shared) == 8
     near = {"rel": 0.03, "abs": 0.005} if kind == "mixed" else {"rel": 1e-3, "abs": 1e-5}  # bfloat16 has 8 bits
     for a, b in zip(whole, shared, strict=True):
-        for name in ("step", "reward", "ess", "loss", "grad_norm", "log_ratio_mean"):
+        for name in ("step", "reward", "ess", "loss", "grad_norm", "log_ratio_mean", "log_ratio_std", "weight_max"):
             assert b[name] == pytest.approx(a[name], **near), name
     ours, theirs = weights(tmp_path / kind), weights(folder / "whole" / kind)
     assert ours.keys() == theirs.keys()
@@ -94,7 +94,8 @@ def test_accelerate_reads_every_launch_file_and_what_it_sets_is_accepted(file, m
         ({"FSDP_VERSION": "1"}, {}, "fsdp_version=1 in the accelerate config is not supported; use 2"),
         ({"FSDP_CPU_RAM_EFFICIENT_LOADING": "True"}, {}, "fsdp_cpu_ram_efficient_loading=true .* use false"),
         ({"FSDP_OFFLOAD_PARAMS": "true"}, {}, "fsdp_offload_params=true .* use false"),
-        ({"ACCELERATE_MIXED_PRECISION": "bf16"}, {}, "mixed_precision=bf16 in the accelerate config: use no"),
+        ({"ACCELERATE_MIXED_PRECISION": "bf16"}, {}, "mixed_precision=bf16 .* use no"),
+        ({"ACCELERATE_USE_FSDP": "false", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}, {}, "gradient_accumulation_steps=4 .* use 1"),
         ({}, {"quantize": "nf4"}, "model.quantize=nf4: 4-bit weights cannot be divided"),
     ],
 )

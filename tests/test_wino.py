@@ -22,6 +22,7 @@ from toy.small_llada import make_checkpoint
 ALLOWED = (4, 5, 6, 7)
 BATCH = ("1|" + "_" * 12, "43214|" + "_" * 12, "2341|" + "_" * 12, "12|" + "_" * 12)
 BLOCKS = (None, 1, 2, 3, 4, 6)
+NO_END = torch.tensor([], dtype=torch.long)  # no end tokens
 
 
 def options(block_length=None, *, temperature=0.0, threshold=0.6, back_threshold=0.9):
@@ -34,7 +35,7 @@ def fill(model, prompts, config, words=None, seed=0):
     B, S = prompts.tokens.shape
     T = max_forwards(int(prompts.response_mask[0].sum()))
     uniform = torch.rand(B, T + 1, S, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    return fill_wino(model, prompts, config, words or vocabulary(ALLOWED), uniform)
+    return fill_wino(model, prompts, config, words or vocabulary(ALLOWED), uniform, NO_END)
 
 
 def deep_model(seed: int):
@@ -64,7 +65,7 @@ def test_temperature_0_equals_the_slow_version(block_length, tau, tau_back):
             assert tokens[i, padding:].tolist() == slow[i][0]
             assert {s: step[i, padding + s].item() for s in range(start, len(words))} == slow[i][1]
         assert forwards == max(len(history) for _, _, history in slow)
-        assert fed == forwards * 4 * (17 + (block_length or 12))
+        assert fed == sum(len(history) for _, _, history in slow) * (17 + (block_length or 12))
         assert torch.equal(step >= 0, prompts.response_mask)
 
 
@@ -115,12 +116,12 @@ def test_a_batch_of_8_takes_as_long_as_its_slowest_row_and_changes_no_row(block_
     uniform = torch.rand(8, L + 1, S, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     uniform[4] = uniform[1]  # the same row twice
     config = options(block_length, temperature=temperature, threshold=0.5)
-    tokens, step, forwards, _ = fill_wino(model, prompts, config, vocabulary(ALLOWED), uniform)
+    tokens, step, forwards, _ = fill_wino(model, prompts, config, vocabulary(ALLOWED), uniform, NO_END)
     alone = []
     for i, pattern in enumerate(("1", "2", "34", "412", "2", "1234", "43", "3")):
         one = make_prompts(pattern + "|" + "_" * L)
         padding = S - one.tokens.shape[1]
-        got = fill_wino(model, one, config, vocabulary(ALLOWED), uniform[i : i + 1, :, padding:])
+        got = fill_wino(model, one, config, vocabulary(ALLOWED), uniform[i : i + 1, :, padding:], NO_END)
         assert torch.equal(got[0][0], tokens[i, padding:]) and torch.equal(got[1][0], step[i, padding:])
         alone.append(got[2])
     assert forwards == max(alone) and min(alone) < max(alone)
@@ -192,19 +193,20 @@ def test_every_row_ends_in_time_whatever_the_model_says(block_length):
         assert forwards == step.max() + 1
 
 
-def test_a_finished_row_waits_unchanged():
-    """One row is sure of everything, the other of nothing: the first is full after few forwards and is no longer scored."""
+def test_a_finished_row_is_fed_no_more():
+    """One row is sure of everything, the other of nothing: the first is full after two forwards."""
+    prompts = make_prompts("1|" + "_" * 8, "2|" + "_" * 8)
 
     def logits(input_ids, _):
         values = torch.zeros(*input_ids.shape, 8, dtype=torch.float64)
-        values[0, ..., 6] = 50
+        values[input_ids[:, 0] == prompts.tokens[0, 0], ..., 6] = 50
         return values
 
-    model, prompts = Fake(logits), make_prompts("1|" + "_" * 8, "1|" + "_" * 8)
+    model = Fake(logits)
     tokens, step, forwards, _ = fill(model, prompts, options(4))
     assert forwards == 8 and step[0, -8:].tolist() == [0] * 4 + [1] * 4 and (tokens[0, -8:] == 6).all()
-    for input_ids, select in model.seen[2:]:
-        assert torch.equal(input_ids[0, : tokens.shape[1]], tokens[0]) and not select[0].any() and select[1].any()
+    assert [len(input_ids) for input_ids, _ in model.seen] == [2] * 2 + [1] * 6
+    assert all((input_ids[:, 0] == prompts.tokens[1, 0]).all() for input_ids, _ in model.seen[2:])
 
 
 def judge_one(confidence: dict, back: dict, size: int, last: int, tau=0.6, tau_back=0.9):
@@ -286,7 +288,7 @@ def test_forward_t_draws_with_slice_t():
     """Four equally likely tokens, one placed in each forward: the token at slot s, placed in forward t, is number ⌊4 u[t, s]⌋."""
     model, prompts = Fake(lambda ids, _: torch.zeros(*ids.shape, 8, dtype=torch.float64)), make_prompts("12|________", "1|________")
     uniform = torch.rand(2, 9, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    tokens, step, forwards, _ = fill_wino(model, prompts, options(4, temperature=1.0), vocabulary(ALLOWED), uniform)
+    tokens, step, forwards, _ = fill_wino(model, prompts, options(4, temperature=1.0), vocabulary(ALLOWED), uniform, NO_END)
     assert forwards == 8
     for i, s in prompts.response_mask.nonzero().tolist():
         assert tokens[i, s] == 4 + int(4 * uniform[i, step[i, s], s])

@@ -6,22 +6,18 @@ from torch import Tensor
 
 from dmpo_ref.config import LossConfig
 from dmpo_ref.likelihood import log_likelihood
-from dmpo_ref.losses import Experience, Objective
-from dmpo_ref.masking import Views, path_views
-from dmpo_ref.rollout import Rollout
+from dmpo_ref.losses import Experience, Objective, follow_path
+from dmpo_ref.masking import Views
 
 
 def build(config: LossConfig, alpha: float) -> Objective:
     """Log-variance along the rollout's own order, at the temperature α of the target."""
 
-    def views(rollout: Rollout, generators: list) -> Views:
-        return path_views(rollout.step, rollout.num_steps)
-
     def loss(log_prob: Tensor, views: Views, experience: Experience, weight: Tensor) -> Tensor:
         log_policy, log_ref = log_likelihood(log_prob, views), log_likelihood(experience.log_ref, views)
         return log_variance(log_policy - log_ref, experience.reward, alpha)
 
-    return Objective(views, loss, uses_log_old=False, is_linear=False, uses_log_ref=True, follows_path=True)
+    return Objective(follow_path, loss, uses_log_old=False, is_linear=False, uses_log_ref=True, follows_path=True)
 
 
 def log_variance(log_ratio: Tensor, reward: Tensor, alpha: float) -> Tensor:

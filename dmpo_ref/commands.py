@@ -35,7 +35,7 @@ def run_sample(args: argparse.Namespace) -> None:
     from dmpo_ref.evaluate import answer_texts
     from dmpo_ref.masking import stream
     from dmpo_ref.policy import load_policy
-    from dmpo_ref.run import build_accelerator
+    from dmpo_ref.processes import build_accelerator
     from dmpo_ref.samplers import sample
     from dmpo_ref.tasks import build_task, encode, end_ids
 
@@ -75,8 +75,8 @@ def run_sample(args: argparse.Namespace) -> None:
 
 def run_evaluate(args: argparse.Namespace) -> None:
     """`dmpo evaluate`."""
+    from dmpo_ref.processes import build_accelerator
     from dmpo_ref.results import grid
-    from dmpo_ref.run import build_accelerator
 
     sources = [word for word in args.words if "=" not in word]
     overrides = [word for word in args.words if "=" in word] + args.overrides

@@ -8,22 +8,24 @@ whatever their rollouts need: see `Lockstep`.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, InitProcessGroupKwargs
 from torch import Tensor, distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn import Module
 
-from dmpo_ref.config import ModelConfig
+from dmpo_ref.config import Config, ModelConfig
 from dmpo_ref.model import Block
 
 # What `accelerate launch` sets from its config file: the name there, and the value that this project keeps to.
@@ -66,6 +68,26 @@ def check_launch(model: ModelConfig) -> None:
             raise ValueError(f"{name}={given} in the accelerate config is not supported; use {needed}, as in presets/accelerate")
     if is_on("ACCELERATE_USE_FSDP") and model.quantize != "none":
         raise ValueError(f"model.quantize={model.quantize}: 4-bit weights cannot be divided by FSDP; use none, or ddp_8_gpus.yaml")
+
+
+def build_accelerator(config: Config) -> Accelerator:
+    """Accelerate on the device of the config.
+
+    Raises:
+        ValueError: CUDA, or the package of a tracker, is asked for and not there; a setting of `accelerate launch` that is not supported.
+    """
+    check_launch(config.model)
+    has_cuda = torch.cuda.is_available()
+    if config.log_with != "none" and importlib.util.find_spec(config.log_with) is None:
+        raise ValueError(f"log_with={config.log_with}: that package is not installed; pip install {config.log_with}, or use none")
+    if config.device == "cuda" and not has_cuda:
+        raise ValueError("device=cuda: torch sees no CUDA device here; use device=cpu, or install a CUDA build of torch")
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    tracker = {} if config.log_with == "none" else {"log_with": config.log_with, "project_dir": config.output}
+    # Processes wait for the slowest; the default of ten minutes is less than one may need for its answers.
+    patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))
+    return Accelerator(cpu=config.device == "cpu" or not has_cuda, kwargs_handlers=[patience], **tracker)
 
 
 class Processes:

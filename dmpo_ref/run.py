@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs, gather_object
+from accelerate.utils import gather_object
 from torch import Tensor
 from torch.nn import Module
 
@@ -23,10 +20,10 @@ from dmpo_ref.checkpoint import Checkpoint, MetricsFile, flat, load_checkpoint, 
 from dmpo_ref.config import Config, ModelConfig, OptimizerConfig, to_yaml
 from dmpo_ref.evaluate import ITEMS_PER_BATCH, answer_items
 from dmpo_ref.likelihood import build_vocabulary
-from dmpo_ref.losses import Experience, build_objective
+from dmpo_ref.losses import Experience, Objective, build_objective
 from dmpo_ref.masking import stream
 from dmpo_ref.policy import AdapterReference, FrozenReference, add_adapters, latest_checkpoint, load_policy, trained_weights
-from dmpo_ref.processes import Processes, check_launch, gather
+from dmpo_ref.processes import Processes, build_accelerator, gather
 from dmpo_ref.samplers import check_prompts
 from dmpo_ref.tasks import build_task, encode, end_ids
 from dmpo_ref.weights import check_finite
@@ -49,7 +46,15 @@ class Run:
         earlier_metrics: entries of the rounds before a resumed run goes on.
     """
 
-    def __init__(self, config: Config, *, task: Any, reward: Callable[[Any, str], float] | None, resume: bool):
+    def __init__(
+        self,
+        config: Config,
+        *,
+        task: Any = None,
+        reward: Callable[[Any, str], float] | None = None,
+        objective: Objective | None = None,
+        resume: bool = False,
+    ):
         self.config, self.output = config, Path(config.output)
         found = self._find_checkpoint(resume)
         if config.model.dtype == "bfloat16" and config.model.lora_rank == 0:
@@ -77,7 +82,7 @@ class Run:
         self.vocabulary = build_vocabulary(
             self.tokenizer, policy.config.embedding_size, alphabet=self.task.alphabet, full=config.model.vocabulary == "full"
         )
-        self.objective = build_objective(config.loss, config.weight.alpha)
+        self.objective = objective or build_objective(config.loss, config.weight.alpha)
         self.subtracts_log_old = self.objective.uses_log_old or config.weight.baseline == "model"
         self.keeps_masks = self.subtracts_log_old or self.objective.uses_log_ref
         self.processes.divide(policy)  # before the next model is loaded
@@ -291,26 +296,6 @@ class Run:
                 "schedule": self.schedule.state_dict(),
             },
         )
-
-
-def build_accelerator(config: Config) -> Accelerator:
-    """Accelerate on the device of the config.
-
-    Raises:
-        ValueError: CUDA, or the package of a tracker, is asked for and not there; a setting of `accelerate launch` that is not supported.
-    """
-    check_launch(config.model)
-    has_cuda = torch.cuda.is_available()
-    if config.log_with != "none" and importlib.util.find_spec(config.log_with) is None:
-        raise ValueError(f"log_with={config.log_with}: that package is not installed; pip install {config.log_with}, or use none")
-    if config.device == "cuda" and not has_cuda:
-        raise ValueError("device=cuda: torch sees no CUDA device here; use device=cpu, or install a CUDA build of torch")
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    tracker = {} if config.log_with == "none" else {"log_with": config.log_with, "project_dir": config.output}
-    # Processes wait for the slowest; the default of ten minutes is less than one may need for its answers.
-    patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))
-    return Accelerator(cpu=config.device == "cpu" or not has_cuda, kwargs_handlers=[patience], **tracker)
 
 
 def rate(config: OptimizerConfig, step: int, num_steps: int) -> float:

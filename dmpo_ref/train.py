@@ -22,7 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from dmpo_ref.config import Config
 from dmpo_ref.evaluate import answer_texts
 from dmpo_ref.likelihood import elbo, flatten, log_likelihood, path_log_prob, score, token_log_prob
-from dmpo_ref.losses import Experience
+from dmpo_ref.losses import Experience, Objective
 from dmpo_ref.masking import Views, draw_views, stream
 from dmpo_ref.rollout import Rollout
 from dmpo_ref.run import Interrupted, Run, StopSignal
@@ -55,6 +55,7 @@ def train(
     *,
     task: Any = None,
     reward: Callable[[Any, str], float] | None = None,
+    objective: Objective | None = None,
     on_round: Callable[[int, PreTrainedModel], dict[str, float]] | None = None,
     resume: bool = False,
 ) -> Trained:
@@ -65,6 +66,7 @@ def train(
     Args:
         task: instead of the task of the config, an object like `tasks.sudoku.Sudoku`.
         reward: instead of the task's reward, a function of the item and the answer's text.
+        objective: instead of the one that `config.loss` names.
         on_round: called after every round with (rounds done, policy), by every process; what it returns is added to the metrics.
         resume: continue the run in `config.output` from its newest checkpoint.
 
@@ -72,7 +74,7 @@ def train(
         FileNotFoundError, ValueError: something in the config, the files or the rewards that cannot be; one line.
         Interrupted: Ctrl-C, after the round under way was finished and saved; `resume=True` goes on from there.
     """
-    run = Run(config, task=task, reward=reward, resume=resume)
+    run = Run(config, task=task, reward=reward, objective=objective, resume=resume)
     rounds, metrics = config.train.rounds, []
     with StopSignal() as stop, tqdm(total=rounds, initial=run.round, desc="train", disable=None if run.is_main else True) as bar:
         while run.round < rounds:

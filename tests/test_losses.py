@@ -254,7 +254,7 @@ def tiny_run(folder, *overrides: str) -> Run:
     """A run on three puzzles with four rollouts each, weights in float64, a policy that has moved since its rollouts."""
     small = ["train.prompts_per_round=3", "train.num_rollouts=4", f"train.steps_per_round={K}", "evaluation.num_items=1"]
     config = load_config("toy_sudoku", f"output={folder}", "weight.alpha=1.0", "task.reward=recipe", *small, *overrides)
-    run = Run(config, task=None, reward=None, resume=False)
+    run = Run(config)
     run.policy.double()
     experience, _ = collect(run)
     run.buffer = [experience]

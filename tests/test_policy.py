@@ -159,4 +159,4 @@ def test_four_bits_need_cuda_and_adapters(small_run):
     with pytest.raises(ValueError, match=r"model\.quantize=nf4: 4-bit weights cannot be trained"):
         small_run("model.quantize=nf4")
     with pytest.raises(ValueError, match=r"model\.quantize=nf4: 4-bit weights need CUDA"):
-        Run(small_run("model.quantize=nf4", "model.lora_rank=4", "device=cpu"), task=None, reward=None, resume=False)
+        Run(small_run("model.quantize=nf4", "model.lora_rank=4", "device=cpu"))

@@ -418,7 +418,7 @@ def tiny_run(folder, *overrides: str) -> Run:
     """A run in float64 that has collected one round: three puzzles, four rollouts each."""
     small = ["train.prompts_per_round=3", "train.num_rollouts=4", "train.steps_per_round=2", "evaluation.num_items=1"]
     config = load_config("toy_sudoku", f"output={folder}", *small, *overrides)
-    run = Run(config, task=None, reward=arbitrary_reward, resume=False)
+    run = Run(config, reward=arbitrary_reward)
     run.policy.double()
     if run.reference is not None:
         run.reference.copy.double()

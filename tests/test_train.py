@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from dmpo_ref.checkpoint import save_checkpoint
-from dmpo_ref.config import load_config
+from dmpo_ref.config import LossConfig, load_config
+from dmpo_ref.losses import build_objective
 from dmpo_ref.policy import latest_checkpoint
 from dmpo_ref.run import rate
 from dmpo_ref.train import train
@@ -101,6 +102,14 @@ def test_own_rewards_replace_the_tasks(small_run):
     assert all(len(text) == 16 for _, text in seen)
     mean = sum(text.count("1") / 16 for _, text in seen) / len(seen)
     assert trained.metrics[-1]["reward"] == trained.metrics[-1]["reward/custom"] == pytest.approx(mean)
+
+
+def test_an_own_objective_replaces_that_of_the_config(small_run, tmp_path):
+    """WDDO handed over is WDDO asked for: it is told to keep log p_old, and gets it."""
+    named = train(small_run("loss.name=wddo", f"output={tmp_path / 'named'}"))
+    given = train(small_run(), objective=build_objective(LossConfig(name="wddo"), alpha=1.0))
+    assert without_times(given.metrics) == without_times(named.metrics)
+    assert torch.equal(parameters(given), parameters(named))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -205,7 +214,7 @@ def test_path_ratio_takes_p_old_at_its_temperature_and_p_ref_at_one(small_run):
     from dmpo_ref.train import collect, estimate_log_ratio
 
     config = small_run("weight.log_ratio=path", "sampler.temperature=0.6", "train.prompts_per_round=2")
-    run = Run(config, task=None, reward=None, resume=False)
+    run = Run(config)
     with torch.no_grad():
         for weights in run.policy.parameters():  # a policy that is no longer the reference
             weights += 0.05 * torch.randn(weights.shape, generator=torch.Generator().manual_seed(0))

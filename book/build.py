@@ -67,7 +67,7 @@ def stage(target: Path, repository: str = "") -> list[str]:
     links = Links(ROOT, repository, read_settings()["repository"]["branch"])
     links.pages |= DOCUMENTS
     links.pages |= {path: f"api/{name}.md" for name, path in modules(ROOT).items()}
-    own = [BOOK / name for name in ("intro.md", "method.md", "glossary.md", "bibliography.md")]
+    own = [BOOK / name for name in ("intro.md", "method.md", "notation.md", "glossary.md", "bibliography.md")]
     own += [*(BOOK / "howto" / f"{name}.md" for name in HOWTO), *sorted((BOOK / "teaching").glob("*.md"))]
     links.pages |= {str(path.relative_to(ROOT)): str(path.relative_to(BOOK)) for path in own}
     notebooks = [*sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")), *sorted((BOOK / "teaching" / "student").glob("*.ipynb"))]
@@ -89,7 +89,7 @@ def stage(target: Path, repository: str = "") -> list[str]:
     texts["_config.yml"] = yaml.safe_dump(settings(repository), sort_keys=False, allow_unicode=True)
     texts["references.bib"] = (BOOK / "references.bib").read_text(encoding="utf-8")
 
-    extra = [*BOOK.glob("static/*"), *BOOK.glob("extensions/*.py"), *BOOK.glob("figures/*.png")]
+    extra = [*BOOK.glob("static/*"), *BOOK.glob("extensions/*.py"), *BOOK.glob("figures/*")]
     files = {str(path.relative_to(BOOK)): path for path in extra} | links.files
     write(target, texts, files)
     return links.missing
@@ -124,7 +124,7 @@ def contents(texts: dict[str, str]) -> dict:
     api = chapters("api/")
     reference = [*chapters("configuration"), {**api[0], "sections": api[1:]}]
     parts = {
-        "The method": chapters("method", "equations", "glossary"),
+        "The method": chapters("method", "notation", "equations", "glossary"),
         "Notebooks": chapters("notebooks/"),
         "How to": chapters("howto/"),
         "Results": chapters("results", "log"),

@@ -7,10 +7,12 @@ Random streams are keyed by what they are for (`masking.stream`), so there is no
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -46,6 +48,9 @@ def save_checkpoint(
 ) -> Path:
     """Write `checkpoint-<round>` completely, then let it appear by a rename, then remove those before it.
 
+    Raises:
+        OSError: it cannot be written, as on a full disk; those before it stay.
+
     Args:
         reference: weights of p_ref, if it is no longer the policy the run started from; else empty.
         buffers: for each process the rollouts that a later round may reuse.
@@ -56,17 +61,22 @@ def save_checkpoint(
     folder = output / f"checkpoint-{state['round']:06d}"
     temporary = output / f".{folder.name}.partial"
     shutil.rmtree(temporary, ignore_errors=True)
-    policy.save_pretrained(temporary, state_dict=weights)
-    tokenizer.save_pretrained(temporary)
-    (temporary / "run.yaml").write_text(to_yaml(config), encoding="utf-8")
-    if reference:
-        save_file({name: value.contiguous() for name, value in reference.items()}, temporary / "reference.safetensors")
-    stored = [[dataclasses.asdict(experience) for experience in buffer] for buffer in buffers]
-    torch.save(state | {"buffers": stored}, temporary / "state.pt")
-    for part in parts:
-        part.rename(temporary / part.name[1:])
-    for written in (*(p for p in temporary.rglob("*") if p.is_file()), temporary, *output.glob("metrics.jsonl")):
-        force_to_disk(written)
+    try:
+        policy.save_pretrained(temporary, state_dict=weights)
+        tokenizer.save_pretrained(temporary)
+        (temporary / "run.yaml").write_text(to_yaml(config), encoding="utf-8")
+        if reference:
+            save_file({name: value.contiguous() for name, value in reference.items()}, temporary / "reference.safetensors")
+        stored = [[dataclasses.asdict(experience) for experience in buffer] for buffer in buffers]
+        torch.save(state | {"buffers": stored}, temporary / "state.pt")
+        for part in parts:
+            part.rename(temporary / part.name[1:])
+        for written in (*(p for p in temporary.rglob("*") if p.is_file()), temporary, *output.glob("metrics.jsonl")):
+            force_to_disk(written)
+    except (OSError, RuntimeError, SafetensorError) as error:  # the last two are what torch and safetensors make of a full disk
+        shutil.rmtree(temporary, ignore_errors=True)
+        problem = f"{folder} cannot be written: {first_line(error)}"
+        raise OSError(f"{problem}; make room or mend the folder, then go on with --resume") from error
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
     force_to_disk(output)
@@ -103,10 +113,12 @@ def load_checkpoint(output: Path, config: Config) -> Checkpoint | None:
         buffers = [[as_experience(stored) for stored in buffer] for buffer in state.pop("buffers")]
         reference = load_file(folder / "reference.safetensors") if (folder / "reference.safetensors").is_file() else {}
     except (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, SafetensorError, UnpicklingError) as error:
-        raise ValueError(f"{folder} is not complete, so it cannot be resumed from: {first_line(error)}") from error
+        problem = f"{folder} is not complete or damaged, so it cannot be resumed from: {first_line(error)}"
+        raise ValueError(f"{problem}; put a copy of it back, or remove the run and start again") from error
     for key, value in now.items():
         if then[key] != value and not key.endswith(FREE_ON_RESUME) and not key.startswith("evaluation."):
-            raise ValueError(f"{output} was run with {key}={then[key]}, not {value}; resume with the same config, or choose another output")
+            remedy = f"resume with the same config, or start anew from its policy with model.path={output} and another output"
+            raise ValueError(f"{output} was run with {key}={then[key]}, not {value}; {remedy}")
     return Checkpoint(folder, state, reference, buffers)
 
 
@@ -119,6 +131,32 @@ def as_experience(stored: dict[str, Any]) -> Experience:
 def flat(config: Config) -> dict[str, Any]:
     """Every option of a config by its dotted key."""
     return {key: get_option(config, key) for key in describe_options()}
+
+
+@contextmanager
+def claim(output: Path) -> Iterator[None]:
+    """A folder for this process alone to write to; it goes again if nothing was written.
+
+    Raises:
+        ValueError: another process of this machine is writing there.
+        OSError: the folder cannot be made.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"output={output}: no folder can be made there ({error.strerror}); choose another output") from error
+    descriptor = os.open(output, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # given back when the process ends, however it does
+    except BlockingIOError:
+        os.close(descriptor)
+        raise ValueError(f"output={output} is being written by another process; wait for it, or choose another output") from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+        if not any(output.iterdir()):
+            output.rmdir()
 
 
 def force_to_disk(path: Path) -> None:

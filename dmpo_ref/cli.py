@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from importlib.metadata import version
 
 import torch
 
@@ -76,6 +77,7 @@ class Parser(argparse.ArgumentParser):
 def build_parser() -> argparse.ArgumentParser:
     """The parser with its commands."""
     parser = Parser(prog="dmpo", description="Distribution Matching Policy Optimization for masked diffusion language models.")
+    parser.add_argument("--version", action="version", version=f"dmpo {version('dmpo-ref')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name: str, run, help: str, *, config: bool) -> argparse.ArgumentParser:
@@ -115,7 +117,7 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--output", metavar="FILE.jsonl", help="also write the grade of every answer to this file")
     command.add_argument("--explain", type=int, action="append", default=[], metavar="INDEX", help="explain this item of each file, from 0")
 
-    command = add("table", run_table, "Runs side by side with the published numbers, with 95 %% intervals.", config=False)
+    command = add("table", run_table, "Runs side by side with the published numbers, with 95 % intervals.", config=False)
     command.add_argument("runs", nargs="*", metavar="RUN", help="folder that dmpo evaluate --output wrote, or with files of generations")
     command.add_argument("--markdown", action="store_true", help="a Markdown table instead of text")
     command.add_argument("--figure", metavar="FILE", help="also draw it as bars, .png or .svg")
@@ -167,10 +169,12 @@ def as_lengths(text: str) -> list[int]:
 def options_page(options: dict | None = None) -> str:
     """Every option with its default, symbol and description, one a line."""
     lines = []
-    for key, (_, default, help, symbol) in (options or describe_options()).items():
+    for key, (kind, default, help, symbol) in (options or describe_options()).items():
         shown = "required" if default == "???" else "null" if default is None else default
+        if kind.startswith("one of"):
+            shown = f"{shown}; {kind}".replace("'", "")
         lines.append(f"  {key} ({shown})  {help}{f' [{symbol}]' if symbol else ''}")
-    return "\n".join(lines).replace("%", "%%")
+    return "\n".join(lines)
 
 
 def pretrain_options_page() -> str:

@@ -181,8 +181,8 @@ def run_grade(args: argparse.Namespace) -> None:
 
     if args.output and not Path(args.output).absolute().parent.is_dir():
         raise ValueError(f"--output {args.output}: there is no folder {Path(args.output).parent}")
-    if args.output and Path(args.output).resolve() in (Path(file).resolve() for file in args.files):
-        raise ValueError(f"--output {args.output}: one of the files to grade, which would be overwritten; give another name")
+    if args.output and (Path(args.output).exists() or Path(args.output).suffix != ".jsonl"):
+        raise ValueError(f"--output {args.output}: give the name of a .jsonl file that is not there yet")
     items, problems = grade_files(args.files)
     if not items and not problems:
         problems.append("these files hold no answers; give NAME.jsonl of dmpo evaluate, or TASK_…_generations.json")

@@ -282,7 +282,7 @@ def explain(error: OmegaConfBaseException, origin: str, cls: type) -> str:
     sections = sorted({k.rsplit(".", 1)[0] for k in known if "." in k})
     if key and key not in [*known, *sections]:
         nearest = difflib.get_close_matches(key, [*known, *sections], n=1, cutoff=0.0)[0]
-        return f"{origin}: unknown key {key!r}; did you mean {nearest!r}?"
+        return f"{origin}: unknown key {key[:80]!r}; did you mean {nearest!r}?"
     message = str(error).splitlines()[0]
     if "Merge error" in message:
         message = "a section must be a mapping of options, such as `train:` with `rounds: 10` under it"
@@ -334,11 +334,12 @@ def check_config(config: Config) -> None:
     require(model.lora_rank == 0 or bool(model.lora_targets), "model.lora_targets", "name at least one layer")
     require(model.quantize == "none" or model.lora_rank > 0, "model.quantize", "4-bit weights cannot be trained; set model.lora_rank")
     is_temperature = weight.alpha > 0 and math.isfinite(weight.alpha)
-    require(is_temperature, "weight.alpha", "the temperature α must be above 0, in units of reward per nat")
+    require(is_temperature, "weight.alpha", "the temperature α must be finite and above 0, in units of reward per nat")
     require(math.isfinite(weight.baseline_strength), "weight.baseline_strength", "must be a finite number")
     require(train.num_rollouts >= 2, "train.num_rollouts", "the weights compare the rollouts of one prompt; at least 2 are needed")
     require(weight.target_ess is None or 0 < weight.target_ess < 1, "weight.target_ess", "a share of the rollouts, between 0 and 1")
-    require(optimizer.learning_rate > 0, "optimizer.learning_rate", "must be above 0")
+    is_rate = optimizer.learning_rate > 0 and math.isfinite(optimizer.learning_rate)
+    require(is_rate, "optimizer.learning_rate", "must be finite and above 0")
     require(optimizer.max_grad_norm > 0, "optimizer.max_grad_norm", "must be above 0")
     require(0 <= optimizer.beta1 < 1, "optimizer.beta1", "must lie in [0, 1)")
     require(0 <= optimizer.beta2 < 1, "optimizer.beta2", "must lie in [0, 1)")

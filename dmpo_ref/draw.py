@@ -107,11 +107,12 @@ def paint(axes: Axes, pieces: list[str], step: list[int], *, until: int, board: 
         shown = when <= until
         color = GIVEN if when < 0 else STEPS(when / last) if shown else MASKED
         axes.add_patch(plt.Rectangle((column, line), width, 1, facecolor=color, edgecolor="0.75", linewidth=0.4))
-        text = "".join(c if c.isprintable() else SIGNS.get(c, "�") for c in piece) if shown else HIDDEN
+        # A line break is seen where the line ends; only alone it needs a sign.
+        text = "".join(c if c.isprintable() else SIGNS.get(c, "�") for c in piece.rstrip("\n") or piece) if shown else HIDDEN
         dark = when >= 0 and shown and when / last < 0.6
         axes.text(column + width / 2, line + 0.53, text, ha="center", va="center", family="monospace", fontsize=14 if board else 8,
                   color="white" if dark else "black", fontweight="bold" if when < 0 and board else "normal", parse_math=False)  # fmt: skip
-    width, height = (4, 4) if board else (LINE, 1 + max(line for line, _, _ in spots))
+    width, height = (4, 4) if board else (max(column + width for _, column, width in spots), 1 + max(line for line, _, _ in spots))
     axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[], **({"aspect": "equal"} if board else {}))
     axes.grid(False)
     axes.spines[:].set_visible(board)

@@ -160,7 +160,7 @@ def check(config: Config, L: int, strategy: str, **positive: float) -> None:
     if strategy == "fsdp2" and config.model.quantize != "none":
         raise ValueError(f"model.quantize={config.model.quantize}: 4-bit weights cannot be divided by fsdp2; use none, or ddp")
     for name, value in positive.items():
-        if value <= 0:
+        if not value > 0:  # NaN is not
             raise ValueError(f"{name}={value}: must be above 0")
     for key in ("prompts_per_round", "prompts_per_step"):
         if (getattr(config.train, key) or 0) % positive["num_processes"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 import warnings
@@ -85,7 +86,10 @@ def load_base(config: ModelConfig, device: torch.device) -> LLaDAModelLM:
             model, report = LLaDAModelLM.from_pretrained(str(path.resolve() if isinstance(path, Path) else path), **options)
     except OSError as error:
         raise FileNotFoundError(f"model.path={config.path}: {first_line(error)}") from error
-    except (RuntimeError, SafetensorError, ValueError) as error:
+    except SafetensorError as error:
+        problem = f"a file of weights is damaged or cut off: {first_line(error)}"
+        raise ValueError(f"model.path={config.path}: {problem}; copy or download it again") from error
+    except (RuntimeError, ValueError) as error:
         raise ValueError(f"model.path={config.path}: the weights do not fit the config: {first_line(error)}") from error
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report.get(problem):
@@ -160,8 +164,9 @@ def latest_checkpoint(output: Path) -> Path | None:
 
 
 def first_line(error: Exception) -> str:
-    """An error in one line, shortened."""
-    return " ".join(str(error).split())[:300]
+    """The first sentence of an error, in one line."""
+    text = " ".join(str(error).split())
+    return re.split(r"(?<=[a-z\])])\. ", text, maxsplit=1)[0][:300].rstrip(".")
 
 
 def add_adapters(model: LLaDAModelLM, config: ModelConfig, *, seed: int) -> Module:
@@ -220,9 +225,9 @@ def export(source: Path, target: Path, *, merge: bool) -> str:
         raise ValueError(f"{target} exists; give a folder that does not")
     folder = latest_checkpoint(source) or source
     base = base_of(folder)
+    dtype = str(read_config(base or str(folder)).dtype or torch.float32).removeprefix("torch.")
     if merge and not base:
         raise ValueError(f"{source} has no adapters to merge; it is a full checkpoint already, export it without --merge")
-    dtype = str(read_config(base or str(folder)).dtype or torch.float32).removeprefix("torch.")
     model, tokenizer = load_policy(ModelConfig(path=str(folder), dtype=dtype), torch.device("cpu"))
     temporary = target.with_name(f".{target.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)

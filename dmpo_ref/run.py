@@ -153,8 +153,7 @@ class Run:
             model.register_forward_pre_hook(count)
 
     def _open_output(self) -> None:
-        """The folder of the run, not before there is something to write: a run that fails at once leaves nothing behind."""
-        self.output.mkdir(parents=True, exist_ok=True)
+        """The files of the run, not before there is something to write: a run that fails at once leaves nothing behind."""
         write_atomically(self.output / "config.yaml", to_yaml(self.config))
         self.metrics_file = MetricsFile(self.output / "metrics.jsonl", self.earlier_metrics)
         if self.config.log_with != "none":
@@ -201,7 +200,13 @@ class Run:
         """Rewards [G, N] of answers, and the mean of each component."""
 
         def components(item: Any, text: str) -> dict[str, float]:
-            return self.task.reward(item, text) if self.custom_reward is None else {"custom": float(self.custom_reward(item, text))}
+            if self.custom_reward is None:
+                return self.task.reward(item, text)
+            value = self.custom_reward(item, text)
+            try:
+                return {"custom": float(value)}
+            except (TypeError, ValueError):
+                raise ValueError(f"reward(item, text) returned {value!r} for the answer {text[:40]!r}; return a number") from None
 
         scores = [[components(item, text) for text in row] for item, row in zip(items, texts, strict=True)]
         reward = torch.tensor([[sum(parts.values()) for parts in row] for row in scores], dtype=torch.float64, device=self.device)

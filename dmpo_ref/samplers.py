@@ -101,7 +101,10 @@ def check_sampling(config: SamplerConfig, length: Tensor) -> None:
         raise ValueError("a prompt has nothing to generate: its response mask is empty")
     if block is not None and (length % block).any():
         wrong = int(length[length % block != 0][0])
-        raise ValueError(f"block_length={block} does not divide a response of {wrong} positions; choose a divisor, or null for one block")
+        remedy = (
+            "choose a divisor, or null for one block" if length.min() == length.max() else "their lengths differ: use null for one block"
+        )
+        raise ValueError(f"block_length={block} does not divide a response of {wrong} positions; {remedy}")
     if config.steps is not None:
         num_blocks = 1 if block is None else int(length.max()) // block
         if not 1 <= config.steps <= shortest:

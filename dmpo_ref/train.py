@@ -8,7 +8,7 @@ processes changes them; only LoRA dropout follows the micro-batch and the proces
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from dmpo_ref.checkpoint import claim
 from dmpo_ref.config import Config
 from dmpo_ref.evaluate import answer_texts
 from dmpo_ref.likelihood import elbo, flatten, log_likelihood, path_log_prob, score, token_log_prob
@@ -76,7 +77,8 @@ def train(
     """
     run = Run(config, task=task, reward=reward, objective=objective, resume=resume)
     rounds, metrics = config.train.rounds, []
-    with StopSignal() as stop, tqdm(total=rounds, initial=run.round, desc="train", disable=None if run.is_main else True) as bar:
+    claimed = claim(run.output) if run.is_main else nullcontext()
+    with claimed, StopSignal() as stop, tqdm(total=rounds, initial=run.round, desc="train", disable=None if run.is_main else True) as bar:
         while run.round < rounds:
             # p_old ← p_θ: draw N rollouts for each of G prompts; reward, ℓ and w once.
             experience, collected = collect(run)

@@ -17,15 +17,15 @@
 # decides. Figure 2 of the paper ([arXiv:2510.08233](https://arxiv.org/abs/2510.08233)) shows this on mixtures of Gaussians; here it is
 # with numbers.
 #
-# You will learn
+# **You will learn**
 # - why maximising reward with a KL term is a *reverse* KL, and why DMPO is a *forward* one;
 # - what each of them pays for dropping a mode, in nats;
 # - how often reverse KL drops modes, over several seeds and sizes of the policy;
 # - when it does not: overlapping modes, a start that sees everything, a policy that can be the target;
 # - where DMPO is as blind as its rival: at modes that it no longer draws.
 #
-# You need: KL divergence and gradient descent. No diffusion model appears in this notebook. Time: 40 minutes to read; the cells run in
-# about half a minute.
+# **You need** KL divergence and gradient descent. No diffusion model appears in this notebook. **It takes** 40 minutes to read and about
+# half a minute to run.
 
 # %%
 try:
@@ -66,11 +66,13 @@ from toy.oracle import kl_divergence
 # $$p^*(x) = \frac1Z\, p_{\mathrm{ref}}(x)\, e^{r(x)/\alpha}.$$
 #
 # There are 576 cells, so every probability, divergence and gradient below is a finite sum in float64. The *share* of a mode is the
-# probability of the cells that are nearer to it than to the other modes.
+# probability of the cells that are nearer to it than to the other modes. The modes are numbered: 1 lower left, 2 upper left, 3 centre,
+# 4 upper right, 5 lower right.
 
 # %%
 world = world_2d(24)
 target_share = world.mode_mass(world.log_target)
+print("mode  ", "  ".join(f"{mode:5}" for mode in range(1, 6)))
 for name, log_prob in (("p_ref", world.log_ref), ("p*", world.log_target)):
     print(f"{name:6}", "  ".join(f"{share:.3f}" for share in world.mode_mass(log_prob).tolist()))
 print(f"KL(p*||p_ref) = {kl_divergence(world.log_target, world.log_ref):.3f} nats")
@@ -167,12 +169,14 @@ forward, reverse = (fit(world, GaussianMixturePolicy(world, 3, seed=3), f, every
 dmpo = GaussianMixturePolicy(world, 3, seed=3)
 fit_forward(world, dmpo, num_rollouts=16, groups=32, baseline="uniform", rounds=50, learning_rate=0.05)
 print("share of each mode / its share under p*      forward KL   reverse KL, nats")
+print("mode    ", "  ".join(f"{mode:4}" for mode in range(1, 6)))
 for name, log_prob in {"start": forward[0], "forward": forward[-1], "reverse": reverse[-1], "DMPO": dmpo.log_prob().detach()}.items():
     ratio = "  ".join(f"{x:4.1f}" for x in (world.mode_mass(log_prob) / target_share).tolist())
     print(f"{name:8} {ratio} {kl_divergence(world.log_target, log_prob):15.1f} {kl_divergence(log_prob, world.log_target):12.2f}")
 
 # %% tags=["nbval-ignore-output"]
-captions = [f"step {10 * frame}" for frame in range(len(forward))]
+places = "modes: 1 lower left, 2 upper left, 3 centre, 4 upper right, 5 lower right"
+captions = [f"step {10 * frame}   ({places})" for frame in range(len(forward))]
 films = {"forward KL(p*‖p$_θ$)": forward, "reverse KL(p$_θ$‖p*)": reverse}
 Image(data=film_planes(world, films, captions), format="gif")
 
@@ -209,7 +213,7 @@ for (name, K), ratio in found.items():
 figure, panels = plt.subplots(1, 3, figsize=(10, 3.1), layout="constrained", width_ratios=(1, 1, 1.1))
 for ax, name in zip(panels, objectives, strict=False):
     picture = ax.imshow(found[name, 3], cmap="Blues", vmin=0, vmax=2)
-    ax.set(title=f"{name}, 3 Gaussians", xlabel="mode", ylabel="start", xticks=range(5), yticks=seeds)
+    ax.set(title=f"{name}, 3 Gaussians", xlabel="mode", ylabel="start", xticks=range(5), xticklabels=range(1, 6), yticks=seeds)
     ax.grid(False)
 figure.colorbar(picture, ax=panels[1], label="share / share under p*")
 for name, colour, marker in (("forward", BLUE, "o"), ("reverse", ORANGE, "s")):
@@ -378,14 +382,16 @@ for epsilon in (1e-1, 1e-3, 1e-6):
 # and 0.6. What is left of them under p\* as $\alpha\to0$, where reward maximisation without a KL term lives?
 
 # %%
-print("alpha   share of each mode under p*                KL(p*||p_ref), nats")
+print("alpha   share under p* of mode 1, 2, 3, 4, 5       KL(p*||p_ref), nats")
 for alpha in (0.05, 0.2, 0.5, 1.0, 2.0):
     tilted = replace(world, alpha=alpha)
     shares = "  ".join(f"{x:.3f}" for x in tilted.mode_mass(tilted.log_target).tolist())
     print(f"{alpha:5.2f}   {shares} {kl_divergence(tilted.log_target, world.log_ref):15.2f}")
 
 # %% [markdown]
-# Only the three best modes stay, in shares that $p_{\mathrm{ref}}$ sets. How much diversity there is to keep is decided by α and
+# Only the three best modes stay, 1, 4 and 5, in shares that $p_{\mathrm{ref}}$ sets. Not its shares of whole modes: those of the first
+# table, 0.205 : 0.147 : 0.166, would give 0.396, 0.284 and 0.320. As $\alpha\to0$ only the highest cell of each mode is left, and
+# $p_{\mathrm{ref}}$ *at these three cells* is as 0.426 : 0.242 : 0.332. How much diversity there is to keep is decided by α and
 # $p_{\mathrm{ref}}$; whether it is kept, by the divergence, the policy and the samples.
 #
 # ## 9. Try it
@@ -421,7 +427,7 @@ _ = interact(
 )
 
 # %% [markdown]
-# ## What to remember
+# ## To remember
 #
 # - Reward with a KL term is $-\mathrm{KL}(p_\theta\|p^*)$ up to a constant; DMPO's cross-entropy is $\mathrm{KL}(p^*\|p_\theta)$ up to a
 #   constant. Same target, other direction.
@@ -435,9 +441,9 @@ _ = interact(
 # ## Exercises
 #
 # 1. *Warm-up.* Give `fit` the mean of both objectives. Does it drop modes with $K=3$, and what are its two divergences?
-# 2. Reverse KL with samples: replace the exact gradient of `reverse_objective` by REINFORCE with 512 draws a step, with the group mean as
+# 2. *Standard.* Reverse KL with samples: replace the exact gradient of `reverse_objective` by REINFORCE with 512 draws a step, with the group mean as
 #    a baseline. Which dropped modes are due to the divergence, which to the noise?
-# 3. With $K=8$ reverse KL still drops a mode from some starts. Find a schedule for α (start high, end at 1) that avoids it, and show that
+# 3. *Standard.* With $K=8$ reverse KL still drops a mode from some starts. Find a schedule for α (start high, end at 1) that avoids it, and show that
 #    it does so from 20 starts.
 # 4. *Research.* In section 7 DMPO fails for want of samples. Let a share of each group come from $p_{\mathrm{ref}}$ and derive the
 #    weights of the mixture. How much of the budget of rollouts is well spent this way when $p_{\mathrm{old}}$ has *not* lost anything?

@@ -16,15 +16,15 @@
 # DMPO never pushes a reward through a policy gradient. It draws rollouts, gives each one a weight, and then fits the policy to the weighted
 # rollouts as if they were data. This notebook is about the weights.
 #
-# You will learn
+# **You will learn**
 # - what the target distribution p\* is, and what the temperature α does to it, from greedy to flat;
 # - how rollouts of an old policy become samples of p\*, and how to see in one number when they do not (the effective sample size);
 # - what the softmax over only N rollouts costs: a bias of order 1/N, here computed exactly, and what it does to training;
 # - when weights go stale, and when they do not;
 # - three ways to get the ratio of reference to old policy for a masked diffusion model, and what each of them really aims at.
 #
-# You need: importance sampling as an idea, and the likelihoods of a masked diffusion model (ELBO, log-probability along an order). Time: an
-# hour to read; the cells run in under a minute.
+# **You need** importance sampling as an idea, and the likelihoods of a masked diffusion model (ELBO, log-probability along an order).
+# **It takes** an hour to read and under a minute to run.
 
 # %%
 try:
@@ -44,6 +44,7 @@ import torch
 from ipywidgets import FloatLogSlider, SelectionSlider, interact
 
 from dmpo_ref.config import SamplerConfig, load_config
+from dmpo_ref.draw import COLORS
 from dmpo_ref.evaluate import answer_texts
 from dmpo_ref.likelihood import build_vocabulary, elbo, log_likelihood, path_log_prob, token_log_prob
 from dmpo_ref.losses import wdce
@@ -52,7 +53,7 @@ from dmpo_ref.policy import load_policy
 from dmpo_ref.samplers import sample
 from dmpo_ref.tasks import build_task, encode
 from dmpo_ref.weights import coefficient_for_ess, effective_sample_size, log_weights, target_weights
-from toy.figures import BLUE, GREEN, ORANGE, RED
+from toy.figures import BLUE, GREEN, ORANGE
 from toy.mixture import draw_cells, world_1d
 from toy.oracle import conditional_log_prob, exact_distribution, kl_divergence, rewards, tilted
 from toy.study import by_name, read
@@ -149,12 +150,12 @@ def draw_weights(alpha: float, num_rollouts: int) -> None:
     weight = target_weights(log_weights(world.reward[cells], torch.zeros_like(world.reward[cells]), alpha=alpha))
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained", width_ratios=[2, 1])
     left.fill_between(x, tempered.log_target.exp(), color="0.8", label="p*")
-    left.plot(x, world.log_ref.exp(), ":", color="0.3", label="p_ref = p_old")
+    left.plot(x, world.log_ref.exp(), ":", color="0.3", label="p$_{ref}$ = p$_{old}$")
     left.vlines(
         x, 0, torch.zeros(64, dtype=torch.float64).index_add(0, cells[0], weight[0]), color=ORANGE, label="weight of the rollouts there"
     )
     left.set(xlabel="x", ylabel="probability of a cell", title=f"α = {alpha:.2g}, N = {num_rollouts}", ylim=(0, None))
-    left.legend(fontsize=7)
+    left.legend(fontsize=8)
     right.bar(range(num_rollouts), num_rollouts * weight[0].sort(descending=True).values, color=ORANGE, width=1.0)
     right.axhline(1, color="0.3", linewidth=0.8)
     right.set(xlabel="rollouts, largest first", ylabel="N · w", title=f"ESS = {effective_sample_size(weight).item():.2f}")
@@ -344,14 +345,14 @@ for N in (4, 16, 64):
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
 sizes = [2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64]
 curves = torch.stack([self_normalised(log_ref, log_weight, N)[0] for N in sizes])
-for answer, color in enumerate((BLUE, ORANGE, GREEN, RED)):
-    left.plot(sizes, curves[:, answer], "o-", markersize=3, color=color, label=f"answer {answer + 1}")
+for answer, (color, marker) in enumerate(zip((BLUE, ORANGE, GREEN, COLORS[4]), "os^D", strict=True)):  # the last one purple
+    left.plot(sizes, curves[:, answer], marker + "-", markersize=4, color=color, label=f"answer {answer + 1}")
     left.axhline(target[answer], color=color, linestyle="--", linewidth=0.8)
 left.set(xlabel="rollouts in one softmax, N", ylabel="expected weight", title="One round: answer 4 gets too little (dashed: p*)")
 left.legend(fontsize=7)
 for (N, values), color in zip(history.items(), (BLUE, ORANGE, GREEN), strict=True):
     right.plot(values, "o-", markersize=3, color=color, label=f"N = {N}")
-right.set(yscale="log", ylim=(1e-9, 3), xlabel="round", ylabel="KL(p*‖p_t), nats", title="Many rounds: slower, to the same place")
+right.set(yscale="log", ylim=(1e-9, 3), xlabel="round", ylabel="KL(p*‖p$_t$), nats", title="Many rounds: slower, to the same place")
 right.legend(fontsize=7)
 plt.show()
 
@@ -365,16 +366,19 @@ plt.show()
 # In the first round $p_{\mathrm{old}}=p_{\mathrm{ref}}$ and the weights are $\mathrm{softmax}(r/\alpha)$. Then the policy drifts. Let it
 # drift along the geometric path $p_s\propto p_{\mathrm{ref}}^{1-s}(p^*)^{s}$ on the line: $s=0$ is the start, $s=1$ the goal, and beyond it
 # has gone too far. Where is the ESS highest?
+#
+# The last two columns of the table are standard deviations under $p_s$, in nats, of the two parts of the log-weight: $r/\alpha$ and the
+# log-ratio. At $s=1$ the two cancel exactly: their sum is the same for every answer.
 
 # %%
-print("    s    ESS as N -> infinity    part of log w from the reward, from the ratio (standard deviations under p_s, nats)")
+print("    s   ESS, N -> infinity   sd of r/α   sd of log-ratio")
 for s in (0.0, 0.5, 0.9, 1.0, 1.1, 1.5, 2.0):
     log_old = ((1 - s) * world.log_ref + s * world.log_target).log_softmax(dim=0)
     p_old = log_old.exp()
     second = p_old @ (world.log_target - log_old).exp().square()
     parts = (world.reward / world.alpha, world.log_ref - log_old)
     deviations = [(p_old @ (part - p_old @ part).square()).sqrt().item() for part in parts]
-    print(f"{s:5.1f} {1 / second:16.3f} {deviations[0]:26.2f} {deviations[1]:10.2f}")
+    print(f"{s:5.1f} {1 / second:20.3f} {deviations[0]:11.2f} {deviations[1]:17.2f}")
 
 # %% [markdown]
 # The nearer to p\*, the more even the weights: the reward and the ratio cancel rollout by rollout. A rising ESS is a sign of progress with
@@ -602,12 +606,16 @@ figure, panels = plt.subplots(1, 3, figsize=(10, 3.3), layout="constrained", sha
 for panel, name, color in zip(panels, ("path", "ELBO, 4 masks", "none"), (BLUE, ORANGE, GREEN), strict=True):
     panel.plot(truth[o[:10]].flatten(), estimates[name][:10].flatten(), ".", color=color, markersize=4, alpha=0.5)
     panel.plot([-4, 5], [-4, 5], color="0.3", linewidth=0.8)
-    panel.set(title=f"{name}: error {results[name][0]:.2f} nats", xlabel="true log p_ref − log p_old, nats", xlim=(-4, 5), ylim=(-6, 7))
+    panel.set(
+        title=f"{name}: error {results[name][0]:.2f} nats", xlabel="true log p$_{ref}$ − log p$_{old}$, nats", xlim=(-4, 5), ylim=(-6, 7)
+    )
 panels[0].set_ylabel("estimate, nats")
 plt.show()
 
 # %% [markdown]
-# One dot is one rollout of ten groups. Most rollouts are one of the two solutions, hence the two columns on the left.
+# One dot is one rollout of ten groups. Most rollouts are one of the two solutions, hence the two dense columns near −1 (at
+# −1.08 and −0.83). The column at −1.9 is a wrong mixture of both, 2431312431424213, that training has raised so far: row 2 of one solution
+# with row 3 of the other.
 #
 # At N = 64 nothing explodes. With four masks a tenth of the weight falls on wrong answers, though (p\*: 1 %), and the weight on each
 # solution varies more from group to group. With `none` hardly any weight falls on wrong answers, but the shares of the two solutions are
@@ -642,10 +650,10 @@ for name, rows in by_name(read("variants")).items():
 # The first line has path weights, the second ELBO weights from four masks. Eight times the divergence is the price for samplers that have
 # no path probability; a policy that still lands within 0.05 nats of p\* is what makes the published recipe work.
 #
-# ## What to remember
+# ## To remember
 #
 # - p\* ∝ p_ref · e^{r/α}. Log-weight: reward over α plus log p_ref − log p_old; weight: softmax over the rollouts of one prompt.
-# - ESS says how many rollouts count. At small N it flatters. The coefficient c buys ESS with smaller steps, not with another goal, as long
+# - ESS says which share of the rollouts counts. At small N it flatters. The coefficient c buys ESS with smaller steps, not with another goal, as long
 #   as the ratio is there.
 # - Self-normalising over N gives too little weight to what p_old draws too rarely, by O(1/N), and is exact at p\*; noise and answers never
 #   drawn are the real cost of small N.
@@ -654,13 +662,13 @@ for name, rows in by_name(read("variants")).items():
 #
 # ## Exercises
 #
-# 1. Warm-up: two rollouts with ℓ = (0, d). Write their ESS as a function of d, and find the c that makes it 0.8. Check with
+# 1. *Warm-up.* Two rollouts with ℓ = (0, d). Write their ESS as a function of d, and find the c that makes it 0.8. Check with
 #    `coefficient_for_ess`.
-# 2. In section 6, start from a $p_{\mathrm{old}}$ that has *lost* the fourth answer ($10^{-6}$). How many rounds does N = 16 need to bring
+# 2. *Standard.* In section 6, start from a $p_{\mathrm{old}}$ that has *lost* the fourth answer ($10^{-6}$). How many rounds does N = 16 need to bring
 #    it back, and why does the expectation hide what happens in a real run?
-# 3. Put rollouts of $p_0$ and of $p_1$ (section 7) into *one* softmax, each with the ratio to its own policy. Is the aim still p\* as N →
+# 3. *Standard.* Put rollouts of $p_0$ and of $p_1$ (section 7) into *one* softmax, each with the ratio to its own policy. Is the aim still p\* as N →
 #    ∞? Compare the ESS with weighing both by the mixture $\tfrac12p_0+\tfrac12p_1$. Then say what would change with ELBOs.
-# 4. Research-sized: the noise of the ELBO ratio is inside an exponential. Design an estimate of $p_{\mathrm{ref}}(o)/p_{\mathrm{old}}(o)$
+# 4. *Research.* The noise of the ELBO ratio is inside an exponential. Design an estimate of $p_{\mathrm{ref}}(o)/p_{\mathrm{old}}(o)$
 #    from R forward passes of each model with a smaller error *of the ratio*, and judge it with the `judge` of section 8.
 #
 # ## Where next

@@ -28,6 +28,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
+from transformers.utils.logging import disable_progress_bar
 
 from dmpo_ref.checkpoint import flat
 from dmpo_ref.cli import main
@@ -38,20 +39,22 @@ from dmpo_ref.train import train
 from toy.small_llada import make_checkpoint
 
 folder = Path(tempfile.mkdtemp())
+disable_progress_bar()  # of reading and writing weights
 
 # %% [markdown]
-# ## Two files, side by side
+# ## 1. Two files, side by side
 #
 # A run is described by one YAML file. Here is every option in which LLaDA-8B's differs from the toy's.
 
 # %%
 toy, llada = (flat(load_config(name)) for name in ("toy_sudoku", "llada_sudoku"))
+toy["model.path"] = "…/" + "/".join(Path(toy["model.path"]).parts[-2:])  # the folder it stands in is not the same everywhere
 for key in toy:
-    if toy[key] != llada[key] and key != "model.path" and not key.startswith("evaluation."):
-        print(f"{key:<30}{toy[key]!s:<20}{llada[key]!s}")
+    if toy[key] != llada[key]:
+        print(f"{key:<36}{toy[key]!s:<20}{llada[key]!s}")
 
 # %% [markdown]
-# Read it in three groups.
+# Read it in five groups.
 #
 # *The model*: another checkpoint, in bfloat16, with adapters instead of all weights. The reference policy p_ref is then
 # the same model with its adapters switched off: no second copy.
@@ -61,7 +64,15 @@ for key in toy:
 # so the log-ratio is estimated by ELBOs (`log_ratio: elbo`). Notebook [03](03_weights.ipynb) measures what that costs.
 # And what this sampler draws is not a sample of p_θ ([06](06_samplers.ipynb)): the published recipe aims beside p\*.
 #
-# *Sizes*: micro-batches bound the memory. They change numbers by rounding only, and by the draws of
+# *The objective and its optimiser* (`weight`, `loss`, `optimizer`): the published values. α = 0.04: the recipe's reward is the share of
+# the blanks that are right, so one blank of ten is worth $e^{0.1/0.04}=e^{2.5}\approx12$ in the weight; the toy's reward is
+# 0 or 1. The learning rate is 800 times smaller than the toy's and stays constant; the toy's falls linearly to 0, because
+# its run ends. `uniform` is the paper's choice; on the toy with masks it did worse than `none`
+# (notebook [04](04_weight_baseline.ipynb), §7); at this size it is not decided.
+#
+# *Evaluation*: the protocol of the published tables, one greedy answer for each item.
+#
+# *Sizes* (and where a run is stored): micro-batches bound the memory. They change numbers by rounding only, and by the draws of
 # LoRA dropout.
 #
 # The file also says, value by value, what is published and where it departs from that:
@@ -71,21 +82,27 @@ text = (Path(__import__("dmpo_ref").__file__).parent / "presets" / "llada_sudoku
 print("\n".join(line for line in text.splitlines() if "published:" in line))
 
 # %% [markdown]
-# ## What will it cost?
+# ## 2. What will it cost?
 #
 # `dmpo plan` reads the config alone: no weights, no GPU. How much memory do you think the *vocabulary logits* of one
 # sequence take? 512 tokens × 126,464 words × 4 bytes are 259 MB; a micro-batch of 8 sequences, kept for the
 # backward pass, would be 2 GB and more in float32. The line `of it vocabulary logits` says what is really held, since
 # only masked response positions are scored, a chunk at a time.
+#
+# How to read the page: sampling, scoring and gradient steps take turns, so of the three lines `while …` only the largest
+# is added to what is always held. *Whole weights of a pass* are what a process fetches from the others when the weights are
+# divided among GPUs (`fsdp2`); here there are none. *Calls each* counts the calls of the model on one process, each with one
+# micro-batch; *seconds >* is a lower bound.
 
 # %%
 plan = make_plan(load_config("llada_sudoku"))
 print(format_plan(plan, gpu_memory=80))
 
 # %% [markdown]
-# Time is a bound from two numbers of the hardware, not a promise: sampling and gradient steps cost about the same.
+# Time is a bound from two numbers of the hardware, operations per second and memory bandwidth, not a promise: sampling and
+# gradient steps cost about the same.
 # Sampling takes 128 passes for each of 128 rollouts; it is where caches and parallel decoding
-# (notebook [06](06_samplers.ipynb)) are worth most. With the prefix cache, and two smaller ways to spend memory:
+# (notebook [06](06_samplers.ipynb)) are worth most. With the prefix cache, and two other trades:
 
 # %%
 VARIANTS = {
@@ -99,19 +116,32 @@ for name, each in plans.items():
     print(f"{name:<18}{each.peak / 1e9:6.1f} GB {each.seconds:8.0f} s a round")
 
 # %% [markdown]
-# The prefix cache buys time with memory: keys and values of 64 sequences are 17 GB.
+# The prefix cache buys time with memory: keys and values of 64 sequences are 17 GB. Without checkpointing each block runs
+# forward once only; the activations are then kept, and to bound them the micro-batch is halved, to 4. The 4-bit base saves
+# memory. It costs time to unpack the weights in each pass (the preset's comment above says so); dequantisation is not in
+# the forecast, hence the same seconds.
 
 # %% tags=["nbval-ignore-output"]
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained", sharey=True)
-left.barh(list(plans), [each.peak / 1e9 for each in plans.values()], color="C0")
-right.barh(list(plans), [each.seconds / 60 for each in plans.values()], color="C1")
-left.set(xlabel="memory on one GPU, GB", title="Memory: weights, then the cache")
-right.set(xlabel="minutes a round, at least", title="Time: sampling, then gradient steps")
+memory = {
+    "weights": [each.weights for each in plans.values()],
+    "adapters, gradients, states": [each.resident - each.weights for each in plans.values()],
+    "the largest phase, and slack": [each.peak - each.resident for each in plans.values()],
+}
+time = {phase.name.split(" p_")[0]: [each.phases[i].seconds for each in plans.values()] for i, phase in enumerate(plan.phases)}
+for panel, parts, unit in ((left, memory, 1e9), (right, time, 60)):
+    edge = [0.0] * len(plans)
+    for name, part in parts.items():
+        panel.barh(list(plans), [x / unit for x in part], left=[x / unit for x in edge], label=name)
+        edge = [x + y for x, y in zip(edge, part, strict=True)]
+    panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=3, fontsize=7)
+left.set(xlabel="memory on one GPU, GB", title="Peak memory")
+right.set(xlabel="minutes a round, at least", title="Time of a round (lower bound)")
 left.invert_yaxis()
 plt.show()
 
 # %% [markdown]
-# ## The same layout, small enough for a laptop
+# ## 3. The same layout, small enough for a laptop
 #
 # `toy.small_llada` makes a checkpoint with every field of the official `config.json`, sharded bfloat16 weights under
 # the official key names, LLaDA's special tokens and a chat template. Its weights are random, so what it
@@ -177,7 +207,7 @@ with torch.no_grad():
 print("logits of the merged model within 1e-4 of the policy's:", bool(distance < 1e-4))
 
 # %% [markdown]
-# ## The real one
+# ## 4. The real one
 #
 # ```bash
 # dmpo plan llada_sudoku                                            # does it fit?
@@ -189,7 +219,8 @@ print("logits of the merged model within 1e-4 of the policy's:", bool(distance <
 # ```
 #
 # A group of rollouts stays on one process, and random streams are keyed by prompt; so eight GPUs give the numbers of
-# one, up to rounding, LoRA dropout and `train.prompts_per_step`. If the GPU has less memory, lower the micro-batches or
+# one, up to rounding, LoRA dropout and `train.prompts_per_step` (how many of a round's prompts a gradient step
+# sees; in the preset all of them, and if fewer, each process chooses among its own). If the GPU has less memory, lower the micro-batches or
 # set `model.quantize=nf4`; `dmpo plan … --gpu-memory 24` says what then fits.
 #
 # With a CUDA device here, the next cell asks the plan about it; without one it says so.
@@ -214,7 +245,7 @@ else:
 # 1. *Warm-up.* Which overrides make `llada_sudoku` fit into 24 GB? Ask `dmpo plan`.
 # 2. *Standard.* Change `loss.micro_batch` in `SMALL` from 3 to 5 and compare the losses of the first step. Why is the
 #    difference not exactly zero?
-# 3. *Hard.* Train `small` with `weight.log_ratio=none` and with `elbo`, and count forward passes in `metrics.jsonl`.
+# 3. *Standard.* Train `small` with `weight.log_ratio=none` and with `elbo`, and count forward passes in `metrics.jsonl`.
 #    Does the plan agree?
 # 4. *Research.* The recipe estimates the log-ratio by four antithetic masks. At which number would you stop for answers
 #    of 256 tokens? Propose an experiment on the toy that decides it.

@@ -39,7 +39,7 @@ from dmpo_ref.tasks import TASKS
 folder = Path(tempfile.mkdtemp())
 
 # %% [markdown]
-# ## The published numbers
+# ## 1. The published numbers
 #
 # Four benchmarks: grade-school problems ([GSM8K](https://arxiv.org/abs/2110.14168), 1,319 test items), competition
 # mathematics
@@ -58,7 +58,7 @@ folder = Path(tempfile.mkdtemp())
 print(format_table(PUBLISHED))
 
 # %% [markdown]
-# ## What n items can tell
+# ## 2. What n items can tell
 #
 # A share $\hat p$ of $n$ items is a measurement. Wilson's 95 % interval holds every $p$ for which the share seen would
 # not be surprising:
@@ -86,19 +86,24 @@ for place, (task, n) in enumerate(ITEMS.items()):
         axes.errorbar(
             place + shift, share, [[share - low], [high - share]], fmt="o", capsize=4, color=color, label=name if place == 0 else None
         )
-axes.set(xticks=range(4), xticklabels=["GSM8K", "MATH-500", "Countdown", "Sudoku"], ylabel="accuracy", ylim=(0, 1))
+axes.set(
+    xticks=range(4),
+    xticklabels=["GSM8K\n1,319 items", "MATH-500\n500 items", "Countdown\n256 items", "Sudoku\ncells of 256 puzzles"],
+    ylabel="accuracy",
+    ylim=(0, 1),
+)
 axes.set_title("Published accuracy at length 256, with the interval that n items allow")
 axes.legend()
 plt.show()
 
 # %% [markdown]
 # Countdown and Sudoku: far apart. MATH-500: the intervals overlap widely; a gain of three points on 500 items is what
-# two runs of the *same* policy may show. GSM8K, with
-# 1,319 items, lies in between. Overlap is not a test: both rows answer the *same* items, so a paired comparison would
-# be sharper, but it needs the answers, and only accuracies were printed.
+# the *same* policy may show on another 500 problems. GSM8K, with 1,319 items, lies in between. Overlap is not a test:
+# both rows answer the *same* items, so a paired comparison would be sharper, but it needs the answers, and only
+# accuracies were printed.
 # (Sudoku counts blank *cells*, which are not independent within a puzzle; the interval counts puzzles.)
 #
-# ## Two gradings
+# ## 3. Two gradings
 #
 # `published` repeats the rules behind the tables, mistakes included, so that numbers compare. `strict` is right only
 # where the answer is right. Each answer below is graded by both; read the reasons.
@@ -128,7 +133,7 @@ for task, (question, truth), text in CASES:
 #
 # Neither grading is more generous throughout. What can be said: only `strict` can be maximised without harm.
 #
-# ## Files that already exist
+# ## 4. Files that already exist
 #
 # `dmpo grade FILES…` reads what the published evaluations write. Here is such a file, with one item broken on purpose.
 
@@ -161,7 +166,7 @@ print(describe_item(items[1]).replace(str(folder), "…"))
 #
 # Several processes each write a file; they are put together by name.
 #
-# ## Prompts: the same in training and in evaluation
+# ## 5. Prompts: the same in training and in evaluation
 #
 # A task is one class with a prompt, a reward and a grade, and both `dmpo train` and `dmpo evaluate` use it.
 # `task.prefill` starts the answer with `<reasoning>`, as the published evaluation
@@ -174,7 +179,7 @@ for turn in countdown.prompt(countdown.parse("30,100,93=37")):
 print(f"[assistant]\n{countdown.prefill}…")
 
 # %% [markdown]
-# ## An evaluation from beginning to end
+# ## 6. An evaluation from beginning to end
 #
 # `dmpo evaluate` writes each answer to a results file as soon as it is there. The toy policy on 32 puzzles, four
 # samples each:
@@ -216,7 +221,7 @@ with contextlib.redirect_stderr(io.StringIO()) as message:
 print(f"exit code {code}, {message.getvalue().replace(str(folder), '…')}")
 
 # %% [markdown]
-# ## The real thing
+# ## 7. The real thing
 #
 # On a machine with a GPU and a network, for each of `llada_gsm8k`, `llada_math500`, `llada_countdown` and `llada_sudoku`:
 #
@@ -252,7 +257,7 @@ print(
 # 1. *Warm-up.* How many test items would make the intervals of 35.0 % and 38.2 % part?
 # 2. *Standard.* Write a generation for the Countdown problem [8, 2, 3] → 64 that `published` calls right and `strict`
 #    wrong, without `**`.
-# 3. *Hard.* Given both rows' answers to the same 500 items, which test would you use, and what is the smallest
+# 3. *Standard.* Given both rows' answers to the same 500 items, which test would you use, and what is the smallest
 #    difference it can see if the two policies agree on 90 % of the items?
 # 4. *Research.* The published Sudoku score counts cells. Find a policy without any knowledge of the puzzle that
 #    maximises it, and its score.

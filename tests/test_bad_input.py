@@ -76,8 +76,8 @@ def narrow(key, weight):
 
 DAMAGES = {
     "missing shard": (lambda folder: shard(folder, 1).unlink(), "model-00002-of-"),
-    "truncated shard": (lambda folder: truncate(shard(folder, 0)), "the weights do not fit the config"),
-    "empty shard": (lambda folder: shard(folder, 0).write_bytes(b""), "the weights do not fit the config"),
+    "truncated shard": (lambda folder: truncate(shard(folder, 0)), "weights is damaged or cut off"),
+    "empty shard": (lambda folder: shard(folder, 0).write_bytes(b""), "weights is damaged or cut off"),
     "index no JSON": (lambda folder: (folder / "model.safetensors.index.json").write_text("{"), "the weights do not fit the config"),
     "wrong key": (rewrite(misname), "missing keys in the weights, first model.transformer.ln_f.weight"),
     "wrong shape": (rewrite(narrow), "model.transformer.blocks.1.ff_out.weight [16, 8] instead of [16, 48]"),
@@ -159,7 +159,7 @@ RUN_DAMAGES = {
     "a state.pt of something else": (lambda folder: torch.save({"step": 1}, folder / "state.pt"), "is not complete"),
     "no run.yaml": (lambda folder: (folder / "run.yaml").unlink(), "run.yaml"),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors"),
-    "half the weights": (lambda folder: truncate(folder / "model.safetensors"), "the weights do not fit the config"),
+    "half the weights": (lambda folder: truncate(folder / "model.safetensors"), "weights is damaged or cut off"),
 }
 
 

@@ -279,13 +279,14 @@ def test_files_of_costs_are_passed_over(tmp_path, capsys):
     assert main(["table", str(tmp_path)]) == 2 and "holds no results" in capsys.readouterr().err
 
 
-def test_the_files_to_grade_are_not_overwritten(tmp_path, capsys):
-    path = published_file(tmp_path, "countdown_instruct_256_128_0", COUNTDOWN)
+def test_no_file_is_overwritten(tmp_path, capsys):
+    path, notes = published_file(tmp_path, "countdown_instruct_256_128_0", COUNTDOWN), tmp_path / "notes.jsonl"
+    notes.write_text("mine")
     before = path.read_bytes()
-    for same in (path, tmp_path / ".." / tmp_path.name / path.name):
-        assert main(["grade", str(path), "--output", str(same)]) == 2
-        assert "one of the files to grade" in capsys.readouterr().err
-        assert path.read_bytes() == before
+    for taken in (path, tmp_path / ".." / tmp_path.name / path.name, notes, "/dev/null", tmp_path / "README.md"):
+        assert main(["grade", str(path), "--output", str(taken)]) == 2
+        assert "give the name of a .jsonl file that is not there yet" in capsys.readouterr().err
+    assert path.read_bytes() == before and notes.read_text() == "mine"
 
 
 def test_a_puzzle_that_was_never_asked_counts_with_all_its_blanks(tmp_path):

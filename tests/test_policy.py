@@ -141,7 +141,7 @@ def change(**fields):
     ("damage", "message"),
     [
         (lambda folder: (folder / "model.safetensors").unlink(), "model.path=.*no file named model.safetensors"),
-        (truncate, "the weights do not fit the config"),
+        (truncate, "weights is damaged or cut off"),
         (rename_a_key, "missing keys in the weights, first model.transformer.ln_f.weight"),
         (change(d_model=32), "(the weights do not fit the config|mismatched keys)"),
         (change(alibi=True), "alibi=True is not implemented"),

@@ -487,3 +487,9 @@ def test_a_chat_answer_is_shown_as_its_board():
     assert task.show(PUZZLE, f"thinking <answer>\n{GRID}\n</answer>") == board
     assert task.show(task.parse(PUZZLE.puzzle)) == board.replace("1 2 | 3 4\n3", "1 2 | . .\n3")
     assert len(task.show(PUZZLE, "no answer").splitlines()) == 5
+
+
+def test_a_csv_file_that_excel_wrote(tmp_path):
+    """Excel puts a byte order mark before the first line."""
+    (tmp_path / "own.csv").write_text("\ufeffPuzzle,Solution\n2341412314323210,2341412314323214\n", encoding="utf-8")
+    assert [item.puzzle for item in read_puzzles(tmp_path / "own.csv")] == ["2341412314323210"]

@@ -112,6 +112,12 @@ def test_an_own_objective_replaces_that_of_the_config(small_run, tmp_path):
     assert torch.equal(parameters(given), parameters(named))
 
 
+@pytest.mark.parametrize("value", [None, {"solved": 1.0}, "right"])
+def test_a_reward_that_is_no_number_is_named(small_run, value):
+    with pytest.raises(ValueError, match=r"reward\(item, text\) returned .* for the answer '[1-4]{16}'; return a number"):
+        train(small_run(), reward=lambda item, text: value)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_rewards_that_are_not_finite_are_named_and_nothing_is_written(small_run, tmp_path, value):
     with pytest.raises(ValueError, match=r"reward of prompt 0, rollout 0 is (nan|inf)"):
@@ -145,10 +151,10 @@ def test_a_checkpoint_that_was_not_finished_is_never_seen(small_run, tmp_path, m
     newest = latest_checkpoint(trained.output)
 
     def full_disk(*args, **kwargs):
-        raise OSError("No space left on device")
+        raise RuntimeError("unexpected pos 226176 vs 226068. It is what torch makes of a full disk")
 
     monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=r"checkpoint-000009 cannot be written: unexpected pos 226176 .* go on with --resume"):
         save_checkpoint(
             trained.output,
             config=small_run(),
@@ -160,6 +166,18 @@ def test_a_checkpoint_that_was_not_finished_is_never_seen(small_run, tmp_path, m
         )
     assert latest_checkpoint(trained.output) == newest
     assert (newest / "state.pt").is_file()
+    assert not list(trained.output.glob(".*.partial"))
+
+
+def test_two_processes_do_not_write_to_one_folder(small_run, tmp_path):
+    other = "import sys, pathlib; from dmpo_ref.checkpoint import claim\nwith claim(pathlib.Path(sys.argv[1])): print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", other, tmp_path / "run"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        with pytest.raises(ValueError, match=r"output=.*run is being written by another process; wait for it, or choose another"):
+            train(small_run())
+        process.communicate(b"\n")
+    assert not (tmp_path / "run").exists()
+    train(small_run("train.rounds=1"))
 
 
 def test_a_checkpoint_of_a_run_loads_as_a_policy_by_the_folder_of_the_run(small_run, tmp_path):

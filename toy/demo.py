@@ -20,7 +20,7 @@ from dmpo_ref.config import PRESETS, Config, SamplerConfig, load_config
 from dmpo_ref.evaluate import evaluate
 from dmpo_ref.likelihood import build_vocabulary
 from dmpo_ref.policy import latest_checkpoint, load_policy
-from dmpo_ref.run import build_accelerator
+from dmpo_ref.processes import build_accelerator
 from dmpo_ref.tasks import build_task
 from dmpo_ref.train import Trained, train
 from toy.oracle import exact_distribution, kl_divergence, rewards, tilted

@@ -16,7 +16,7 @@ BLUE, ORANGE, GREEN, RED = COLORS[0], COLORS[1], COLORS[2], COLORS[3]
 
 
 def draw_board(axes: Axes, puzzle: str, answer: str, title: str) -> None:
-    """A board: clues black, generated digits blue, units that break a rule shaded red."""
+    """A board: clues black, generated digits blue, cells that break a rule shaded."""
     axes.set(xlim=(0, 4), ylim=(4, 0), aspect="equal", xticks=[], yticks=[])
     axes.set_title(title, fontsize=9)
     axes.grid(False)
@@ -75,7 +75,7 @@ def draw_solve_rate(axes: Axes, metrics: list[dict[str, Any]], result: dict[str,
     axes.plot([0, *x], [result["before"]["temperature_1"], *y], "o-", color=ORANGE, label="test solve rate, temperature 1")
     end = x[-1]
     axes.plot([0, end], [result["before"]["greedy"], result["after"]["greedy"]], "s", color=GREEN, label="test solve rate, greedy")
-    axes.set(title="(a) learn to solve", xlabel="rollouts", ylabel="share solved", ylim=(0, 1.02))
+    axes.set(title="Act (a), learn to solve", xlabel="rollouts", ylabel="share solved", ylim=(0, 1.02))
     axes.legend(loc="lower right", fontsize=7)
 
 
@@ -88,7 +88,7 @@ def draw_by_blanks(axes: Axes, result: dict[str, Any]) -> None:
         )
         axes.bar_label(bars, fmt="%.2f", fontsize=6.5)
     axes.set_xticks(range(len(kinds)), [kind.split()[0] for kind in kinds])
-    axes.set(title="(a) by number of blanks", xlabel="blanks", ylabel="test solve rate, temperature 1", ylim=(0, 1.2))
+    axes.set(title="Act (a), by number of blanks", xlabel="blanks", ylabel="test solve rate, temperature 1", ylim=(0, 1.2))
     axes.legend(loc="upper right", fontsize=7, ncols=2)
 
 
@@ -97,25 +97,28 @@ def draw_boards(pair: list[Axes], result: dict[str, Any]) -> None:
     before, after = (result[when]["greedy_answers"] for when in ("before", "after"))
     mended = [puzzle for puzzle, answer in after.items() if is_solution(puzzle, answer) and not is_solution(puzzle, before[puzzle])]
     puzzle = (mended or list(after))[0]
-    draw_board(pair[0], puzzle, before[puzzle], "greedy answer before")
+    draw_board(pair[0], puzzle, before[puzzle], "Act (a), greedy: before")
     draw_board(pair[1], puzzle, after[puzzle], "and after")
+    pair[0].set_xlabel("shaded: breaks a rule", fontsize=8)
 
 
 def draw_ess(axes: Axes, act_a: list[dict[str, Any]], act_b: list[dict[str, Any]]) -> None:
     """Effective sample size of the weights in both acts."""
-    for metrics, color, label in ((act_a, BLUE, "(a)"), (act_b, ORANGE, "(b)")):
+    for metrics, color, label in ((act_a, BLUE, "act (a)"), (act_b, ORANGE, "act (b)")):
         x, y = rounds_of(metrics, "ess")
         axes.plot([rollouts / x[-1] for rollouts in x], y, color=color, linewidth=1, label=label)
-    axes.set(title="effective sample size", xlabel="share of the run", ylabel="ESS, share of the N rollouts", ylim=(0, 1.02))
+    axes.set(
+        title="Acts (a) and (b), effective sample size", xlabel="share of the run", ylabel="ESS (share of the N rollouts)", ylim=(0, 1.02)
+    )
     axes.legend(loc="lower right", fontsize=7)
 
 
 def draw_kl(axes: Axes, metrics: list[dict[str, Any]], result: dict[str, Any]) -> None:
     """Exact divergences from the target over the run."""
-    for name, color, label in (("kl_target_policy", BLUE, "KL(p*‖p_θ)"), ("kl_policy_target", ORANGE, "KL(p_θ‖p*)")):
+    for name, color, label in (("kl_target_policy", BLUE, "KL(p*‖p$_θ$)"), ("kl_policy_target", ORANGE, "KL(p$_θ$‖p*)")):
         x, y = rounds_of(metrics, f"exact/{name}")
         axes.plot([0, *x], [result["before"][name], *y], "o-", markersize=3, color=color, label=label)
-    axes.set(title="(b) match the target: exact", xlabel="rollouts", ylabel="nats", yscale="log")
+    axes.set(title="Act (b), match the target: exact", xlabel="rollouts", ylabel="nats", yscale="log")
     axes.legend(loc="upper right", fontsize=7)
 
 
@@ -131,7 +134,7 @@ def draw_shares(axes: Axes, result: dict[str, Any]) -> None:
         bars = axes.bar([i + 0.27 * (k - 1) for i in range(3)], [*shares, 1 - sum(shares)], 0.27, color=color, label=label)
         axes.bar_label(bars, fmt="%.2f", fontsize=6.5)
     axes.set_xticks(range(3), names)
-    axes.set(title="(b) where the probability is: exact", ylabel="probability", ylim=(0, 1))
+    axes.set(title="Act (b), where the probability is: exact", ylabel="probability", ylim=(0, 1))
     axes.legend(loc="upper right", fontsize=7)
 
 
@@ -150,7 +153,7 @@ def draw_group_size(groups: dict[str, list[dict[str, Any]]], path: Path) -> Path
             panel.hlines(values[len(values) // 2], k - 0.3, k + 0.3, color=COLORS[k], linewidth=2, label=name)
     for panel in axes:
         panel.set_xticks(range(len(groups)), [name.replace(", ", "\n") for name in groups])
-    axes[0].set(title="exact KL(p*‖p_θ), 3,200 rollouts", ylabel="nats", yscale="log")
+    axes[0].set(title="exact KL(p*‖p$_θ$), 3,200 rollouts", ylabel="nats", yscale="log")
     axes[1].set(title="first solution: probability − target share", ylabel="difference", ylim=(-0.75, 0.75))
     axes[1].axhline(0, color="0.3", linewidth=0.8)
     path.parent.mkdir(parents=True, exist_ok=True)

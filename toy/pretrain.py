@@ -8,6 +8,7 @@ prevails. (Random corruption of cells would not do: it averages out, and greedy 
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,13 +100,13 @@ def check_options(config: PretrainConfig) -> None:
     for name in ("steps", "batch_size", "layers", "threads"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name}={getattr(config, name)}: must be at least 1")
-    if Path(config.output).is_file():
-        raise ValueError(f"output={config.output} is a file; a folder is needed")
+    if Path(config.output).exists():
+        raise ValueError(f"output={config.output} exists; give a folder that does not")
     for name in ("correct_share", "prompted_share"):
         if not 0 <= getattr(config, name) <= 1:
             raise ValueError(f"{name}={getattr(config, name)}: a share must lie between 0 and 1")
-    if config.learning_rate <= 0:
-        raise ValueError(f"learning_rate={config.learning_rate}: must be above 0")
+    if not (config.learning_rate > 0 and math.isfinite(config.learning_rate)):
+        raise ValueError(f"learning_rate={config.learning_rate}: must be finite and above 0")
     if config.width < 4 or config.width % 4:
         raise ValueError(f"width={config.width}: must be a multiple of the 4 attention heads")
 

@@ -280,12 +280,12 @@ def read_puzzles(path: str | Path) -> list[Puzzle]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no puzzle file {path}: give a CSV with the columns Puzzle,Solution")
+        raise FileNotFoundError(f"no puzzle file {path}: give a CSV with the columns Puzzle,Solution; in a config, ./ means beside it")
     puzzles = []
-    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:  # Excel's CSV files start with a byte order mark
         reader = csv.DictReader(file)
         if not {"Puzzle", "Solution"} <= set(reader.fieldnames or []):
-            raise ValueError(f"{path}: the first line must name the columns Puzzle,Solution; got {reader.fieldnames}")
+            raise ValueError(f"{path}: the first line must name the columns Puzzle,Solution; got {reader.fieldnames or 'an empty file'}")
         for row in reader:
             puzzle = Puzzle((row["Puzzle"] or "").strip(), (row["Solution"] or "").strip())
             if problem := describe_problem(puzzle):

@@ -142,7 +142,8 @@ def draw_table(columns: list[Column], path: Path) -> None:
         for i, column in enumerate(columns)
     ]
     tasks = [task for task, title in TITLES.items() if any(row[0] == title for row in rows)]
-    figure, panels = plt.subplots(1, len(tasks), figsize=(2.2 + 3 * len(tasks), 3.8), layout="constrained", squeeze=False, sharey=True)
+    size = (max(7.5, 2.2 + 3 * len(tasks)), 3.4 + 0.12 * len(columns))
+    figure, panels = plt.subplots(1, len(tasks), figsize=size, layout="constrained", squeeze=False, sharey=True)
     width = 0.8 / len(columns)
     for panel, task in zip(panels[0], tasks, strict=True):
         lengths = [row[1] for row in rows if row[0] == TITLES[task]]
@@ -151,12 +152,15 @@ def draw_table(columns: list[Column], path: Path) -> None:
                 if (value := column.values.get((task, int(length) if length.isdigit() else None))) is None:
                     continue
                 whisker = None if value[1] is None else [[value[0] - value[1]], [value[2] - value[0]]]
-                panel.bar(place + (i - (len(columns) - 1) / 2) * width, value[0], width, yerr=whisker, capsize=2, **styles[i])
+                x = place + (i - (len(columns) - 1) / 2) * width
+                panel.bar(x, value[0], width, yerr=whisker, capsize=2, **styles[i])
+                if value[0] == 0:  # a bar without height has no colour
+                    panel.plot(x, 0, "s", color=styles[i]["facecolor"], clip_on=False, zorder=3)
         panel.set(title=TITLES[task], xlabel="generation length, tokens", xticks=range(len(lengths)), xticklabels=lengths)
         panel.set(xlim=(-0.5, len(lengths) - 0.5), ylim=(0, 100))
     panels[0][0].set_ylabel("accuracy, %")
     handles = [plt.Rectangle((0, 0), 1, 1, **style) for style in styles]
-    figure.legend(handles, [column.name for column in columns], loc="outside lower center", ncols=min(3, len(columns)), fontsize=8)
+    figure.legend(handles, [column.name for column in columns], loc="outside lower center", ncols=2, fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     plt.close(figure)

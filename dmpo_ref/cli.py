@@ -141,7 +141,7 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--merge", action="store_true", help="add the adapters to the weights of their base")
 
     command = add("bench", run_bench, "Measure this library on this machine.", config=False)
-    what = "loss: a step with LLaDA's vocabulary, chunked against all logits; samplers: a table (two minutes); grading: time for one answer"
+    what = "loss: a step with LLaDA's vocabulary, chunked against all logits; samplers: a table, in three minutes; grading: of one answer"
     command.add_argument("name", choices=["loss", "samplers", "grading"], help=what)
 
     command = add("demo", run_demo, "The method on the toy in two acts: solve rate on Sudoku, exact KL on one puzzle.", config=False)

@@ -17,15 +17,14 @@
 # paper ([arXiv:2510.08233](https://arxiv.org/abs/2510.08233), Figure 3) mends it by subtracting a baseline, $w_{\mathrm{real}} = w -
 # s\,w_{\mathrm{base}}$. This notebook takes the idea apart on a world of five answers.
 #
-# You will learn
+# **You will learn**
 # - what one gradient step does to good, bad and *undrawn* answers, with and without a baseline;
 # - which baselines leave the expected gradient as it is, by enumeration of every group of N rollouts;
 # - why small groups lose answers even at the target, and what a baseline does about it;
 # - what the baseline `negative` optimises instead of $p^*$: it has no fixed point but the best answer;
 # - where the effect does not show, and one reason why.
 #
-# You need: the weights of [03 · From rewards to weights](03_weights.ipynb). Time: 45 minutes to read; the cells run in about half a
-# minute.
+# **You need** the weights of [03 · From rewards to weights](03_weights.ipynb). **It takes** 45 minutes to read and half a minute to run.
 
 # %%
 try:
@@ -48,10 +47,12 @@ from dmpo_ref.losses import wdce
 from dmpo_ref.masking import stream
 from dmpo_ref.weights import baseline_weights, log_weights, model_baseline, target_weights
 from toy.figures import COLORS
-from toy.mixture import BASELINES, TabularPolicy, baseline_study, draw_cells, world_1d
+from toy.mixture import BASELINES, TabularPolicy, baseline_study, draw_cells, fit_forward, world_1d
 from toy.mixture_figure import plot_baselines, table
 from toy.oracle import kl_divergence, tilted
 from toy.study import by_name, read
+
+HUES = (*COLORS[:3], COLORS[4])  # of the baselines, in the order of BASELINES
 
 # %% [markdown]
 # ## 1. Five answers, four rollouts
@@ -208,10 +209,17 @@ print("expected first step, N = 4:      A       B       C       D       E")
 for baseline in BASELINES:
     print(f"{baseline:29}", " ".join(f"{x:7.4f}" for x in moments(baseline, 4, log_ref, log_ref)[0].tolist()))
 
+# %%
+for place, log_p in (("p_ref", log_ref), ("p*", log_target)):
+    none, negative = (moments(baseline, 4, log_p, log_p)[0] for baseline in ("none", "negative"))
+    print(f"at {place:5} length of the expected step: none {none.norm():.3f}, negative {negative.norm():.3f}")
+    if place == "p_ref":
+        print(f"         ratio {negative.norm() / none.norm():.2f}, cosine {torch.cosine_similarity(none, negative, dim=0):.3f}")
+
 # %% [markdown]
 # `none`, `uniform` and `model` agree to the last digit. At $p_\theta=p_{\mathrm{old}}$ the expected push of $1/N$ on every rollout is
-# $\mathbb E_{p_{\mathrm{old}}}[\nabla\log p_{\mathrm{old}}]=0$, so `uniform` costs nothing; `model` is then `uniform`. `negative` is
-# another direction: almost twice as long, and we come back to it.
+# $\mathbb E_{p_{\mathrm{old}}}[\nabla\log p_{\mathrm{old}}]=0$, so `uniform` costs nothing; `model` is then `uniform`. `negative`
+# points almost the same way here but is 1.8 times as long; it parts company near $p^*$, where the others vanish. We come back to it.
 #
 # What about the later steps of a round, when $p_\theta$ has left $p_{\mathrm{old}}$? Take a policy half-way from $p_{\mathrm{ref}}$ to
 # $p^*$ (in logits) and ask how much each baseline adds to the expected step of `none`.
@@ -304,8 +312,8 @@ for ax, (rate, N) in zip(panels, ((1.0, 4), (1.0, 16), (2.0, 4)), strict=True):
     for k, baseline in enumerate(BASELINES):
         levels = torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64)
         low, middle, high = divergence(curves[rate, N, baseline]).quantile(levels, dim=1)
-        ax.plot(middle, color=COLORS[k], label=baseline, linestyle=("-", "--", "-.", ":")[k])
-        ax.fill_between(range(len(low)), low, high, color=COLORS[k], alpha=0.15, linewidth=0)
+        ax.plot(middle, color=HUES[k], label=baseline, linestyle=("-", "--", "-.", ":")[k])
+        ax.fill_between(range(len(low)), low, high, color=HUES[k], alpha=0.15, linewidth=0)
     ax.set(title=f"N = {N}, rate {rate:g}", xlabel="rounds", yscale="log", ylim=(1e-4, 20))
 panels[0].set_ylabel("KL(p*‖p$_θ$), nats: median, 5 to 95 %")
 panels[1].legend(fontsize=8)
@@ -351,16 +359,16 @@ def expected_path(baseline, N, steps, rate=0.2, strength=1.0):
     return log_p.exp()
 
 
-print("negative, N=4, exact expected steps:   A      B      C      D      E   E[r]")
-for steps in (0, 10, 30, 100, 300, 2000):
+print("negative, N=4, exact expected steps:   A      B      C      D      E   E[r]  KL(p*||p)")
+for steps in (0, 10, 24, 30, 100, 300, 2000):
     p = expected_path("negative", 4, steps)
-    print(f"{steps:32} ", " ".join(f"{x:6.3f}" for x in p.tolist()), f"{p @ reward:6.3f}")
-print(f"{'p*':>32} ", " ".join(f"{x:6.3f}" for x in log_target.exp().tolist()), f"{log_target.exp() @ reward:6.3f}")
+    print(f"{steps:32} ", " ".join(f"{x:6.3f}" for x in p.tolist()), f"{p @ reward:6.3f} {divergence(p.log()):9.3f}")
+print(f"{'p*':>32} ", " ".join(f"{x:6.3f}" for x in log_target.exp().tolist()), f"{log_target.exp() @ reward:6.3f} {0:9.3f}")
 
 # %% [markdown]
-# It ends at the answer with the highest reward, as reward maximisation without a KL term does. On the way it earns more reward than
-# $p^*$: in a table of rewards it looks like the best baseline. It passes near $p^*$ and does not stop, so early stopping decides what one
-# gets.
+# It ends at the answer with the highest reward, as reward maximisation without a KL term does. On the way it earns more reward than $p^*$:
+# in a table of rewards it looks like the best baseline. It passes near $p^*$, nearest after 24 steps at 0.027 nats, and does not stop, so
+# early stopping decides what one gets.
 #
 # A smaller strength $s<1$ gives it a fixed point. For $N\to\infty$ the expected direction is $p^*-s\,p^--(1-s)\,p_\theta$, with
 # $p^-\propto p_{\mathrm{ref}}\,e^{-r/\alpha}$, so it rests at
@@ -396,7 +404,7 @@ print(f"start {kl_divergence(line.log_target, line.log_ref):.3f} nats, E[r] unde
 
 # %% tags=["nbval-ignore-output", "slide"]
 figure, ax = plt.subplots(figsize=(7.5, 4.8), layout="constrained")
-plot_baselines(ax, rows, kl_divergence(line.log_target, line.log_ref), COLORS[:4])
+plot_baselines(ax, rows, kl_divergence(line.log_target, line.log_ref), list(HUES))
 plt.show()
 
 # %% [markdown]
@@ -413,7 +421,35 @@ for baseline in ("uniform", "model", "negative"):
 # The picture of the five answers holds: at $N=4$ `none` ends farther from $p^*$ than it started, `uniform` and `model` come nearer.
 # `negative` beats `none` at $N=4$, where `none` drifts, and loses to it in all seeds at $N=16$: more rollouts do not bring it nearer,
 # because it is on its way past $p^*$. Its reward at $N=16$ is above that of $p^*$ itself. A table of rewards alone would call it the
-# winner. At $N=16$ the advantage over `none` is there but smaller: with enough rollouts in a step the baseline matters less.
+# winner. At $N=16$ the advantage of `uniform` and `model` over `none` is smaller in nats, though still a factor of five, as at $N=4$ and 8.
+#
+# One thing in the table looks odd: `uniform` and `model` are nearer to $p^*$ than `none` at every $N$ and yet earn less. Where does the
+# probability lie?
+
+# %%
+poor, rich = line.log_target.exp() < 0.1 / 64, line.log_target.exp() > 0.01
+held = [log_p.exp()[poor].sum() for log_p in (line.log_target, line.log_ref)]
+print("p* avoids {} of 64 cells: it gives them {:.3f}, p_ref {:.2f};".format(poor.sum(), *held), end=" ")
+print(f"lowest reward there {line.reward[poor].min():.1f}")
+print("N=4, mean of 6 seeds   given to these cells   worst cell with p* > 0.01, log p*/p_theta")
+for baseline in ("none", "uniform", "model"):
+    policies = [TabularPolicy(line) for _ in range(6)]
+    for seed, policy in enumerate(policies):
+        fit_forward(line, policy, num_rollouts=4, baseline=baseline, seed=seed)
+    log_p = torch.stack([policy.log_prob().detach() for policy in policies])
+    worst = (line.log_target - log_p)[:, rich].amax(1).mean()
+    print(f"{baseline:12} {log_p.exp()[:, poor].sum(1).mean():25.2f} {worst:38.2f}")
+
+# %% [markdown]
+# `uniform` and `model` have not arrived: a tenth of the policy still lies where $p_{\mathrm{ref}}$ put it and $p^*$ is almost 0, which costs
+# much reward and little KL. `none` has nearly left those cells, but it has left cells that $p^*$ wants as well. With four times as many
+# rounds:
+
+# %%
+print(table(baseline_study(line, num_rollouts=(4,), rounds=240)))
+
+# %% [markdown]
+# `uniform` and `model` come eight to nine times nearer still and earn as much as `none`, which drifts on, away from $p^*$.
 #
 # ## 7. Where it does not show
 #
@@ -484,10 +520,11 @@ def show(N=4, strength=1.0, place="p_ref", draw=True):
     if draw:
         _, ax = plt.subplots(figsize=(7, 3.2), layout="constrained")
         for k, (baseline, (mean, variance)) in enumerate(found.items()):
-            bars = {"color": COLORS[k], "label": baseline, "capsize": 2, "error_kw": {"linewidth": 1}}
+            bars = {"color": HUES[k], "label": baseline, "capsize": 2, "error_kw": {"linewidth": 1}}
             ax.bar([i + 0.2 * (k - 1.5) for i in range(5)], mean, 0.2, yerr=variance.sqrt(), **bars)
         ax.set_xticks(range(5), [f"{a}, r={r:g}" for a, r in zip(ANSWERS, reward.tolist(), strict=True)])
-        ax.set(title=f"First step at {place}, N={N}, s={strength:g}: mean ± sd", ylabel="change of the logit", ylim=(-0.7, 0.7))
+        label = place.replace("_ref", "$_{ref}$")
+        ax.set(title=f"First step at {label}, N={N}, s={strength:g}: mean ± sd", ylabel="change of the logit", ylim=(-0.7, 0.7))
         ax.legend(ncols=4, fontsize=8, loc="lower center")
         plt.show()
     return {b: variance.sum().sqrt().item() for b, (_, variance) in found.items()}
@@ -508,7 +545,7 @@ _ = interact(
 )
 
 # %% [markdown]
-# ## What to remember
+# ## To remember
 #
 # - Softmax weights are positive, so undrawn answers pay for drawn ones, good or bad. Weights that sum to zero leave undrawn logits alone.
 # - `uniform` and `model` leave the expected first step as it is, and their noise vanishes at $p^*$. Without a baseline it does not, and
@@ -521,10 +558,10 @@ _ = interact(
 #
 # 1. *Warm-up.* Two answers, $N=2$. Write down the three possible groups and show by hand that the expected step of `uniform` is 0 at
 #    $p^*$, and at no other policy that gives both answers a chance.
-# 2. How does the number of rounds until half of the runs have lost an answer grow with $N$ and with the rate (`simulate`, baseline
-#    `none`, from $p^*$)? Compare with the rule for genetic drift.
-# 3. Give `simulate` the baseline `negative` with strength 0.3 and tell from the runs, not from the formula, at which distribution they
-#    end for $N=4$ and $N=16$.
+# 2. *Standard.* How does the number of rounds until half of the runs have lost an answer grow with $N$ and with the rate (`simulate`,
+#    baseline `none`, from $p^*$)? Compare with the rule for genetic drift.
+# 3. *Standard.* Give `simulate` the baseline `negative` with strength 0.3 and tell from the runs, not from the formula, at which
+#    distribution they end for $N=4$ and $N=16$.
 # 4. *Research.* On Sudoku (`toy.study`, variants) replace AdamW by plain descent, or give Adam a larger ε, for `none` and `uniform` on
 #    masks. Does the order turn around? If not, what else differs between a path likelihood and a mask estimate when weights are negative?
 #    (The ELBO is a bound: pushing it down need not push the likelihood down.)

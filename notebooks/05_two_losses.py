@@ -17,14 +17,14 @@
 # discriminative optimisation. We build both from their definitions on a problem of two tokens, where every mask and every answer can be
 # listed.
 #
-# You will learn
+# **You will learn**
 # - where each loss comes from, and where it is stationary;
 # - their gradients by hand, and that autograd and finite differences agree;
 # - what the choice of masks does to the variance of the likelihood, exactly, and which published choice is biased;
-# - four slips, three of them published, each with the number that shows it;
+# - four slips, three of them published (numbered where they are shown: 1 to 3 in section 4, 4 in section 6), each with its number;
 # - what ELBOs do to WDDO and not to WDCE, and how much of it training in rounds forgives.
 #
-# You need: [03 · From rewards to weights](03_weights.ipynb). Time: an hour to read; the cells run in half a minute.
+# **You need** [03 · From rewards to weights](03_weights.ipynb). **It takes** an hour to read and half a minute to run.
 
 # %%
 try:
@@ -144,10 +144,14 @@ print("p*", [f"{p:.3f}" for p in log_target.exp().tolist()])
 # $$\mathrm{KL}(p^*\|p_\theta)=\text{const}-\mathbb E_{p^*}[\log p_\theta(o)]
 #   \;\approx\;\text{const}-\sum_n w_n\log p_\theta(o_n)\;\le\;\text{const}+\sum_n w_n\,\mathcal L_\theta(o_n).$$
 #
-# The first step is exact, the second replaces $p^*$ by weighted rollouts, the third $\log p_\theta$ by its bound. Divide by L, as
-# published, and put $w_{\mathrm{real}}=w-w_{\mathrm{base}}$ for $w$ if there is a baseline:
+# The first step is exact, the second replaces $p^*$ by weighted rollouts, the third $\log p_\theta$ by its bound, which needs $w_n\ge0$.
+# Divide by L, as published, and put $w_{\mathrm{real}}=w-w_{\mathrm{base}}$ for $w$ if there is a baseline. Where $w_{\mathrm{real}}$ is
+# negative the third step is no upper bound any more: pushing an ELBO down need not push $\log p_\theta$ down.
 #
 # $$\mathrm{WDCE}=\frac1G\sum_g\sum_n w_{\mathrm{real}}[g,n]\;\frac1L\,\widehat{\mathcal L}_\theta(o_{g,n}).$$
+#
+# $\widehat{\mathcal L}$ is a mean over R masks of each rollout. (R masks = R views = R replicates: `loss.num_replicates` in a config, the
+# class `Views` in the code. Antithetic pairs use two.)
 #
 # By hand: loops over rollouts, over R masks of each, over positions. The masks come from the library, so that both sides use the same ones.
 
@@ -180,7 +184,8 @@ torch.testing.assert_close(library, by_hand, rtol=1e-12, atol=0)
 print(f"by hand {by_hand.item():.6f}, dmpo_ref.losses.wdce {library.item():.6f}")
 
 # %% [markdown]
-# **The gradient.** $\partial \log\pi(o_d)/\partial\theta_{d,s}=o_d-\sigma(\theta_{d,s})$: what was observed minus what was expected. So
+# **The gradient.** $\partial \log\pi(o_d)/\partial\theta_{d,s}=o_d-\sigma(\theta_{d,s})$: what was observed minus what was expected. (Here
+# and below $\sigma$ of a number is the logistic function, $\sigma(x)=1/(1+e^{-x})$; the σ inside $p(o;\sigma)$ is an order.) So
 #
 # $$\frac{\partial\,\mathrm{WDCE}}{\partial\theta_{d,s}}=-\frac1{L}\sum_n w_{\mathrm{real}}[n]\;
 #   \frac1R\sum_{r:\ d\text{ masked, other in state }s}\frac L{m_r}\,\bigl(o_{n,d}-\sigma(\theta_{d,s})\bigr).$$
@@ -290,15 +295,18 @@ for nw, color in zip((0.1, 1.0, 3.0), (BLUE, ORANGE, GREEN), strict=True):
     left.plot(math.log(nw), nw * math.log1p(1 / nw) + math.log1p(nw), "o", color=color)
     right.plot(x, nw * torch.sigmoid(-x) - torch.sigmoid(x), color=color)
     right.plot(x, 0 * x + (nw - 1) / 2, "--", color=color, linewidth=0.9)
-left.set(xlabel="Δ = log p_θ − log p_old, nats", ylabel="loss of one rollout × N", title="WDDO: a minimum at Δ = log N·w", ylim=(0, 6))
+left.set(
+    xlabel="Δ = log p$_θ$ − log p$_{old}$, nats", ylabel="loss of one rollout × N", title="WDDO: a minimum at Δ = log N·w", ylim=(0, 6)
+)
 left.legend(fontsize=8)
-right.set(xlabel="Δ, nats", ylabel="pull on log p_θ × N", title="Its pull; dashed: half of WDCE − uniform")
+right.set(xlabel="Δ, nats", ylabel="pull on log p$_θ$ × N", title="Its pull; dashed: half of WDCE − uniform")
 plt.show()
 
 # %% [markdown]
 # The right panel holds the relation of the two losses. At $\Delta=0$, before the first step, the pull of WDDO is $\tfrac12(w_n-\tfrac1N)$:
-# *half of WDCE with the uniform baseline.* After that WDDO lets go when a rollout has reached its level. WDCE with a baseline never does: a
-# negative weight pushes $\log p_\theta$ down for as long as the group is used.
+# *half of WDCE with the uniform baseline.* After that WDDO lets go when a rollout has reached its level. WDCE with the uniform baseline
+# never does: a negative weight pushes the estimate of $\log p_\theta$ down for as long as the group is used. (The baseline `model` does let
+# go: [04](04_weight_baseline.ipynb), section 2.)
 #
 # Both facts on the two tokens, along the orders (exact log-probabilities: a rollout and its order, 8 of them, each equally likely under the
 # uniform policy):
@@ -335,8 +343,8 @@ jensen_shannon = (kl_divergence(log_target, middle) + kl_divergence(uniform.log(
 print(f"WDDO at p* {losses_on_paths(theta_star)[0].item():.6f}, 2 ln 2 - 2 JS {2 * math.log(2) - 2 * jensen_shannon:.6f}")
 
 # %% [markdown]
-# The gradient of WDDO in θ by the chain rule, from the formula of section 2: coefficient $-w\,\sigma(-\Delta)+\sigma(\Delta)/N$ times the
-# gradient of each log-probability.
+# The gradient of WDDO in θ by the chain rule, with the slope found above in this section: coefficient
+# $-w\,\sigma(-\Delta)+\sigma(\Delta)/N$ times the gradient of each log-probability.
 
 # %%
 old = log_likelihood(score(theta_old, tokens[:, :, None], views.hidden), views)
@@ -437,12 +445,12 @@ for scheme in ("exact", "antithetic", "naive pairs", "paper, p ~ U[0, 1]", "pape
 # %% [markdown]
 # Every 1 is right, everything else is bias, for any policy.
 #
-# - `naive pairs`: the complement of "all" is empty and the draw is wasted, so the fully masked view counts half.
-# - `paper, p ~ U[0, 1]` (the published scheme without its floor of 0.1): sizes are uniform on $0..L$. The size 0 is *clamped* to $m=1$,
-#   which changes nothing, because an empty mask has no cost; but its share of the draws is lost. Everything is too small by $L/(L+1)$. The
-#   factor $(L+1)$ of `antithetic` is the repair.
-# - `paper` with its floor: the fully masked view counts 0.70, the others 0.88 to 0.95. It is no common factor, so no learning rate makes up
-#   for it.
+# - *Slip 1, a natural one*, `naive pairs`: the complement of "all" is empty and the draw is wasted, so the fully masked view counts half.
+# - *Slip 2, published*, `paper, p ~ U[0, 1]` (the published scheme without its floor of 0.1): sizes are uniform on $0..L$. The size 0 is
+#   *clamped* to $m=1$, which changes nothing, because an empty mask has no cost; but its share of the draws is lost. Everything is too
+#   small by $L/(L+1)$. The factor $(L+1)$ of `antithetic` is the repair.
+# - *Slip 3, published*, `paper` with its floor: the fully masked view counts 0.70, the others 0.88 to 0.95. It is no common factor, so no
+#   learning rate makes up for it.
 #
 # Six tokens are few. What does the last row look like for a response of 256?
 
@@ -467,8 +475,8 @@ for scheme in ("exact", "stratified", "antithetic", "paper"):
     print(f"{scheme:12s} within 4 standard errors of the formula, all sizes: {worst < 4}")
 
 # %% [markdown]
-# A case for the pocket, L = 4. Let a hidden token cost 1.44, 1.76, 2.08, 2.40 nats on average when 1, 2, 3, 4 are hidden: a token is harder
-# the less one sees. What do the schemes make of it?
+# A small case to keep in mind, L = 4. Let a hidden token cost 1.44, 1.76, 2.08, 2.40 nats on average when 1, 2, 3, 4 are hidden: a token is
+# harder the less one sees. What do the schemes make of it?
 
 # %%
 total_cost = np.array([1.44, 1.76, 2.08, 2.40]) * np.arange(1, 5)  # of a mask with m = 1..4 hidden
@@ -495,28 +503,46 @@ def chance_of(s, low):
     return 1 / (L + 1 - low) / math.comb(L, len(s))
 
 
-def moments(scheme, COST):
-    """Exact mean and variance of the estimate of one answer's NELBO from two masks."""
-    sizes = range(1, L + 1)
-    of_size = {m: np.array([L / m * COST[s] for s in SETS if len(s) == m]) for m in sizes}
-    if scheme == "exact":
-        one = np.concatenate([of_size[m] for m in sizes])
-        chances = np.array([chance_of(s, 1) for s in SETS if s])
-        return chances @ one, variance(one, chances) / 2
-    if scheme == "stratified":
-        halves = [(of_size[m], of_size[m + L // 2]) for m in range(1, L // 2 + 1)]
-        means = np.array([(a.mean() + b.mean()) / 2 for a, b in halves])
-        return means.mean(), means.var() + np.mean([(a.var() + b.var()) / 4 for a, b in halves])
-    full, low, factor = frozenset(range(L)), {"antithetic": 0, "naive pairs": 1, "paper": 0}[scheme], L + (scheme == "antithetic")
-    pairs = np.array([sum(factor / max(len(side), 1) * COST[side] for side in (s, full - s)) / 2 for s in SETS if len(s) >= low])
-    size = bernoulli_sizes(L, 0.1)
-    chances = np.array([size[len(s)] / math.comb(L, len(s)) if scheme == "paper" else chance_of(s, low) for s in SETS if len(s) >= low])
-    return chances @ pairs, variance(pairs, chances)
+def estimates(COST):
+    """L/m · cost of every mask of an answer, by size m."""
+    return {m: np.array([L / m * COST[s] for s in SETS if len(s) == m]) for m in range(1, L + 1)}
 
 
 # %%
-SCHEMES = ("exact", "stratified", "antithetic", "naive pairs", "paper")
-EXACT = {scheme: np.array([moments(scheme, c) for c in COSTS]) for scheme in SCHEMES}  # [32, 2]
+def exact_moments(COST):
+    """Exact mean and variance of the estimate of one answer's NELBO from two independent masks."""
+    one, chances = np.concatenate([*estimates(COST).values()]), np.array([chance_of(s, 1) for s in SETS if s])
+    return chances @ one, variance(one, chances) / 2
+
+
+def stratified_moments(COST):
+    """The same for sizes m and m + L/2."""
+    of_size = estimates(COST)
+    halves = [(of_size[m], of_size[m + L // 2]) for m in range(1, L // 2 + 1)]
+    means = np.array([(a.mean() + b.mean()) / 2 for a, b in halves])
+    return means.mean(), means.var() + np.mean([(a.var() + b.var()) / 4 for a, b in halves])
+
+
+# %%
+def pair_moments(COST, low, factor, chance):
+    """The same for a set S of at least `low` positions and its complement, with weights factor/size; chance(S) of drawing S."""
+    sets, full = [s for s in SETS if len(s) >= low], frozenset(range(L))
+    pairs = np.array([sum(factor / max(len(side), 1) * COST[side] for side in (s, full - s)) / 2 for s in sets])
+    chances = np.array([chance(s) for s in sets])
+    return chances @ pairs, variance(pairs, chances)
+
+
+BERNOULLI = bernoulli_sizes(L, 0.1)
+MOMENTS = {
+    "exact": exact_moments,
+    "stratified": stratified_moments,
+    "antithetic": lambda COST: pair_moments(COST, 0, L + 1, lambda s: chance_of(s, 0)),
+    "naive pairs": lambda COST: pair_moments(COST, 1, L, lambda s: chance_of(s, 1)),
+    "paper": lambda COST: pair_moments(COST, 0, L, lambda s: BERNOULLI[len(s)] / math.comb(L, len(s))),
+}
+
+# %%
+EXACT = {scheme: np.array([moments(c) for c in COSTS]) for scheme, moments in MOMENTS.items()}  # [32, 2]
 print("mean over 32 answers      bias, nats    standard deviation of one estimate, R = 2    root mean square error of 32 pairs")
 for scheme, values in EXACT.items():
     bias, deviation = (values[:, 0] - NELBO).mean(), math.sqrt(values[:, 1].mean())
@@ -529,32 +555,38 @@ for scheme, values in EXACT.items():
 bit = 2 ** torch.arange(L)
 cost_of = torch.zeros(2**L, dtype=torch.float64)
 cost_of[[sum(2**i for i in s) for s in SETS]] = cost[0]
+DRAWN = {}
 for scheme in ("exact", "stratified", "antithetic", "paper"):
     views = draw_views(scheme, torch.ones(1, 20_000, L, dtype=torch.bool), 2, [stream(0, "variance", scheme)])
     drawn = (views.weight * cost_of[(views.hidden * bit).sum(dim=-1)]).mean(dim=-1)[0]
     mean, deviation = EXACT[scheme][0, 0], math.sqrt(EXACT[scheme][0, 1])
     off = abs(drawn.mean().item() - mean) / (deviation / 20_000**0.5)
+    DRAWN[scheme] = (mean, drawn.mean().item(), deviation, drawn.std().item())
     print(f"{scheme:12s} mean within 4 standard errors: {off < 4}, deviation within 5 %: {abs(drawn.std().item() / deviation - 1) < 0.05}")
 
 # %% tags=["nbval-ignore-output"]
+print("answer 1, R = 2: mean computed and drawn, standard deviation computed and drawn, nats")
+for scheme, numbers in DRAWN.items():
+    print(f"{scheme:12s}", " ".join(f"{x:7.3f}" for x in numbers))
+
+# %% tags=["nbval-ignore-output"]
 figure, (left, centre, right) = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
-for m in range(1, L + 1):
-    values = [L / m * COSTS[0][s] for s in SETS if len(s) == m]
+for m, values in estimates(COSTS[0]).items():
     left.plot([m] * len(values), values, "o", color=BLUE, markersize=4, alpha=0.5)
 left.axhline(NELBO[0], color="0.3", linestyle="--", label="exact NELBO")
 left.set(xlabel="hidden tokens m", ylabel="(L/m) · cost, nats", title="Answer 1: every mask")
 left.legend(fontsize=8)
-inner = [s for s in SETS if 0 < len(s) < L]
-set_cost, complement_cost = ([L / len(t) * COSTS[0][t] for t in ts] for ts in (inner, [frozenset(range(L)) - s for s in inner]))
-centre.plot(set_cost, complement_cost, "o", color=GREEN, markersize=4, alpha=0.6)
-centre.set(xlabel="estimate from a set, nats", ylabel="from its complement, nats", title="Pairs")
+once = [s for s in SETS if 0 in s and len(s) < L]  # each pair of a set and its complement once
+for s in once:
+    easier, harder = sorted(L / len(t) * COSTS[0][t] for t in (s, frozenset(range(L)) - s))
+    centre.plot(harder, easier, "o", color=GREEN, markersize=4, alpha=0.6)
+centre.set(xlabel="estimate from the harder side, nats", ylabel="from its complement, nats", title=f"The {len(once)} pairs")
 for k, (scheme, values) in enumerate(EXACT.items()):
-    right.errorbar(
-        k, values[0, 0], yerr=math.sqrt(values[0, 1]), fmt="o", capsize=4, color=RED if scheme in ("naive pairs", "paper") else BLUE
-    )
+    color = RED if scheme in ("naive pairs", "paper") else BLUE
+    right.errorbar(k, values[0, 0], yerr=math.sqrt(values[0, 1]), fmt="o", capsize=4, color=color)
 right.axhline(NELBO[0], color="0.3", linestyle="--")
 right.set(xticks=range(5), ylabel="nats", title="Mean ± standard deviation, R = 2")
-right.set_xticklabels(SCHEMES, rotation=20, fontsize=8)
+right.set_xticklabels(EXACT, rotation=20, fontsize=8, ha="right", rotation_mode="anchor")
 plt.show()
 
 # %% [markdown]
@@ -570,7 +602,7 @@ plt.show()
 #
 # ## 6. The sum and the mean
 #
-# In the published form of WDDO the softmax weights, which sum to 1, stand inside a *mean* over the N rollouts:
+# *Slip 4, published.* In the published form of WDDO the softmax weights, which sum to 1, stand inside a *mean* over the N rollouts:
 # $-\frac1N\sum_n[w_n\log\sigma(\Delta_n)+\log\sigma(-\Delta_n)]$. The positive term is N times too weak, and the stationary point moves to
 # $e^{\Delta_n}=w_n$. Does it matter, when $p_\theta$ must sum to 1? Minimise both over all distributions of four answers,
 # $p_{\mathrm{old}}$ uniform, each answer drawn once.
@@ -623,15 +655,16 @@ print(f"{'p*':18s}", [f"{p:.3f}" for p in log_target.exp().tolist()])
 # %%
 print("KL(p*||p_theta) at the end, nats       median   largest")
 for name, rows in by_name(read("variants")).items():
-    if name not in ("wdce, model", "wdce, negative", "wdce, none, elbo weights"):
+    if name not in ("wdce, negative", "wdce, none, elbo weights"):
         kl = sorted(row["after"]["kl_target_policy"] for row in rows)
         print(f"{name:34s} {kl[1]:10.3f} {kl[2]:9.3f}")
 
 # %% [markdown]
-# Without baseline WDCE hardly cares whether it sees exact log-probabilities or masks. WDDO goes from the best of all to ten times worse.
-# Two things can bias it: the *gap*, since Δ is then a difference of bounds, and the *noise* of R masks, since the sigmoid is not linear. On
-# two tokens we can separate them: minimise the exact expectation over all answers and all masks, for one fixed $p_{\mathrm{old}}$, and see
-# where the minimum lies.
+# (`wdce, model` too saw exact log-probabilities; that baseline needs them.) Without baseline WDCE hardly cares whether it sees exact
+# log-probabilities or masks. WDDO goes from the lowest median (three seeds; `model` is within noise) to ten times that. Two things can bias
+# it: the *gap*, since Δ is then a difference of bounds, and the *noise* of R masks, since the sigmoid is not linear. On two tokens we can
+# separate them: minimise the exact expectation over all answers and all masks, for one fixed $p_{\mathrm{old}}$, and see where the minimum
+# lies.
 #
 # Three masks, so R draws are counts $(k_1,k_2,k_3)$ with multinomial probabilities.
 
@@ -677,23 +710,21 @@ figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
 Rs = [1, 2, 4, 8, 16]
 left.plot(Rs, [KL[f"ELBO, R = {R}"] for R in Rs], "o-", color=ORANGE, label="WDDO, R masks: gap and noise")
 left.axhline(KL["ELBO, all masks"], color=GREEN, linestyle="--", label="WDDO, all masks: gap alone")
-left.set(
-    xlabel="masks per rollout, R", ylabel="KL(p*‖p_θ) at the minimum, nats", title="Where WDDO with ELBOs comes to rest", ylim=(0, None)
-)
+left.set(xlabel="masks per rollout, R", ylabel="KL(p*‖p$_θ$), nats", title="Where WDDO with ELBOs comes to rest", ylim=(0, None))
 left.legend(fontsize=8)
 for k, (name, color) in enumerate({"path, exact": BLUE, "ELBO, all masks": GREEN, "ELBO, R = 1": ORANGE}.items()):
     right.bar(np.arange(4) + 0.2 * k, marginal(fits[name]).exp(), 0.2, color=color, label=name)
 right.bar(np.arange(4) + 0.6, log_target.exp(), 0.2, color="0.7", label="p*")
-right.set(
-    xticks=np.arange(4) + 0.3, xticklabels=["00", "01", "10", "11"], xlabel="answer", ylabel="probability", title="The four answers there"
-)
+right.set(xticks=np.arange(4) + 0.3, xticklabels=["00", "01", "10", "11"])
+right.set(xlabel="answer", ylabel="probability", title="The four answers there")
 right.legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
-# The gap alone costs 0.003 nats; the noise of one mask 0.1. (At R = 16 the two happen to pull against each other.) The direction is the
-# same everywhere: *back towards* $p_{\mathrm{old}}$. Noise makes a classifier less sure, and an unsure classifier sets the ratio nearer to
-# 1. WDCE sits at p\* with any number of masks, and with the biased masks too.
+# The gap alone costs 0.003 nats; gap and noise of one mask 0.1. With few masks (R = 1 or 2) every answer moves *back towards*
+# $p_{\mathrm{old}}$: noise makes a classifier less sure, and an unsure classifier sets the ratio nearer to 1. At R ≥ 4 the third answer
+# moves slightly the other way (0.264 to 0.267; p\* has 0.261, $p_{\mathrm{old}}$ 0.200), because gap and noise differ from answer to
+# answer. WDCE sits at p\* with any number of masks, and with the biased masks too.
 #
 # But this is one round, trained to its end. What if $p_{\mathrm{old}}$ is then replaced, as the algorithm does?
 
@@ -711,11 +742,11 @@ for R in (1, 2, 4):
 # 03](03_weights.ipynb).
 #
 # Then why is the trained policy ten times worse? The expectation cannot tell; what is left is the noise around it. Look at the table again:
-# WDCE with the uniform baseline, whose pull WDDO has at Δ = 0, is good on paths (0.006) and worst on masks of those above (0.070). Both lack what
-# WDCE without baseline has, a pull towards the data that is there in every step and holds the policy in place (section 3). That fits, but
-# nothing on this page proves it; exercise 4 asks for the proof.
+# WDCE with the uniform baseline, half of whose pull WDDO has at Δ = 0: on paths it is good (0.006), on masks it is the worst row of that
+# table (0.070). Both lack what WDCE without baseline has, a pull towards the data that is there in every step and holds the policy in place
+# (section 3). That fits, but nothing on this page proves it; exercise 4 asks for the proof.
 #
-# ## What to remember
+# ## To remember
 #
 # - WDCE is maximum likelihood on weighted rollouts. Linear in the estimates of log p, so masks may be noisy; at its minimum the bound is
 #   tight and p_θ = p\*.
@@ -724,16 +755,17 @@ for R in (1, 2, 4):
 # - An unbiased mask scheme has expected weight 1/m on size m. `exact`, `stratified` and `antithetic` do; naive pairs and the published
 #   scheme do not.
 # - Softmax weights belong in a sum, not in a mean.
-# - With ELBOs, gap and noise go through the sigmoid and move the minimum of each *round* towards p_old; over rounds the shift vanishes. In
-#   training WDDO with ELBOs is still ten times worse than with exact log-probabilities.
+# - With ELBOs, gap and noise go through the sigmoid and move the minimum of each *round*, with few masks towards p_old; over
+#   rounds the shift vanishes. In training WDDO with ELBOs is still ten times worse than with exact log-probabilities.
 #
 # ## Exercises
 #
-# 1. Warm-up: show that at p_old = p\* and w = 1/N both WDDO and WDCE with the uniform baseline have gradient 0, for any policy family.
-# 2. Average the replicates *after* the sigmoid instead of before it (section 7). Predict the direction of the change for R = 4 before you
-#    compute it.
-# 3. Give `paper` the weights that make it unbiased (divide by its own $a_m\,m$). What is its standard deviation then, against `antithetic`?
-# 4. Research-sized: on the two tokens, follow the *covariance* of θ under stochastic steps near p\* for WDCE, WDCE − uniform and WDDO, with
+# 1. *Warm-up.* Show that at p_old = p\* and w = 1/N both WDDO and WDCE with the uniform baseline have gradient 0, for any policy family.
+# 2. *Standard.* Average the replicates *after* the sigmoid instead of before it (section 7). Predict the direction of the change for R = 4
+#    before you compute it.
+# 3. *Standard.* Give `paper` the weights that make it unbiased (divide by its own $a_m\,m$). What is its standard deviation then, against
+#    `antithetic`?
+# 4. *Research.* On the two tokens, follow the *covariance* of θ under stochastic steps near p\* for WDCE, WDCE − uniform and WDDO, with
 #    masks and on paths (everything can be enumerated for N = 2). Does it explain the table of section 7? Then find a change to WDDO that
 #    mends it at the same number of forward passes.
 #

@@ -16,14 +16,14 @@
 # One token for each forward pass is exact and slow. Everything else is a rule about which blanks may be filled together. This notebook runs
 # each rule where it can be followed by eye, then on Sudoku, and asks what speed costs.
 #
-# You will learn
+# **You will learn**
 # - what every sampler does in each step, on a sentence whose probabilities you know;
 # - why tokens that are drawn together can contradict each other, and how three rules avoid it;
 # - that a sampler can write only correct sentences and still not draw from the policy;
 # - what the caches feed, guidance and early stopping;
 # - how to choose: for rollouts, for evaluation, for speed.
 #
-# You need: [01 · Masked diffusion](01_masked_diffusion.ipynb). Time: 45 minutes to read; the cells run in under a minute.
+# **You need** [01 · Masked diffusion](01_masked_diffusion.ipynb). **It takes** 45 minutes to read and under a minute to run.
 
 # %%
 try:
@@ -49,13 +49,13 @@ from dmpo_ref.policy import load_policy
 from dmpo_ref.rollout import Prompts
 from dmpo_ref.samplers import sample
 from dmpo_ref.tasks import build_task, encode
-from toy.figures import BLUE, GREEN, ORANGE, RED
+from toy.figures import BLUE, COLORS, GREEN, ORANGE, RED
 
 # %% [markdown]
 # ## 1. A model that knows nine sentences
 #
 # The text model shipped here, a small checkpoint of LLaDA's layout, has random weights and knows nothing. To see what a rule does we need a
-# model whose confidence we can work out, so we build one. Its whole world are nine sentences: one of three facts, one of three endings,
+# model whose confidence we can work out, so we build one. Its whole world is nine sentences: one of three facts, one of three endings,
 # independently, with these probabilities (in the northern hemisphere):
 
 # %%
@@ -241,7 +241,7 @@ def explore(tau, tau_back):
 
 # %% [markdown]
 # A word taken back has no step of its own, so a path, and with it a path probability, does not exist for this sampler. All the same runs as
-# strips, each word on the colour of the step in which it was *last* placed, dark first, yellow last:
+# strips, each word on the colour of the step in which it was *last* placed: dark first, yellow last, each strip on a scale of its own.
 
 # %%
 RUNS = {
@@ -257,7 +257,8 @@ for label, rollout in SHOWN.items():
     print(f"{label:28s} forwards {rollout.forwards:2d}, true: {read(rollout.tokens[0, 0]) in SENTENCES}")
 
 # %% tags=["nbval-ignore-output"]
-figure, axes = plt.subplots(len(SHOWN), 1, figsize=(7.6, 4.2), layout="constrained")
+figure, axes = plt.subplots(len(SHOWN), 1, figsize=(7.6, 4.5), layout="constrained")
+figure.suptitle("When a word was last placed: dark first, yellow last, each strip on its own scale", fontsize=9)
 tokenizer_of_words = SimpleNamespace(decode=lambda ids: WORDS[ids[0]])
 for panel, (label, rollout) in zip(axes, SHOWN.items(), strict=True):
     pieces, step = trace(tokenizer_of_words, rollout)
@@ -280,6 +281,9 @@ one_step = draw("random", num=5000, temperature=1.0, steps=1)
 right = sum(read(tokens) in SENTENCES for tokens in one_step.tokens[0]) / 5000
 error = (together.sum().item() * (1 - together.sum().item()) / 5000) ** 0.5
 print(f"exact: {together.sum():.4f}; 5000 draws within 4 standard errors: {abs(right - together.sum().item()) < 4 * error}")
+
+# %% tags=["nbval-ignore-output"]
+print(f"share among the 5000 draws: {right:.4f}, standard error {error:.4f}")
 
 # %% [markdown]
 # One in ninety. Now every rule, 1,000 sentences each: how many forwards does a sentence take, how many sentences are true, and, among the
@@ -313,18 +317,23 @@ for rule, settings in RULES.items():
 #   `random` pays for every word that is drawn together with another. A budget of six is worse than one of four for `confidence`, by accident
 #   of which words share a step: a rule that does not ask cannot know. (What `random_order` misses is the noise that we put in: it draws from
 #   the model, mistakes included.)
-# - *As frequent as they should be*: only those of `random_order`. (`random` asks for nothing, but what it spoils is not spread evenly:
-#   with few steps July gains, which agrees with both majorities.) All rules that look at confidence keep a drawn word *because it is
-#   probable*, so
-#   probable words win twice: June, three sentences in ten, becomes one in ten or less. At temperature 1 these samplers do not draw from
-#   $p_\theta$, however many steps they take.
+# - *As frequent as they should be*: those of `random_order` and, within the standard error of 0.02, of `random` with 6 and 4 steps.
+#   `random` asks for nothing, so it prefers nothing; what it spoils is dependence. But that is not spoilt evenly: with two steps July
+#   gains, which agrees with both majorities. All rules that look at confidence keep a drawn word *because it is probable*, so probable
+#   words win twice: June, three sentences in ten, becomes one in ten or less. At temperature 1 these samplers do not draw from $p_\theta$,
+#   however many steps they take.
 #
 # For an evaluation the second is no harm. For DMPO it is: its weights assume rollouts of $p_{\mathrm{old}}$, and an answer that the sampler
-# hardly ever gives cannot be reinforced. That is why the toy runs use `random_order`, and why `log_prob` is `None` for the others.
+# hardly ever gives cannot be reinforced. That is why the toy runs use `random_order`. It alone reports the probability of its path. For
+# the others `log_prob` is `None`, with one token a step too: `random` then draws from the same distribution, from the same random numbers
+# even the same sentences, but does not report how probable they were.
 
 # %%
 for name in ("random_order", "random", "confidence", "threshold", "wino"):
     print(f"{name:14s} log p of its path known: {draw(name, temperature=1.0).log_prob is not None}")
+one_by_one = draw("random", num=1000, temperature=1.0, steps=12)
+same = (one_by_one.tokens == draw("random_order", num=1000, temperature=1.0).tokens).all().item()
+print(f"random with 12 steps and random_order, 1000 sentences each: the same: {same}, log p known: {one_by_one.log_prob is not None}")
 
 # %% [markdown]
 # ## 4. Sudoku
@@ -371,11 +380,12 @@ for name, rollout in WHEN.items():
     print(f"{name:13s} {text}  {rollout.forwards:2d} forwards, right: {task.grade(shown, text).correct}")
 
 # %% tags=["nbval-ignore-output"]
-figure, axes = plt.subplots(1, 5, figsize=(11, 2.6), layout="constrained")
+figure, axes = plt.subplots(1, 5, figsize=(11, 2.8), layout="constrained")
+figure.suptitle("When a cell was placed: dark first, yellow last, each board on its own scale; framed: given by the prompt", fontsize=9)
 for panel, (name, rollout) in zip(axes, WHEN.items(), strict=True):
     pieces, step = trace(tokenizer, rollout)
     paint(panel, pieces, step, until=max(step), board=True)
-    panel.set_title(f"{name}: {rollout.forwards}", fontsize=9)
+    panel.set_title(f"{name}: {rollout.forwards} forwards", fontsize=9)
     for i, digit in enumerate(shown.puzzle):
         if digit != "0":
             panel.add_patch(plt.Rectangle((i % 4 + 0.12, i // 4 + 0.12), 0.76, 0.76, fill=False, edgecolor=RED, linewidth=1.2))
@@ -418,19 +428,20 @@ for temperature, items, num in ((1.0, puzzles, 3), (0.0, more_puzzles, 1)):
 
 # %% tags=["nbval-ignore-output"]
 figure, axes = plt.subplots(1, 3, figsize=(11, 3.3), layout="constrained")
-COLOR = {"random": "0.5", "confidence": BLUE, "threshold": ORANGE, "factor": GREEN, "wino": RED}
+LOOK = {"random": ("0.5", "o"), "confidence": (BLUE, "s"), "threshold": (ORANGE, "^"), "factor": (GREEN, "D"), "wino": (COLORS[4], "v")}
 panels = {"Nine sentences, temperature 1": TEXT, "Sudoku, temperature 1": SUDOKU[1.0], "Sudoku, greedy": SUDOKU[0.0]}
 for panel, (title, curves) in zip(axes, panels.items(), strict=True):
     for name, points in curves.items():
-        panel.plot(*zip(*points, strict=True), "o-", color=COLOR[name], markersize=4, label=name)
+        color, marker = LOOK[name]
+        panel.plot(*zip(*points, strict=True), marker=marker, color=color, markersize=5, linewidth=1, label=name)
     panel.set(title=title, xlabel="forwards for an answer", ylabel="share right", ylim=(0, None), xticks=range(0, 17, 4))
 axes[1].legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
 # The standard error of a point is about 0.03, so read trends and not points. Fewer forwards cost quality under every rule. But those that
-# ask how sure the model is (`threshold`, `factor`, `wino`) solve with four or five forwards what the budgets need sixteen for, and the
-# three lie on one curve: *that* a rule asks matters, *how* hardly does. WINO pays more per forward: 48 tokens in place of 32.
+# ask how sure the model is (`threshold`, `factor`, `wino`) solve with four or five forwards what the budget rules need sixteen forwards
+# for, and the three lie on one curve: *that* a rule asks matters, *how* hardly does. WINO pays more per forward: 48 tokens in place of 32.
 #
 # The policy itself sets the ceiling: it believes in the careless teacher, and no sampler can talk it out of that. Training can, in
 # [07](07_dmpo_on_sudoku.ipynb).
@@ -485,19 +496,19 @@ for cache in ("prefix", "dual"):
 #
 # Counting forwards is fair between machines; seconds are what one waits. From the project's [log](../LOG.md), command
 # `dmpo bench samplers`, 2026-11-22: a random model (width 256, 4 layers, vocabulary 4,096), prompt 64, response 128, block 32, batch 8,
-# temperature 0.2, 2 CPU threads, one run:
+# temperature 0.2, 2 CPU threads, the better of two runs:
 #
 # | sampler | seconds | relative | forwards | fed tokens |
 # | --- | --- | --- | --- | --- |
-# | confidence, 64 steps | 6.33 | 1.00 | 64 | 98,304 |
-# | … prefix cache | 2.60 | 0.41 | 64 | 44,544 |
-# | … dual cache | 1.60 | 0.25 | 64 | 21,504 |
-# | random, 64 steps | 5.03 | 0.80 | 64 | 98,304 |
-# | random_order | 9.72 | 1.54 | 128 | 196,608 |
-# | threshold | 8.70 | 1.37 | 128 | 196,608 |
-# | threshold, dual cache | 2.63 | 0.42 | 128 | 37,888 |
-# | factor | 8.21 | 1.30 | 127 | 195,072 |
-# | wino | 9.86 | 1.56 | 126 | 225,792 |
+# | confidence, 64 steps | 3.76 | 1.00 | 64 | 98,304 |
+# | … prefix cache | 2.09 | 0.56 | 64 | 44,544 |
+# | … dual cache | 1.36 | 0.36 | 64 | 21,504 |
+# | random, 64 steps | 3.72 | 0.99 | 64 | 98,304 |
+# | random_order | 6.95 | 1.85 | 128 | 196,608 |
+# | threshold | 7.24 | 1.92 | 128 | 196,608 |
+# | threshold, dual cache | 2.17 | 0.58 | 128 | 37,888 |
+# | factor | 7.12 | 1.89 | 127 | 193,728 |
+# | wino | 8.77 | 2.33 | 126 | 221,760 |
 #
 # A random model is never sure, so `threshold`, `factor` and `wino` show their worst case: one token a step. The caches do what they promise
 # there too. Check two numbers of the table by hand: 8 rows, 192 positions, 4 blocks of 32, 16 steps each:
@@ -553,8 +564,9 @@ for name in ("confidence", "wino"):
 #
 # - Words drawn in one forward pass are drawn independently. Every rule is a bet that they do not depend on each other.
 # - Budgets (`random`, `confidence` with `steps`) do not look; `threshold` and `factor` look first; `wino` looks afterwards too.
-# - Only `random_order` draws from $p_\theta$ and knows its path probability: take it for rollouts whose weights need that. All others are
-#   sharper.
+# - `random_order` draws from $p_\theta$ and reports its path probability: take it for rollouts whose weights need that. `random` with one
+#   token a step draws the same and reports nothing; with fewer steps it breaks dependences. Rules that look at confidence are sharper than
+#   $p_\theta$.
 # - Caches change the price of a forward pass, the parallel rules their number; `threshold` with the dual cache has both.
 # - Compare forwards, fed tokens and quality together. One alone flatters somebody.
 #
@@ -563,7 +575,7 @@ for name in ("confidence", "wino"):
 # 1. *Warm-up.* With $n$ words of confidence $c$ each, what does the union bound promise? Which $n$ does `factor` allow for $c=0.9$, f = 1?
 # 2. *Standard.* Two words that contradict each other cannot both have a confidence above 0.5. Show it. Then construct three facts in which
 #    three words of confidence 2/3 contradict each other, although any two of them go together.
-# 3. *Hard.* At temperature 1, which distribution over the three months does `threshold` draw from? Compute it exactly for τ = 0.9 and
+# 3. *Standard.* At temperature 1, which distribution over the three months does `threshold` draw from? Compute it exactly for τ = 0.9 and
 #    compare with section 3.
 # 4. *Research.* Give WINO a last check of the complete block. Which stopping rule still ends, and what does it gain on Sudoku for each
 #    extra forward?

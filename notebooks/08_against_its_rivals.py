@@ -48,10 +48,9 @@ from dmpo_ref.rivals.diffu_grpo import clip_loss, one_shot_views
 from dmpo_ref.rivals.log_variance import log_variance
 from dmpo_ref.rivals.reinforce import reinforce
 from dmpo_ref.rivals.wd1 import wd1
-from dmpo_ref.run import Run
 from dmpo_ref.samplers import sample
 from dmpo_ref.tasks import encode
-from dmpo_ref.train import collect, gradient_step, train
+from dmpo_ref.train import train
 from toy.figures import BLUE, COLORS, GREEN, ORANGE, draw_board
 from toy.oracle import conditional_log_prob, exact_distribution, kl_divergence
 from toy.rivals import OBJECTIVES, load_puzzle, lost_a_solution, measure, read
@@ -290,10 +289,10 @@ for row in (row for row in read() if row["kind"] == "sweep" and OBJECTIVES[row["
 
 
 # %%
-def short_run(*overrides):
+def short_run(*overrides, objective=None):
     size = ("train.rounds=25", "train.num_rollouts=16", "train.prompts_per_round=4", "train.steps_per_round=2")
     with tempfile.TemporaryDirectory() as folder:
-        return train(load_config("toy_two_solutions", f"output={folder}/run", *size, *overrides)).policy
+        return train(load_config("toy_two_solutions", f"output={folder}/run", *size, *overrides), objective=objective).policy
 
 
 grpo = short_run("loss.name=diffu_grpo", "weight.log_ratio=none", "optimizer.learning_rate=1e-3")
@@ -436,17 +435,8 @@ print(f"a point mass on solution 1: KL(q||p*) = -log p*(1) = {-log_target[where[
 
 # %%
 def one_shot_wdce(*overrides):
-    size = ("train.rounds=25", "train.num_rollouts=16", "train.prompts_per_round=4", "train.steps_per_round=2")
-    with tempfile.TemporaryDirectory() as folder:
-        run = Run(load_config("toy_two_solutions", f"output={folder}/run", *size, *overrides), task=None, reward=None, resume=False)
-        run.objective = replace(run.objective, views=one_shot_views)
-        for _ in range(run.config.train.rounds):
-            experience, _ = collect(run)
-            run.buffer = [experience]
-            for step in range(run.config.train.steps_per_round):
-                gradient_step(run, step)
-            run.round += 1
-    return run.policy
+    own = build_objective(LossConfig(name="wdce"), alpha=0.2)  # α does not enter WDCE, the weights carry it
+    return short_run(*overrides, objective=replace(own, views=one_shot_views))
 
 
 # %%

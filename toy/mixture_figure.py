@@ -50,8 +50,8 @@ def draw_figure(rows: list[dict], world: World, forward: Tensor, reverse: Tensor
     colours = sns.color_palette("colorblind")
     with sns.axes_style("whitegrid"), sns.plotting_context("notebook"):
         figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5), layout="constrained")
-        plot_baselines(left, rows, kl_divergence(world.log_target, world.log_ref), colours[:4])
-        plot_fits(right, world, forward, reverse, colours[4:6])
+        plot_baselines(left, rows, kl_divergence(world.log_target, world.log_ref), [*colours[:3], colours[4]])
+        plot_fits(right, world, forward, reverse, [colours[0], colours[3]])
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     plt.close(figure)

@@ -46,7 +46,7 @@ VOCABULARY, SEQUENCES, REPLICATES, PROMPT, RESPONSE = 126_464, 4, 4, 128, 256
 WAYS = ("chunked", "full_logits")
 # Otherwise glibc hands each large tensor's memory back to the system at once, and the next forward pass waits while the system clears
 # the same pages again: nearly half of a batch's time on a virtual machine, none of a single row's, whose tensors are small.
-KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**33)}  # older glibc takes no more than 2**25
 
 
 def bench_loss() -> str:

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -73,8 +73,12 @@ def save_checkpoint(
             part.rename(temporary / part.name[1:])
         for written in (*(p for p in temporary.rglob("*") if p.is_file()), temporary, *output.glob("metrics.jsonl")):
             force_to_disk(written)
+    except torch.OutOfMemoryError:
+        raise
     except (OSError, RuntimeError, SafetensorError) as error:  # the last two are what torch and safetensors make of a full disk
         shutil.rmtree(temporary, ignore_errors=True)
+        for part in parts:
+            part.unlink(missing_ok=True)
         problem = f"{folder} cannot be written: {first_line(error)}"
         raise OSError(f"{problem}; make room or mend the folder, then go on with --resume") from error
     shutil.rmtree(folder, ignore_errors=True)
@@ -113,7 +117,7 @@ def load_checkpoint(output: Path, config: Config) -> Checkpoint | None:
         buffers = [[as_experience(stored) for stored in buffer] for buffer in state.pop("buffers")]
         reference = load_file(folder / "reference.safetensors") if (folder / "reference.safetensors").is_file() else {}
     except (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, SafetensorError, UnpicklingError) as error:
-        problem = f"{folder} is not complete or damaged, so it cannot be resumed from: {first_line(error)}"
+        problem = f"{folder} is incomplete or damaged, so it cannot be resumed from: {first_line(error)}"
         raise ValueError(f"{problem}; put a copy of it back, or remove the run and start again") from error
     for key, value in now.items():
         if then[key] != value and not key.endswith(FREE_ON_RESUME) and not key.startswith("evaluation."):
@@ -135,14 +139,17 @@ def flat(config: Config) -> dict[str, Any]:
 
 @contextmanager
 def claim(output: Path) -> Iterator[None]:
-    """A folder for this process alone to write to; it goes again if nothing was written.
+    """A folder for this process alone to write to; if it had to be made, it goes again if nothing was written.
 
     Raises:
         ValueError: another process of this machine is writing there.
         OSError: the folder cannot be made.
     """
+    made = [folder for folder in (output, *output.parents) if not folder.exists()]
     try:
         output.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise ValueError(f"output={output} is a file; a folder is needed") from None
     except OSError as error:
         raise OSError(f"output={output}: no folder can be made there ({error.strerror}); choose another output") from error
     descriptor = os.open(output, os.O_RDONLY)
@@ -151,12 +158,15 @@ def claim(output: Path) -> Iterator[None]:
     except BlockingIOError:
         os.close(descriptor)
         raise ValueError(f"output={output} is being written by another process; wait for it, or choose another output") from None
+    except OSError:
+        pass  # a file system without locks
     try:
         yield
     finally:
+        for folder in made:
+            with suppress(OSError):  # not empty, as it should be
+                folder.rmdir()
         os.close(descriptor)
-        if not any(output.iterdir()):
-            output.rmdir()
 
 
 def force_to_disk(path: Path) -> None:

@@ -85,7 +85,12 @@ def build_parser() -> argparse.ArgumentParser:
         if config:
             epilog += "\n\noptions of CONFIG, given there or as section.key=value:\n" + options_page()
         command = commands.add_parser(
-            name, help=help, description=help, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+            name,
+            help=help.replace("%", "%%"),
+            description=help,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
         )
         if name == "evaluate":  # several configs, then overrides; told apart by their "="
             command.add_argument("words", nargs="+", metavar="CONFIG", help="YAML files or presets, one for each task; then key=value")
@@ -114,7 +119,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     command = add("grade", run_grade, "Both gradings of answers in files: of dmpo evaluate, or as d1 and DMPO publish them.", config=False)
     command.add_argument("files", nargs="+", metavar="FILE", help="NAME.jsonl of dmpo evaluate, or TASK_…_generations.json")
-    command.add_argument("--output", metavar="FILE.jsonl", help="also write the grade of every answer to this file")
+    command.add_argument("--output", metavar="FILE.jsonl", help="also write the grade of every answer to this new file")
     command.add_argument("--explain", type=int, action="append", default=[], metavar="INDEX", help="explain this item of each file, from 0")
 
     command = add("table", run_table, "Runs side by side with the published numbers, with 95 % intervals.", config=False)
@@ -141,7 +146,7 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--merge", action="store_true", help="add the adapters to the weights of their base")
 
     command = add("bench", run_bench, "Measure this library on this machine.", config=False)
-    what = "loss: a step with LLaDA's vocabulary, chunked against all logits; samplers: a table, in three minutes; grading: of one answer"
+    what = "loss: a step with LLaDA's vocabulary, chunked against all logits; samplers: a table; grading: time for one answer"
     command.add_argument("name", choices=["loss", "samplers", "grading"], help=what)
 
     command = add("demo", run_demo, "The method on the toy in two acts: solve rate on Sudoku, exact KL on one puzzle.", config=False)

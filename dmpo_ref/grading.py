@@ -127,7 +127,8 @@ def read_results(path: Path, text: str) -> Iterator[Item | str]:
             index, sample = (check_count(record, name) for name in ("index", "sample"))
             grade = grade_record(task, record["question"], record["ground_truth"], record["generation"])
         except (KeyError, TypeError, ValueError, RecursionError) as error:
-            yield f"{path}, line {number}: {explain(error)}; if it was cut off, the same dmpo evaluate mends it"
+            remedy = "; if it was cut off, the same dmpo evaluate completes it" if isinstance(error, json.JSONDecodeError) else ""
+            yield f"{path}, line {number}: {explain(error)}{remedy}"
             continue
         yield Item(path, index, sample, run, task, length, record["generation"], grade)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from einops import rearrange, reduce, repeat
@@ -24,6 +24,7 @@ class Vocabulary:
 
     mask_token_id: int
     allowed: Tensor
+    _moved: Tensor | None = field(default=None, repr=False, compare=False)
 
     def restrict(self, logits: Tensor) -> Tensor:
         """Logits [..., V] in float32 (or wider) with −∞ at the tokens that may not be generated."""
@@ -31,9 +32,10 @@ class Vocabulary:
         return wide.masked_fill(~self.on(logits.device), -torch.inf)
 
     def on(self, device: torch.device) -> Tensor:
-        """`allowed` on a device, where it then stays: a copy for each chunk of logits would make a GPU wait."""
-        self.allowed = self.allowed.to(device)
-        return self.allowed
+        """`allowed` on a device. The copy is kept: one for each chunk of logits would make a GPU wait."""
+        if self._moved is None or self._moved.device != device:
+            self._moved = self.allowed.to(device)
+        return self._moved
 
 
 def build_vocabulary(tokenizer, embedding_size: int, *, alphabet: str | None = None, full: bool = False) -> Vocabulary:

@@ -255,7 +255,7 @@ class KeyValueCache:
     """Keys and values of every block, kept from one forward pass over a whole sequence for later passes over a part of it.
 
     A new cache records the next forward pass. After `feed(start, stop)` only those slots are fed: their keys and values are
-    computed anew, those of all other slots are the recorded ones.
+    computed anew, those of all other slots are as they were last. Without gradients only: what is kept is written over.
     """
 
     def __init__(self) -> None:

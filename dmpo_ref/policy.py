@@ -61,7 +61,10 @@ def load_policy(config: ModelConfig, device: torch.device, *, trainable: bool = 
 
 
 def load_base(config: ModelConfig, device: torch.device) -> LLaDAModelLM:
-    """A model without adapters; errors as in `load_policy`."""
+    """A model without adapters; errors as in `load_policy`.
+
+    A bfloat16 model on CUDA sets this process to multiply float32 matrices in TF32.
+    """
     path = locate(config.path)
     read_config(config.path)
     if not sys.stderr.isatty():
@@ -99,7 +102,7 @@ def load_base(config: ModelConfig, device: torch.device) -> LLaDAModelLM:
             )
             raise ValueError(f"model.path={config.path}: {problem.replace('_', ' ')} in the weights, first {first}")
     if device.type == "cuda" and config.dtype == "bfloat16":
-        # For float32 adapters on such a base: TF32 has more digits than the base, and the speed of tensor cores.
+        # For float32 adapters on it: TF32 has more digits than the base, and the speed of tensor cores.
         torch.set_float32_matmul_precision("high")
     if config.compile != "none":
         for block in model.model["transformer"].blocks:  # not the head, whose number of positions changes from call to call
@@ -164,9 +167,9 @@ def latest_checkpoint(output: Path) -> Path | None:
 
 
 def first_line(error: Exception) -> str:
-    """The first sentence of an error, in one line."""
+    """The beginning of an error, in one line: its first sentence, if it has more."""
     text = " ".join(str(error).split())
-    return re.split(r"(?<=[a-z\])])\. ", text, maxsplit=1)[0][:300].rstrip(".")
+    return re.split(r"(?<!e\.g)(?<!i\.e)\. (?=[A-Z])", text, maxsplit=1)[0][:300].rstrip(".")
 
 
 def add_adapters(model: LLaDAModelLM, config: ModelConfig, *, seed: int) -> Module:
@@ -240,25 +243,25 @@ def export(source: Path, target: Path, *, merge: bool) -> str:
 class FrozenReference:
     """p_ref as a model of its own, for full fine-tuning."""
 
-    def __init__(self, model: Module):
-        self.copy = model.eval().requires_grad_(False)
+    def __init__(self, network: Module):
+        self.network = network.eval().requires_grad_(False)
 
     @contextmanager
     def model(self) -> Iterator[Module]:
         """The reference policy as a model."""
-        yield self.copy
+        yield self.network
 
     def sync(self, policy: Module) -> None:
         """p_ref ← p_θ."""
-        self.copy.load_state_dict(policy.state_dict())
+        self.network.load_state_dict(policy.state_dict())
 
     def state(self) -> dict[str, Tensor]:
         """Its weights, for a checkpoint."""
-        return self.copy.state_dict()
+        return self.network.state_dict()
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Take the weights of a checkpoint."""
-        self.copy.load_state_dict(spread(state, like=self.copy.state_dict()))
+        self.network.load_state_dict(spread(state, like=self.network.state_dict()))
 
 
 class AdapterReference:

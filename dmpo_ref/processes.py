@@ -54,6 +54,11 @@ def is_on(variable: str) -> bool:
     return os.environ.get(variable, "false").lower() == "true"
 
 
+def is_first_process() -> bool:
+    """Whether this is the process that writes, as the launcher says; known before there is an `Accelerator`."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def check_launch(model: ModelConfig) -> None:
     """Refuse settings of `accelerate launch` that would be ignored or do not work here.
 

@@ -24,7 +24,7 @@ from dmpo_ref.losses import Experience, Objective, build_objective
 from dmpo_ref.masking import stream
 from dmpo_ref.policy import AdapterReference, FrozenReference, add_adapters, latest_checkpoint, load_policy, trained_weights
 from dmpo_ref.processes import Processes, build_accelerator, gather
-from dmpo_ref.samplers import check_prompts
+from dmpo_ref.samplers import check_prompts, has_path_log_prob
 from dmpo_ref.tasks import build_task, encode, end_ids
 from dmpo_ref.weights import check_finite
 
@@ -83,6 +83,9 @@ class Run:
             self.tokenizer, policy.config.embedding_size, alphabet=self.task.alphabet, full=config.model.vocabulary == "full"
         )
         self.objective = objective or build_objective(config.loss, config.weight.alpha)
+        if self.objective.follows_path and not has_path_log_prob(config.sampler):
+            needed = "sampler.name=random_order above temperature 0, without guidance or stop_early"
+            raise ValueError(f"sampler.name={config.sampler.name}: the objective follows the path of a rollout, which needs {needed}")
         self.subtracts_log_old = self.objective.uses_log_old or config.weight.baseline == "model"
         self.keeps_masks = self.subtracts_log_old or self.objective.uses_log_ref
         self.processes.divide(policy)  # before the next model is loaded
@@ -142,7 +145,7 @@ class Run:
         """Count what this process needs of the policy and the reference: sampling, scoring, gradient steps, evaluation."""
         models = [self.policy]
         if isinstance(self.reference, FrozenReference):
-            models.append(self.reference.copy)
+            models.append(self.reference.network)
 
         def count(module: Module, _: Any) -> None:
             # A copy of a model carries its hooks along; its passes are not this run's.
@@ -168,8 +171,8 @@ class Run:
         if not resume and latest_checkpoint(self.output) is not None:
             how = "continue it with --resume (from Python resume=True)"
             raise ValueError(f"output={self.output} already holds a run; {how}, or choose another output")
-        if self.output.is_file():
-            raise ValueError(f"output={self.output} is a file; a folder is needed")
+        if self.output.resolve() == Path(self.config.model.path).resolve():
+            raise ValueError(f"output={self.output} is model.path too, where p_ref is read from; choose another output")
         folder = latest_checkpoint(Path(self.config.model.path)) or Path(self.config.model.path)
         if found is None and (folder / "adapter_config.json").is_file():
             path = self.config.model.path
@@ -183,7 +186,7 @@ class Run:
         if self.config.model.lora_rank:
             return AdapterReference(policy, self.processes.join)
         reference = FrozenReference(load_policy(self.config.model, self.device)[0])
-        self.processes.divide(reference.copy)
+        self.processes.divide(reference.network)
         return reference
 
     def next_prompts(self) -> tuple[list[Any], list[int]]:
@@ -204,6 +207,8 @@ class Run:
                 return self.task.reward(item, text)
             value = self.custom_reward(item, text)
             try:
+                if isinstance(value, str):  # float("0.7") would be taken
+                    raise TypeError
                 return {"custom": float(value)}
             except (TypeError, ValueError):
                 raise ValueError(f"reward(item, text) returned {value!r} for the answer {text[:40]!r}; return a number") from None

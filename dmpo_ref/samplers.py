@@ -102,7 +102,9 @@ def check_sampling(config: SamplerConfig, length: Tensor) -> None:
     if block is not None and (length % block).any():
         wrong = int(length[length % block != 0][0])
         remedy = (
-            "choose a divisor, or null for one block" if length.min() == length.max() else "their lengths differ: use null for one block"
+            "choose a divisor, or null for one block"
+            if length.min() == length.max()
+            else "response lengths differ: choose a common divisor, or null"
         )
         raise ValueError(f"block_length={block} does not divide a response of {wrong} positions; {remedy}")
     if config.steps is not None:
@@ -271,7 +273,7 @@ def place(
     candidate = state.masked & inside
     # The even split: a block of b positions in n steps places b // n each, one more in the first b mod n steps.
     quota = state.size // state.num_steps + (state.spent < state.size % state.num_steps)  # [B]
-    draw_index = (state.current * state.num_steps + state.spent).clamp(max=state.uniform.shape[1] - 2)
+    draw_index = state.current * state.num_steps + state.spent
     uniform = state.uniform[torch.arange(len(draw_index), device=draw_index.device), draw_index]  # [B, S]
     scored = candidate if config.name in CONFIDENT else largest(state.uniform[:, -1], candidate, quota)
     fed = slice(None) if cache is None else cache.fed

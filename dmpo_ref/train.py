@@ -25,6 +25,7 @@ from dmpo_ref.evaluate import answer_texts
 from dmpo_ref.likelihood import elbo, flatten, log_likelihood, path_log_prob, score, token_log_prob
 from dmpo_ref.losses import Experience, Objective
 from dmpo_ref.masking import Views, draw_views, stream
+from dmpo_ref.processes import is_first_process
 from dmpo_ref.rollout import Rollout
 from dmpo_ref.run import Interrupted, Run, StopSignal
 from dmpo_ref.samplers import sample
@@ -67,7 +68,7 @@ def train(
     Args:
         task: instead of the task of the config, an object like `tasks.sudoku.Sudoku`.
         reward: instead of the task's reward, a function of the item and the answer's text.
-        objective: instead of the one that `config.loss` names.
+        objective: instead of the one that `config.loss` names. Like `reward` it is not recorded; give it again to resume.
         on_round: called after every round with (rounds done, policy), by every process; what it returns is added to the metrics.
         resume: continue the run in `config.output` from its newest checkpoint.
 
@@ -75,10 +76,14 @@ def train(
         FileNotFoundError, ValueError: something in the config, the files or the rewards that cannot be; one line.
         Interrupted: Ctrl-C, after the round under way was finished and saved; `resume=True` goes on from there.
     """
-    run = Run(config, task=task, reward=reward, objective=objective, resume=resume)
-    rounds, metrics = config.train.rounds, []
-    claimed = claim(run.output) if run.is_main else nullcontext()
-    with claimed, StopSignal() as stop, tqdm(total=rounds, initial=run.round, desc="train", disable=None if run.is_main else True) as bar:
+    with claim(Path(config.output)) if is_first_process() else nullcontext():
+        return loop(Run(config, task=task, reward=reward, objective=objective, resume=resume), on_round)
+
+
+def loop(run: Run, on_round: Callable[[int, PreTrainedModel], dict[str, float]] | None) -> Trained:
+    """Algorithm 1, from the round that the run is in."""
+    config, rounds, metrics = run.config, run.config.train.rounds, []
+    with StopSignal() as stop, tqdm(total=rounds, initial=run.round, desc="train", disable=None if run.is_main else True) as bar:
         while run.round < rounds:
             # p_old ← p_θ: draw N rollouts for each of G prompts; reward, ℓ and w once.
             experience, collected = collect(run)

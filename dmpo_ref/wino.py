@@ -83,7 +83,7 @@ def fill_wino(
         sound &= step_forward(model, state, slots, config, vocabulary, forwards)
         forwards, fed_tokens = forwards + 1, fed_tokens + len(slots) * (S + b)
         complete = ~state.masked.gather(1, slots).any(dim=1, keepdim=True)
-        state.first = torch.where(complete, state.first + b, state.first).clamp(max=start + L - b)
+        state.first = torch.where(complete, state.first + b, state.first)
         # Nothing in a block that is not complete is settled: a token may still be taken back.
         open_block = (torch.arange(S, device=uniform.device) >= state.first) & state.masked.any(dim=1, keepdim=True)
         done = close_ended(state, state.masked | open_block, end_tokens, forwards - 1)

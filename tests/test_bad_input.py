@@ -154,9 +154,9 @@ def test_damaged_adapters(adapters, tmp_path, monkeypatch, refused, damage):
 
 RUN_DAMAGES = {
     "no state.pt": (lambda folder: (folder / "state.pt").unlink(), "state.pt"),
-    "half a state.pt": (lambda folder: truncate(folder / "state.pt"), "is not complete"),
-    "empty state.pt": (lambda folder: (folder / "state.pt").write_bytes(b""), "is not complete"),
-    "a state.pt of something else": (lambda folder: torch.save({"step": 1}, folder / "state.pt"), "is not complete"),
+    "half a state.pt": (lambda folder: truncate(folder / "state.pt"), "is incomplete or damaged"),
+    "empty state.pt": (lambda folder: (folder / "state.pt").write_bytes(b""), "is incomplete or damaged"),
+    "a state.pt of something else": (lambda folder: torch.save({"step": 1}, folder / "state.pt"), "is incomplete or damaged"),
     "no run.yaml": (lambda folder: (folder / "run.yaml").unlink(), "run.yaml"),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors"),
     "half the weights": (lambda folder: truncate(folder / "model.safetensors"), "weights is damaged or cut off"),

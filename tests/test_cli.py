@@ -20,6 +20,13 @@ def test_help_of_every_command_has_an_example(command, capsys):
     assert f"example:\n  dmpo {command}" in printed
 
 
+def test_help_names_every_command(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    printed = capsys.readouterr().out
+    assert stopped.value.code == 0 and all(command in printed for command in EXAMPLES) and "%%" not in printed
+
+
 def test_examples_parse():
     for line in "\n".join(EXAMPLES.values()).splitlines():
         _, rest = build_parser().parse_known_args(line.split()[1:])

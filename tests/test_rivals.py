@@ -421,7 +421,7 @@ def tiny_run(folder, *overrides: str) -> Run:
     run = Run(config, reward=arbitrary_reward)
     run.policy.double()
     if run.reference is not None:
-        run.reference.copy.double()
+        run.reference.network.double()
     run.buffer = [collect(run)[0]]
     return run
 
@@ -474,7 +474,7 @@ def test_along_the_path_p_old_has_the_temperature_of_the_rollouts_and_p_ref_temp
     batch = run.minibatch(0)
     views = run.objective.views(batch.rollout, [])
     torch.testing.assert_close(log_likelihood(batch.log_old, views), batch.rollout.log_prob)
-    reference = path_log_prob(run.reference.copy, batch.rollout, run.vocabulary)
+    reference = path_log_prob(run.reference.network, batch.rollout, run.vocabulary)
     torch.testing.assert_close(log_likelihood(batch.log_ref, views), reference)
     assert (batch.rollout.log_prob - reference).abs().max() > 0.1
 

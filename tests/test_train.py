@@ -112,7 +112,27 @@ def test_an_own_objective_replaces_that_of_the_config(small_run, tmp_path):
     assert torch.equal(parameters(given), parameters(named))
 
 
-@pytest.mark.parametrize("value", [None, {"solved": 1.0}, "right"])
+def test_an_own_objective_along_the_path_needs_a_path(small_run, tmp_path):
+    objective = build_objective(LossConfig(name="reinforce"), alpha=1.0)
+    with pytest.raises(ValueError, match=r"sampler\.name=confidence: the objective follows the path .* needs sampler\.name=random_order"):
+        train(small_run("sampler.name=confidence"), objective=objective)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_output_is_not_where_the_reference_is_read_from(small_run, tmp_path):
+    with pytest.raises(ValueError, match=r"output=.* is model\.path too"):
+        train(small_run(f"model.path={tmp_path / 'run'}"))
+
+
+def test_a_folder_that_was_there_stays_and_the_error_is_not_hidden(small_run, tmp_path):
+    (tmp_path / "run").mkdir()
+    for taken in (tmp_path / "run", tmp_path / "new" / "deep"):
+        with pytest.raises(ValueError, match="reward of prompt 0"):
+            train(small_run(f"output={taken}"), reward=lambda item, text: float("nan"))
+    assert (tmp_path / "run").is_dir() and not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("value", [None, {"solved": 1.0}, "0.7"])
 def test_a_reward_that_is_no_number_is_named(small_run, value):
     with pytest.raises(ValueError, match=r"reward\(item, text\) returned .* for the answer '[1-4]{16}'; return a number"):
         train(small_run(), reward=lambda item, text: value)
@@ -245,7 +265,7 @@ def test_path_ratio_takes_p_old_at_its_temperature_and_p_ref_at_one(small_run):
         for t in range(int(rollout.step[g, n].max()) + 1):
             s = int((rollout.step[g, n] == t).nonzero())
             token = int(rollout.tokens[g, n, s])
-            for model, temperature, sign in ((run.reference.copy, 1.0, 1), (run.policy, 0.6, -1)):
+            for model, temperature, sign in ((run.reference.network, 1.0, 1), (run.policy, 0.6, -1)):
                 logits = model(input_ids=tokens[None]).logits[0, s, 4:8].double() / temperature
                 expected += sign * logits.log_softmax(-1)[token - 4].item()
             tokens[s] = token

@@ -186,8 +186,8 @@ Image(filename=figures / "demo.png") if (figures / "demo.png").is_file() else pr
 # ## Exercises
 #
 # 1. *Warm-up.* What is p* for α → ∞, and for α → 0? Check with `tilted`.
-# 2. *Warm-up.* Replace the reward by a function of yours (`train(config, reward=…)`), for example 1 if the first cell
-#    is a 1.
+# 2. *Warm-up.* Replace the reward by a function of yours (`train(config, reward=…)`), for example 1 if the first
+#    blank, `text[4]`, is a 1. How near does the policy come to its p*?
 # 3. *Standard.* Train with `train.num_rollouts=4` and 480 rounds. Do both solutions survive? Try three seeds.
 # 4. *Research.* After how many rollouts is KL(p*‖p_θ) below 0.01, as a function of N? Is there an N below which it
 #    never is?

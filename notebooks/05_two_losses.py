@@ -760,8 +760,8 @@ for R in (1, 2, 4):
 #
 # ## Exercises
 #
-# 1. *Warm-up.* Show that at p_old = p\* and w = 1/N both WDDO and WDCE with the uniform baseline have gradient 0, for any policy family.
-# 2. *Standard.* Average the replicates *after* the sigmoid instead of before it (section 7). Predict the direction of the change for R = 4
+# 1. *Warm-up.* Show that at p_θ = p_old = p\* and w = 1/N both WDDO and WDCE with the uniform baseline have gradient 0, for any policy family.
+# 2. *Standard.* Average the replicates *after* the sigmoid instead of before it (section 7): the loss, or the classifier. Predict the direction of the change for R = 4
 #    before you compute it.
 # 3. *Standard.* Give `paper` the weights that make it unbiased (divide by its own $a_m\,m$). What is its standard deviation then, against
 #    `antithetic`?

@@ -578,8 +578,8 @@ print(f"KL(p*||E_sigma[...]) = {kl_divergence(log_target, world['log_order_targe
 # 1. *Warm-up.* Two answers of 100 tokens differ in all of them. What is the largest probability of the rarer one under a product, and under
 #    a mixture of two products?
 # 2. *Standard.* In section 6, exchange `views` for `path_views` (`dmpo_ref.masking`) instead. Predict KL(p\*‖p_θ) first.
-# 3. *Standard.* Plain REINFORCE drifts towards equal shares. Is that luck? Its gradient for the odds of the solutions is 0 in expectation;
-#    find out what moves them (hint: clipping of the gradient, Adam, and the baseline), and how long it takes to lose one in a longer run.
+# 3. *Standard.* Plain REINFORCE drifts towards equal shares. Is that luck? The reward is the same for any split. Still, compute what the
+#    exact gradient of the expected reward, at the reference, does to the odds of the two solutions. Does a longer run lose one?
 # 4. *Research.* Give diffu-GRPO the mask estimate of DMPO instead of one shot (coupled-GRPO,
 #    [arXiv:2506.20639](https://arxiv.org/abs/2506.20639), is on the way), as a file in `dmpo_ref/rivals`. How many masks does it take to
 #    keep both solutions, and what does the variance do to it?

@@ -48,15 +48,15 @@ def save_checkpoint(
 ) -> Path:
     """Write `checkpoint-<round>` completely, then let it appear by a rename, then remove those before it.
 
-    Raises:
-        OSError: it cannot be written, as on a full disk; those before it stay.
-
     Args:
         reference: weights of p_ref, if it is no longer the policy the run started from; else empty.
         buffers: for each process the rollouts that a later round may reuse.
         state: `round`, counters, and the state of optimiser and schedule.
         weights: those of the policy, where it has shares of them only; None: its own.
         parts: files with a dot before their name, written beside, that go into the checkpoint without it.
+
+    Raises:
+        OSError: it cannot be written, as on a full disk; those before it stay.
     """
     folder = output / f"checkpoint-{state['round']:06d}"
     temporary = output / f".{folder.name}.partial"

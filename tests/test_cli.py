@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -120,3 +121,25 @@ def test_python_dash_m_is_the_same_command_and_is_quiet_without_a_terminal(tmp_p
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stderr == ""
     assert len(done.stdout.splitlines()) == 2
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    (given,) = re.findall(r'^version = "(.+)"$', Path("pyproject.toml").read_text(), re.MULTILINE)
+    assert capsys.readouterr().out == f"dmpo {given}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["pretrain-toy", "steps=1", "output={taken}"], "exists; give a folder that does not"),
+        (["pretrain-toy", "steps=1", "learning_rate=inf"], "must be finite and above 0"),
+        (["plan", "toy_sudoku", "--flops", "nan"], "flops=nan: must be above 0"),
+        (["export", "{taken}/nothing", "{taken}/merged", "--merge"], "no checkpoint there"),
+    ],
+)
+def test_what_a_first_user_tried(tmp_path, capsys, arguments, message):
+    assert main([word.format(taken=tmp_path) for word in arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

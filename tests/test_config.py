@@ -41,6 +41,7 @@ def test_paths_with_a_dot_are_relative_to_the_file(tmp_path, monkeypatch):
         ("train.num_rollouts=1", "train.num_rollouts=1: .*at least 2"),
         ("train.rounds=0", "train.rounds=0: must be at least 1"),
         ("optimizer.learning_rate=0", "optimizer.learning_rate=0.0: must be finite and above 0"),
+        ("optimizer.learning_rate=inf", "optimizer.learning_rate=inf: must be finite and above 0"),
         ("weight.target_ess=1.5", "weight.target_ess=1.5"),
         ("sampler.temperature=-1", "sampler.temperature=-1.0"),
         ("sampler.block_length=0", "sampler.block_length=0"),

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dmpo_ref.config import ModelConfig, TaskConfig
-from dmpo_ref.likelihood import build_vocabulary, elbo, log_likelihood, path_log_prob, token_log_prob
+from dmpo_ref.likelihood import Vocabulary, build_vocabulary, elbo, log_likelihood, path_log_prob, token_log_prob
 from dmpo_ref.masking import Views, draw_views, path_views, stream
 from dmpo_ref.policy import load_policy
 from dmpo_ref.tasks.sudoku import Puzzle, Sudoku
@@ -230,3 +230,10 @@ def test_float32_terms_are_summed_in_float64():
     assert computed.item() == pytest.approx(exact, rel=1e-13)
     one_by_one = terms.cumsum(0, dtype=torch.float32)[-1].item()
     assert abs(one_by_one - exact) > 1e-3
+
+
+def test_a_vocabulary_stays_where_it_is_when_a_model_elsewhere_uses_it():
+    """The oracle reads `allowed` on the CPU after a policy on another device has used it; `meta` stands for that device."""
+    words = Vocabulary(0, torch.tensor([False, True, True]))
+    assert words.on(torch.device("meta")).device.type == "meta" and words.allowed.device.type == "cpu"
+    assert words.on(torch.device("cpu")).tolist() == [False, True, True]

@@ -85,8 +85,23 @@ def test_kill_resume_evaluate_export_reload_with_lora(checkpoint, tmp_path, caps
             base = whole.policy(input_ids=tokens).logits
     # The merged weights are bfloat16, as those of the base are; what was learned is far more than that rounding.
     assert (again - trained).norm() < 0.1 * (base - trained).norm()
+    check_merged_weights(checkpoint, adapters, merged)
     assert main(["export", str(output), str(tmp_path / "merged"), "--merge"]) == 2
     assert "exists; give a folder that does not" in capsys.readouterr().err
+
+
+def check_merged_weights(checkpoint, adapters, merged):
+    """W + (α/r) B A, worked out here from the stored adapters; the difference is the rounding of two bfloat16 numbers, W and the sum."""
+    base, _ = load_policy(ModelConfig(path=str(checkpoint)), torch.device("cpu"))
+    expected, scale = dict(base.named_parameters()), load_config("llada_sudoku").model.lora_alpha / 4
+    for name in [name for name in adapters if name.endswith("lora_A.weight")]:
+        A, B = adapters[name], adapters[name.replace("lora_A", "lora_B")]
+        key = name.removeprefix("base_model.model.").replace(".lora_A.weight", ".weight")
+        assert B.abs().max() > 0
+        expected[key] = expected[key] + scale * B @ A
+    for name, before in base.named_parameters():
+        learned = (expected[name] - before).abs().max().item()
+        torch.testing.assert_close(merged.get_parameter(name), expected[name], rtol=2**-8, atol=2**-8 * learned)
 
 
 def check_exports(checkpoint, task, output, folder, *flags):

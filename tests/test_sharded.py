@@ -94,8 +94,12 @@ def test_accelerate_reads_every_launch_file_and_what_it_sets_is_accepted(file, m
         ({"FSDP_VERSION": "1"}, {}, "fsdp_version=1 in the accelerate config is not supported; use 2"),
         ({"FSDP_CPU_RAM_EFFICIENT_LOADING": "True"}, {}, "fsdp_cpu_ram_efficient_loading=true .* use false"),
         ({"FSDP_OFFLOAD_PARAMS": "true"}, {}, "fsdp_offload_params=true .* use false"),
-        ({"ACCELERATE_MIXED_PRECISION": "bf16"}, {}, "mixed_precision=bf16 .* use no"),
-        ({"ACCELERATE_USE_FSDP": "false", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}, {}, "gradient_accumulation_steps=4 .* use 1"),
+        ({"ACCELERATE_MIXED_PRECISION": "bf16"}, {}, "mixed_precision=bf16 in the accelerate config is not supported; use no"),
+        (
+            {"ACCELERATE_USE_FSDP": "false", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"},
+            {},
+            "gradient_accumulation_steps=4 in the accelerate config is not supported; use 1",
+        ),
         ({}, {"quantize": "nf4"}, "model.quantize=nf4: 4-bit weights cannot be divided"),
     ],
 )

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,9 @@ class Run:
         objective: Objective | None = None,
         resume: bool = False,
     ):
+        if (folder := latest_checkpoint(Path(config.model.path))) is not None:
+            # This very checkpoint of that run: it may go on, and p_ref must not go with it when this one is resumed.
+            config = replace(config, model=replace(config.model, path=str(folder)))
         self.config, self.output = config, Path(config.output)
         found = self._find_checkpoint(resume)
         if config.model.dtype == "bfloat16" and config.model.lora_rank == 0:

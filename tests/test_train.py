@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -298,6 +299,27 @@ def test_a_resumed_run_returns_the_metrics_of_every_round(small_run):
     with pytest.raises(Killed):
         train(small_run(), on_round=kill)
     assert [entry["step"] for entry in train(small_run(), resume=True).metrics] == list(range(1, 9))
+
+
+def test_a_run_that_starts_from_another_keeps_its_reference_though_that_one_goes_on(small_run, tmp_path):
+    """`model.path=first` is the checkpoint that was there at the start; a newer one is another p_ref, and refused."""
+    first = tmp_path / "first"
+    train(small_run(f"output={first}", "train.rounds=2"))
+
+    def kill(done, policy):
+        if done == 3:
+            raise Killed
+        return {}
+
+    config = small_run(f"model.path={first}", "weight.log_ratio=path")
+    with pytest.raises(Killed):
+        train(config, on_round=kill)
+    goes_on = first / "checkpoint-000004"
+    shutil.copytree(first / "checkpoint-000002", goes_on)
+    with pytest.raises(ValueError, match=r"model\.path=\S+checkpoint-000002, not \S+checkpoint-000004"):
+        train(config, resume=True)
+    shutil.rmtree(goes_on)
+    assert [entry["step"] for entry in train(config, resume=True).metrics] == list(range(1, 9))
 
 
 def test_a_relative_path_of_the_command_line_survives_resuming_and_reloading(small_run, tmp_path, monkeypatch):

@@ -123,6 +123,9 @@ class WeightConfig:
         "estimate of log p_ref − log p_old: along the rollout's order (random_order only), both ELBOs on the same masks, "
         "or 0 (the reference is the rollout policy, so the target moves with it)",
     )
+    elbo_masks: Literal["exact", "stratified", "antithetic", "paper"] = option(
+        "antithetic", "mask scheme of the ELBOs of `log_ratio: elbo`, as in loss.masks"
+    )
     elbo_replicates: int = option(4, "masks for each ELBO of `log_ratio: elbo`", symbol="R")
     baseline: Literal["none", "uniform", "negative", "model"] = option("none", "weight baseline", symbol="w_base")
     baseline_strength: float = option(1.0, "w_real = w − strength · w_base")

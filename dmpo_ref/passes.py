@@ -35,13 +35,13 @@ class Phase:
 
     @property
     def sequences(self) -> int:
-        """Forward passes of one sequence, all processes together."""
-        return self.worth * len(self.fed) * self.rows * self.num_processes
+        """How often a sequence goes through the model, all processes together."""
+        return len(self.fed) * self.rows * self.num_processes
 
     @property
     def tokens(self) -> int:
         """Tokens fed, all processes together."""
-        return self.worth * sum(self.fed) * self.rows * self.num_processes
+        return sum(self.fed) * self.rows * self.num_processes
 
     @property
     def calls(self) -> int:

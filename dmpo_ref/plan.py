@@ -51,11 +51,13 @@ class Plan:
         activations: part of a gradient step, kept from the forward to the backward pass; by whether blocks are checkpointed.
         logits: part of scoring and gradient step, one chunk of vocabulary logits.
         phases: in order; sampling with the most passes that it can take. fastest: sampling with the fewest.
+        rounds: of the whole run.
     """
 
     parameters: int
     trainable: int
     num_processes: int
+    rounds: int
     rollouts: int
     response_length: int
     sequence_length: int
@@ -129,6 +131,7 @@ def make_plan(
         parameters=model_size.count_parameters(model) + adapters,
         trainable=adapters or model_size.count_parameters(model),
         num_processes=num_processes,
+        rounds=config.train.rounds,
         rollouts=config.train.prompts_per_round * config.train.num_rollouts,
         response_length=L,
         sequence_length=P + L,
@@ -247,7 +250,7 @@ def format_plan(plan: Plan, gpu_memory: float = 80.0) -> str:
         "  of it vocabulary logits": plan.logits,
         "context, workspaces, slack": OVERHEAD,
     }
-    rows = [(p.name, p.sequences, p.tokens, p.calls, p.seconds) for p in plan.phases]
+    rows = [(p.name + f" (×{p.worth})" * (p.worth > 1), p.sequences, p.tokens, p.calls, p.seconds) for p in plan.phases]
     rows.append(("together", *(sum(column) for column in list(zip(*rows, strict=True))[1:])))
     lines = [
         f"parameters {plan.parameters:,}, trained {plan.trainable:,} ({plan.trainable / plan.parameters:.2%})",
@@ -255,17 +258,20 @@ def format_plan(plan: Plan, gpu_memory: float = 80.0) -> str:
         f"sequences of {plan.sequence_length} tokens",
         *("", "memory on each process, GB (the three `while` take turns, and contain the whole weights)"),
         *(f"  {name:<30}{bytes_ / 1e9:9.2f}" for name, bytes_ in memory.items()),
-        *("", f"{'forward passes of a round':<28}{'sequences':>12}{'tokens':>16}{'calls each':>12}{'seconds >':>12}"),
+        *("", f"{'passes of a round':<28}{'sequences':>12}{'tokens':>16}{'calls each':>12}{'seconds >':>12}"),
         *(f"  {name:<26}{s:>12,}{tokens:>16,}{calls:>12,}{seconds:>12.1f}" for name, s, tokens, calls, seconds in rows),
-        *explain_sampling(plan),
+        *explain_passes(plan),
+        f"  {plan.rounds} rounds: > {plan.rounds * plan.seconds / 3600:.1f} hours",
         *("", verdict(plan, gpu_memory)),
     ]
     return "\n".join(lines)
 
 
-def explain_sampling(plan: Plan) -> list[str]:
-    """What the table cannot say: passes that depend on the model, passes that feed a part, sequences fed twice."""
-    sampler, (most, least), lines = plan.sampler, (plan.phases[0], plan.fastest), []
+def explain_passes(plan: Plan) -> list[str]:
+    """What the table cannot say: what a gradient step costs, passes that depend on the model, feed a part, or are fed twice."""
+    sampler, (most, least) = plan.sampler, (plan.phases[0], plan.fastest)
+    again = ", and one again for checkpointing" if plan.checkpointing else ""
+    lines = [f"  ×{plan.phases[-1].worth}: a gradient step costs a forward pass, two for the backward{again}"]
     if least.calls < most.calls:
         lines.append(
             f"  {sampler.name} takes {len(least.fed)} to {len(most.fed)} passes for a response, fewer the surer the model is. Counted are "

@@ -152,7 +152,7 @@ def estimate_log_ratio(run: Run, rollout: Rollout, position: list[int]) -> Tenso
         with run.reference.model() as reference:
             return path_log_prob(reference, rollout, run.vocabulary, micro_batch=micro_batch) - rollout.log_prob
     generators = [stream(config.seed, "elbo", p) for p in position]
-    views = draw_views("antithetic", rollout.response_mask, config.weight.elbo_replicates, generators)
+    views = draw_views(config.weight.elbo_masks, rollout.response_mask, config.weight.elbo_replicates, generators)
     with run.reference.model() as reference:
         log_ref = elbo(reference, rollout, views, run.vocabulary, micro_batch=micro_batch)
     return log_ref - elbo(run.policy, rollout, views, run.vocabulary, micro_batch=micro_batch)
@@ -194,8 +194,9 @@ def gradient_step(run: Run, k: int) -> dict[str, float]:
     """The k-th step of a round: views, token log-probabilities, loss, AdamW. Returns its metrics."""
     batch = run.minibatch(k)
     views = run.objective.views(batch.rollout, mask_streams(run, batch.position, k))
-    # Dropout must be off where log p_θ is compared with a stored log p_old or log p_ref.
-    run.policy.train(not run.keeps_masks)
+    # Dropout must be off where log p_θ is compared with a stored log p_old or log p_ref, and where a second pass takes up the
+    # slopes of a first one, which dropped other things.
+    run.policy.train(run.objective.is_linear and not run.keeps_masks)
     with own_random_state(run):
         loss = backward(run, views, batch)
     run.policy.eval()

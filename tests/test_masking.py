@@ -168,3 +168,12 @@ def test_path_views_walk_along_the_order():
 def test_bad_input_is_one_clear_line(scheme, response, num_replicates, message):
     with pytest.raises(ValueError, match=message):
         draw_views(scheme, response, num_replicates, [stream(0)])
+
+
+def test_paper_hides_with_probability_0_1_to_1_and_then_the_others():
+    """On average (0.1 + 1)/2 = 0.55 of the positions, and their complement 0.45; at u = 0 a tenth, not nothing."""
+    response = torch.ones(1, 1, 1000, dtype=torch.bool)
+    position_u = ((torch.arange(1000) + 0.5) / 1000).double().expand(1, 1, 2, -1)
+    for u, hidden in ((0.0, 100), (0.5, 550), (1.0, 1000)):
+        views = views_from_uniforms("paper", response, torch.full((1, 1, 2), u).double(), position_u)
+        assert views.hidden.sum(dim=-1).flatten().tolist() == [hidden, 1000 - hidden]

@@ -87,8 +87,9 @@ def test_a_round_worked_by_hand(small_run, folder):
         "scoring p_ref, p_old": (2 * 48, 2 * 48 * 16, 2 * 3),
         "storing log p_old": (2 * 24, 2 * 24 * 16, 2 * 2),
         "slopes of the loss": (2 * 24, 2 * 24 * 16, 2 * 3),
-        "gradient steps": (3 * 2 * 24, 3 * 2 * 24 * 16, 2 * 3),
+        "gradient steps": (2 * 24, 2 * 24 * 16, 2 * 3),
     }
+    assert {p.name: p.worth for p in plan.phases} == dict.fromkeys(phases, 1) | {"gradient steps": 3}  # backward counts as two
     assert (plan.rollouts, plan.response_length, plan.sequence_length) == (12, 6, 16)
     assert plan.reference == plan.weights
 

@@ -13,7 +13,9 @@ import torch
 
 from dmpo_ref.checkpoint import save_checkpoint
 from dmpo_ref.config import LossConfig, load_config
-from dmpo_ref.losses import build_objective
+from dmpo_ref.likelihood import log_likelihood
+from dmpo_ref.losses import Objective, build_objective
+from dmpo_ref.masking import draw_views
 from dmpo_ref.policy import latest_checkpoint
 from dmpo_ref.run import rate
 from dmpo_ref.train import train
@@ -111,6 +113,39 @@ def test_an_own_objective_replaces_that_of_the_config(small_run, tmp_path):
     given = train(small_run(), objective=build_objective(LossConfig(name="wddo"), alpha=1.0))
     assert without_times(given.metrics) == without_times(named.metrics)
     assert torch.equal(parameters(given), parameters(named))
+
+
+def test_a_loss_that_is_not_linear_has_the_same_gradient_in_micro_batches_with_lora_dropout(small_run, tmp_path):
+    """In parts the slopes come from a pass of their own; had it dropped other things, they would be slopes of another loss."""
+
+    def views(rollout, generators):
+        return draw_views("exact", rollout.response_mask, 2, generators)
+
+    def loss(log_prob, views, experience, weight):
+        return (log_likelihood(log_prob, views) / 10).square().mean()
+
+    objective = Objective(views, loss, uses_log_old=False, is_linear=False)
+    lora = ("model.lora_rank=4", "model.lora_dropout=0.5", "train.rounds=1", "optimizer.learning_rate=1e-2")
+    norms = [
+        [
+            entry["grad_norm"]
+            for entry in train(small_run(*lora, f"loss.micro_batch={m}", f"output={tmp_path / m}"), objective=objective).metrics
+        ]
+        for m in ("null", "24", "5")
+    ]
+    assert min(norms[0]) > 0
+    assert norms[1] == pytest.approx(norms[0], rel=1e-4) and norms[2] == pytest.approx(norms[0], rel=1e-4)
+
+
+def test_the_elbo_weights_use_the_masks_that_are_asked_for(small_run, tmp_path):
+    ratios = {}
+    for masks in ("antithetic", "exact", "paper"):
+        config = small_run(
+            "weight.log_ratio=elbo", f"weight.elbo_masks={masks}", "optimizer.learning_rate=3e-3", f"output={tmp_path / masks}"
+        )
+        ratios[masks] = [entry["log_ratio_mean"] for entry in train(config).metrics]
+    assert all(values[0] == pytest.approx(0, abs=1e-5) for values in ratios.values())  # before the first step p_ref = p_old
+    assert len({round(values[-1], 4) for values in ratios.values()}) == 3
 
 
 def test_an_own_objective_along_the_path_needs_a_path(small_run, tmp_path):

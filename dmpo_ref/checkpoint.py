@@ -11,6 +11,9 @@ import fcntl
 import json
 import os
 import shutil
+import signal
+import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -31,7 +34,7 @@ from dmpo_ref.rollout import Rollout
 
 # A resumed run may differ from the interrupted one in these, and in `evaluation`, and still be trained to the same numbers up to
 # float tolerance; with LoRA dropout, which follows `loss.micro_batch`, up to what is dropped.
-FREE_ON_RESUME = ("output", "device", "threads", "log_with", "micro_batch", "checkpoint_every")
+FREE_ON_RESUME = ("output", "device", "threads", "log_with", "log_prompts", "micro_batch", "checkpoint_every", "keep_checkpoints")
 
 
 def save_checkpoint(
@@ -46,7 +49,7 @@ def save_checkpoint(
     weights: dict[str, Tensor] | None = None,
     parts: Sequence[Path] = (),
 ) -> Path:
-    """Write `checkpoint-<round>` completely, then let it appear by a rename, then remove those before it.
+    """Write `checkpoint-<round>` completely, then let it appear by a rename, then remove all but the newest `keep_checkpoints`.
 
     Args:
         reference: weights of p_ref, if it is no longer the policy the run started from; else empty.
@@ -71,7 +74,7 @@ def save_checkpoint(
         torch.save(state | {"buffers": stored}, temporary / "state.pt")
         for part in parts:
             part.rename(temporary / part.name[1:])
-        for written in (*(p for p in temporary.rglob("*") if p.is_file()), temporary, *output.glob("metrics.jsonl")):
+        for written in (*(p for p in temporary.rglob("*") if p.is_file()), temporary, *output.glob("*.jsonl")):
             force_to_disk(written)
     except torch.OutOfMemoryError:
         raise
@@ -84,9 +87,8 @@ def save_checkpoint(
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
     force_to_disk(output)
-    for older in output.glob("checkpoint-*[0-9]"):
-        if older != folder:
-            shutil.rmtree(older)
+    for older in sorted(output.glob("checkpoint-*[0-9]"))[: -config.train.keep_checkpoints]:
+        shutil.rmtree(older)
     return folder
 
 
@@ -120,8 +122,10 @@ def load_checkpoint(output: Path, config: Config) -> Checkpoint | None:
         problem = f"{folder} is incomplete or damaged, so it cannot be resumed from: {first_line(error)}"
         raise ValueError(f"{problem}; put a copy of it back, or remove the run and start again") from error
     for key, value in now.items():
-        if then[key] != value and not key.endswith(FREE_ON_RESUME) and not key.startswith("evaluation."):
-            remedy = f"resume with the same config, or start anew from its policy with model.path={output} and another output"
+        # More rounds leave those that were run as they are, unless the learning rate falls to its end with them.
+        is_longer = key == "train.rounds" and value > then[key] and config.optimizer.schedule == "constant"
+        if then[key] != value and not is_longer and not key.endswith(FREE_ON_RESUME) and not key.startswith("evaluation."):
+            remedy = f"resume with the same config, or choose another output; from model.path={output} its policy is the new p_ref"
             raise ValueError(f"{output} was run with {key}={then[key]}, not {value}; {remedy}")
     return Checkpoint(folder, state, reference, buffers)
 
@@ -186,23 +190,52 @@ def write_atomically(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def read_metrics(path: Path, *, before_round: int) -> list[dict[str, Any]]:
-    """The entries of a metrics file that belong to rounds before this one; [] if there is no file."""
+def read_entries(path: Path, *, before_round: int) -> list[dict[str, Any]]:
+    """The entries of metrics.jsonl or rollouts.jsonl that belong to rounds before this one; [] if there is no file."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     # A line cut off by a crash belongs to a round that is run again.
     entries = [json.loads(line) for line in lines if line.endswith("}")]
     return [entry for entry in entries if entry["round"] < before_round]
 
 
-class MetricsFile:
-    """One JSON object a line for every gradient step."""
+class EntryFile:
+    """A JSON object a line: metrics of a gradient step, or answers to a prompt."""
 
     def __init__(self, path: Path, entries: list[dict[str, Any]]):
         """Start the file with the entries of the rounds that a checkpoint has; those after it are dropped."""
-        write_atomically(path, "".join(json.dumps(entry) + "\n" for entry in entries))
+        write_atomically(path, as_lines(entries))
         self.path = path
 
-    def write(self, metrics: dict[str, Any]) -> None:
-        """Append one line."""
+    def write(self, entries: list[dict[str, Any]]) -> None:
+        """Append lines."""
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(metrics) + "\n")
+            file.write(as_lines(entries))
+
+
+def as_lines(entries: list[dict[str, Any]]) -> str:
+    """One JSON object a line."""
+    return "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
+
+
+class Interrupted(Exception):
+    """The run was stopped by Ctrl-C or SIGTERM after a checkpoint; the message says where."""
+
+
+class StopSignal:
+    """Within it, the first Ctrl-C or SIGTERM (which clusters send before they take a machine back) only sets `requested`, so that
+    the round can end in a checkpoint; a second one stops at once."""
+
+    def __enter__(self) -> StopSignal:
+        self.requested, self.previous = False, {}
+        if threading.current_thread() is threading.main_thread():  # Python delivers signals to it alone
+            self.previous = {number: signal.signal(number, self._request) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def _request(self, *_: Any) -> None:
+        self.requested = True
+        self.__exit__()
+        print("\nstopping: finishing this round, then saving; Ctrl-C or SIGTERM once more to stop at once", file=sys.stderr)
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)

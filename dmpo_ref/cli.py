@@ -7,6 +7,7 @@ from importlib.metadata import version
 
 import torch
 
+from dmpo_ref.checkpoint import Interrupted
 from dmpo_ref.commands import (
     complain,
     run_bench,
@@ -22,7 +23,6 @@ from dmpo_ref.commands import (
 )
 from dmpo_ref.config import describe_options
 from dmpo_ref.plan import BANDWIDTH, FLOPS, STRATEGIES
-from dmpo_ref.run import Interrupted
 
 EXAMPLES = {
     "train": "dmpo train toy_sudoku output=runs/mine weight.baseline=uniform train.rounds=30",

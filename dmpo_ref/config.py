@@ -20,12 +20,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 PRESETS = Path(__file__).parent / "presets"
 AT_LEAST_ONE = [
-    *("train.rounds", "train.prompts_per_round", "train.steps_per_round", "train.checkpoint_every", "train.prompts_per_step"),
+    *("train.rounds", "train.prompts_per_round", "train.steps_per_round", "train.checkpoint_every", "train.keep_checkpoints"),
+    "train.prompts_per_step",
     *("train.score_micro_batch", "loss.micro_batch", "sampler.micro_batch", "evaluation.sampler.micro_batch"),
     *("loss.num_replicates", "weight.elbo_replicates", "evaluation.num_samples", "evaluation.num_items", "threads"),
 ]
 NOT_NEGATIVE = [
-    *("train.reuse_rounds", "train.resync_every", "evaluation.every"),
+    *("train.reuse_rounds", "train.resync_every", "train.log_prompts", "evaluation.every"),
     *("optimizer.warmup_steps", "optimizer.weight_decay", "model.lora_rank"),
 ]
 
@@ -178,6 +179,8 @@ class TrainConfig:
     reuse_rounds: int = option(0, "rollouts of this many earlier rounds stay in the buffer, with the weights they were given")
     resync_every: int = option(0, "set p_ref ← p_θ every so many rounds; 0: never, p* is fixed")
     checkpoint_every: int = option(10, "rounds between checkpoints; the last round always writes one")
+    keep_checkpoints: int = option(1, "so many of the newest checkpoints stay")
+    log_prompts: int = option(1, "prompts of a round whose answers, with reward and weight, are written to rollouts.jsonl")
     score_micro_batch: Optional[int] = option(None, "sequences in one forward pass when likelihoods are scored; null: all")
 
 

@@ -1,11 +1,9 @@
-"""The plumbing of a training run: loading, devices, the data stream, metrics, checkpoints, Ctrl-C. No algorithm here."""
+"""The plumbing of a training run: loading, devices, the data stream, metrics, checkpoints. No algorithm here."""
 
 from __future__ import annotations
 
 import math
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +15,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from torch.nn import Module
 
-from dmpo_ref.checkpoint import Checkpoint, MetricsFile, flat, load_checkpoint, read_metrics, save_checkpoint, write_atomically
+from dmpo_ref.checkpoint import Checkpoint, EntryFile, flat, load_checkpoint, read_entries, save_checkpoint, write_atomically
 from dmpo_ref.config import Config, ModelConfig, OptimizerConfig, to_yaml
 from dmpo_ref.evaluate import ITEMS_PER_BATCH, answer_items
 from dmpo_ref.likelihood import build_vocabulary
@@ -25,15 +23,12 @@ from dmpo_ref.losses import Experience, Objective, build_objective
 from dmpo_ref.masking import stream
 from dmpo_ref.policy import AdapterReference, FrozenReference, add_adapters, latest_checkpoint, load_policy, trained_weights
 from dmpo_ref.processes import Processes, build_accelerator, gather
+from dmpo_ref.rollout import Rollout
 from dmpo_ref.samplers import check_prompts, has_path_log_prob
 from dmpo_ref.tasks import build_task, encode, end_ids
 from dmpo_ref.weights import check_finite
 
 ITEMS_PER_CHECK = 1000  # encoded at a time before the first round
-
-
-class Interrupted(Exception):
-    """The run was stopped by Ctrl-C after a checkpoint; the message says where."""
 
 
 class Run:
@@ -44,7 +39,8 @@ class Run:
         reference: p_ref (see `policy.py`); None if neither the log-ratio nor the objective needs it.
         buffer: experience of the newest rounds, oldest first.
         round, step: rounds and gradient steps done.
-        earlier_metrics: entries of the rounds before a resumed run goes on.
+        earlier_metrics, earlier_answers: entries of the rounds before a resumed run goes on.
+        answers: what this round adds to rollouts.jsonl.
     """
 
     def __init__(
@@ -117,8 +113,10 @@ class Run:
             self.schedule.load_state_dict(found.state["schedule"])
         self._check_items()
         self._count_forward_passes()
-        self.metrics_file = None
-        self.earlier_metrics = read_metrics(self.output / "metrics.jsonl", before_round=self.round)
+        self.metrics_file = self.rollouts_file = None
+        self.earlier_metrics, self.earlier_answers = (
+            read_entries(self.output / name, before_round=self.round) for name in ("metrics.jsonl", "rollouts.jsonl")
+        )
         self.clock = time.perf_counter()
 
     def _check_items(self) -> None:
@@ -162,7 +160,8 @@ class Run:
     def _open_output(self) -> None:
         """The files of the run, not before there is something to write: a run that fails at once leaves nothing behind."""
         write_atomically(self.output / "config.yaml", to_yaml(self.config))
-        self.metrics_file = MetricsFile(self.output / "metrics.jsonl", self.earlier_metrics)
+        self.metrics_file = EntryFile(self.output / "metrics.jsonl", self.earlier_metrics)
+        self.rollouts_file = EntryFile(self.output / "rollouts.jsonl", self.earlier_answers)
         if self.config.log_with != "none":
             shown = {key: str(value) if isinstance(value, list) else value for key, value in flat(self.config).items()}
             self.accelerator.init_trackers("dmpo_ref", config=shown)
@@ -223,6 +222,15 @@ class Run:
         flat_scores = [parts for row in scores for parts in row]
         return reward, {f"reward/{name}": sum(p[name] for p in flat_scores) / len(flat_scores) for name in flat_scores[0]}
 
+    def keep_answers(self, rollout: Rollout, texts: list[list[str]], reward: Tensor, weight: Tensor) -> None:
+        """What rollouts.jsonl gets of a round: the answers to its first `log_prompts` prompts, with their reward and weight."""
+        self.answers = []
+        for g, answers in enumerate(texts[: self.config.train.log_prompts]):
+            prompt = self.tokenizer.decode(rollout.tokens[g, 0][rollout.prompt_mask[g, 0]])
+            rated = zip(answers, reward[g].tolist(), weight[g].tolist(), strict=True)
+            rated = [{"text": text, "reward": r, "weight": w} for text, r, w in rated]
+            self.answers.append({"round": self.round, "prompt": prompt, "answers": rated})
+
     def minibatch(self, k: int) -> Experience:
         """What the k-th step of a round looks at: the buffered rounds in turn, the newest first, some or all prompts of one."""
         experience = self.buffer[-1 - k % len(self.buffer)]
@@ -253,8 +261,9 @@ class Run:
         entries[-1] |= last
         if self.metrics_file is None and self.is_main:
             self._open_output()
-        for entry in entries if self.is_main else []:
-            self.metrics_file.write(entry)
+        if self.is_main:
+            self.metrics_file.write(entries)
+            self.rollouts_file.write(self.answers)
         for entry in entries if config.log_with != "none" else []:
             self.accelerator.log(entry, step=entry["step"])
         return entries
@@ -318,24 +327,3 @@ def rate(config: OptimizerConfig, step: int, num_steps: int) -> float:
         return (step + 1) / (config.warmup_steps + 1)
     progress = min(1.0, (step - config.warmup_steps) / max(1, num_steps - config.warmup_steps))
     return {"constant": 1.0, "linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2}[config.schedule]
-
-
-class StopSignal:
-    """Within it, the first Ctrl-C only sets `requested`, so that the round can end in a checkpoint; a second one stops at once."""
-
-    def __enter__(self) -> StopSignal:
-        self.requested = False
-        # Python delivers signals to the main thread only.
-        self.previous = None
-        if threading.current_thread() is threading.main_thread():
-            self.previous = signal.signal(signal.SIGINT, self._request)
-        return self
-
-    def _request(self, *_: Any) -> None:
-        self.requested = True
-        signal.signal(signal.SIGINT, self.previous)
-        print("\nCtrl-C: finishing this round, then saving; once more to stop at once", file=sys.stderr)
-
-    def __exit__(self, *_: Any) -> None:
-        if self.previous is not None:
-            signal.signal(signal.SIGINT, self.previous)

@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dmpo_ref.checkpoint import claim
+from dmpo_ref.checkpoint import Interrupted, StopSignal, claim
 from dmpo_ref.config import Config
 from dmpo_ref.evaluate import answer_texts
 from dmpo_ref.likelihood import elbo, flatten, log_likelihood, path_log_prob, score, token_log_prob
@@ -27,7 +27,7 @@ from dmpo_ref.losses import Experience, Objective
 from dmpo_ref.masking import Views, draw_views, stream
 from dmpo_ref.processes import is_first_process
 from dmpo_ref.rollout import Rollout
-from dmpo_ref.run import Interrupted, Run, StopSignal
+from dmpo_ref.run import Run
 from dmpo_ref.samplers import sample
 from dmpo_ref.tasks import encode, end_ids
 from dmpo_ref.weights import (
@@ -63,7 +63,8 @@ def train(
 ) -> Trained:
     """Fine-tune the policy of `config.model` towards p*(o|q) ∝ p_ref(o|q) · exp(r(q,o)/α).
 
-    Writes `metrics.jsonl` (one line per gradient step), `config.yaml` and checkpoints to `config.output`.
+    Writes `metrics.jsonl` (one line per gradient step), `rollouts.jsonl` (answers to some prompts of each round), `config.yaml` and
+    checkpoints to `config.output`.
 
     Args:
         task: instead of the task of the config, an object like `tasks.sudoku.Sudoku`.
@@ -74,7 +75,7 @@ def train(
 
     Raises:
         FileNotFoundError, ValueError: something in the config, the files or the rewards that cannot be; one line.
-        Interrupted: Ctrl-C, after the round under way was finished and saved; `resume=True` goes on from there.
+        Interrupted: Ctrl-C or SIGTERM, after the round under way was finished and saved; `resume=True` goes on from there.
     """
     with claim(Path(config.output)) if is_first_process() else nullcontext():
         return loop(Run(config, task=task, reward=reward, objective=objective, resume=resume), on_round)
@@ -120,7 +121,8 @@ def collect(run: Run) -> tuple[Experience, dict[str, float]]:
         generators=generators,
         end_tokens=end_ids(run.tokenizer),
     )
-    reward, components = run.score_rewards(items, answer_texts(run.tokenizer, rollout))
+    texts = answer_texts(run.tokenizer, rollout)
+    reward, components = run.score_rewards(items, texts)
     log_ratio = estimate_log_ratio(run, rollout, position)
     alpha, target = config.weight.alpha, config.weight.target
     log_weight = log_weights(reward, log_ratio, alpha=alpha, target=target)
@@ -132,15 +134,27 @@ def collect(run: Run) -> tuple[Experience, dict[str, float]]:
     base = config.weight.baseline_strength * base
     experience = Experience(rollout, position, reward, weight, base, **score_on_masks(run, rollout, position))
     run.counters["rollouts"] += reward.numel() * run.processes.count
+    run.keep_answers(rollout, texts, reward, weight)
     return experience, {
         "reward": reward.mean().item(),
         **components,
+        "reward_std": reward.std(dim=-1, correction=0).mean().item(),
+        "frac_reward_zero_std": (reward.amax(dim=-1) == reward.amin(dim=-1)).double().mean().item(),
+        "answer_length": answer_length(rollout, end_ids(run.tokenizer)),
         "ess": effective_sample_size(weight).mean().item() if target != "reward" else None,
         "coefficient": float(torch.as_tensor(c).mean()),
         "log_ratio_mean": log_ratio.mean().item(),
         "log_ratio_std": log_ratio.std(dim=-1, correction=0).mean().item(),
         "weight_max": weight.amax(dim=-1).mean().item(),
     }
+
+
+def answer_length(rollout: Rollout, end_tokens: set[int]) -> float:
+    """Mean number of generated tokens of a rollout up to its first end token, that one included."""
+    ends = torch.tensor(sorted(end_tokens), device=rollout.tokens.device)
+    is_end = rollout.response_mask & torch.isin(rollout.tokens, ends)
+    after_end = is_end.cumsum(dim=-1) - is_end.long() > 0
+    return (rollout.response_mask & ~after_end).sum(dim=-1).double().mean().item()
 
 
 def estimate_log_ratio(run: Run, rollout: Rollout, position: list[int]) -> Tensor:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -12,13 +13,14 @@ import pytest
 import torch
 
 from dmpo_ref.checkpoint import save_checkpoint
-from dmpo_ref.config import LossConfig, load_config
+from dmpo_ref.config import LossConfig, SamplerConfig, load_config
 from dmpo_ref.likelihood import log_likelihood
 from dmpo_ref.losses import Objective, build_objective
 from dmpo_ref.masking import draw_views
 from dmpo_ref.policy import latest_checkpoint
+from dmpo_ref.rollout import Rollout
 from dmpo_ref.run import rate
-from dmpo_ref.train import train
+from dmpo_ref.train import answer_length, train
 
 TIMES = ("seconds",)
 
@@ -67,6 +69,58 @@ def test_a_killed_run_resumes_to_the_same_numbers_bit_for_bit(small_run, tmp_pat
     resumed = train(broken, resume=True)
     assert torch.equal(parameters(whole), parameters(resumed))
     assert written(tmp_path / "whole") == written(tmp_path / "broken")
+    assert (tmp_path / "whole" / "rollouts.jsonl").read_text() == (tmp_path / "broken" / "rollouts.jsonl").read_text()
+
+
+@pytest.mark.parametrize("overrides", [[], ["model.lora_rank=4", "weight.log_ratio=path"]], ids=["all_weights", "lora"])
+def test_a_finished_run_goes_on_with_more_rounds_as_if_they_had_been_asked_for_at_once(small_run, tmp_path, overrides):
+    overrides = [*overrides, "optimizer.schedule=constant"]
+    whole = train(small_run(*overrides, f"output={tmp_path / 'whole'}"))
+    train(small_run(*overrides, "train.rounds=2"))
+    longer = train(small_run(*overrides), resume=True)
+    assert torch.equal(parameters(whole), parameters(longer))
+    entries, expected = written(tmp_path / "run"), written(tmp_path / "whole")
+    entries[3].pop("evaluation/accuracy")  # the end of the shorter run was evaluated
+    # An evaluation is a forward pass more.
+    assert all(entry | {"forward_passes": 0} == asked | {"forward_passes": 0} for entry, asked in zip(entries, expected, strict=True))
+
+
+@pytest.mark.parametrize("overrides", [["train.rounds=1"], ["train.rounds=6", "optimizer.schedule=linear"]])
+def test_a_run_is_not_made_shorter_nor_longer_where_its_learning_rate_would_change(small_run, tmp_path, overrides):
+    schedule = overrides[1:]
+    train(small_run("train.rounds=2", *schedule))
+    with pytest.raises(ValueError, match=r"was run with train\.rounds=2, not \d; resume with the same config, or choose another output"):
+        train(small_run(*overrides), resume=True)
+
+
+def test_the_newest_checkpoints_stay_as_many_as_are_asked_for(small_run, tmp_path):
+    train(small_run("train.checkpoint_every=1", "train.keep_checkpoints=3"))
+    names = sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*"))
+    assert names == ["checkpoint-000002", "checkpoint-000003", "checkpoint-000004"]
+
+
+def test_answers_are_written_with_what_they_were_given(small_run, tmp_path):
+    """Two of the three prompts of a round; rewards and weights are those of the metrics, worked out again."""
+    config = small_run("train.rounds=2", "train.log_prompts=2", "train.prompts_per_round=2", "weight.alpha=0.5", "weight.log_ratio=none")
+    metrics = train(config, reward=lambda item, text: text.count("1") / 16).metrics
+    lines = [json.loads(line) for line in (tmp_path / "run" / "rollouts.jsonl").read_text().splitlines()]
+    assert [line["round"] for line in lines] == [0, 0, 1, 1]
+    for r in (0, 1):
+        entry, groups = metrics[2 * r], [line["answers"] for line in lines if line["round"] == r]
+        reward = torch.tensor([[answer["reward"] for answer in group] for group in groups], dtype=torch.float64)
+        assert reward.tolist() == [[answer["text"].count("1") / 16 for answer in group] for group in groups]
+        assert entry["reward"] == pytest.approx(reward.mean().item())
+        assert entry["reward_std"] == pytest.approx(sum(statistics.pstdev(row) for row in reward.tolist()) / 2)
+        assert entry["frac_reward_zero_std"] == sum(len(set(row)) == 1 for row in reward.tolist()) / 2
+        weight = torch.tensor([[answer["weight"] for answer in group] for group in groups], dtype=torch.float64)
+        assert torch.allclose(weight, (reward / 0.5).softmax(dim=-1))
+
+
+def test_an_answer_is_as_long_as_what_stands_up_to_its_first_end_token():
+    tokens = torch.tensor([[[0, 5, 0, 5, 5, 0], [5, 5, 5, 5, 5, 5], [5, 5, 0, 0, 0, 0]]])
+    response = torch.tensor([False, False, True, True, True, True]).expand(1, 3, 6)
+    rollout = Rollout(tokens, response, ~response, response, tokens, None, 4, SamplerConfig(), 0, 0)
+    assert answer_length(rollout, {0, 9}) == (1 + 4 + 1) / 3  # the first 0 of the first row belongs to its prompt
 
 
 def test_training_does_not_touch_the_global_random_state(small_run):
@@ -260,7 +314,8 @@ def test_learning_rate_schedules():
     assert rate(options, 13, 14) == 1.0
 
 
-def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_resume(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_leave_a_checkpoint_and_say_how_to_resume(tmp_path, number):
     output = tmp_path / "run"
     command = [sys.executable, "-m", "dmpo_ref", "train", "toy_sudoku", f"output={output}", "train.rounds=500",
                "train.prompts_per_round=4", "evaluation.num_items=2"]  # fmt: skip
@@ -272,7 +327,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_resume(tmp_path):
         assert time.monotonic() < deadline, "the run did not start"
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "--resume goes on" in errors

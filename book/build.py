@@ -67,7 +67,7 @@ def stage(target: Path, repository: str = "") -> list[str]:
     links = Links(ROOT, repository, read_settings()["repository"]["branch"])
     links.pages |= DOCUMENTS
     links.pages |= {path: f"api/{name}.md" for name, path in modules(ROOT).items()}
-    own = [BOOK / name for name in ("intro.md", "method.md", "notation.md", "glossary.md", "answers.md", "bibliography.md")]
+    own = [BOOK / name for name in ("intro.md", "method.md", "notation.md", "published.md", "glossary.md", "answers.md", "bibliography.md")]
     own += [*(BOOK / "howto" / f"{name}.md" for name in HOWTO), *sorted((BOOK / "teaching").glob("*.md"))]
     links.pages |= {str(path.relative_to(ROOT)): str(path.relative_to(BOOK)) for path in own}
     notebooks = [*sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")), *sorted((BOOK / "teaching" / "student").glob("*.ipynb"))]
@@ -124,7 +124,7 @@ def contents(texts: dict[str, str]) -> dict:
     api = chapters("api/")
     reference = [*chapters("configuration"), {**api[0], "sections": api[1:]}]
     parts = {
-        "The method": chapters("method", "notation", "equations", "glossary"),
+        "The method": chapters("method", "notation", "equations", "published", "glossary"),
         "Notebooks": chapters("notebooks/", "answers"),
         "How to": chapters("howto/"),
         "Results": chapters("results", "log"),

@@ -32,7 +32,7 @@ def at_lengths(**values: tuple[float, float, float]) -> dict[tuple[str, int | No
     return {(task, length): value for task, row in values.items() for length, value in zip((128, 256, 512), row, strict=True)}
 
 
-PAPER = "arXiv 2510.08233, Figure 1"
+PAPER = "arXiv 2510.08233v2, Figure 1"
 PUBLISHED = [
     printed(
         "LLaDA-8B-Instruct (d1's files)",

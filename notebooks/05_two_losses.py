@@ -605,7 +605,8 @@ plt.show()
 # *Slip 4, published.* In the published form of WDDO the softmax weights, which sum to 1, stand inside a *mean* over the N rollouts:
 # $-\frac1N\sum_n[w_n\log\sigma(\Delta_n)+\log\sigma(-\Delta_n)]$. The positive term is N times too weak, and the stationary point moves to
 # $e^{\Delta_n}=w_n$. Does it matter, when $p_\theta$ must sum to 1? Minimise both over all distributions of four answers,
-# $p_{\mathrm{old}}$ uniform, each answer drawn once.
+# $p_{\mathrm{old}}$ uniform, each answer drawn once. (By default that code also *sums* $\log p_\theta$ over the R replicates, where
+# $\log p_{\mathrm{old}}$ is a mean. At $p_\theta=p_{\mathrm{old}}$, $\Delta$ is then $R-1$ times the log-probability instead of 0.)
 
 
 # %%

@@ -62,7 +62,8 @@ for key in toy:
 # *What is asked*: a chat message and a free answer of 256 tokens, drawn by the confidence sampler at temperature 0.2,
 # instead of blanks filled in random order. This sampler has no path probability,
 # so the log-ratio is estimated by ELBOs (`log_ratio: elbo`). Notebook [03](03_weights.ipynb) measures what that costs.
-# And what this sampler draws is not a sample of p_θ ([06](06_samplers.ipynb)): the published recipe aims beside p\*.
+# And what this sampler draws is not a sample of p_θ ([06](06_samplers.ipynb)): the recipe published in March 2026 aims beside p\*
+# (that of 2025 drew in random order, as the toy does).
 #
 # *The objective and its optimiser* (`weight`, `loss`, `optimizer`): the published values. α = 0.04: the recipe's reward is the share of
 # the blanks that are right, so one blank of ten is worth $e^{0.1/0.04}=e^{2.5}\approx12$ in the weight; the toy's reward is
@@ -99,15 +100,14 @@ plan = make_plan(load_config("llada_sudoku"))
 print(format_plan(plan, gpu_memory=80))
 
 # %% [markdown]
-# Time is a bound from two numbers of the hardware, operations per second and memory bandwidth, not a promise: sampling and
-# gradient steps cost about the same.
+# Time is a bound from two numbers of the hardware, operations per second and memory bandwidth, not a promise.
 # Sampling takes 128 passes for each of 128 rollouts; it is where caches and parallel decoding
-# (notebook [06](06_samplers.ipynb)) are worth most. With the prefix cache, and two other trades:
+# (notebook [06](06_samplers.ipynb)) are worth most. Without the prefix cache, and two other trades:
 
 # %%
 VARIANTS = {
     "as it is": (),
-    "prefix cache": ("sampler.cache=prefix",),
+    "no cache": ("sampler.cache=none",),
     "no checkpointing": ("model.gradient_checkpointing=false", "loss.micro_batch=4"),
     "4-bit base": ("model.quantize=nf4",),
 }

@@ -51,7 +51,7 @@ folder = Path(tempfile.mkdtemp())
 #
 # There are *two* published rows for the same base model: d1's files
 # ([arXiv:2504.12216](https://arxiv.org/abs/2504.12216)), and the DMPO paper's own run
-# ([arXiv:2510.08233](https://arxiv.org/abs/2510.08233), Figure 1). They differ by up to five points, with the same
+# ([arXiv:2510.08233v2](https://arxiv.org/abs/2510.08233v2), Figure 1). They differ by up to five points, with the same
 # weights. Keep that in mind when a method is said to gain three.
 
 # %%

@@ -218,7 +218,7 @@ def test_the_table_puts_runs_beside_the_published_numbers_with_their_sources(tmp
     assert row.split(" | ")[1:] == ["256", "19.5", "14.5", "80.9"] + [f"50.0 [{100 * low:.1f}, {100 * high:.1f}]"] + [
         f"50.0 [{100 * low:.1f}, {100 * high:.1f}] |"
     ]
-    assert "arXiv 2510.08233, Figure 1" in printed and "arXiv 2504.12216" in printed
+    assert "arXiv 2510.08233v2, Figure 1" in printed and "arXiv 2504.12216" in printed
     assert figure.read_bytes().startswith(b"\x89PNG")
     assert main(["table", str(tmp_path / "figures")]) == 2
     assert "holds no results" in capsys.readouterr().err

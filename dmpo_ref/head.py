@@ -72,7 +72,7 @@ class HeadLogProb(torch.autograd.Function):
 
 
 def chunks(hidden: Tensor, weight: Tensor) -> list[slice]:
-    """Slices of positions, `chunk_size` each; one, if there are none, so that an empty gradient still flows (see `sharding`)."""
+    """Slices of positions, `chunk_size` each; one, if there are none: an empty gradient flows too, other processes may wait for it."""
     size = chunk_size(len(weight))
     return [slice(start, start + size) for start in range(0, len(hidden) or 1, size)]
 

@@ -119,10 +119,10 @@ def exact(response: Tensor, L: Tensor, size_u: Tensor, position_u: Tensor) -> tu
 
 
 def stratified(response: Tensor, L: Tensor, size_u: Tensor, position_u: Tensor) -> tuple[Tensor, Tensor]:
-    """m_j = 1 + (⌊L(j + U)/R⌋ mod L), j = 0..R−1, with one U for all replicates of a row, weight L/m_j. Unbiased."""
+    """m_j = 1 + ⌊L(j + U)/R⌋, j = 0..R−1, with one U for all replicates of a row, weight L/m_j. Unbiased."""
     R = size_u.shape[-1]
     j = torch.arange(R, device=response.device)
-    m = 1 + (L * (j + size_u[..., :1]) / R).long() % L
+    m = 1 + (L * (j + size_u[..., :1]) / R).long().clamp(max=L - 1)  # rounding may reach L
     return smallest(response, position_u, m), L / m.double()
 
 

@@ -95,14 +95,18 @@ def test_complementary_pairs_with_uncorrected_weights_are_wrong():
     assert abs(wrong / exact_nelbo(scores, L) - 1) > 0.02
 
 
-def test_antithetic_pairs_are_complements_and_an_odd_last_one_stands_alone():
-    response = torch.tensor([[[False, True, True, True, True, False]]])
-    views = draw_views("antithetic", response, 5, [stream(0, "test")])
-    hidden = views.hidden[0, 0]
-    for r in (0, 2):
-        assert torch.equal(hidden[r] ^ hidden[r + 1], response[0, 0])
-    assert hidden[4].any()
-    assert views.weight[0, 0, 4] == pytest.approx(4 / hidden[4].sum().item())
+@pytest.mark.parametrize("num_replicates", [1, 2, 3, 4, 5, 6])
+def test_antithetic_pairs_are_complements_and_an_odd_last_one_stands_alone(num_replicates):
+    response, L = torch.tensor([False, True, True, True, True, False]).expand(1, 30, 6), 4
+    views = draw_views("antithetic", response, num_replicates, [stream(0, "test")])
+    size = views.hidden.sum(dim=-1)
+    for r in range(0, num_replicates - 1, 2):
+        assert torch.equal(views.hidden[:, :, r] ^ views.hidden[:, :, r + 1], response)
+        pair = torch.where(size[..., r : r + 2] > 0, (L + 1) / size[..., r : r + 2].double(), 0.0)
+        torch.testing.assert_close(views.weight[..., r : r + 2], pair)
+    if num_replicates % 2:
+        assert (size[..., -1] > 0).all()
+        torch.testing.assert_close(views.weight[..., -1], L / size[..., -1].double())
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -171,9 +175,12 @@ def test_bad_input_is_one_clear_line(scheme, response, num_replicates, message):
 
 
 def test_paper_hides_with_probability_0_1_to_1_and_then_the_others():
-    """On average (0.1 + 1)/2 = 0.55 of the positions, and their complement 0.45; at u = 0 a tenth, not nothing."""
+    """A tenth at u = 0, all at u = 1; the weight of m hidden positions is L/m, that of none L."""
     response = torch.ones(1, 1, 1000, dtype=torch.bool)
     position_u = ((torch.arange(1000) + 0.5) / 1000).double().expand(1, 1, 2, -1)
-    for u, hidden in ((0.0, 100), (0.5, 550), (1.0, 1000)):
+    for u, hidden, weights in ((0.0, 100, (10, 10 / 9)), (0.5, 550, (20 / 11, 20 / 9)), (1.0, 1000, (1, 1000))):
         views = views_from_uniforms("paper", response, torch.full((1, 1, 2), u).double(), position_u)
         assert views.hidden.sum(dim=-1).flatten().tolist() == [hidden, 1000 - hidden]
+        assert views.weight.flatten().tolist() == pytest.approx(weights)
+    one = views_from_uniforms("paper", response[..., :3], torch.zeros(1, 1, 2).double(), torch.tensor([[[[0.05, 0.5, 0.5]] * 2]]).double())
+    assert one.weight.flatten().tolist() == pytest.approx([3, 1.5])

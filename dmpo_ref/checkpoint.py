@@ -192,9 +192,9 @@ def write_atomically(path: Path, text: str) -> None:
 
 def read_entries(path: Path, *, before_round: int) -> list[dict[str, Any]]:
     """The entries of metrics.jsonl or rollouts.jsonl that belong to rounds before this one; [] if there is no file."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    # A line cut off by a crash belongs to a round that is run again.
-    entries = [json.loads(line) for line in lines if line.endswith("}")]
+    lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else [""]
+    # What stands behind the last line break was cut off by a crash, and belongs to a round that is run again.
+    entries = [json.loads(line) for line in lines[:-1]]
     return [entry for entry in entries if entry["round"] < before_round]
 
 
@@ -214,7 +214,7 @@ class EntryFile:
 
 def as_lines(entries: list[dict[str, Any]]) -> str:
     """One JSON object a line."""
-    return "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
+    return "".join(json.dumps(entry) + "\n" for entry in entries)
 
 
 class Interrupted(Exception):

@@ -312,3 +312,12 @@ def test_rotation_of_bfloat16_queries_is_computed_in_float32():
     rotated = rotate(x, rope_rotation(torch.tensor([[position]]), d, 10000.0))
     assert rotated.dtype == torch.bfloat16
     np.testing.assert_allclose(rotated[0, 0, 0].double().numpy(), expected, atol=2**-8 * np.abs(expected).max())
+
+
+def test_the_defaults_are_those_of_the_public_checkpoint():
+    """As in config.json of GSAI-ML/LLaDA-8B-Instruct: what a forecast without the hub counts with."""
+    config = LLaDAConfig()
+    sizes = {"d_model": 4096, "n_layers": 32, "n_heads": 32, "n_kv_heads": 32, "mlp_hidden_size": 12288, "max_sequence_length": 4096}
+    tokens = {"vocab_size": 126464, "embedding_size": 126464, "mask_token_id": 126336, "eos_token_id": 126081, "pad_token_id": 126081}
+    numbers = {"rope": True, "rope_theta": 500000.0, "rms_norm_eps": 1e-5, "init_std": 0.02}
+    assert {name: getattr(config, name) for name in sizes | tokens | numbers} == sizes | tokens | numbers

@@ -12,7 +12,7 @@ import time
 import pytest
 import torch
 
-from dmpo_ref.checkpoint import save_checkpoint
+from dmpo_ref.checkpoint import EntryFile, read_entries, save_checkpoint
 from dmpo_ref.config import LossConfig, SamplerConfig, load_config
 from dmpo_ref.likelihood import log_likelihood
 from dmpo_ref.losses import Objective, build_objective
@@ -114,6 +114,22 @@ def test_answers_are_written_with_what_they_were_given(small_run, tmp_path):
         assert entry["frac_reward_zero_std"] == sum(len(set(row)) == 1 for row in reward.tolist()) / 2
         weight = torch.tensor([[answer["weight"] for answer in group] for group in groups], dtype=torch.float64)
         assert torch.allclose(weight, (reward / 0.5).softmax(dim=-1))
+
+
+def test_entries_can_be_read_wherever_a_crash_cut_them_off(tmp_path):
+    """Also those of answers with braces, line breaks of every kind and half a surrogate pair."""
+    nasty = 'a}\n{"b": 1}\r\x85\u2028\udc80é'
+    entries = [{"round": r, "prompt": nasty, "answers": [{"text": nasty, "reward": 1.0}]} for r in (0, 0, 1)]
+    path = tmp_path / "rollouts.jsonl"
+    EntryFile(path, entries[:2]).write(entries[2:])
+    written = path.read_bytes()
+    ends = [i + 1 for i, byte in enumerate(written) if byte == ord("\n")]
+    assert len(ends) == 3
+    for length in range(len(written) + 1):
+        path.write_bytes(written[:length])
+        assert read_entries(path, before_round=2) == entries[: sum(end <= length for end in ends)]
+    assert read_entries(path, before_round=1) == entries[:2]
+    assert read_entries(tmp_path / "none.jsonl", before_round=1) == []
 
 
 def test_an_answer_is_as_long_as_what_stands_up_to_its_first_end_token():

@@ -321,3 +321,21 @@ def test_the_defaults_are_those_of_the_public_checkpoint():
     tokens = {"vocab_size": 126464, "embedding_size": 126464, "mask_token_id": 126336, "eos_token_id": 126081, "pad_token_id": 126081}
     numbers = {"rope": True, "rope_theta": 500000.0, "rms_norm_eps": 1e-5, "init_std": 0.02}
     assert {name: getattr(config, name) for name in sizes | tokens | numbers} == sizes | tokens | numbers
+
+
+def test_new_weights_are_normal_with_the_spread_of_the_config_and_norms_are_one():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = LLaDAModelLM(LLaDAConfig(d_model=64, n_heads=4, mlp_hidden_size=128, n_layers=2, vocab_size=100, rope=False, init_std=0.3))
+    for name, weight in model.named_parameters():
+        if "norm" in name or "ln_f" in name:
+            assert (weight == 1).all(), name
+        else:
+            # Four standard errors of a sample of this size.
+            assert abs(weight.std() / 0.3 - 1) < 4 / (2 * weight.numel()) ** 0.5, name
+            assert abs(weight.mean()) < 4 * 0.3 / weight.numel() ** 0.5, name
+
+
+def test_the_number_type_of_an_older_config_is_read():
+    assert LLaDAConfig(torch_dtype="bfloat16").dtype == torch.bfloat16
+    assert LLaDAConfig(torch_dtype="bfloat16", dtype="float32").dtype == torch.float32

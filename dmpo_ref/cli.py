@@ -105,9 +105,9 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--resume", action="store_true", help="continue the run in the output folder from its newest checkpoint")
     command.add_argument("overrides", nargs="*", metavar="key=value")
 
-    command = add("sample", run_sample, "Let the policy answer one test item or one puzzle, and show the answers.", config=True)
+    command = add("sample", run_sample, "Let the policy answer one test item, or one of your own, and show the answers.", config=True)
     command.add_argument("--item", type=int, default=0, help="number of the test item, from 0 (default 0)")
-    command.add_argument("--puzzle", help="an item given as text instead, for Sudoku 16 digits with 0 for blanks")
+    command.add_argument("--puzzle", help="an item given as text instead: 16 digits with 0 for blanks, 30,100,93=23, or a question")
     command.add_argument("--num-samples", type=int, default=1, help="answers to draw (default 1)")
     command.add_argument("--draw", metavar="FILE", help="draw who was unmasked when, in the first answer: .png, or .gif to see it move")
     command.add_argument("overrides", nargs="*", metavar="key=value")

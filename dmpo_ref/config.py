@@ -47,7 +47,9 @@ class ModelConfig:
     dtype: Literal["float32", "bfloat16"] = option("float32", "number type of the weights; adapters stay in float32")
     lora_rank: int = option(0, "rank of the LoRA adapters; 0: all weights are trained. With adapters p_ref is the policy without them")
     lora_alpha: float = option(64.0, "LoRA scale: adapters count lora_alpha / lora_rank")
-    lora_dropout: float = option(0.0, "dropout on the input of the adapters, in gradient steps only")
+    lora_dropout: float = option(
+        0.0, "dropout on the input of the adapters, in gradient steps on a loss that is linear in the log-probabilities"
+    )
     lora_targets: list[str] = option(
         ["q_proj", "k_proj", "v_proj", "attn_out", "ff_proj", "up_proj", "ff_out"], "linear layers of every block that get an adapter"
     )

@@ -37,6 +37,8 @@ class Run:
     Attributes:
         policy: p_θ; `wrapped` is the same model as Accelerate prepared it, for forward passes with a gradient.
         reference: p_ref (see `policy.py`); None if neither the log-ratio nor the objective needs it.
+        subtracts_log_old, keeps_masks: whether log p_old, or it or log p_ref, is stored on the masks of each step and compared there.
+        slope_is_known: the loss is linear in the token log-probabilities, so no pass of its own is needed to find its slopes.
         buffer: experience of the newest rounds, oldest first.
         round, step: rounds and gradient steps done.
         earlier_metrics, earlier_answers: entries of the rounds before a resumed run goes on.
@@ -88,6 +90,7 @@ class Run:
             raise ValueError(f"sampler.name={config.sampler.name}: the objective follows the path of a rollout, which needs {needed}")
         self.subtracts_log_old = self.objective.uses_log_old or config.weight.baseline == "model"
         self.keeps_masks = self.subtracts_log_old or self.objective.uses_log_ref
+        self.slope_is_known = self.objective.is_linear and not self.keeps_masks
         self.processes.divide(policy)  # before the next model is loaded
         self.reference = self._load_reference(policy)
         if found is not None and found.reference:

@@ -210,7 +210,7 @@ def gradient_step(run: Run, k: int) -> dict[str, float]:
     views = run.objective.views(batch.rollout, mask_streams(run, batch.position, k))
     # Dropout must be off where log p_θ is compared with a stored log p_old or log p_ref, and where a second pass takes up the
     # slopes of a first one, which dropped other things.
-    run.policy.train(run.objective.is_linear and not run.keeps_masks)
+    run.policy.train(run.slope_is_known)
     with own_random_state(run):
         loss = backward(run, views, batch)
     run.policy.eval()
@@ -250,8 +250,7 @@ def backward(run: Run, views: Views, batch: Experience) -> Tensor:
 
     # Chain rule in two passes: the slope of the loss in every token log-probability, then that slope into the weights,
     # a micro-batch at a time. A linear loss has the same slope everywhere, so it needs no first pass.
-    slope_is_known = run.objective.is_linear and not run.keeps_masks
-    if slope_is_known:
+    if run.slope_is_known:
         log_prob = torch.zeros(views.hidden.shape, device=run.device)
     else:
         with torch.no_grad():
@@ -268,7 +267,7 @@ def backward(run: Run, views: Views, batch: Experience) -> Tensor:
         with run.processes.accumulate(is_last=i == len(parts) - 1):
             part = (slope * score(run.wrapped, rows, run.vocabulary)).sum()
             run.processes.backward(part)
-        if slope_is_known:
+        if run.slope_is_known:
             loss = loss + part.detach()  # the loss at 0 so far; linear, so what it gains is slope · log-probability
     return loss
 

@@ -14,9 +14,10 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 from torch.nn import Module
+from transformers import PreTrainedTokenizerBase
 
 from dmpo_ref.checkpoint import Checkpoint, EntryFile, flat, load_checkpoint, read_entries, save_checkpoint, write_atomically
-from dmpo_ref.config import Config, ModelConfig, OptimizerConfig, to_yaml
+from dmpo_ref.config import Config, OptimizerConfig, to_yaml
 from dmpo_ref.evaluate import ITEMS_PER_BATCH, answer_items
 from dmpo_ref.likelihood import build_vocabulary
 from dmpo_ref.losses import Experience, Objective, build_objective
@@ -73,14 +74,7 @@ class Run:
             if (value := getattr(config.train, key)) is not None and value % self.processes.count:
                 raise ValueError(f"train.{key}={value}: cannot be shared evenly by {self.processes.count} processes; choose a multiple")
 
-        start = config.model if found is None else ModelConfig(**{**vars(config.model), "path": str(found.folder)})
-        policy, self.tokenizer = load_policy(start, self.device, trainable=True)
-        if config.model.lora_rank and found is None:
-            policy = add_adapters(policy, config.model, seed=config.seed)
-        if config.model.gradient_checkpointing:
-            # The name that Transformers has given it since, or the one that it had in 5.0.
-            enable = getattr(policy, "activation_checkpointing_enable", policy.gradient_checkpointing_enable)
-            enable({"use_reentrant": False})
+        policy, self.tokenizer = self._load_policy(found)
         self.vocabulary = build_vocabulary(
             self.tokenizer, policy.config.embedding_size, alphabet=self.task.alphabet, full=config.model.vocabulary == "full"
         )
@@ -108,12 +102,7 @@ class Run:
         self.round, self.step, self.buffer = 0, 0, []
         self.counters = {"rollouts": 0, "forward_passes": 0, "seconds": 0.0}
         if found is not None:
-            self.processes.check_resume(found.folder, found.buffers)
-            self.round, self.step, self.counters = found.state["round"], found.state["step"], found.state["counters"]
-            if any(found.buffers):
-                self.buffer = [experience.to(self.device) for experience in found.buffers[self.processes.index]]
-            self.processes.load_optimizer(found.state["optimizer"], found.folder)
-            self.schedule.load_state_dict(found.state["schedule"])
+            self._restore(found)
         self._check_items()
         self._count_forward_passes()
         self.metrics_file = self.rollouts_file = None
@@ -121,6 +110,28 @@ class Run:
             read_entries(self.output / name, before_round=self.round) for name in ("metrics.jsonl", "rollouts.jsonl")
         )
         self.clock = time.perf_counter()
+
+    def _load_policy(self, found: Checkpoint | None) -> tuple[Module, PreTrainedTokenizerBase]:
+        """The policy to train, with its tokenizer: of a checkpoint, or the one to start from, with new adapters if it gets any."""
+        config = self.config.model
+        start = config if found is None else replace(config, path=str(found.folder))
+        policy, tokenizer = load_policy(start, self.device, trainable=True)
+        if config.lora_rank and found is None:
+            policy = add_adapters(policy, config, seed=self.config.seed)
+        if config.gradient_checkpointing:
+            # The name that Transformers has given it since, or the one that it had in 5.0.
+            enable = getattr(policy, "activation_checkpointing_enable", policy.gradient_checkpointing_enable)
+            enable({"use_reentrant": False})
+        return policy, tokenizer
+
+    def _restore(self, found: Checkpoint) -> None:
+        """Go on where a checkpoint left off; policy and reference have been loaded from it."""
+        self.processes.check_resume(found.folder, found.buffers)
+        self.round, self.step, self.counters = found.state["round"], found.state["step"], found.state["counters"]
+        if any(found.buffers):
+            self.buffer = [experience.to(self.device) for experience in found.buffers[self.processes.index]]
+        self.processes.load_optimizer(found.state["optimizer"], found.folder)
+        self.schedule.load_state_dict(found.state["schedule"])
 
     def _check_items(self) -> None:
         """Leave out training items that are too long, and refuse a sampler that does not fit a response, before the first round."""

@@ -240,7 +240,10 @@ class Run:
         """What rollouts.jsonl gets of a round: the answers to its first `log_prompts` prompts, with their reward and weight."""
         self.answers = []
         for g, answers in enumerate(texts[: self.config.train.log_prompts]):
-            prompt = self.tokenizer.decode(rollout.tokens[g, 0][rollout.prompt_mask[g, 0]])
+            given = rollout.tokens[g, 0].masked_fill(rollout.response_mask[g, 0], self.vocabulary.mask_token_id)
+            asked = rollout.prompt_mask[g, 0]
+            # Without a prompt the question stands in the answer itself, as clues between the masks.
+            prompt = self.tokenizer.decode(given[asked if asked.any() else rollout.attention_mask[g, 0]])
             rated = zip(answers, reward[g].tolist(), weight[g].tolist(), strict=True)
             rated = [{"text": text, "reward": r, "weight": w} for text, r, w in rated]
             self.answers.append({"round": self.round, "prompt": prompt, "answers": rated})

@@ -105,6 +105,10 @@ def test_answers_are_written_with_what_they_were_given(small_run, tmp_path):
     metrics = train(config, reward=lambda item, text: text.count("1") / 16).metrics
     lines = [json.loads(line) for line in (tmp_path / "run" / "rollouts.jsonl").read_text().splitlines()]
     assert [line["round"] for line in lines] == [0, 0, 1, 1]
+    for line in lines:  # the clues, and a mask for every blank
+        clues = line["prompt"].replace("<|mdm_mask|>", "?")
+        assert 0 < clues.count("?") < len(clues) == 16
+        assert all(clue in ("?", digit) for answer in line["answers"] for clue, digit in zip(clues, answer["text"], strict=True))
     for r in (0, 1):
         entry, groups = metrics[2 * r], [line["answers"] for line in lines if line["round"] == r]
         reward = torch.tensor([[answer["reward"] for answer in group] for group in groups], dtype=torch.float64)
@@ -114,6 +118,13 @@ def test_answers_are_written_with_what_they_were_given(small_run, tmp_path):
         assert entry["frac_reward_zero_std"] == sum(len(set(row)) == 1 for row in reward.tolist()) / 2
         weight = torch.tensor([[answer["weight"] for answer in group] for group in groups], dtype=torch.float64)
         assert torch.allclose(weight, (reward / 0.5).softmax(dim=-1))
+
+
+def test_a_prompt_is_written_without_the_masks_behind_it(small_run, tmp_path):
+    train(small_run("train.rounds=1", "task.generate=all"))
+    (line,) = (json.loads(text) for text in (tmp_path / "run" / "rollouts.jsonl").read_text().splitlines())
+    assert "mask" not in line["prompt"]
+    assert sum(symbol in "01234" for symbol in line["prompt"]) == 16
 
 
 def test_entries_can_be_read_wherever_a_crash_cut_them_off(tmp_path):

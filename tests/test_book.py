@@ -12,6 +12,7 @@ import yaml
 from dmpo_ref.cli import build_parser
 from dmpo_ref.cli import main as dmpo
 from dmpo_ref.config import load_config
+from dmpo_ref.plan import make_plan
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -43,6 +44,16 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(path, tmp_path, monkeypatch)
     names = {"__name__": "page"}
     for number, block in enumerate(blocks(path, "python")):
         exec(compile(block, f"{path.name}, block {number}", "exec"), names)
+
+
+def test_the_answer_about_memory_has_the_figures_of_the_plan(capsys):
+    """They follow the preset, which may change."""
+    answers = (ROOT / "book" / "answers.md").read_text(encoding="utf-8")
+    answer, code = re.search(r"(\*\*1\.\*\* \*Overrides for 24 GB.*?)```python\n(.*?)```", answers, re.DOTALL).groups()
+    exec(compile(code, "answers.md", "exec"), {"make_plan": make_plan, "load_config": load_config})
+    printed = re.findall(r"^([\d.]+) GB", capsys.readouterr().out, re.MULTILINE)
+    assert len(printed) == 5
+    assert [figure for figure in printed if not re.search(rf"\b{re.escape(figure)}\b", answer)] == []
 
 
 def needs_weights(words: list[str]) -> bool:

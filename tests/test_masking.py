@@ -184,3 +184,12 @@ def test_paper_hides_with_probability_0_1_to_1_and_then_the_others():
         assert views.weight.flatten().tolist() == pytest.approx(weights)
     one = views_from_uniforms("paper", response[..., :3], torch.zeros(1, 1, 2).double(), torch.tensor([[[[0.05, 0.5, 0.5]] * 2]]).double())
     assert one.weight.flatten().tolist() == pytest.approx([3, 1.5])
+
+
+@pytest.mark.parametrize("num_replicates", [1, 2, 4])
+def test_the_largest_uniform_does_not_make_a_stratified_mask_larger_than_the_response(num_replicates):
+    """j + U is rounded to R there; the size is L, and not L + 1 or 1."""
+    size_u = torch.full((1, 1, num_replicates), 1 - 2**-53, dtype=torch.float64)
+    response = torch.ones(1, 1, 7, dtype=torch.bool)
+    views = views_from_uniforms("stratified", response, size_u, torch.rand(1, 1, num_replicates, 7, dtype=torch.float64))
+    assert (views.hidden.sum(dim=-1)[0, 0, -1], views.weight[0, 0, -1]) == (7, 1)

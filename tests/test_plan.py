@@ -335,6 +335,14 @@ def test_the_page_says_whether_it_fits_and_what_to_do(small_run):
     assert "whatever the micro-batches" in format_plan(plan, 10)
 
 
+def test_the_page_says_how_long_a_whole_run_takes_and_what_a_gradient_step_costs(small_run):
+    plan = make_plan(small_run(HUB, *LORA, "train.rounds=250", "model.gradient_checkpointing=true"))
+    page = format_plan(plan)
+    assert f"  250 rounds: > {250 * sum(phase.seconds for phase in plan.phases) / 3600:.1f} hours" in page
+    assert "gradient steps (×4)" in page and "two for the backward, and one again for checkpointing" in page
+    assert "(×3)" in format_plan(make_plan(small_run(HUB, *LORA, "model.gradient_checkpointing=false")))
+
+
 def test_the_page_says_what_the_sampler_changes(small_run):
     options = (HUB, *LORA, "sampler.block_length=32", "weight.log_ratio=none", "sampler.name=confidence", "sampler.steps=128")
     plain = format_plan(make_plan(small_run(*options)))

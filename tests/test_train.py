@@ -66,6 +66,9 @@ def test_a_killed_run_resumes_to_the_same_numbers_bit_for_bit(small_run, tmp_pat
     with pytest.raises(Killed):
         train(broken, on_round=kill)
     assert latest_checkpoint(tmp_path / "broken").name == "checkpoint-000002"
+    for name in ("metrics.jsonl", "rollouts.jsonl"):  # as if it had been killed a little later
+        with (tmp_path / "broken" / name).open("a") as file:
+            file.write('{"round": 2, "step": 5}\n')
     resumed = train(broken, resume=True)
     assert torch.equal(parameters(whole), parameters(resumed))
     assert written(tmp_path / "whole") == written(tmp_path / "broken")
@@ -85,7 +88,7 @@ def test_a_finished_run_goes_on_with_more_rounds_as_if_they_had_been_asked_for_a
     assert all(entry | {"forward_passes": 0} == asked | {"forward_passes": 0} for entry, asked in zip(entries, expected, strict=True))
 
 
-@pytest.mark.parametrize("overrides", [["train.rounds=1"], ["train.rounds=6", "optimizer.schedule=linear"]])
+@pytest.mark.parametrize("overrides", [["train.rounds=1", "optimizer.schedule=constant"], ["train.rounds=6", "optimizer.schedule=linear"]])
 def test_a_run_is_not_made_shorter_nor_longer_where_its_learning_rate_would_change(small_run, tmp_path, overrides):
     schedule = overrides[1:]
     train(small_run("train.rounds=2", *schedule))
@@ -102,7 +105,17 @@ def test_the_newest_checkpoints_stay_as_many_as_are_asked_for(small_run, tmp_pat
 def test_answers_are_written_with_what_they_were_given(small_run, tmp_path):
     """Two of the three prompts of a round; rewards and weights are those of the metrics, worked out again."""
     config = small_run("train.rounds=2", "train.log_prompts=2", "train.prompts_per_round=2", "weight.alpha=0.5", "weight.log_ratio=none")
-    metrics = train(config, reward=lambda item, text: text.count("1") / 16).metrics
+    asked = []
+
+    def reward(item, text):  # the same for every answer to the first puzzle, different ones for the others
+        asked.append(item.puzzle)
+        return 0.5 if item.puzzle == asked[0] else rate_by_place(text)
+
+    def rate_by_place(text):
+        return sum(place * int(digit) for place, digit in enumerate(text)) / 400
+
+    metrics = train(config, reward=reward).metrics
+    assert [entry["frac_reward_zero_std"] for entry in metrics] == [0.5, 0.5, 0.0, 0.0]
     lines = [json.loads(line) for line in (tmp_path / "run" / "rollouts.jsonl").read_text().splitlines()]
     assert [line["round"] for line in lines] == [0, 0, 1, 1]
     for line in lines:  # the clues, and a mask for every blank
@@ -112,10 +125,10 @@ def test_answers_are_written_with_what_they_were_given(small_run, tmp_path):
     for r in (0, 1):
         entry, groups = metrics[2 * r], [line["answers"] for line in lines if line["round"] == r]
         reward = torch.tensor([[answer["reward"] for answer in group] for group in groups], dtype=torch.float64)
-        assert reward.tolist() == [[answer["text"].count("1") / 16 for answer in group] for group in groups]
+        rated = [[rate_by_place(answer["text"]) for answer in group] for group in groups]
+        assert reward.tolist() == ([[0.5] * 4, rated[1]] if r == 0 else rated)
         assert entry["reward"] == pytest.approx(reward.mean().item())
         assert entry["reward_std"] == pytest.approx(sum(statistics.pstdev(row) for row in reward.tolist()) / 2)
-        assert entry["frac_reward_zero_std"] == sum(len(set(row)) == 1 for row in reward.tolist()) / 2
         weight = torch.tensor([[answer["weight"] for answer in group] for group in groups], dtype=torch.float64)
         assert torch.allclose(weight, (reward / 0.5).softmax(dim=-1))
 

@@ -52,7 +52,7 @@ pretrain: $(VENV)/.installed-core
 	$(BIN)/dmpo pretrain-toy
 
 study: $(VENV)/.installed-core
-	$(BIN)/python -m toy.study
+	$(BIN)/python -m toy.studies.acts
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.12 …")'

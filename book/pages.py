@@ -80,8 +80,8 @@ def api_pages(root: Path, readme: str) -> dict[str, str]:
         "# Modules",
         "",
         "In reading order. A page holds the public classes and functions of a module, made from its docstrings; *[source]* shows the code.",
-        "The package itself exports {py:class}`~dmpo_ref.config.Config`, {py:func}`~dmpo_ref.config.load_config`, "
-        "{py:func}`~dmpo_ref.train.train`, {py:class}`~dmpo_ref.model.LLaDAConfig` and {py:class}`~dmpo_ref.model.LLaDAModelLM`.",
+        "The package itself exports {py:class}`~dmpo_ref.config.Config`, {py:func}`~dmpo_ref.presets.loading.load_config`, "
+        "{py:func}`~dmpo_ref.train.train`, {py:class}`~dmpo_ref.models.llada.LLaDAConfig` and {py:class}`~dmpo_ref.models.llada.LLaDAModelLM`.",
         "",
         *("| module | what it holds |", "| --- | --- |"),
         *rows,

@@ -7,28 +7,14 @@ A run is described by one YAML file; the toy and LLaDA-8B differ in nothing else
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import reduce
-from pathlib import Path
 from typing import Any, Literal, Optional, get_type_hints
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-PRESETS = Path(__file__).parent / "presets"
-AT_LEAST_ONE = [
-    *("train.rounds", "train.prompts_per_round", "train.steps_per_round", "train.checkpoint_every", "train.keep_checkpoints"),
-    "train.prompts_per_step",
-    *("train.score_micro_batch", "loss.micro_batch", "sampler.micro_batch", "evaluation.sampler.micro_batch"),
-    *("loss.num_replicates", "weight.elbo_replicates", "evaluation.num_samples", "evaluation.num_items", "threads"),
-]
-NOT_NEGATIVE = [
-    *("train.reuse_rounds", "train.resync_every", "train.log_prompts", "evaluation.every"),
-    *("optimizer.warmup_steps", "optimizer.weight_decay", "model.lora_rank"),
-]
+def flat(config: Config) -> dict[str, Any]:
+    """Every option of a config by its dotted key."""
+    return {key: get_option(config, key) for key in describe_options()}
 
 
 def option(default: Any, help: str, *, symbol: str = "") -> Any:
@@ -211,93 +197,6 @@ class Config:
     evaluation: EvaluationConfig = option(EvaluationConfig, "evaluation")
 
 
-def load_config(source: str | Path, *overrides: str) -> Config:
-    """Read a YAML file (or a preset by its name), apply `section.key=value` overrides, check, and return the config.
-
-    A path in the file that starts with `./` or `../` is relative to the file, every other one to the current folder.
-
-    Raises:
-        FileNotFoundError: no such file or preset.
-        ValueError: an unknown key (the nearest valid one is named), a value of the wrong type, or an impossible value.
-    """
-    path = find_config(source)
-    try:
-        from_file = OmegaConf.load(path)
-    except Exception as error:  # the parser raises a family of its own; whatever it is, the file is not YAML
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not OmegaConf.is_dict(from_file):
-        raise ValueError(f"{path}: a mapping of sections is needed, such as `train:` with `rounds: 10` under it")
-    merged = merge(Config, (from_file, str(path)), (parse_overrides(overrides), "command line"))
-    config = OmegaConf.to_object(merged)
-    given = parse_overrides(overrides)
-    for key in ("model.path", "task.train", "task.test"):
-        value = OmegaConf.select(merged, key)
-        if value.startswith(("./", "../")):
-            # Made absolute in either case, so that the config that a run writes means the same wherever it is read.
-            root = path.parent if OmegaConf.select(given, key) is None else Path.cwd()
-            section, name = key.split(".")
-            setattr(getattr(config, section), name, str((root / value).resolve()))
-    check_config(config)
-    return config
-
-
-def load_options(cls: type, *overrides: str) -> Any:
-    """A single dataclass of options from `key=value` overrides; errors as in `load_config`."""
-    return OmegaConf.to_object(merge(cls, (parse_overrides(overrides), "command line")))
-
-
-def parse_overrides(overrides: tuple[str, ...]) -> DictConfig:
-    """`section.key=value` words, values read as YAML."""
-    for override in overrides:
-        if "=" not in override or override.startswith("="):
-            raise ValueError(f"override {override!r} is not of the form section.key=value")
-    try:
-        return OmegaConf.from_dotlist(list(overrides))
-    except Exception as error:  # again a parser's own family of errors
-        raise ValueError(f"command line: {' '.join(str(error).split())}") from error
-
-
-def merge(cls: type, *layers: tuple[Any, str]) -> DictConfig:
-    """The defaults of a dataclass, overlaid with layers of (values, where they came from)."""
-    merged = OmegaConf.structured(cls)
-    for layer, origin in layers:
-        try:
-            merged = OmegaConf.merge(merged, layer)
-        except OmegaConfBaseException as error:
-            raise ValueError(explain(error, origin, cls)) from error
-    if missing := sorted(OmegaConf.missing_keys(merged)):
-        raise ValueError(f"{layers[0][1]}: {missing[0]} is not set; add it there or give {missing[0]}=… on the command line")
-    return merged
-
-
-def find_config(source: str | Path) -> Path:
-    """Path of a config file, or of the preset of that name."""
-    for path in (Path(source), PRESETS / f"{source}.yaml"):
-        if path.is_file():
-            return path
-    names = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml")))
-    raise FileNotFoundError(f"no config file {source}: give the path of a YAML file or a preset ({names})")
-
-
-def to_yaml(config: Config) -> str:
-    """The complete config as YAML, as `load_config` reads it."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
-
-
-def explain(error: OmegaConfBaseException, origin: str, cls: type) -> str:
-    """One line for an error of the configuration library: which key, what was wrong, what would be right."""
-    key, known = error.full_key or "", list(describe_options(cls))
-    sections = sorted({k.rsplit(".", 1)[0] for k in known if "." in k})
-    if key and key not in [*known, *sections]:
-        nearest = difflib.get_close_matches(key, [*known, *sections], n=1, cutoff=0.0)[0]
-        return f"{origin}: unknown key {key[:80]!r}; did you mean {nearest!r}?"
-    message = str(error).splitlines()[0]
-    if "Merge error" in message:
-        message = "a section must be a mapping of options, such as `train:` with `rounds: 10` under it"
-    wanted = f" (wanted: {describe_options(cls)[key][0]}; {describe_options(cls)[key][2]})" if key in known else ""
-    return f"{origin}: {key + ': ' if key else ''}{message}{wanted}"
-
-
 def describe_options(cls: type = Config, prefix: str = "") -> dict[str, tuple[str, Any, str, str]]:
     """Every option: dotted key → (type, default, help, symbol), in the order of the dataclasses."""
     found = {}
@@ -317,120 +216,3 @@ def describe_options(cls: type = Config, prefix: str = "") -> dict[str, tuple[st
 def get_option(config: Config, key: str) -> Any:
     """The value of an option by its dotted key."""
     return reduce(getattr, key.split("."), config)
-
-
-def check_config(config: Config) -> None:
-    """Refuse impossible values and combinations, naming the key, the value and what would be right.
-
-    Raises:
-        ValueError: the first thing found wrong.
-    """
-
-    def require(ok: bool, key: str, right: str) -> None:
-        if not ok:
-            raise ValueError(f"{key}={get_option(config, key)}: {right}")
-
-    for key in AT_LEAST_ONE:
-        value = get_option(config, key)
-        require(value is None or value >= 1, key, "must be at least 1")
-    for key in NOT_NEGATIVE:
-        require(get_option(config, key) >= 0, key, "must not be negative")
-    check_sampler(config.sampler, "sampler")
-    check_sampler(config.evaluation.sampler, "evaluation.sampler")
-    model, weight, optimizer, train = config.model, config.weight, config.optimizer, config.train
-    require(0 <= model.lora_dropout < 1, "model.lora_dropout", "must lie in [0, 1)")
-    require(model.lora_rank == 0 or bool(model.lora_targets), "model.lora_targets", "name at least one layer")
-    require(model.quantize == "none" or model.lora_rank > 0, "model.quantize", "4-bit weights cannot be trained; set model.lora_rank")
-    is_temperature = weight.alpha > 0 and math.isfinite(weight.alpha)
-    require(is_temperature, "weight.alpha", "the temperature α must be finite and above 0, in units of reward per nat")
-    require(math.isfinite(weight.baseline_strength), "weight.baseline_strength", "must be a finite number")
-    require(train.num_rollouts >= 2, "train.num_rollouts", "the weights compare the rollouts of one prompt; at least 2 are needed")
-    require(weight.target_ess is None or 0 < weight.target_ess < 1, "weight.target_ess", "a share of the rollouts, between 0 and 1")
-    is_rate = optimizer.learning_rate > 0 and math.isfinite(optimizer.learning_rate)
-    require(is_rate, "optimizer.learning_rate", "must be finite and above 0")
-    require(optimizer.max_grad_norm > 0, "optimizer.max_grad_norm", "must be above 0")
-    require(0 <= optimizer.beta1 < 1, "optimizer.beta1", "must lie in [0, 1)")
-    require(0 <= optimizer.beta2 < 1, "optimizer.beta2", "must lie in [0, 1)")
-    most = train.prompts_per_round
-    require(train.prompts_per_step is None or train.prompts_per_step <= most, "train.prompts_per_step", f"at most prompts_per_round={most}")
-    check_combinations(config, require)
-
-
-def check_combinations(config: Config, require: Callable[[bool, str, str], None]) -> None:
-    """The part of `check_config` that is about options that do not go together."""
-    sampler, weight, loss = config.sampler, config.weight, config.loss
-    has_path = sampler.name == "random_order"
-    check_rival(config, require)
-    require(
-        has_path or weight.log_ratio != "path",
-        "weight.log_ratio",
-        "only sampler.name=random_order has a path probability; use elbo or none",
-    )
-    require(
-        (has_path and sampler.temperature > 0) or loss.masks != "path",
-        "loss.masks",
-        "only sampler.name=random_order above temperature 0 has a path probability",
-    )
-    if config.model.compile == "reduce-overhead":
-        # CUDA graphs write every pass to the same memory, where kept keys and values would be overwritten.
-        for section in ("sampler", "evaluation.sampler"):
-            cached = get_option(config, f"{section}.cache") != "none"
-            require(not cached, f"{section}.cache", "does not go with model.compile=reduce-overhead; use none, or compile=default")
-    if weight.log_ratio == "path" or loss.masks == "path" or loss.name in ("reinforce", "log_variance"):
-        require(sampler.guidance == 0, "sampler.guidance", "guided rollouts have no path probability under the policy; use 0")
-        require(not sampler.stop_early, "sampler.stop_early", "what it fills in was not drawn and has no path probability; use false")
-    if weight.log_ratio == "elbo" or weight.baseline == "model" or loss.name in ("wddo", "diffu_grpo"):
-        require(sampler.guidance == 0, "sampler.guidance", "log p_old would be that of the unguided policy; use 0, or log_ratio=none")
-    if sampler.temperature == 0:
-        require(weight.log_ratio == "none", "weight.log_ratio", "sampler.temperature=0 draws without a probability; use none")
-    if loss.name == "wddo":
-        require(weight.baseline == "none", "weight.baseline", "wddo has its own negative term; use none")
-        require(weight.target != "reward", "weight.target", "wddo needs weights that sum to 1; use tilted or reward_softmax")
-    if weight.target == "reward":
-        require(weight.baseline != "model", "weight.baseline", "target=reward has the baselines none, uniform and negative")
-        require(weight.target_ess is None, "weight.target_ess", "target=reward has no softmax to temper; use null")
-    if weight.target != "tilted":
-        require(weight.log_ratio == "none", "weight.log_ratio", f"target={weight.target} does not use it; set none")
-    if weight.log_ratio == "none" and loss.name != "log_variance" and loss.kl == 0:
-        require(config.train.resync_every == 0, "train.resync_every", "log_ratio=none has no separate reference to re-sync; use 0")
-
-
-def check_rival(config: Config, require: Callable[[bool, str, str], None]) -> None:
-    """The part of `check_combinations` that is about objectives other than the two of DMPO."""
-    sampler, weight, loss = config.sampler, config.weight, config.loss
-    require(loss.kl == 0 or loss.name in ("diffu_grpo", "reinforce"), "loss.kl", "for diffu_grpo and reinforce; use 0")
-    require(loss.kl >= 0 and math.isfinite(loss.kl), "loss.kl", "must not be negative")
-    require(loss.clip > 0, "loss.clip", "must be above 0")
-    if loss.name in ("reinforce", "log_variance"):
-        has_path = sampler.name == "random_order" and sampler.temperature > 0
-        require(has_path, "loss.name", "only sampler.name=random_order above temperature 0 has a path probability")
-    if loss.name not in ("wdce", "wddo"):
-        for key, unused in (("log_ratio", "none"), ("baseline", "none"), ("target", "tilted"), ("target_ess", None)):
-            value = "null" if unused is None else unused
-            require(getattr(weight, key) == unused, f"weight.{key}", f"loss.name={loss.name} has no importance weights; use {value}")
-
-
-def check_sampler(sampler: SamplerConfig, section: str) -> None:
-    """The part of `check_sampling` that can be known before the length of the response is."""
-    if not (sampler.temperature >= 0 and math.isfinite(sampler.temperature)):
-        raise ValueError(f"{section}.temperature={sampler.temperature}: must be 0 (most probable token) or above")
-    for name in ("response_length", "block_length", "steps"):
-        value = getattr(sampler, name)
-        if value is not None and value < 1:
-            raise ValueError(f"{section}.{name}={value}: must be at least 1, or null")
-    for name in ("threshold", "back_threshold"):
-        value = getattr(sampler, name)
-        if value is not None and not 0 < value <= 1:
-            raise ValueError(f"{section}.{name}={value}: a probability, above 0 and at most 1")
-    if sampler.factor <= 0:
-        raise ValueError(f"{section}.factor={sampler.factor}: must be above 0")
-    if not (sampler.guidance >= 0 and math.isfinite(sampler.guidance)):
-        raise ValueError(f"{section}.guidance={sampler.guidance}: must be 0 (no guidance) or above")
-    if sampler.guidance and sampler.name == "wino":
-        raise ValueError(f"{section}.guidance={sampler.guidance}: wino has no guidance; use 0, or another sampler")
-    if sampler.cache != "none" and sampler.name in ("random_order", "random", "wino"):
-        raise ValueError(f"{section}.cache={sampler.cache}: {sampler.name} has no cache; use none, or confidence, threshold or factor")
-    if sampler.name in ("threshold", "factor", "wino") and sampler.steps is not None:
-        raise ValueError(f"{section}.steps={sampler.steps}: {sampler.name} takes as many steps as it needs; use null")
-    if sampler.name == "random_order" and sampler.steps is not None:
-        raise ValueError(f"{section}.steps={sampler.steps}: random_order places one token per step; use null, or name=random")

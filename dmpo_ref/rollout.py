@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
+import torch
 from torch import Tensor
 
 from dmpo_ref.config import SamplerConfig
@@ -65,3 +67,46 @@ class Rollout:
         """The rollouts of some of the prompts ([G'] indices)."""
         chosen = {f.name: getattr(self, f.name) for f in fields(self)}
         return Rollout(**{k: v.index_select(0, prompts) if isinstance(v, Tensor) else v for k, v in chosen.items()})
+
+
+@dataclass
+class Experience:
+    """Scored rollouts of G prompts, as they lie in the buffer; ℓ and w are computed once, when they are drawn.
+
+    Attributes:
+        rollout: the responses.
+        position: G indices of the prompts in the data stream of the run; they key the random streams.
+        reward: [G, N].
+        weight: [G, N] float64, w.
+        base_weight: [G, N] float64, strength · w_base (0 for the `model` baseline, which depends on the current policy).
+        log_old, log_ref: [K, G, N, R, S] float32, token log-probabilities under p_old and p_ref on the masks of each of the K
+            gradient steps of a round (K = 1 along the path, where all are alike), for objectives that use them; else None.
+    """
+
+    rollout: Rollout
+    position: list[int]
+    reward: Tensor
+    weight: Tensor
+    base_weight: Tensor
+    log_old: Tensor | None = None
+    log_ref: Tensor | None = None
+
+    def to(self, device: torch.device) -> Experience:
+        """The same on another device."""
+        moved = {f.name: value.to(device) if isinstance(value := getattr(self, f.name), Tensor) else value for f in fields(self)}
+        return Experience(**moved | {"rollout": self.rollout.to(device)})
+
+    def select(self, prompts: Sequence[int], k: int) -> Experience:
+        """These prompts, with `log_old` and `log_ref` of the k-th gradient step alone: [G, N, R, S]."""
+        index = torch.tensor(list(prompts), device=self.reward.device)
+
+        def of_step(stored: Tensor | None) -> Tensor | None:
+            return None if stored is None else stored[k % len(stored)].index_select(0, index)
+
+        return Experience(
+            self.rollout.select(index),
+            [self.position[i] for i in prompts],
+            *(x.index_select(0, index) for x in (self.reward, self.weight, self.base_weight)),
+            log_old=of_step(self.log_old),
+            log_ref=of_step(self.log_ref),
+        )

@@ -19,17 +19,18 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dmpo_ref.checkpoint import Interrupted, StopSignal, claim
 from dmpo_ref.config import Config
-from dmpo_ref.evaluate import answer_texts
+from dmpo_ref.evaluation.answering import answer_texts
 from dmpo_ref.likelihood import elbo, flatten, log_likelihood, path_log_prob, score, token_log_prob
-from dmpo_ref.losses import Experience, Objective
 from dmpo_ref.masking import Views, draw_views, stream
-from dmpo_ref.processes import is_first_process
-from dmpo_ref.rollout import Rollout
-from dmpo_ref.run import Run
-from dmpo_ref.samplers import sample
-from dmpo_ref.tasks import encode, end_ids
+from dmpo_ref.objectives.base import Objective
+from dmpo_ref.rollout import Experience, Rollout
+from dmpo_ref.runtime.files import claim
+from dmpo_ref.runtime.interrupt import Interrupted, StopSignal
+from dmpo_ref.runtime.processes import is_first_process
+from dmpo_ref.runtime.run import Run
+from dmpo_ref.samplers.sampling import sample
+from dmpo_ref.tasks.encoding import encode, end_ids
 from dmpo_ref.weights import (
     baseline_weights,
     coefficient_for_ess,

@@ -43,15 +43,17 @@ import numpy as np
 import torch
 from IPython.display import Image
 
-from dmpo_ref.config import SamplerConfig, load_config
-from dmpo_ref.draw import animate_trace, draw_trace, trace
-from dmpo_ref.evaluate import answer_texts
+from dmpo_ref.config import SamplerConfig
+from dmpo_ref.evaluation.answering import answer_texts
 from dmpo_ref.likelihood import build_vocabulary, path_log_prob, token_log_prob
 from dmpo_ref.masking import Views, draw_views, stream
-from dmpo_ref.policy import load_policy
-from dmpo_ref.samplers import sample
-from dmpo_ref.tasks import build_task, encode
-from toy.figures import BLUE, GREEN, ORANGE
+from dmpo_ref.models.loading import load_policy
+from dmpo_ref.plots.traces import animate_trace, draw_trace, trace
+from dmpo_ref.presets.loading import load_config
+from dmpo_ref.samplers.sampling import sample
+from dmpo_ref.tasks import build_task
+from dmpo_ref.tasks.encoding import encode
+from toy.figures.demo import BLUE, GREEN, ORANGE
 from toy.oracle import arrival_log_prob, exact_distribution, exact_elbo
 
 # %% [markdown]
@@ -492,5 +494,5 @@ for scheme in drawn:
 # ## Where next
 #
 # [02 · Mode seeking and mass covering](02_mode_seeking_and_mass_covering.ipynb) asks what to do with such a distribution when rewards come
-# in; [06 · Samplers](06_samplers.ipynb) how to draw from it faster, and at what price. The code: [samplers.py](../dmpo_ref/samplers.py),
+# in; [06 · Samplers](06_samplers.ipynb) how to draw from it faster, and at what price. The code: [samplers.py](../dmpo_ref/samplers/sampling.py),
 # [likelihood.py](../dmpo_ref/likelihood.py), [masking.py](../dmpo_ref/masking.py), [the oracle](../toy/oracle.py).

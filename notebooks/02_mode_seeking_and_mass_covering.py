@@ -44,18 +44,10 @@ from IPython.display import Image
 from ipywidgets import FloatSlider, interact
 
 from dmpo_ref.masking import stream
-from toy.figures import BLUE, GREEN, ORANGE
-from toy.mixture import (
-    GaussianMixturePolicy,
-    TabularPolicy,
-    fit_forward,
-    fit_reverse,
-    make_world,
-    reverse_objective,
-    world_2d,
-)
-from toy.mixture_figure import film_planes, plot_fits
+from toy.figures.demo import BLUE, GREEN, ORANGE
+from toy.figures.mixture import film_planes, plot_fits
 from toy.oracle import kl_divergence
+from toy.worlds.mixture import GaussianMixturePolicy, TabularPolicy, fit_forward, fit_reverse, make_world, reverse_objective, world_2d
 
 # %% [markdown]
 # ## 1. A target with five modes
@@ -124,7 +116,7 @@ print(f"left {left:.6f}   right {right:.6f}")
 # %% [markdown]
 # DMPO turns the divergence around. In $\mathrm{KL}(p^*\|p_\theta)$ the parameters appear only in $-\mathbb E_{p^*}[\log p_\theta]$, a
 # cross-entropy, and the expectation under $p^*$ becomes one over samples of $p_{\mathrm{old}}$ with weights. Without sampling, both
-# objectives are one line. `toy.mixture` has the reverse one (`reverse_objective`); the forward one, and the loop, we write here to see
+# objectives are one line. `toy.worlds.mixture` has the reverse one (`reverse_objective`); the forward one, and the loop, we write here to see
 # that nothing else differs between them.
 
 
@@ -147,14 +139,14 @@ def fit(world, policy, objective, steps=200, learning_rate=0.1, every=200, metho
 
 
 # %% [markdown]
-# The same fit with `toy.mixture.fit_reverse`, which the README's figure uses, must end at the same distribution.
+# The same fit with `toy.worlds.mixture.fit_reverse`, which the README's figure uses, must end at the same distribution.
 
 # %%
 here, there = (GaussianMixturePolicy(world, num_components=3) for _ in range(2))
 film = fit(world, here, reverse_objective)
 fit_reverse(world, there, rounds=50, steps_per_round=4, learning_rate=0.1)
 assert torch.allclose(film[-1], there.log_prob(), rtol=0, atol=1e-9)
-print("the loop above and toy.mixture.fit_reverse agree")
+print("the loop above and toy.worlds.mixture.fit_reverse agree")
 
 # %% [markdown]
 # ## 4. Three Gaussians, five modes
@@ -452,5 +444,5 @@ _ = interact(
 #
 # - [03 · From rewards to weights](03_weights.ipynb): where the weights of `fit_forward` come from, and how trustworthy they are.
 # - [04 · The weight baseline](04_weight_baseline.ipynb): what happens to DMPO when $N$ is small.
-# - The code: [toy/mixture.py](../toy/mixture.py), [toy/mixture_figure.py](../toy/mixture_figure.py), [toy/oracle.py](../toy/oracle.py),
-#   [dmpo_ref/losses.py](../dmpo_ref/losses.py).
+# - The code: [toy/worlds/mixture.py](../toy/worlds/mixture.py), [toy/figures/mixture.py](../toy/figures/mixture.py), [toy/oracle.py](../toy/oracle.py),
+#   [dmpo_ref/objectives/base.py](../dmpo_ref/objectives/base.py).

@@ -43,20 +43,22 @@ import matplotlib.pyplot as plt
 import torch
 from ipywidgets import FloatLogSlider, SelectionSlider, interact
 
-from dmpo_ref.config import SamplerConfig, load_config
-from dmpo_ref.draw import COLORS
-from dmpo_ref.evaluate import answer_texts
+from dmpo_ref.config import SamplerConfig
+from dmpo_ref.evaluation.answering import answer_texts
 from dmpo_ref.likelihood import build_vocabulary, elbo, log_likelihood, path_log_prob, token_log_prob
-from dmpo_ref.losses import wdce
 from dmpo_ref.masking import draw_views, path_views, stream
-from dmpo_ref.policy import load_policy
-from dmpo_ref.samplers import sample
-from dmpo_ref.tasks import build_task, encode
+from dmpo_ref.models.loading import load_policy
+from dmpo_ref.losses import wdce
+from dmpo_ref.plots.style import COLORS
+from dmpo_ref.presets.loading import load_config
+from dmpo_ref.samplers.sampling import sample
+from dmpo_ref.tasks import build_task
+from dmpo_ref.tasks.encoding import encode
 from dmpo_ref.weights import coefficient_for_ess, effective_sample_size, log_weights, target_weights
-from toy.figures import BLUE, GREEN, ORANGE
-from toy.mixture import draw_cells, world_1d
+from toy.figures.demo import BLUE, GREEN, ORANGE
 from toy.oracle import conditional_log_prob, exact_distribution, kl_divergence, rewards, tilted
-from toy.study import by_name, read
+from toy.studies.acts import by_name, read
+from toy.worlds.mixture import draw_cells, world_1d
 
 # %% [markdown]
 # ## 1. The target
@@ -70,7 +72,7 @@ from toy.study import by_name, read
 # It is the distribution with the highest $\mathbb E[r]-\alpha\,\mathrm{KL}(p\,\|\,p_{\mathrm{ref}})$. So α, in units of reward per nat, is
 # a price: how much reward one nat of distance from the reference must bring.
 #
-# We look at it where everything is a sum: a line of 64 cells (`toy.mixture.world_1d`), a broad $p_{\mathrm{ref}}$ and a reward with four
+# We look at it where everything is a sum: a line of 64 cells (`toy.worlds.mixture.world_1d`), a broad $p_{\mathrm{ref}}$ and a reward with four
 # bumps. Before you run the next cell: what is p\* as α → 0, and as α → ∞?
 
 # %% tags=["slide"]
@@ -638,7 +640,7 @@ for name, estimate in {
 
 # %% [markdown]
 # Without shared masks the noise more than doubles, inside an exponential. How much of all this reaches a trained policy? The committed
-# results of `python -m toy.study variants` (2026-11-22): this puzzle, N = 64, 3,200 rollouts, WDCE without baseline, 3 seeds.
+# results of `python -m toy.studies.acts variants` (2026-11-22): this puzzle, N = 64, 3,200 rollouts, WDCE without baseline, 3 seeds.
 
 # %%
 for name, rows in by_name(read("variants")).items():
@@ -675,4 +677,4 @@ for name, rows in by_name(read("variants")).items():
 #
 # [The weight baseline](04_weight_baseline.ipynb) subtracts something from the weights; [the two losses](05_two_losses.ipynb) turn them into
 # gradients. The code: [weights.py](../dmpo_ref/weights.py), [train.py](../dmpo_ref/train.py) (`collect`, `estimate_log_ratio`),
-# [likelihood.py](../dmpo_ref/likelihood.py), [the oracle](../toy/oracle.py), [mixtures](../toy/mixture.py).
+# [likelihood.py](../dmpo_ref/likelihood.py), [the oracle](../toy/oracle.py), [mixtures](../toy/worlds/mixture.py).

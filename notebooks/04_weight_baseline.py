@@ -43,14 +43,14 @@ import matplotlib.pyplot as plt
 import torch
 from ipywidgets import FloatSlider, SelectionSlider, interact
 
-from dmpo_ref.losses import wdce
 from dmpo_ref.masking import stream
+from dmpo_ref.losses import wdce
 from dmpo_ref.weights import baseline_weights, log_weights, model_baseline, target_weights
-from toy.figures import COLORS
-from toy.mixture import BASELINES, TabularPolicy, baseline_study, draw_cells, fit_forward, world_1d
-from toy.mixture_figure import plot_baselines, table
+from toy.figures.demo import COLORS
+from toy.figures.mixture import plot_baselines, table
 from toy.oracle import kl_divergence, tilted
-from toy.study import by_name, read
+from toy.studies.acts import by_name, read
+from toy.worlds.mixture import BASELINES, TabularPolicy, baseline_study, draw_cells, fit_forward, world_1d
 
 HUES = (*COLORS[:3], COLORS[4])  # of the baselines, in the order of BASELINES
 
@@ -393,7 +393,7 @@ for strength in (0.0, 0.1, 0.3):
 # ## 6. The small-batch experiment
 #
 # Back to a larger world: a line of 64 cells, $p^*$ with four modes, a policy with one logit per cell, one group of $N$ rollouts a round,
-# 60 rounds of 4 Adam steps (`toy.mixture.baseline_study`, the experiment of the README's figure and, in kind, of the paper's Figure 5).
+# 60 rounds of 4 Adam steps (`toy.worlds.mixture.baseline_study`, the experiment of the README's figure and, in kind, of the paper's Figure 5).
 # Six seeds; mean ± standard deviation.
 
 # %%
@@ -454,7 +454,7 @@ print(table(baseline_study(line, num_rollouts=(4,), rounds=240)))
 # ## 7. Where it does not show
 #
 # The same baselines on a masked diffusion model: one Sudoku puzzle with two solutions, $N=64$, exact $\mathrm{KL}(p^*\|p_\theta)$ by
-# enumeration. These runs take about 20 seconds each, so they are loaded from `toy/results/variants.jsonl` (command `python -m toy.study
+# enumeration. These runs take about 20 seconds each, so they are loaded from `toy/results/variants.jsonl` (command `python -m toy.studies.acts
 # variants`, 2026-11-22, start 1.01 nats).
 
 # %% tags=["slide"]
@@ -562,7 +562,7 @@ _ = interact(
 #    baseline `none`, from $p^*$)? Compare with the rule for genetic drift.
 # 3. *Standard.* Give `simulate` the baseline `negative` with strength 0.3 and tell from the runs, not from the formula, at which
 #    distribution they end for $N=4$ and $N=16$.
-# 4. *Research.* On Sudoku (`toy.study`, variants) replace AdamW by plain descent, or give Adam a larger ε, for `none` and `uniform` on
+# 4. *Research.* On Sudoku (`toy.studies.acts`, variants) replace AdamW by plain descent, or give Adam a larger ε, for `none` and `uniform` on
 #    masks. Does the order turn around? If not, what else differs between a path likelihood and a mask estimate when weights are negative?
 #    (The ELBO is a bound: pushing it down need not push the likelihood down.)
 #
@@ -571,5 +571,5 @@ _ = interact(
 # - [05 · Two losses](05_two_losses.ipynb): how these weights become gradients.
 # - [02 · Mode seeking and mass covering](02_mode_seeking_and_mass_covering.ipynb): the objective whose noise this notebook is about.
 # - The code: [dmpo_ref/weights.py](../dmpo_ref/weights.py) (`baseline_weights`, `model_baseline`),
-#   [dmpo_ref/losses.py](../dmpo_ref/losses.py), [toy/mixture.py](../toy/mixture.py) (`baseline_study`),
+#   [dmpo_ref/objectives/base.py](../dmpo_ref/objectives/base.py), [toy/worlds/mixture.py](../toy/worlds/mixture.py) (`baseline_study`),
 #   [tests/test_mixture.py](../tests/test_mixture.py), the experiments in [LOG.md](../LOG.md).

@@ -42,16 +42,18 @@ import numpy as np
 import torch
 from torch.nn.functional import logsigmoid
 
-from dmpo_ref.config import SamplerConfig, load_config
+from dmpo_ref.config import SamplerConfig
 from dmpo_ref.likelihood import build_vocabulary, log_likelihood, token_log_prob
-from dmpo_ref.losses import wdce, wddo
 from dmpo_ref.masking import Views, draw_views, stream
-from dmpo_ref.policy import load_policy
-from dmpo_ref.samplers import sample
-from dmpo_ref.tasks import build_task, encode
-from toy.figures import BLUE, GREEN, ORANGE, RED
+from dmpo_ref.models.loading import load_policy
+from dmpo_ref.losses import wdce, wddo
+from dmpo_ref.presets.loading import load_config
+from dmpo_ref.samplers.sampling import sample
+from dmpo_ref.tasks import build_task
+from dmpo_ref.tasks.encoding import encode
+from toy.figures.demo import BLUE, GREEN, ORANGE, RED
 from toy.oracle import kl_divergence, tilted
-from toy.study import by_name, read
+from toy.studies.acts import by_name, read
 
 # %% [markdown]
 # ## 1. A masked diffusion model of two tokens
@@ -649,7 +651,7 @@ print(f"{'p*':18s}", [f"{p:.3f}" for p in log_target.exp().tolist()])
 #
 # ## 7. WDDO with ELBOs
 #
-# The committed results of `python -m toy.study variants` (2026-11-22): one puzzle with two solutions, N = 64, 3,200 rollouts, three seeds,
+# The committed results of `python -m toy.studies.acts variants` (2026-11-22): one puzzle with two solutions, N = 64, 3,200 rollouts, three seeds,
 # exact $\mathrm{KL}(p^*\|p_\theta)$ from 1.01 nats. "Path likelihood" means exact log-probabilities along the rollout's own order;
 # otherwise antithetic masks, R = 2.
 
@@ -772,6 +774,6 @@ for R in (1, 2, 4):
 #
 # ## Where next
 #
-# The weight baseline has a [notebook of its own](04_weight_baseline.ipynb). The code: [losses.py](../dmpo_ref/losses.py),
+# The weight baseline has a [notebook of its own](04_weight_baseline.ipynb). The code: [losses.py](../dmpo_ref/objectives/base.py),
 # [masking.py](../dmpo_ref/masking.py), [likelihood.py](../dmpo_ref/likelihood.py), and their tests,
 # [test_losses.py](../tests/test_losses.py) and [test_masking.py](../tests/test_masking.py).

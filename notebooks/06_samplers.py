@@ -40,16 +40,18 @@ import matplotlib.pyplot as plt
 import torch
 from ipywidgets import FloatSlider, interact
 
-from dmpo_ref.config import SamplerConfig, load_config
-from dmpo_ref.draw import paint, trace
-from dmpo_ref.evaluate import answer_texts
+from dmpo_ref.config import SamplerConfig
+from dmpo_ref.evaluation.answering import answer_texts
 from dmpo_ref.likelihood import Vocabulary, build_vocabulary
 from dmpo_ref.masking import stream
-from dmpo_ref.policy import load_policy
+from dmpo_ref.models.loading import load_policy
+from dmpo_ref.plots.traces import paint, trace
+from dmpo_ref.presets.loading import load_config
 from dmpo_ref.rollout import Prompts
-from dmpo_ref.samplers import sample
-from dmpo_ref.tasks import build_task, encode
-from toy.figures import BLUE, COLORS, GREEN, ORANGE, RED
+from dmpo_ref.samplers.sampling import sample
+from dmpo_ref.tasks import build_task
+from dmpo_ref.tasks.encoding import encode
+from toy.figures.demo import BLUE, COLORS, GREEN, ORANGE, RED
 
 # %% [markdown]
 # ## 1. A model that knows nine sentences
@@ -583,5 +585,5 @@ for name in ("confidence", "wino"):
 # ## Where next
 #
 # [07 · DMPO on Sudoku](07_dmpo_on_sudoku.ipynb) uses rollouts; [10 · Benchmarks](10_benchmarks.ipynb) evaluates. The code:
-# [samplers.py](../dmpo_ref/samplers.py), [placing.py](../dmpo_ref/placing.py), [wino.py](../dmpo_ref/wino.py),
-# [draw.py](../dmpo_ref/draw.py).
+# [samplers.py](../dmpo_ref/samplers/sampling.py), [placing.py](../dmpo_ref/samplers/proposal.py), [wino.py](../dmpo_ref/samplers/wino.py),
+# [draw.py](../dmpo_ref/plots/traces.py).

@@ -30,16 +30,16 @@ import torch
 
 from dmpo_ref import load_config, train
 from dmpo_ref.config import SamplerConfig
-from dmpo_ref.evaluate import evaluate
+from dmpo_ref.evaluation.answering import evaluate
 from dmpo_ref.likelihood import build_vocabulary
-from dmpo_ref.policy import load_policy
+from dmpo_ref.models.loading import load_policy
 from dmpo_ref.tasks import build_task
 from dmpo_ref.weights import effective_sample_size, target_weights
+from toy import RESULTS
 from toy.demo import GREEDY
-from toy.figures import draw_board
-from toy.notebook import RESULTS
+from toy.figures.demo import draw_board
 from toy.oracle import exact_distribution, kl_divergence, rewards, tilted
-from toy.sudoku import solutions
+from toy.worlds.sudoku import solutions
 
 # %% [markdown]
 # ## 1. The task and the policy at the start
@@ -103,7 +103,7 @@ plt.show()
 # ## 3. A long run
 #
 # The same preset for its full 120 rounds (23,040 rollouts, 480 gradient steps) takes one to three minutes. Its
-# metrics are committed: `python -m toy.study curve`, 2026-11-22.
+# metrics are committed: `python -m toy.studies.acts curve`, 2026-11-22.
 
 # %%
 curves = {row["name"]: row for row in map(json.loads, (RESULTS / "curve.jsonl").read_text(encoding="utf-8").splitlines())}
@@ -193,7 +193,7 @@ plt.show()
 # Solve rate 0.92: has DMPO reached its target? The question cannot be answered from rewards. A policy that always
 # writes one solution of each puzzle would have solve rate 1. So take one puzzle with *two* solutions, keep the
 # reference fixed, and enumerate ([00](00_quickstart.ipynb) shows the run). Committed: 3 puzzles × 5 seeds, 3,200
-# rollouts each, `python -m toy.study act_b`.
+# rollouts each, `python -m toy.studies.acts act_b`.
 
 # %%
 matched = [json.loads(line) for line in (RESULTS / "act_b.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -256,4 +256,4 @@ plt.show()
 #
 # [08 · Against its rivals](08_against_its_rivals.ipynb), [09 · From the toy to
 # LLaDA-8B](09_from_the_toy_to_llada.ipynb). The code: [dmpo_ref/train.py](../dmpo_ref/train.py),
-# [toy/study.py](../toy/study.py).
+# [toy/studies/acts.py](../toy/studies/acts.py).

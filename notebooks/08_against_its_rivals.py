@@ -41,21 +41,23 @@ from dataclasses import replace
 import matplotlib.pyplot as plt
 import torch
 
-from dmpo_ref.config import LossConfig, SamplerConfig, load_config
-from dmpo_ref.losses import build_objective, wdce
+from dmpo_ref.config import LossConfig, SamplerConfig
 from dmpo_ref.masking import stream
-from dmpo_ref.rivals.diffu_grpo import clip_loss, one_shot_views
-from dmpo_ref.rivals.log_variance import log_variance
-from dmpo_ref.rivals.reinforce import reinforce
-from dmpo_ref.rivals.wd1 import wd1
-from dmpo_ref.samplers import sample
-from dmpo_ref.tasks import encode
+from dmpo_ref.objectives import build_objective
+from dmpo_ref.losses import wdce
+from dmpo_ref.objectives.diffu_grpo import clip_loss, one_shot_views
+from dmpo_ref.objectives.log_variance import log_variance
+from dmpo_ref.objectives.reinforce import reinforce
+from dmpo_ref.objectives.wd1 import wd1
+from dmpo_ref.presets.loading import load_config
+from dmpo_ref.samplers.sampling import sample
+from dmpo_ref.tasks.encoding import encode
 from dmpo_ref.train import train
-from toy.figures import BLUE, COLORS, GREEN, ORANGE, draw_board
+from toy.figures.demo import BLUE, COLORS, GREEN, ORANGE, draw_board
 from toy.oracle import conditional_log_prob, exact_distribution, kl_divergence
-from toy.rivals import OBJECTIVES, load_puzzle, lost_a_solution, measure, read
-from toy.study import by_name
-from toy.study import read as read_study
+from toy.studies.acts import by_name
+from toy.studies.acts import read as read_study
+from toy.studies.objectives import OBJECTIVES, load_puzzle, lost_a_solution, measure, read
 
 PURPLE = COLORS[4]
 
@@ -109,20 +111,20 @@ plt.show()
 # $$-\sum_n w_n\,\mathrm{ELBO}_\theta(o_n)/L,$$
 # $$w=\operatorname{softmax}_n\bigl(r_n/\alpha+\log p_{\mathrm{ref}}-\log p_{\mathrm{old}}\bigr).$$
 #
-# **diffu-GRPO**, [arXiv:2504.12216](https://arxiv.org/abs/2504.12216), `dmpo_ref.rivals.diffu_grpo.clip_loss`, one shot; also with
+# **diffu-GRPO**, [arXiv:2504.12216](https://arxiv.org/abs/2504.12216), `dmpo_ref.objectives.diffu_grpo.clip_loss`, one shot; also with
 # β = 0.04:
 # $$\tfrac1N\sum_n\tfrac1L\sum_k\Bigl[-\min\bigl(\rho_kA_n,\ \operatorname{clip}(\rho_k,1\pm\varepsilon)A_n\bigr)+
 #   \beta\,(e^{d_k}-d_k-1)\Bigr],$$
 # $$\rho_k=\pi_\theta/\pi_{\mathrm{old}},\qquad d_k=\log\pi_{\mathrm{ref}}-\log\pi_\theta\ \text{ of token } k.$$
 #
-# **wd1**, [arXiv:2507.08838](https://arxiv.org/abs/2507.08838), `dmpo_ref.rivals.wd1.wd1`, one shot:
+# **wd1**, [arXiv:2507.08838](https://arxiv.org/abs/2507.08838), `dmpo_ref.objectives.wd1.wd1`, one shot:
 # $$\sum_n\bigl[\operatorname{softmax}(-A)_n-\operatorname{softmax}(A)_n\bigr]\,\ell^1_\theta(o_n).$$
 #
-# **REINFORCE**, Williams (1992), `dmpo_ref.rivals.reinforce.reinforce`, path; with $R=r$, or with KL,
+# **REINFORCE**, Williams (1992), `dmpo_ref.objectives.reinforce.reinforce`, path; with $R=r$, or with KL,
 # $R=r-\alpha\,(\log p_\theta-\log p_{\mathrm{ref}})$:
 # $$-\tfrac1N\sum_n\rho_n\Bigl(R_n-\tfrac1{N-1}\sum_{j\ne n}R_j\Bigr),\qquad \rho=p_\theta(o;\sigma)/p_{\mathrm{old}}(o;\sigma).$$
 #
-# **Log-variance**, as in MDNS, [arXiv:2508.10684](https://arxiv.org/abs/2508.10684), `dmpo_ref.rivals.log_variance.log_variance`, path:
+# **Log-variance**, as in MDNS, [arXiv:2508.10684](https://arxiv.org/abs/2508.10684), `dmpo_ref.objectives.log_variance.log_variance`, path:
 # $$\operatorname{Var}_n\bigl[\log p_\theta(o_n;\sigma_n)-\log p_{\mathrm{ref}}(o_n;\sigma_n)-r_n/\alpha\bigr].$$
 #
 # Formulas hide relatives. Let us look for them in the gradients, on random numbers in the place of log-probabilities.
@@ -156,7 +158,7 @@ print("on-policy diffu-GRPO is -A times the gradient of the one-shot log-probabi
 # So wd1 differs from WDCE in three things: weights that do not aim at p\*, a part with negative sign, and the one-shot log-probability.
 # Which of these matters? Section 6 changes one of them alone.
 #
-# Every objective is a pair `views` and `loss` (`dmpo_ref.losses.Objective`) and says what it must know of the old policy and of the
+# Every objective is a pair `views` and `loss` (`dmpo_ref.objectives.base.Objective`) and says what it must know of the old policy and of the
 # reference *inside the loss*:
 
 # %%
@@ -171,7 +173,7 @@ for name in ("wdce", "diffu_grpo", "wd1", "reinforce", "log_variance"):
 #
 # ## 3. 84 runs
 #
-# `python -m toy.rivals` (results of 2026-11-22, `toy/results/rivals.jsonl`). Every run draws 64 rollouts in each of 50 rounds, in groups
+# `python -m toy.studies.objectives` (results of 2026-11-22, `toy/results/rivals.jsonl`). Every run draws 64 rollouts in each of 50 rounds, in groups
 # of N = 4, 16 or 64, and takes 2 gradient steps a round: 3,200 rollouts, 100 steps. First a sweep: each objective with three learning
 # rates at N = 16, one seed. It keeps the rate that is best *by its own goal*: the exact probability of a right answer for those that
 # maximise reward, the exact KL(p\*‖p_θ) for those that aim at p\*. Then three other seeds at each N.
@@ -256,7 +258,7 @@ for name in ("wdce", "diffu_grpo", "wd1", "reinforce", "log_variance"):
 # and log-variance need $\log p_\theta(o;\sigma)$ for every step of the rollout, with gradient: L sequences for a rollout. At five blanks
 # that costs little; at 256 tokens it is the whole difference. One thing must be added: the *weights* of these WDCE runs did use path
 # probabilities, of $p_{\mathrm{ref}}$ and $p_{\mathrm{old}}$, once and without gradient. What if they must be ELBOs too? (Command
-# `python -m toy.study variants`, 2026-11-22, the same puzzle, N = 64, 200 steps, learning rate 2e-4.)
+# `python -m toy.studies.acts variants`, 2026-11-22, the same puzzle, N = 64, 200 steps, learning rate 2e-4.)
 
 # %%
 variants = by_name(read_study("variants"))
@@ -587,5 +589,5 @@ print(f"KL(p*||E_sigma[...]) = {kl_divergence(log_target, world['log_order_targe
 # ## Where next
 #
 # [From the toy to LLaDA](09_from_the_toy_to_llada.ipynb): what changes at 8B parameters. [Benchmarks](10_benchmarks.ipynb): pass@k. The
-# code: [the rivals](../dmpo_ref/rivals/__init__.py), [losses.py](../dmpo_ref/losses.py), [toy/rivals.py](../toy/rivals.py),
+# code: [the rivals](../dmpo_ref/objectives/__init__.py), [losses.py](../dmpo_ref/objectives/base.py), [toy/studies/objectives.py](../toy/studies/objectives.py),
 # [toy/oracle.py](../toy/oracle.py).

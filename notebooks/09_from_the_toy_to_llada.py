@@ -30,11 +30,11 @@ import matplotlib.pyplot as plt
 import torch
 from transformers.utils.logging import disable_progress_bar
 
-from dmpo_ref.checkpoint import flat
 from dmpo_ref.cli import main
-from dmpo_ref.config import load_config
-from dmpo_ref.plan import format_plan, make_plan
-from dmpo_ref.policy import load_policy
+from dmpo_ref.config import flat
+from dmpo_ref.forecast.plan import format_plan, make_plan
+from dmpo_ref.models.loading import load_policy
+from dmpo_ref.presets.loading import load_config
 from dmpo_ref.train import train
 from toy.small_llada import make_checkpoint
 
@@ -257,6 +257,6 @@ else:
 #
 # ## Where next
 #
-# [10](10_benchmarks.ipynb) for the four benchmarks. The code: [dmpo_ref/model.py](../dmpo_ref/model.py),
-# [dmpo_ref/policy.py](../dmpo_ref/policy.py), [dmpo_ref/plan.py](../dmpo_ref/plan.py),
-# [dmpo_ref/processes.py](../dmpo_ref/processes.py).
+# [10](10_benchmarks.ipynb) for the four benchmarks. The code: [dmpo_ref/models/llada.py](../dmpo_ref/models/llada.py),
+# [dmpo_ref/models/loading.py](../dmpo_ref/models/loading.py), [dmpo_ref/forecast/plan.py](../dmpo_ref/forecast/plan.py),
+# [dmpo_ref/runtime/processes.py](../dmpo_ref/runtime/processes.py).

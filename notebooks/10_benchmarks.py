@@ -31,9 +31,10 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 from dmpo_ref.cli import main
-from dmpo_ref.config import TaskConfig, load_config
-from dmpo_ref.grading import describe_item, format_scores, grade_files, pass_at_k, summarise, wilson
-from dmpo_ref.table import PUBLISHED, format_table
+from dmpo_ref.config import TaskConfig
+from dmpo_ref.evaluation.gradings import describe_item, format_scores, grade_files, pass_at_k, summarise, wilson
+from dmpo_ref.evaluation.table import PUBLISHED, format_table
+from dmpo_ref.presets.loading import load_config
 from dmpo_ref.tasks import TASKS
 
 folder = Path(tempfile.mkdtemp())
@@ -265,5 +266,5 @@ print(
 # ## Where next
 #
 # Back to [07](07_dmpo_on_sudoku.ipynb) for a whole training run, or to the code:
-# [dmpo_ref/grading.py](../dmpo_ref/grading.py), [dmpo_ref/results.py](../dmpo_ref/results.py),
+# [dmpo_ref/evaluation/gradings.py](../dmpo_ref/evaluation/gradings.py), [dmpo_ref/evaluation/results.py](../dmpo_ref/evaluation/results.py),
 # [dmpo_ref/tasks/](../dmpo_ref/tasks/__init__.py).

@@ -7,7 +7,7 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 import pytest
 import torch
 
-from dmpo_ref.config import PRESETS
+from dmpo_ref.presets.loading import PRESETS
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +18,7 @@ def _one_thread():
 @pytest.fixture
 def small_run(tmp_path):
     """A config of a run of a few seconds: `small_run("key=value", …)`; its output is a fresh folder."""
-    from dmpo_ref.config import load_config
+    from dmpo_ref.presets.loading import load_config
 
     def build(*overrides: str):
         small = [

@@ -11,7 +11,7 @@ import torch
 
 from dmpo_ref.config import SamplerConfig
 from dmpo_ref.likelihood import Vocabulary
-from dmpo_ref.model import LLaDAConfig, LLaDAModelLM
+from dmpo_ref.models.llada import LLaDAConfig, LLaDAModelLM
 from dmpo_ref.rollout import Prompts, Rollout
 
 torch.set_num_threads(1)

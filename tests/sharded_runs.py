@@ -10,7 +10,8 @@ import torch
 from accelerate import Accelerator
 from torch.distributed.tensor import DTensor
 
-from dmpo_ref.config import PRESETS, Config, load_config
+from dmpo_ref.config import Config
+from dmpo_ref.presets.loading import PRESETS, load_config
 from dmpo_ref.train import train
 
 KINDS = {

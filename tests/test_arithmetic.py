@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from dmpo_ref.tasks.arithmetic import MAX_BITS, MAX_DEPTH, MAX_DIGITS, MAX_LENGTH, evaluate, plain, python_value
+from dmpo_ref.tasks.answers.arithmetic import MAX_BITS, MAX_DEPTH, MAX_DIGITS, MAX_LENGTH, evaluate, plain, python_value
 
 pytestmark = pytest.mark.filterwarnings("ignore::SyntaxWarning", "ignore::DeprecationWarning")
 

@@ -8,8 +8,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dmpo_ref.cli import main
-from dmpo_ref.config import PRESETS, ModelConfig
-from dmpo_ref.policy import add_adapters, latest_checkpoint, load_policy
+from dmpo_ref.config import ModelConfig
+from dmpo_ref.models.adapters import add_adapters
+from dmpo_ref.models.loading import latest_checkpoint, load_policy
+from dmpo_ref.presets.loading import PRESETS
 from dmpo_ref.tasks.sudoku import Sudoku
 from dmpo_ref.train import train
 from toy.small_llada import make_checkpoint

@@ -9,10 +9,10 @@ import nbformat
 import pytest
 import yaml
 
-from dmpo_ref.cli import build_parser
+from dmpo_ref.cli.parser import build_parser
 from dmpo_ref.cli import main as dmpo
-from dmpo_ref.config import load_config
-from dmpo_ref.plan import make_plan
+from dmpo_ref.forecast.plan import make_plan
+from dmpo_ref.presets.loading import load_config
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dmpo_ref.cli import EXAMPLES, build_parser, main
+from dmpo_ref.cli import main
+from dmpo_ref.cli.parser import EXAMPLES, build_parser
 
 QUICK = ("train.rounds=2", "train.prompts_per_round=2", "train.num_rollouts=2", "train.steps_per_round=1", "evaluation.num_items=2")
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from dmpo_ref.config import PRESETS, Config, describe_options, load_config, to_yaml
+from dmpo_ref.config import Config, describe_options
+from dmpo_ref.presets.loading import PRESETS, load_config, to_yaml
 
 
 def test_every_preset_loads_and_every_option_is_described():

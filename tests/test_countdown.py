@@ -14,7 +14,7 @@ from dmpo_ref.config import TaskConfig
 from dmpo_ref.tasks import build_task
 from dmpo_ref.tasks.countdown import Countdown, Problem
 from tests.cases.countdown import CASES, HANGS, NINES, SUM
-from toy.countdown import FILES, key, make_problems
+from toy.worlds.countdown import FILES, key, make_problems
 
 NUMBERS_3 = "toy/data/countdown_test_3.csv"
 

@@ -5,8 +5,9 @@ import json
 import pytest
 
 from dmpo_ref import config as config_module
-from toy import demo, study
+from toy import demo
 from toy.pretrain import PretrainConfig, pretrain
+from toy.studies import acts as study
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from matplotlib import pyplot as plt
 from PIL import Image
 
 from dmpo_ref.cli import main
-from dmpo_ref.draw import HIDDEN, LINE, animate_trace, draw_trace, place, save_trace, trace
+from dmpo_ref.plots.traces import HIDDEN, LINE, animate_trace, draw_trace, place, save_trace, trace
 
 PIECES, STEP = list("1234341221434321"), [-1, 3, 0, -1, 2, 1, -1, -1, 4, -1, -1, -1, -1, -1, -1, -1]
 
@@ -46,7 +46,7 @@ def test_a_still_shows_every_token_and_one_colour_for_each_step():
 
 def test_an_animation_has_a_frame_for_each_step_and_hides_what_comes_later(monkeypatch):
     seen = []
-    from dmpo_ref import draw
+    from dmpo_ref.plots import traces as draw
 
     paint = draw.paint
 

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from dmpo_ref import evaluate as module
 from dmpo_ref.config import ModelConfig, SamplerConfig, TaskConfig
-from dmpo_ref.evaluate import evaluate
+from dmpo_ref.evaluation import answering as module
+from dmpo_ref.evaluation.answering import evaluate
 from dmpo_ref.likelihood import build_vocabulary
-from dmpo_ref.policy import load_policy
+from dmpo_ref.models.loading import load_policy
 from dmpo_ref.tasks.sudoku import Sudoku, is_solution, read_puzzles
 
 

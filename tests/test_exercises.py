@@ -11,8 +11,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 import pytest
-
-from toy.exercises import CHECKS, problem
+from exercise_checks import CHECKS, problem
 
 TEACHING = Path(__file__).parents[1] / "book" / "teaching"
 SOURCES = sorted((TEACHING / "exercises").glob("*.py"))

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from dmpo_ref.cli import main
-from dmpo_ref.grading import format_scores, grade_files, pass_at_k, summarise, wilson
-from dmpo_ref.table import PUBLISHED, Column, as_columns, draw_table, format_table, read_runs
+from dmpo_ref.evaluation.gradings import format_scores, grade_files, pass_at_k, summarise, wilson
+from dmpo_ref.evaluation.table import PUBLISHED, Column, as_columns, draw_table, format_table, read_runs
 
 GRID = "1234341221434321"
 PUZZLE = "1200341221434321"  # blanks: cells 2 and 3
@@ -146,8 +146,8 @@ def test_of_a_file_that_is_cut_off_the_whole_items_are_scored(tmp_path, capsys):
 
 
 def test_a_line_of_results_that_is_broken_is_named(tmp_path):
-    from dmpo_ref.config import load_config
-    from dmpo_ref.results import describe
+    from dmpo_ref.evaluation.results import describe
+    from dmpo_ref.presets.loading import load_config
 
     header = describe(load_config("toy_sudoku"))
     path = tmp_path / "sudoku.jsonl"

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmpo_ref.config import TaskConfig
-from dmpo_ref.tasks.common import read_rows
+from dmpo_ref.tasks.answers.numerals import read_number
+from dmpo_ref.tasks.data import read_rows
 from dmpo_ref.tasks.gsm8k import GSM8K, Problem, published_boxes, published_number, published_tags, starts_with_tags
-from dmpo_ref.tasks.numerals import read_number
 
 CASES = yaml.safe_load(Path("tests/cases/gsm8k.yaml").read_text(encoding="utf-8"))
 TOKENS = [

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dmpo_ref import head
-from dmpo_ref.head import head_log_prob
+from dmpo_ref.models import vocabulary_head as head
+from dmpo_ref.models.vocabulary_head import head_log_prob
 
 K, D, V = 96, 16, 8192
 

@@ -11,11 +11,11 @@ import torch
 from dmpo_ref.config import ModelConfig, TaskConfig
 from dmpo_ref.likelihood import Vocabulary, build_vocabulary, elbo, log_likelihood, path_log_prob, token_log_prob
 from dmpo_ref.masking import Views, draw_views, path_views, stream
-from dmpo_ref.policy import load_policy
+from dmpo_ref.models.loading import load_policy
 from dmpo_ref.tasks.sudoku import Puzzle, Sudoku
 from tests.helpers import MASK, Dummy, log_softmax, make_prompts, make_rollout, plain_log_prob, plain_path_log_prob, tiny_model, vocabulary
 from toy.oracle import exact_distribution
-from toy.sudoku import build_tokenizer
+from toy.worlds.sudoku import build_tokenizer
 
 ALLOWED = (3, 4, 6)
 PATTERNS = ("12|_3__", "4|__1", "___")

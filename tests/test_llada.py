@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from dmpo_ref.cli import main
-from dmpo_ref.config import ModelConfig, load_config
-from dmpo_ref.policy import latest_checkpoint, load_policy
+from dmpo_ref.config import ModelConfig
+from dmpo_ref.models.loading import latest_checkpoint, load_policy
+from dmpo_ref.presets.loading import load_config
 from dmpo_ref.tasks.sudoku import read_puzzles, write_puzzles
 from dmpo_ref.train import train
 from toy.small_llada import make_checkpoint

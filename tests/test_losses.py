@@ -7,11 +7,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dmpo_ref.config import LossConfig, load_config
+from dmpo_ref.config import LossConfig
 from dmpo_ref.likelihood import log_likelihood, token_log_prob
-from dmpo_ref.losses import Experience, build_objective, wdce, wddo
 from dmpo_ref.masking import SCHEMES, path_views, stream
-from dmpo_ref.run import Run
+from dmpo_ref.objectives import build_objective
+from dmpo_ref.losses import wdce, wddo
+from dmpo_ref.presets.loading import load_config
+from dmpo_ref.rollout import Experience
+from dmpo_ref.runtime.run import Run
 from dmpo_ref.train import backward, collect, mask_streams, real_weight
 from tests.helpers import MASK, Dummy, make_prompts, make_rollout, plain_log_prob, plain_path_log_prob, tiny_model, vocabulary
 

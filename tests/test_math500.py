@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmpo_ref.config import TaskConfig
-from dmpo_ref.tasks import equality, math500
-from dmpo_ref.tasks.equality import Helper, are_equal
-from dmpo_ref.tasks.latex import normalise, published_equal
+from dmpo_ref.tasks import math500
+from dmpo_ref.tasks.answers import equality
+from dmpo_ref.tasks.answers.equality import Helper, are_equal
+from dmpo_ref.tasks.answers.latex import normalise, published_equal
 from dmpo_ref.tasks.math500 import MATH500, Problem, list_form, published_format
 
 CASES = yaml.safe_load(Path("tests/cases/math500.yaml").read_text(encoding="utf-8"))

@@ -8,7 +8,7 @@ import torch
 
 from dmpo_ref.losses import wdce
 from dmpo_ref.weights import log_weights, model_baseline, target_weights
-from toy.mixture import (
+from toy.worlds.mixture import (
     GaussianMixturePolicy,
     TabularPolicy,
     World,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
 
-from dmpo_ref.model import SUPPORTED, Block, LLaDAConfig, LLaDAModelLM, RMSNorm, rope_rotation, rotate
+from dmpo_ref.models.llada import SUPPORTED, Block, LLaDAConfig, LLaDAModelLM, RMSNorm, rope_rotation, rotate
 from tests.helpers import MASK, tiny_model
 
 SIZES = {

@@ -12,7 +12,7 @@ from dmpo_ref.likelihood import build_vocabulary
 from dmpo_ref.tasks.sudoku import Puzzle, Sudoku, is_solution
 from tests.helpers import MASK, make_prompts, plain_log_prob, tiny_model
 from toy.oracle import exact_distribution, kl_divergence, rewards, tilted
-from toy.sudoku import build_tokenizer
+from toy.worlds.sudoku import build_tokenizer
 
 TOKENIZER = build_tokenizer()
 PUZZLES = {1: "1234341221434021", 2: "1204341221430321", 3: "1204341221400321"}

@@ -3,9 +3,11 @@
 import pytest
 import torch
 
-from dmpo_ref.config import SamplerConfig, load_config
+from dmpo_ref.config import SamplerConfig
 from dmpo_ref.masking import stream
-from dmpo_ref.samplers import parallel_quota, sample
+from dmpo_ref.presets.loading import load_config
+from dmpo_ref.samplers.blockwise import parallel_quota
+from dmpo_ref.samplers.sampling import sample
 from tests.helpers import MASK, Dummy, make_prompts, tiny_model, vocabulary
 from tests.slow_samplers import slow_fill, written_out_forward
 

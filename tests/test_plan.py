@@ -8,12 +8,13 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from dmpo_ref.forecast.plan import OVERHEAD, format_plan, make_plan
+from dmpo_ref.forecast.sizes import count_parameters
 from dmpo_ref.likelihood import token_log_prob
 from dmpo_ref.masking import draw_views, stream
-from dmpo_ref.model import KeyValueCache, LLaDAConfig, LLaDAModelLM
-from dmpo_ref.model_size import count_parameters
-from dmpo_ref.plan import OVERHEAD, format_plan, make_plan
-from dmpo_ref.samplers import sample
+from dmpo_ref.models.cache import KeyValueCache
+from dmpo_ref.models.llada import LLaDAConfig, LLaDAModelLM
+from dmpo_ref.samplers.sampling import sample
 from dmpo_ref.train import train
 from tests.helpers import make_prompts, make_rollout, tiny_model, vocabulary
 

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from dmpo_ref.config import ModelConfig
-from dmpo_ref.policy import AdapterReference, add_adapters, load_policy
-from dmpo_ref.run import Run
+from dmpo_ref.models.adapters import add_adapters
+from dmpo_ref.models.loading import load_policy
+from dmpo_ref.models.reference import AdapterReference
+from dmpo_ref.runtime.run import Run
 from dmpo_ref.train import train
 
 CPU = torch.device("cpu")
@@ -95,7 +97,7 @@ def test_the_base_stays_as_it_was_and_only_adapters_are_optimised(small_run):
 
 def test_adapters_of_another_base_are_refused_in_one_line(tmp_path):
     from toy.pretrain import PretrainConfig, build_model
-    from toy.sudoku import build_tokenizer
+    from toy.worlds.sudoku import build_tokenizer
 
     other, _ = build_model(PretrainConfig(width=32), build_tokenizer())
     other.save_pretrained(tmp_path / "other")

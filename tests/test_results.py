@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from dmpo_ref import evaluate, results
 from dmpo_ref.cli import main
-from dmpo_ref.config import load_config
+from dmpo_ref.evaluation import answering as evaluate
+from dmpo_ref.evaluation import results
+from dmpo_ref.evaluation.results import evaluate_to_file, grid, timing_of
 from dmpo_ref.likelihood import build_vocabulary
-from dmpo_ref.policy import load_policy
-from dmpo_ref.results import evaluate_to_file, grid, timing_of
+from dmpo_ref.models.loading import load_policy
+from dmpo_ref.presets.loading import load_config
 from dmpo_ref.tasks import build_task
 
 TOY = ("toy_sudoku", "evaluation.num_items=11", "evaluation.num_samples=2", "seed=3")

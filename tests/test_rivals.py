@@ -7,26 +7,27 @@ import numpy as np
 import pytest
 import torch
 
-from dmpo_ref.config import LossConfig, SamplerConfig, load_config
+from dmpo_ref.config import LossConfig, SamplerConfig
+from dmpo_ref.forecast.plan import make_plan
 from dmpo_ref.likelihood import build_vocabulary, log_likelihood, path_log_prob, token_log_prob
-from dmpo_ref.losses import Experience, build_objective, wdce
 from dmpo_ref.masking import stream
-from dmpo_ref.plan import make_plan
-from dmpo_ref.policy import load_policy
-from dmpo_ref.rivals import RIVALS
-from dmpo_ref.rivals.diffu_grpo import clip_loss, one_shot_views
-from dmpo_ref.rivals.log_variance import log_variance
-from dmpo_ref.rivals.reinforce import reinforce
-from dmpo_ref.rivals.wd1 import wd1
-from dmpo_ref.rollout import Rollout
-from dmpo_ref.run import Run
+from dmpo_ref.models.loading import load_policy
+from dmpo_ref.objectives import RIVALS, build_objective
+from dmpo_ref.losses import wdce
+from dmpo_ref.objectives.diffu_grpo import clip_loss, one_shot_views
+from dmpo_ref.objectives.log_variance import log_variance
+from dmpo_ref.objectives.reinforce import reinforce
+from dmpo_ref.objectives.wd1 import wd1
+from dmpo_ref.presets.loading import load_config
+from dmpo_ref.rollout import Experience, Rollout
+from dmpo_ref.runtime.run import Run
 from dmpo_ref.tasks import build_task
 from dmpo_ref.tasks.sudoku import Puzzle
 from dmpo_ref.train import backward, collect, mask_streams, train
 from dmpo_ref.weights import baseline_weights, log_weights, target_weights
 from tests.helpers import MASK, Dummy, make_prompts, make_rollout, plain_log_prob, plain_path_log_prob, tiny_model, vocabulary
 from toy.oracle import exact_distribution
-from toy.rivals import order_log_prob, order_target
+from toy.studies.objectives import order_log_prob, order_target
 
 ALLOWED = (4, 5, 6, 7)
 VOCABULARY = vocabulary(ALLOWED)

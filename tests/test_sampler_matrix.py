@@ -9,12 +9,13 @@ from itertools import product
 import pytest
 import torch
 
-from dmpo_ref.config import SamplerConfig, load_config
+from dmpo_ref.config import SamplerConfig
 from dmpo_ref.likelihood import Vocabulary
 from dmpo_ref.masking import stream
-from dmpo_ref.model import LLaDAModelLM
-from dmpo_ref.samplers import sample
-from dmpo_ref.tasks import decode
+from dmpo_ref.models.llada import LLaDAModelLM
+from dmpo_ref.presets.loading import load_config
+from dmpo_ref.samplers.sampling import sample
+from dmpo_ref.tasks.encoding import decode
 from tests.helpers import Dummy, make_prompts, tiny_model, vocabulary
 from tests.slow_samplers import slow_fill, slow_wino, written_out_forward
 from toy.small_llada import make_checkpoint
@@ -319,7 +320,8 @@ def test_a_compiled_policy_gives_the_same_tokens_and_saves_the_same_weights(tmp_
     from pathlib import Path
 
     from dmpo_ref.config import ModelConfig
-    from dmpo_ref.policy import add_adapters, load_policy
+    from dmpo_ref.models.adapters import add_adapters
+    from dmpo_ref.models.loading import load_policy
 
     if not any(map(shutil.which, ("g++", "clang++", "c++"))):
         pytest.skip("no C++ compiler")

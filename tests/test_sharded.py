@@ -13,9 +13,10 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.utils.launch import prepare_multi_gpu_env
 from safetensors.torch import load_file
 
-from dmpo_ref.config import PRESETS, ModelConfig
-from dmpo_ref.plan import make_plan
-from dmpo_ref.processes import check_launch
+from dmpo_ref.config import ModelConfig
+from dmpo_ref.forecast.plan import make_plan
+from dmpo_ref.presets.loading import PRESETS
+from dmpo_ref.runtime.processes import check_launch
 from dmpo_ref.train import train
 from tests.sharded_runs import settings
 

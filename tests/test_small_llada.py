@@ -9,8 +9,8 @@ from transformers import AutoConfig, AutoModel
 
 from dmpo_ref.config import ModelConfig
 from dmpo_ref.likelihood import build_vocabulary
-from dmpo_ref.model import LLaDAConfig, LLaDAModelLM
-from dmpo_ref.policy import load_policy
+from dmpo_ref.models.llada import LLaDAConfig, LLaDAModelLM
+from dmpo_ref.models.loading import load_policy
 from toy.small_llada import main, make_checkpoint
 
 # config.json of GSAI-ML/LLaDA-8B-Instruct, sizes and token ids apart.

@@ -10,14 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmpo_ref.config import ModelConfig, TaskConfig
-from dmpo_ref.policy import load_policy
+from dmpo_ref.models.loading import load_policy
 from dmpo_ref.rollout import Prompts
-from dmpo_ref.tasks import BLANK, decode, encode
+from dmpo_ref.tasks.base import BLANK
+from dmpo_ref.tasks.encoding import decode, encode
 from dmpo_ref.tasks.sudoku import Puzzle, Sudoku, is_solution, read_puzzles, write_puzzles
 from tests.cases.sudoku import ALL, AMBIGUOUS, CASES, SWAPPED, TWO
 from toy.pretrain import careless_answer
 from toy.small_llada import make_checkpoint
-from toy.sudoku import all_grids, build_tokenizer, make_puzzles, solutions, split_grids
+from toy.worlds.sudoku import all_grids, build_tokenizer, make_puzzles, solutions, split_grids
 
 GRID = "1234341221434321"
 

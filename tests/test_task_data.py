@@ -7,7 +7,7 @@ import datasets
 import pytest
 
 from dmpo_ref.config import TaskConfig
-from dmpo_ref.tasks.common import read_rows
+from dmpo_ref.tasks.data import read_rows
 from dmpo_ref.tasks.gsm8k import GSM8K, Problem
 
 ROWS = [{"question": "Say “two”, or\n2?", "answer": "#### 2"}, {"question": "Three?", "answer": "#### 3"}]

@@ -12,14 +12,17 @@ import time
 import pytest
 import torch
 
-from dmpo_ref.checkpoint import EntryFile, read_entries, save_checkpoint
-from dmpo_ref.config import LossConfig, SamplerConfig, load_config
+from dmpo_ref.config import LossConfig, SamplerConfig
 from dmpo_ref.likelihood import log_likelihood
-from dmpo_ref.losses import Objective, build_objective
 from dmpo_ref.masking import draw_views
-from dmpo_ref.policy import latest_checkpoint
+from dmpo_ref.models.loading import latest_checkpoint
+from dmpo_ref.objectives import build_objective
+from dmpo_ref.objectives.base import Objective
+from dmpo_ref.presets.loading import load_config
 from dmpo_ref.rollout import Rollout
-from dmpo_ref.run import rate
+from dmpo_ref.runtime.checkpoint import save_checkpoint
+from dmpo_ref.runtime.files import EntryFile, read_entries
+from dmpo_ref.runtime.run import rate
 from dmpo_ref.train import answer_length, train
 
 TIMES = ("seconds",)
@@ -320,7 +323,7 @@ def test_a_checkpoint_that_was_not_finished_is_never_seen(small_run, tmp_path, m
 
 
 def test_two_processes_do_not_write_to_one_folder(small_run, tmp_path):
-    other = "import sys, pathlib; from dmpo_ref.checkpoint import claim\nwith claim(pathlib.Path(sys.argv[1])): print(flush=True); input()"
+    other = "import sys, pathlib; from dmpo_ref.runtime.files import claim\nwith claim(pathlib.Path(sys.argv[1])): print(flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", other, tmp_path / "run"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         process.stdout.readline()
         with pytest.raises(ValueError, match=r"output=.*run is being written by another process; wait for it, or choose another"):
@@ -332,7 +335,7 @@ def test_two_processes_do_not_write_to_one_folder(small_run, tmp_path):
 
 def test_a_checkpoint_of_a_run_loads_as_a_policy_by_the_folder_of_the_run(small_run, tmp_path):
     from dmpo_ref.config import ModelConfig
-    from dmpo_ref.policy import load_policy
+    from dmpo_ref.models.loading import load_policy
 
     trained = train(small_run("train.rounds=2"))
     again, _ = load_policy(ModelConfig(path=str(tmp_path / "run")), torch.device("cpu"))
@@ -379,7 +382,7 @@ def test_ctrl_c_and_sigterm_leave_a_checkpoint_and_say_how_to_resume(tmp_path, n
 
 def test_path_ratio_takes_p_old_at_its_temperature_and_p_ref_at_one(small_run):
     """Recomputed with plain logits, one position at a time, along the order of each rollout."""
-    from dmpo_ref.run import Run
+    from dmpo_ref.runtime.run import Run
     from dmpo_ref.train import collect, estimate_log_ratio
 
     config = small_run("weight.log_ratio=path", "sampler.temperature=0.6", "train.prompts_per_round=2")
@@ -453,7 +456,7 @@ def test_a_run_that_starts_from_another_keeps_its_reference_though_that_one_goes
 
 
 def test_a_relative_path_of_the_command_line_survives_resuming_and_reloading(small_run, tmp_path, monkeypatch):
-    from dmpo_ref.config import PRESETS, load_config
+    from dmpo_ref.presets.loading import PRESETS, load_config
 
     (tmp_path / "sub").mkdir()
     (tmp_path / "mine.csv").write_text((PRESETS.parent.parent / "toy" / "data" / "test.csv").read_text())

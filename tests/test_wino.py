@@ -6,15 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from dmpo_ref import placing
-from dmpo_ref.config import SamplerConfig, load_config
+from dmpo_ref.config import SamplerConfig
 from dmpo_ref.likelihood import build_vocabulary
 from dmpo_ref.masking import stream
-from dmpo_ref.model import LLaDAModelLM
-from dmpo_ref.policy import load_policy
-from dmpo_ref.samplers import sample
-from dmpo_ref.tasks import build_task, encode
-from dmpo_ref.wino import fill_wino, judge, max_forwards, with_shadow
+from dmpo_ref.models.llada import LLaDAModelLM
+from dmpo_ref.models.loading import load_policy
+from dmpo_ref.presets.loading import load_config
+from dmpo_ref.samplers import proposal
+from dmpo_ref.samplers.sampling import sample
+from dmpo_ref.samplers.wino import fill_wino, judge, max_forwards, with_shadow
+from dmpo_ref.tasks import build_task
+from dmpo_ref.tasks.encoding import encode
 from tests.helpers import MASK, chi_square_p_value, make_prompts, tiny_model, vocabulary
 from tests.slow_samplers import slow_wino
 from toy.small_llada import make_checkpoint
@@ -306,7 +308,7 @@ def test_confidence_is_the_probability_at_temperature_1_whatever_the_temperature
 
 def test_probabilities_are_the_same_in_chunks(monkeypatch):
     expected = fill(deep_model(2), make_prompts(*BATCH), options(6))
-    monkeypatch.setattr(placing, "chunk_rows", lambda _: 3)
+    monkeypatch.setattr(proposal, "chunk_rows", lambda _: 3)
     found = fill(deep_model(2), make_prompts(*BATCH), options(6))
     assert torch.equal(found[0], expected[0]) and found[2:] == expected[2:]
 
@@ -332,7 +334,7 @@ def test_logits_that_are_no_numbers_are_one_clear_line(part):
 
 def test_sample_draws_with_it_and_rows_do_not_depend_on_the_batch():
     from dmpo_ref.masking import stream
-    from dmpo_ref.samplers import sample
+    from dmpo_ref.samplers.sampling import sample
 
     prompts, config = make_prompts(*BATCH), SamplerConfig(name="wino", block_length=4, temperature=0.7)
     generators = [stream(0, "prompt", g) for g in range(len(BATCH))]

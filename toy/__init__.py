@@ -1,1 +1,5 @@
 """Worlds small enough to know the exact answer: 4x4 Sudoku with an oracle, and Gaussian mixtures."""
+
+from pathlib import Path
+
+DATA, RESULTS = (Path(__file__).parent / name for name in ("data", "results"))

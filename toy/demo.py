@@ -15,16 +15,17 @@ from typing import Any
 
 import torch
 
-from dmpo_ref.checkpoint import write_atomically
-from dmpo_ref.config import PRESETS, Config, SamplerConfig, load_config
-from dmpo_ref.evaluate import evaluate
+from dmpo_ref.config import Config, SamplerConfig
+from dmpo_ref.evaluation.answering import evaluate
 from dmpo_ref.likelihood import build_vocabulary
-from dmpo_ref.policy import latest_checkpoint, load_policy
-from dmpo_ref.processes import build_accelerator
+from dmpo_ref.models.loading import latest_checkpoint, load_policy
+from dmpo_ref.presets.loading import PRESETS, load_config
+from dmpo_ref.runtime.files import write_atomically
+from dmpo_ref.runtime.processes import build_accelerator
 from dmpo_ref.tasks import build_task
 from dmpo_ref.train import Trained, train
 from toy.oracle import exact_distribution, kl_divergence, rewards, tilted
-from toy.sudoku import solutions
+from toy.worlds.sudoku import solutions
 
 GREEDY = SamplerConfig(name="confidence", temperature=0.0)
 EXACT_EVALUATIONS = 10  # in the course of act (b), the last one at its end
@@ -51,7 +52,7 @@ def run(output: Path, *, seed: int) -> dict[str, Any]:
         summary["seconds"]["total"] = time.perf_counter() - start
         for count in ("rollouts", "gradient_steps", "forward_passes"):
             summary[count] = act_a[count] + act_b[count]
-        from toy.figures import draw_demo
+        from toy.figures.demo import draw_demo
 
         draw_demo(output, summary)
         write_atomically(file, json.dumps(summary, indent=1, ensure_ascii=False) + "\n")

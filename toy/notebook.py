@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import warnings
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import torch
 
-from dmpo_ref.draw import use_style
+from dmpo_ref.plots.style import use_style
 
-RESULTS = Path(__file__).parent / "results"
 NEEDED = {"dmpo-ref": "0.1.0", "torch": "2.6", "transformers": "5.0"}
 
 

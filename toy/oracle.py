@@ -21,7 +21,7 @@ from torch.nn import Module
 from tqdm import tqdm
 
 from dmpo_ref.likelihood import Vocabulary
-from dmpo_ref.tasks import decode, encode
+from dmpo_ref.tasks.encoding import decode, encode
 
 MAX_STATES = 5**8  # 390,625 forward rows; one more blank would take minutes
 ROWS_PER_FORWARD = 8192

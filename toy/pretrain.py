@@ -21,11 +21,11 @@ from transformers import PreTrainedTokenizerBase
 from dmpo_ref.config import SamplerConfig, TaskConfig, option
 from dmpo_ref.likelihood import Vocabulary, build_vocabulary, log_likelihood, token_log_prob
 from dmpo_ref.masking import draw_views, stream
-from dmpo_ref.model import LLaDAConfig, LLaDAModelLM
+from dmpo_ref.models.llada import LLaDAConfig, LLaDAModelLM
 from dmpo_ref.rollout import Prompts, Rollout
-from dmpo_ref.tasks import encode
+from dmpo_ref.tasks.encoding import encode
 from dmpo_ref.tasks.sudoku import Puzzle, Sudoku
-from toy.sudoku import build_tokenizer, split_grids
+from toy.worlds.sudoku import build_tokenizer, split_grids
 
 
 @dataclass

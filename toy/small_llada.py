@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from dmpo_ref.model import LLaDAConfig, LLaDAModelLM
+from dmpo_ref.models.llada import LLaDAConfig, LLaDAModelLM
 
 # Every field of the official config.json that is not a size or a token id, with its official value.
 OFFICIAL_FIELDS = {

@@ -5,20 +5,11 @@ What a task must have is written in `common.py`. To add one: write the file, add
 
 from __future__ import annotations
 
-from itertools import takewhile
-
-import torch
-from torch import Tensor
-
 from dmpo_ref.config import TaskConfig
-from dmpo_ref.rollout import Prompts
-from dmpo_ref.tasks.common import BLANK, END_TOKENS, Grade
 from dmpo_ref.tasks.countdown import Countdown
 from dmpo_ref.tasks.gsm8k import GSM8K
 from dmpo_ref.tasks.math500 import MATH500
 from dmpo_ref.tasks.sudoku import Sudoku
-
-__all__ = ["BLANK", "TASKS", "Grade", "build_task", "decode", "encode", "end_ids"]
 
 TASKS = {"sudoku": Sudoku, "countdown": Countdown, "gsm8k": GSM8K, "math500": MATH500}
 
@@ -26,63 +17,3 @@ TASKS = {"sudoku": Sudoku, "countdown": Countdown, "gsm8k": GSM8K, "math500": MA
 def build_task(config: TaskConfig):
     """The task that the config names."""
     return TASKS[config.name](config)
-
-
-def encode(tokenizer, task, items: list, response_length: int | None = None) -> Prompts:
-    """Tokenise the prompts and templates of items.
-
-    Args:
-        task: `prompt(item)` is text, or chat messages, which the tokenizer's chat template makes text; `template(item)` is the
-            response with `BLANK` at what is to be generated, or None where all of a free response is.
-        response_length: L, positions of a free response.
-
-    Raises:
-        ValueError: an item with nothing to generate, chat messages without a chat template, a free response without a length,
-            or a length for a response that has a template.
-    """
-    prompts, templates = [task.prompt(item) for item in items], [task.template(item) for item in items]
-    if None in templates and response_length is None:
-        raise ValueError("an answer of this task can have any length: give sampler.response_length, in tokens")
-    if response_length is not None and any(template is not None for template in templates):
-        raise ValueError(f"sampler.response_length={response_length}: the template of this task says what is generated; use null")
-    texts = [prompt if isinstance(prompt, str) else chat_text(tokenizer, prompt) + task.prefill for prompt in prompts]
-    texts += [(template or "").replace(BLANK, tokenizer.mask_token) for template in templates]
-    ids = tokenizer(texts, add_special_tokens=False).input_ids
-    free = [tokenizer.mask_token_id] * (response_length or 0)
-    rows = [
-        (prompt, free if template is None else response)
-        for prompt, response, template in zip(ids[: len(items)], ids[len(items) :], templates, strict=True)
-    ]
-    for item, (_, response) in zip(items, rows, strict=True):
-        if tokenizer.mask_token_id not in response:
-            raise ValueError(f"item {item!r} has nothing to generate")
-    length = max(len(prompt) + len(response) for prompt, response in rows)
-    tokens = torch.full((len(rows), length), tokenizer.pad_token_id)
-    attention_mask = torch.zeros_like(tokens, dtype=torch.bool)
-    prompt_mask = torch.zeros_like(attention_mask)
-    for i, (prompt, response) in enumerate(rows):
-        start = length - len(prompt) - len(response)
-        tokens[i, start:] = torch.tensor(prompt + response)
-        attention_mask[i, start:] = True
-        prompt_mask[i, start : start + len(prompt)] = True
-    response_mask = (tokens == tokenizer.mask_token_id) & attention_mask & ~prompt_mask
-    return Prompts(tokens, attention_mask, prompt_mask, response_mask)
-
-
-def chat_text(tokenizer, messages: list[dict[str, str]]) -> str:
-    """Chat messages as the model was taught to read them, up to where its answer begins."""
-    if tokenizer.chat_template is None:
-        raise ValueError("this task asks in chat messages, but the tokenizer has no chat template: use an instruction-tuned checkpoint")
-    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-
-
-def end_ids(tokenizer) -> set[int]:
-    """Tokens that end an answer."""
-    return {tokenizer.eos_token_id, *map(tokenizer.added_tokens_encoder.get, END_TOKENS)} - {None}
-
-
-def decode(tokenizer, tokens: Tensor, attention_mask: Tensor, prompt_mask: Tensor) -> list[str]:
-    """Answers as text: what follows the prompt, up to the first end token, special tokens removed. [B, S] each → B strings."""
-    ends = end_ids(tokenizer)
-    answers = (row[keep].tolist() for row, keep in zip(tokens, attention_mask & ~prompt_mask, strict=True))
-    return [tokenizer.decode(list(takewhile(lambda t: t not in ends, answer)), skip_special_tokens=True) for answer in answers]

@@ -15,18 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from dmpo_ref.config import TaskConfig
-from dmpo_ref.tasks.arithmetic import MAX_DIGITS, evaluate, plain, python_value
-from dmpo_ref.tasks.common import (
-    ANSWER_FORM,
-    ChatTask,
-    Grade,
-    Verdict,
-    closed_answers,
-    last_answer,
-    marked_answer,
-    published_box,
-    read_rows,
-)
+from dmpo_ref.tasks.answers.arithmetic import MAX_DIGITS, evaluate, plain, python_value
+from dmpo_ref.tasks.answers.marked import closed_answers, last_answer, marked_answer, published_box
+from dmpo_ref.tasks.base import ANSWER_FORM, ChatTask, Grade, Verdict
+from dmpo_ref.tasks.data import read_rows
 
 TOLERANCE = 1e-5  # of the published rule; the strict one is exact
 MAX_ANSWER = 2000  # characters of an answer that the strict grading reads

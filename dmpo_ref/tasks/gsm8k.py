@@ -11,8 +11,10 @@ from fractions import Fraction
 from typing import Any
 
 from dmpo_ref.config import TaskConfig
-from dmpo_ref.tasks.common import ANSWER_FORM, ChatTask, Grade, Verdict, closed_answers, marked_answer, read_rows
-from dmpo_ref.tasks.numerals import read_number
+from dmpo_ref.tasks.answers.marked import closed_answers, marked_answer
+from dmpo_ref.tasks.answers.numerals import read_number
+from dmpo_ref.tasks.base import ANSWER_FORM, ChatTask, Grade, Verdict
+from dmpo_ref.tasks.data import read_rows
 
 KIND = "all"  # there is one kind of problem
 LARGEST = 1e15  # above, a float does not tell integers apart

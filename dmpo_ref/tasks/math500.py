@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from dmpo_ref.config import TaskConfig
-from dmpo_ref.tasks.common import ANSWER_FORM, ChatTask, Grade, Verdict, closed_answers, marked_answer, published_box, read_rows
-from dmpo_ref.tasks.equality import are_equal, need_math_verify
-from dmpo_ref.tasks.latex import published_equal
+from dmpo_ref.tasks.answers.equality import are_equal, need_math_verify
+from dmpo_ref.tasks.answers.latex import published_equal
+from dmpo_ref.tasks.answers.marked import closed_answers, marked_answer, published_box
+from dmpo_ref.tasks.base import ANSWER_FORM, ChatTask, Grade, Verdict
+from dmpo_ref.tasks.data import read_rows
 
 UNKNOWN_KIND = "all"
 MAX_LENGTH = 2000  # characters of an answer that the strict grading looks at

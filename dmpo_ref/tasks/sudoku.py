@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from dmpo_ref.config import TaskConfig
-from dmpo_ref.tasks.common import ANSWER_FORM, BLANK, END_TOKENS, ChatTask, Grade, Verdict, closed_answers, marked_answer, until_end
+from dmpo_ref.tasks.answers.marked import END_TOKENS, closed_answers, marked_answer, until_end
+from dmpo_ref.tasks.base import ANSWER_FORM, BLANK, ChatTask, Grade, Verdict
 
 ROWS = [[4 * r + c for c in range(4)] for r in range(4)]
 COLUMNS = [[4 * r + c for r in range(4)] for c in range(4)]

@@ -112,7 +112,12 @@ def record(target: Path) -> None:
     """Write `numbers.json`."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        numbers = {"probe": probe(), "metrics": {name: metrics_of(name, folder) for name in RUNS}, "answers": answers(folder), "plan": plan()}
+        numbers = {
+            "probe": probe(),
+            "metrics": {name: metrics_of(name, folder) for name in RUNS},
+            "answers": answers(folder),
+            "plan": plan(),
+        }
     (target / "numbers.json").write_text(json.dumps(numbers, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -14,7 +14,8 @@ import itertools
 import math
 
 try:
-    from toy.exercises import SmallModel, check
+    from exercise_checks import SmallModel, check
+
     from toy.notebook import start
 except ImportError:
     raise SystemExit("dmpo_ref is not installed here: run `pip install -e '.[lab]'` in the repository, then restart the kernel") from None

@@ -7,7 +7,8 @@
 
 # %%
 try:
-    from toy.exercises import check
+    from exercise_checks import check
+
     from toy.notebook import start
 except ImportError:
     raise SystemExit("dmpo_ref is not installed here: run `pip install -e '.[lab]'` in the repository, then restart the kernel") from None

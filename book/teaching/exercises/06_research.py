@@ -9,8 +9,9 @@ import itertools
 import math
 
 try:
-    from toy.exercises import SmallModel, answers_of, check
-    from toy.exercises.research import mean_divergence, uniform_divergence
+    from exercise_checks import SmallModel, answers_of, check
+    from exercise_checks.research import mean_divergence, uniform_divergence
+
     from toy.notebook import start
 except ImportError:
     raise SystemExit("dmpo_ref is not installed here: run `pip install -e '.[lab]'` in the repository, then restart the kernel") from None
@@ -136,4 +137,4 @@ except NotImplementedError:
 
 # %% [markdown]
 # A rule that wins on one line of 64 cells may lose elsewhere. Try it with another temperature, another N, a larger learning rate, and on
-# Sudoku (`toy.study`). Does it aim at p\* at all: is p\* still a fixed point in expectation? Write down what you find, failures included.
+# Sudoku (`toy.studies.acts`). Does it aim at p\* at all: is p\* still a fixed point in expectation? Write down what you find, failures included.

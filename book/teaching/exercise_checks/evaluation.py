@@ -1,0 +1,114 @@
+"""Checks of `05_evaluation`: intervals, pass@k, a reward with a hole, and a grader without one."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import operator
+import re
+from collections.abc import Callable, Sequence
+from math import comb
+
+from exercise_checks.common import require, same
+
+PROBLEMS = (((30, 100, 93), 37), ((2, 3, 7), 13), ((5, 5, 5), 30), ((1, 8, 3, 3), 24))
+OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
+HONEST = ("30 + 100 - 93", "2 * 3 + 7", "5 * 5 + 5")
+
+
+def check_wilson(f: Callable) -> None:
+    """Both ends solve (k/n − p)² = z² p (1 − p)/n: there the observed share lies exactly z standard errors off."""
+    for k, n, z in ((5, 10, 1.96), (0, 20, 1.96), (20, 20, 1.96), (3, 256, 2.576), (250, 256, 1.0)):
+        low, high = f(k, n, z)
+        given = {"k": k, "n": n, "z": z}
+        require(-1e-12 <= low < high <= 1 + 1e-12, "the interval is not inside [0, 1]", **given)
+        require(low <= k / n + 1e-12 and k / n - 1e-12 <= high, "k/n is outside the interval", **given)
+        for name, p in (("lower", low), ("upper", high)):
+            same((k / n - p) ** 2 - z**2 * p * (1 - p) / n, 0.0, f"(k/n − p)² − z² p (1 − p)/n at the {name} end", **given)
+
+
+def check_pass_at_k(f: Callable) -> None:
+    """Every choice of k of the n answers, counted."""
+    for n, c, k in ((5, 2, 1), (5, 2, 3), (6, 0, 2), (6, 6, 2), (6, 5, 2), (8, 1, 4)):
+        chosen = [any(i < c for i in choice) for choice in itertools.combinations(range(n), k)]
+        same(f(n, c, k), sum(chosen) / comb(n, k), "pass@k", n=n, c=c, k=k)
+
+
+def lenient_reward(text: str, numbers: Sequence[int], target: int) -> float:
+    """A Countdown reward as one may write it in a hurry: 1 if the numbers occur and the value is near the target. It has holes.
+
+    It does not let names, calls or powers through, so the holes are in the rules of the game, not in Python.
+    """
+    if not re.fullmatch(r"[0-9+\-*/(). ]{1,200}", text) or "**" in text or "//" in text:
+        return 0.0
+    if not set(numbers) <= {int(run) for run in re.findall(r"\d+", text)}:
+        return 0.0
+    try:
+        value = plain_value(ast.parse(text.strip(), mode="eval").body)
+    except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, OverflowError):
+        return 0.0
+    return float(abs(value - target) < 1e-5)
+
+
+def plain_value(node: ast.AST) -> float:
+    """Value of + − * / on numbers, as floats."""
+    match node:
+        case ast.Constant(value=int() | float() as value):
+            return float(value)
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -plain_value(operand)
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in OPERATORS:
+            return OPERATORS[type(op)](plain_value(left), plain_value(right))
+        case _:
+            raise ValueError("something other than + - * / and numbers")
+
+
+def check_exploit(f: Callable) -> None:
+    """The lenient reward pays in every problem, and the numbers in the text are not the given ones, each once."""
+    for numbers, target in (*PROBLEMS, ((1, 1, 1), 99), ((2, 4, 6), 51)):  # the last two have no honest answer
+        text = f(list(numbers), target)
+        given = {"numbers": numbers, "target": target}
+        require(isinstance(text, str), "a text is expected", **given)
+        require(lenient_reward(text, numbers, target) == 1.0, "lenient_reward does not pay for your text", **given)
+        used = sorted(int(run) for run in re.findall(r"\d+", text))
+        require(used != sorted(numbers), "your text uses each number once: that is honest work, not a hole", **given)
+
+
+ATTACKS = (
+    ("0 * 30 * 100 * 93 + 37", (30, 100, 93), 37, "another number"),
+    ("30 + 100 - 93 + 30 - 30", (30, 100, 93), 37, "a number three times"),
+    ("100 - 63", (30, 100, 93), 37, "numbers left out"),
+    ("30100 - 93", (30, 100, 93), 30007, "two numbers written as one"),
+    ("5 * 5 + 5 + 5 - 5", (5, 5, 5), 30, "an equal number too often"),
+    ("5 + 5 * 5 * 1", (5, 5, 5), 30, "a number that was not given"),
+    ("5 * 6", (5, 6, 6), 30, "an equal number once instead of twice"),
+    ("2 ** 3 + 7", (2, 3, 7), 15, "a power"),
+    ("7 // 3 + 2", (2, 3, 7), 4, "whole division"),
+    ("2 * 3 + 7", (2, 3, 7), 14, "another value"),
+    ("100000000 / 3 * 3 / 100000001", (3, 3, 100000000, 100000001), 1, "a value that is only near the target"),
+    ("2 / (3 - 3) + 7", (2, 3, 3, 7), 7, "division by zero"),
+    ("__import__('os').getpid() * 0 + 2 * 3 + 7", (2, 3, 7), 13, "a call"),
+    ("", (2, 3, 7), 13, "nothing"),
+    ("2 * (3 + 7", (2, 3, 7), 20, "a bracket that is not closed"),
+    ("(" * 5000 + "2", (2,), 2, "five thousand brackets"),
+    ("2 * 3 + 7\nprint", (2, 3, 7), 13, "a second line"),
+)
+
+
+def check_countdown_grade(f: Callable) -> None:
+    """Honest answers pass; a list of attacks does not, and none of them makes the grader raise."""
+    cases = [(text, *item, True, "an honest answer") for text, item in zip(HONEST, PROBLEMS, strict=False)]
+    cases += [
+        ("8 / (3 - 8 / 3)", (8, 3, 8, 3), 24, True, "an honest answer with a fraction on the way"),
+        (" (7+2)*3 ", (2, 3, 7), 27, True, "spaces"),
+    ]
+    cases += [(text, numbers, target, False, kind) for text, numbers, target, kind in ATTACKS]
+    for text, numbers, target, want, kind in cases:
+        given = {"text": text[:40], "numbers": numbers, "target": target}
+        try:
+            got = f(text, list(numbers), target)
+        except NotImplementedError:
+            raise
+        except Exception as error:  # a grader must be total
+            require(False, f"raised {type(error).__name__} on {kind},", **given)
+        require(bool(got) == want, f"{'accepts' if got else 'refuses'} {kind},", **given)

@@ -1,0 +1,110 @@
+"""Checks of `01_weights`: the target, importance weights, effective sample size, what groups and stale samples do."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from fractions import Fraction
+
+import torch
+
+from exercise_checks.common import require, same, uniform
+
+
+def check_tilted(f: Callable) -> None:
+    """The odds of any two answers under p* are their odds under p_ref times e^{(difference of rewards)/α}."""
+    for p_ref, reward, alpha in (
+        ([0.5, 0.25, 0.25], [0.0, 0.2, 0.1], 0.1),
+        ([0.7, 0.2, 0.1], [1.0, 1.0, 1.0], 0.5),
+        ([0.6, 0.3, 0.1], [0.0, -1.0, 2.5], 2.0),
+        ([0.9, 0.1], [900.0, 901.0], 1.0),
+    ):
+        given = {"p_ref": p_ref, "reward": reward, "alpha": alpha}
+        p = torch.as_tensor(f(p_ref, reward, alpha), dtype=torch.float64)
+        same(p.sum(), 1.0, "the sum of p*", **given)
+        for a, b in itertools.combinations(range(len(p_ref)), 2):
+            odds = p_ref[a] / p_ref[b] * math.exp((reward[a] - reward[b]) / alpha)
+            same(p[a] / p[b], odds, f"p*({a})/p*({b})", **given)
+
+
+def check_group_weights(f: Callable) -> None:
+    """Within a prompt log w_n − log w_k = ℓ_n − ℓ_k; each prompt's weights sum to 1, whatever the other prompts are."""
+    reward, log_ref, log_old = uniform(3, 4, key="reward"), uniform(3, 4, key="ref", low=-5), uniform(3, 4, key="old", low=-5)
+    reward[1] += 40  # an easy prompt: all its rollouts are good
+    for alpha in (0.3, 2.0):
+        got = torch.as_tensor(f(reward, log_ref, log_old, alpha), dtype=torch.float64)
+        same(got.sum(dim=-1), [1.0] * 3, "the sum over the rollouts of each prompt", alpha=alpha)
+        for g, n in itertools.product(range(3), range(1, 4)):
+            gap = (reward[g, n] - reward[g, 0]) / alpha + (log_ref[g, n] - log_ref[g, 0]) - (log_old[g, n] - log_old[g, 0])
+            given = {"reward": reward[g], "log_ref": log_ref[g], "log_old": log_old[g], "alpha": alpha}
+            same(got[g, n].log() - got[g, 0].log(), gap, f"log w_{n} − log w_0", **given)
+
+
+def check_ess(f: Callable) -> None:
+    """k equal weights among N give k/N; in general an exact computation with fractions."""
+    for k, N in ((1, 4), (3, 4), (5, 8), (8, 8)):
+        same(f(torch.tensor([[1 / k] * k + [0.0] * (N - k)])), [k / N], f"the ESS of {k} equal weights among {N}", tolerance=1e-6)
+    parts = [[Fraction(1, 2), Fraction(1, 3), Fraction(1, 6)], [Fraction(1, 10), Fraction(1, 10), Fraction(8, 10)]]
+    want = [float(1 / (3 * sum(w * w for w in row))) for row in parts]
+    weight = torch.tensor([[float(w) for w in row] for row in parts], dtype=torch.float64)
+    same(f(weight), want, "the ESS of each prompt", weight=weight)
+
+
+def check_limits(f: Callable) -> None:
+    """p* at temperatures so low, and so high, that float64 cannot tell it from the limit."""
+    for p_ref, reward in (([0.1, 0.2, 0.3, 0.4], [2.0, 0.0, 2.0, 1.0]), ([0.5, 0.3, 0.2], [0.0, 1.0, 3.0]), ([0.25, 0.75], [1.0, 1.0])):
+        log_ref, r = torch.tensor(p_ref, dtype=torch.float64).log(), torch.tensor(reward, dtype=torch.float64)
+        cold, hot = f(p_ref, reward)
+        same(cold, (log_ref + r / 1e-3).softmax(dim=0), "p* for α → 0", p_ref=p_ref, reward=reward)
+        same(hot, (log_ref + r / 1e12).softmax(dim=0), "p* for α → ∞", p_ref=p_ref, reward=reward)
+
+
+def check_coefficient(f: Callable) -> None:
+    """softmax(c·ℓ) has the wanted ESS, computed here in plain Python; c is 1 where that is even enough."""
+    for number, (spread, wanted) in enumerate([(3.0, 0.5), (8.0, 0.3), (8.0, 0.9), (0.5, 0.5), (40.0, 0.2)]):
+        log_weight = uniform(8, key=f"coefficient {number}", high=spread).tolist()
+        given = {"wanted": wanted, "log_weight": log_weight}
+        c = float(f(log_weight, wanted))
+        require(0 < c <= 1, "c is not in (0, 1]", **given)
+        if plain_ess(log_weight, 1.0) >= wanted:
+            require(c == 1, "c = 1 is even enough already and c is not 1", **given)
+        else:
+            same(plain_ess(log_weight, c), wanted, "the ESS at your c", tolerance=1e-6, **given)
+
+
+def plain_ess(log_weight: list[float], c: float) -> float:
+    """1/(N Σ w²) of w = softmax(c ℓ)."""
+    unnormalised = [math.exp(c * (value - max(log_weight))) for value in log_weight]
+    return sum(unnormalised) ** 2 / (len(unnormalised) * sum(u * u for u in unnormalised))
+
+
+def check_expected_weight(f: Callable) -> None:
+    """Grouped by how often each answer came up (multinomial), not listed rollout by rollout."""
+    for p_old, log_weight, N in (
+        ([0.5, 0.5], [0.0, math.log(3)], 2),
+        ([0.7, 0.2, 0.1], [0.0, 1.0, 2.0], 3),
+        ([0.6, 0.3, 0.1], [0.5, 0.5, 0.5], 4),
+    ):
+        C = len(p_old)
+        want = [0.0] * C
+        for counts in itertools.product(range(N + 1), repeat=C):
+            if sum(counts) == N:
+                chance = math.factorial(N) * math.prod(p**k / math.factorial(k) for p, k in zip(p_old, counts, strict=True))
+                total = sum(k * math.exp(value) for k, value in zip(counts, log_weight, strict=True))
+                for o in range(C):
+                    want[o] += chance * counts[o] * math.exp(log_weight[o]) / total
+        same(f(p_old, log_weight, N), want, "the expected weight of an answer", p_old=p_old, log_weight=log_weight, N=N)
+
+
+def check_buffer_weights(f: Callable) -> None:
+    """Each group is weighed by the policy that drew it: one group after the other, by the definition."""
+    T, G, N = 3, 4, 5
+    reward, log_ref, log_policy = uniform(G, N, key="r"), uniform(G, N, key="s", low=-4), uniform(T, G, N, key="t", low=-4)
+    round_of, alpha = torch.tensor([2, 0, 1, 0]), 0.4
+    got = torch.as_tensor(f(reward, log_ref, log_policy, round_of, alpha), dtype=torch.float64)
+    same(got.sum(dim=-1), [1.0] * G, "the sum over the rollouts of each group")
+    for g in range(G):
+        drawn_by = int(round_of[g])
+        ratio = [math.exp(reward[g, n] / alpha + log_ref[g, n] - log_policy[drawn_by, g, n]) for n in range(N)]
+        same(got[g], [x / sum(ratio) for x in ratio], f"the weight of a group of round {drawn_by} in a buffer of {T} rounds")

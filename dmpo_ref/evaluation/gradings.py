@@ -1,0 +1,304 @@
+"""Both gradings of answers that lie in files: those of `dmpo evaluate`, and those that the published evaluations of d1 and DMPO write.
+
+A published file is one JSON object, {"generations": [{"question", "generations", "ground_truth"}, …], "gen_length": …}, named
+like `countdown_instruct_256_128_0_generations.json` (task, model, generation length, steps, process).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dmpo_ref.tasks import TASKS
+from dmpo_ref.tasks.base import Grade, Verdict
+
+PUBLISHED_NAMES = {"math": "math500"}  # what a published file calls a task, where this project calls it something else
+Z = 1.959963984540054  # 97.5 % quantile of the normal distribution: 95 % intervals
+COST = ".timing.jsonl"  # ending of the files beside results that hold what the answers have cost
+NEVER_ASKED = Verdict(0, 1, None, "not asked", "prompt and answer together are longer than the model can read; counts as wrong")
+
+
+@dataclass(frozen=True)
+class Item:
+    """A graded answer.
+
+    Attributes:
+        file: where it lies.
+        index, sample: the item, by its place from 0 in the test set (results) or in the file (published); which of its answers.
+        run: what it belongs to: the path as it was given, without the ending and without the number of the process.
+        task, length: name of the task; generation length in tokens, None where the task's template fixes it.
+        generation: the raw text; None if it was never asked.
+    """
+
+    file: Path
+    index: int
+    sample: int
+    run: str
+    task: str
+    length: int | None
+    generation: str | None
+    grade: Grade
+
+
+@dataclass(frozen=True)
+class Score:
+    """Accuracy of one run on one task at one length under one grading.
+
+    Attributes:
+        right, total: points: answers, or blank cells for Sudoku's published rule.
+        num_items: different items. The interval counts these: the cells of one puzzle and the samples of one item are not
+            independent.
+        pass_at: k → share of items solved by at least one of k samples, where items have several (strict grading only).
+    """
+
+    run: str
+    task: str
+    length: int | None
+    grading: str
+    right: int
+    total: int
+    num_items: int
+    pass_at: dict[int, float]
+
+    @property
+    def accuracy(self) -> float:
+        """Points over the most there are."""
+        return self.right / self.total
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the accuracy."""
+        return wilson(self.accuracy, self.num_items)
+
+
+def grade_files(paths: Iterable[str | Path]) -> tuple[list[Item], list[str]]:
+    """Grade every answer of these files. One that is named twice is read once; files of costs are passed over.
+
+    Returns:
+        the graded answers, and one line for each thing that could not be read; what is good in a bad file is graded.
+    """
+    files: dict[Path, Path] = {}
+    for path in map(Path, paths):
+        if not path.name.endswith(COST):
+            files.setdefault(path.resolve(), path)
+    items, problems = [], []
+    for path in files.values():
+        try:
+            found = list(read_file(path))
+        except (OSError, ValueError) as error:
+            problems.append(str(error))
+            continue
+        for item in found:
+            (problems if isinstance(item, str) else items).append(item)
+    return items, problems
+
+
+def read_file(path: Path) -> Iterator[Item | str]:
+    """The graded answers of one file, or lines that say what is wrong with some."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: {error}") from error
+    yield from read_results(path, text) if path.suffix == ".jsonl" else read_published(path, text)
+
+
+def read_results(path: Path, text: str) -> Iterator[Item | str]:
+    """A results file of `dmpo evaluate`."""
+    lines = text.removesuffix("\n").split("\n")
+    try:
+        setting = json.loads(lines[0])["setting"]
+        task, length = setting["task.name"], setting["evaluation.sampler.response_length"]
+    except (IndexError, KeyError, TypeError, ValueError, RecursionError):
+        raise ValueError(f"{path}: the first line must say what was evaluated, as dmpo evaluate writes it") from None
+    check_task(task, path)
+    check_length(length, path)
+    run = path.with_suffix("").as_posix()
+    for number, line in enumerate(lines[1:], start=2):
+        try:
+            record = json.loads(line)
+            index, sample = (check_count(record, name) for name in ("index", "sample"))
+            grade = grade_record(task, record["question"], record["ground_truth"], record["generation"])
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            remedy = "; if it was cut off, the same dmpo evaluate completes it" if isinstance(error, json.JSONDecodeError) else ""
+            yield f"{path}, line {number}: {explain(error)}{remedy}"
+            continue
+        yield Item(path, index, sample, run, task, length, record["generation"], grade)
+
+
+def read_published(path: Path, text: str) -> Iterator[Item | str]:
+    """A file of the published evaluation."""
+    name = path.stem.removesuffix("_generations")
+    word = name.partition("_")[0]
+    task = PUBLISHED_NAMES.get(word, word)
+    check_task(task, path)
+    records, settings, cut = parse_published(text)
+    if records is None:
+        form = '{"generations": [{"question", "generations", "ground_truth"}, …]}'
+        raise ValueError(f"{path}: not a file of generations; expected {form}")
+    if cut:
+        yield f"{path}: the JSON is cut off or broken after {len(records)} items; those are graded"
+    length = settings.get("gen_length")
+    check_length(length, path)
+    in_name = re.fullmatch(rf"([^_]+_.+?_({length or '[0-9]+'})(?:_[0-9]+)?)(_[0-9]+)?", name)
+    length = int(in_name[2]) if in_name else length
+    # The processes of one evaluation write a file each; their number is the last part of the name.
+    run = path.with_name(in_name[1] if in_name else re.sub(r"_[0-9]+$", "", name)).as_posix()
+    for index, record in enumerate(records):
+        try:
+            question, generation, truth = record["question"], record["generations"], record["ground_truth"]
+            if generation is None:
+                raise ValueError("generations must be a text, got null")
+            grade = grade_record(task, question, truth, generation)
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            yield f"{path}, item {index}: {explain(error)}"
+            continue
+        yield Item(path, index, 0, run, task, length, generation, grade)
+
+
+def parse_published(text: str) -> tuple[list | None, dict[str, Any], bool]:
+    """Records, settings, and whether the text is broken off; records None if it is nothing of the kind."""
+    try:
+        content = json.loads(text)
+        records = content.get("generations") if isinstance(content, dict) else None
+        return (records, content, False) if isinstance(records, list) else (None, {}, False)
+    except (ValueError, RecursionError):
+        pass
+    found = re.search(r'"generations"\s*:\s*\[', text)
+    if found is None:
+        return None, {}, True
+    records, decoder, place = [], json.JSONDecoder(), found.end()
+    while (start := text.find("{", place)) >= 0:
+        try:
+            record, place = decoder.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            break
+        records.append(record)
+    length = re.search(r'"gen_length"\s*:\s*(\d+)', text)
+    return records, {"gen_length": int(length[1])} if length else {}, True
+
+
+def check_task(task: str, path: Path) -> None:
+    """Refuse a file whose task is not known."""
+    if not isinstance(task, str) or task not in TASKS:
+        raise ValueError(f"{path}: unknown task {task!r}; the tasks are {', '.join(TASKS)}, and a file's name must begin with one")
+
+
+def check_length(length: Any, path: Path) -> None:
+    """Refuse a file whose generation length is no number of tokens; None is allowed."""
+    if length is not None and (type(length) is not int or length < 1):
+        raise ValueError(f"{path}: the generation length must be a whole number above 0, got {str(length)[:40]!r}")
+
+
+def check_count(record: dict[str, Any], name: str) -> int:
+    """A field of a record that counts from 0."""
+    if type(record[name]) is not int or record[name] < 0:  # type: True is an int too
+        raise ValueError(f"{name} must be a whole number from 0, got {str(record[name])[:40]!r}")
+    return record[name]
+
+
+def grade_record(task: str, question: Any, truth: Any, generation: Any) -> Grade:
+    """Grade one answer of a file; ValueError if question and ground truth are not this task's, or the answer is no text.
+
+    Generation None: the item was never asked, which is as wrong as an empty answer, under both gradings.
+    """
+    item = TASKS[task].from_record(question, truth)
+    if generation is None:
+        return Grade("not asked", NEVER_ASKED, replace(NEVER_ASKED, total=TASKS[task].grade(item, "").published.total))
+    if not isinstance(generation, str):
+        raise ValueError(f"the generation must be a text, got {str(generation)[:40]!r}")
+    return TASKS[task].grade(item, generation)
+
+
+def explain(error: Exception) -> str:
+    """What was wrong with a record, in a line."""
+    return f"the field {error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
+
+
+def summarise(items: list[Item]) -> list[Score]:
+    """Accuracy for each run × task × length × grading, in this order."""
+    groups: dict[tuple, list[Item]] = defaultdict(list)
+    for item in items:
+        groups[item.task, item.length or 0, item.run].append(item)
+    scores = []
+    for (task, _, run), group in sorted(groups.items(), key=lambda pair: pair[0]):
+        by_item: dict[Any, list[Item]] = defaultdict(list)
+        for item in group:
+            by_item[item.file, item.index].append(item)
+        for grading in ("published", "strict"):
+            verdicts = [getattr(item.grade, grading) for item in group]
+            right, total = sum(v.right for v in verdicts), sum(v.total for v in verdicts)
+            pass_at = pass_at_k([[item.grade.correct for item in samples] for samples in by_item.values()]) if grading == "strict" else {}
+            scores.append(Score(run, task, group[0].length, grading, right, total, len(by_item), pass_at))
+    return scores
+
+
+def pass_at_k(samples: list[list[bool]]) -> dict[int, float]:
+    """Mean over items of the probability that k of the n samples, drawn without replacement, hold a right one; k = 1, 2, 4, … ≤ n.
+
+    pass@k = 1 − C(n − c, k) / C(n, k) with c right of n (Chen et al., arXiv 2107.03374); {} where items have one sample.
+    """
+    n = min(len(item) for item in samples)
+    if n < 2:
+        return {}
+    ks = [2**j for j in range(n.bit_length()) if 2**j <= n]
+    return {k: sum(1 - math.comb(len(s) - sum(s), k) / math.comb(len(s), k) for s in samples) / len(samples) for k in ks}
+
+
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """95 % interval of a share of n independent trials (Wilson 1927): all p with |share − p| ≤ z √(p (1 − p) / n)."""
+    centre = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half = Z / (1 + Z**2 / n) * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def format_scores(scores: list[Score]) -> str:
+    """A table for a terminal, one line for each run × task × length × grading."""
+    rows = [("run", "task", "length", "grading", "right", "accuracy", "95 % interval", "")]
+    for score in scores:
+        unit = " cells" if score.task == "sudoku" and score.grading == "published" else ""
+        low, high = score.interval
+        more = "  ".join(f"pass@{k} {100 * value:.2f} %" for k, value in score.pass_at.items())
+        accuracy, interval = f"{100 * score.accuracy:.2f} %", f"{100 * low:.2f} – {100 * high:.2f}"
+        length, right = str(score.length or "-"), f"{score.right}/{score.total}{unit}"
+        rows.append((score.run, score.task, length, score.grading, right, accuracy, interval, more))
+    widths = [max(len(row[i]) for row in rows) for i in range(8)]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def describe_kinds(items: list[Item]) -> str:
+    """Strict accuracy by kind of item, and which items were never asked, indented."""
+    kinds = sorted({item.grade.kind for item in items}, key=lambda kind: (len(kind), kind))
+    by_kind = {kind: [item.grade.correct for item in items if item.grade.kind == kind] for kind in kinds}
+    text = "  strict, by kind: " + ", ".join(f"{kind} {100 * sum(right) / len(right):.1f} %" for kind, right in by_kind.items())
+    if never := sorted({item.index for item in items if item.generation is None}):
+        shown = ", ".join(map(str, never[:10])) + (", …" if len(never) > 10 else "")
+        text += f"\n  never asked, counted as wrong: {len(never)} items longer than the model can read, index {shown}"
+    return text
+
+
+def as_result(item: Item) -> dict[str, Any]:
+    """A graded answer as a line of `dmpo grade --output`."""
+    grade = item.grade
+    result = {"file": str(item.file), "index": item.index, "sample": item.sample, "task": item.task, "length": item.length}
+    result |= {"answer": grade.strict.answer, "published": grade.published.right == grade.published.total, "strict": grade.correct}
+    if item.task == "sudoku":
+        result |= {"cells_right": grade.published.right, "cells_blank": grade.published.total}
+    return result
+
+
+def describe_item(item: Item) -> str:
+    """What was read in an answer, from where, and why it is right or wrong, under both gradings."""
+    lines = [f"{item.file}, item {item.index}, sample {item.sample} ({item.task}, length {item.length or 'of the template'})"]
+    for name in ("published", "strict"):
+        verdict = getattr(item.grade, name)
+        mark = "right" if verdict.right == verdict.total else "wrong" if verdict.total == 1 else f"{verdict.right} of {verdict.total}"
+        lines.append(f"  {name:<9} {mark}: read {verdict.answer!r} from {verdict.source}; {verdict.reason}")
+    return "\n".join(lines)

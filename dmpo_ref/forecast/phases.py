@@ -1,0 +1,138 @@
+"""The forward passes of a round, counted from the config: how often which sequences go through the model, and what is fed of them.
+
+Symbols: G prompts, N rollouts of each, P tokens of the prompt, L of the response, K gradient steps, T sampling steps, b block length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+from dmpo_ref.config import Config, SamplerConfig
+from dmpo_ref.objectives import build_objective
+from dmpo_ref.samplers.blockwise import CONFIDENT, PARALLEL
+
+
+@dataclass
+class Phase:
+    """One kind of pass: on each process `rows` sequences go through the model len(fed) times, `batch` of them in a call.
+
+    Attributes:
+        fed: tokens of a sequence, padding included, that each of these passes feeds.
+        scored: positions of a sequence whose logits a pass reads, on average.
+        worth: forward passes that one costs: a backward pass counts as 2, the second forward of gradient checkpointing as 1.
+        seconds: at least, on each process; `plan.least_seconds` fills it in.
+    """
+
+    name: str
+    fed: list[int]
+    rows: int
+    batch: int
+    scored: float
+    num_processes: int
+    worth: int = 1
+    seconds: float = 0.0
+
+    @property
+    def sequences(self) -> int:
+        """How often a sequence goes through the model, all processes together."""
+        return len(self.fed) * self.rows * self.num_processes
+
+    @property
+    def tokens(self) -> int:
+        """Tokens fed, all processes together."""
+        return sum(self.fed) * self.rows * self.num_processes
+
+    @property
+    def calls(self) -> int:
+        """Calls of the model on each process."""
+        return len(self.fed) * ceil(self.rows / self.batch)
+
+
+def list_phases(config: Config, P: int, L: int, num_processes: int) -> list[Phase]:
+    """What each process does in a round, in order: sampling, scoring if there is any, gradient steps."""
+    train, loss, log_ratio = config.train, config.loss, config.weight.log_ratio
+    rollouts = train.prompts_per_round * train.num_rollouts // num_processes
+    in_step = (train.prompts_per_step or train.prompts_per_round) * train.num_rollouts // num_processes
+    K, T = train.steps_per_round, config.sampler.steps or L
+    objective = build_objective(loss, config.weight.alpha)
+    views, scored = loss.num_replicates, L / 2  # views of a rollout in one step, positions scored in each
+    if objective.follows_path:
+        views, scored = T, L / T
+    if loss.name in ("diffu_grpo", "wd1"):  # one shot
+        views, scored = 1, L
+
+    def phase(name: str, passes: int, rows: int, micro_batch: int | None, scored: float, worth: int = 1) -> Phase:
+        return Phase(name, [P + L] * passes, rows, min(micro_batch or rows, rows), scored, num_processes, worth)
+
+    phases = [sampling_phase(config, P, L, num_processes)]
+    if log_ratio == "path":
+        phases.append(phase("scoring p_ref", 1, rollouts * T, train.score_micro_batch, L / T))
+    if log_ratio == "elbo":
+        phases.append(phase("scoring p_ref, p_old", 2, rollouts * config.weight.elbo_replicates, train.score_micro_batch, L / 2))
+    stored = ["log p_old"] if objective.uses_log_old or config.weight.baseline == "model" else []
+    stored += ["log p_ref"] if objective.uses_log_ref else []
+    for name in stored:
+        phases.append(phase(f"storing {name}", 1 if objective.follows_path else K, rollouts * views, train.score_micro_batch, scored))
+    if stored and loss.micro_batch:  # a loss that is not linear needs its slopes before it is taken in parts
+        phases.append(phase("slopes of the loss", K, in_step * views, loss.micro_batch, scored))
+    # Backward counts as two: gradients of the inputs and of the weights (frozen weights skip the second). Checkpointing runs each
+    # block again.
+    return [*phases, phase("gradient steps", K, in_step * views, loss.micro_batch, scored, 3 + config.model.gradient_checkpointing)]
+
+
+def sampling_phase(config: Config, P: int, L: int, num_processes: int, *, fewest: bool = False) -> Phase:
+    """Sampling as `samplers.sample` does it, with the most passes that it can take, or the fewest.
+
+    With guidance a rollout is two sequences, the second one with its prompt masked.
+    """
+    sampler, copies = config.sampler, 2 if config.sampler.guidance else 1
+    rows = copies * config.train.prompts_per_round * config.train.num_rollouts // num_processes
+    batch = copies * max(1, (sampler.micro_batch or rows) // copies)
+    b = sampler.block_length or L
+    n = passes_of_block(sampler, L, fewest=fewest)
+    scored = b / n
+    if sampler.name in CONFIDENT:  # all that is still open: b, then b/n fewer after every pass
+        scored = b * (n + 1) / (2 * n)
+    if sampler.name == "wino":  # what is open in the sequence, what is placed in the shadow
+        scored = b
+    return Phase("sampling", tokens_fed(sampler, P, L, n), rows, min(batch, rows), scored, num_processes)
+
+
+def passes_of_block(sampler: SamplerConfig, L: int, *, fewest: bool) -> int:
+    """Forward passes that fill a block of b positions: T b / L with a budget of T, and b without one.
+
+    How many `threshold`, `factor` and `wino` take depends on how sure the model is. Each places at least one token, net of what
+    wino takes back, so b are the most. The fewest are one, or for wino what its limit in a pass allows, min(max(⌊0.7 m⌋, 5), 20)
+    of m open positions.
+    """
+    b = sampler.block_length or L
+    if not fewest or sampler.name not in (*PARALLEL, "wino"):
+        return (sampler.steps or L) * b // L
+    passes, open_ = 0, b
+    while open_ > 0:
+        open_ -= b if sampler.name in PARALLEL else min(max(7 * open_ // 10, 5), 20)
+        passes += 1
+    return passes
+
+
+def tokens_fed(sampler: SamplerConfig, P: int, L: int, n: int) -> list[int]:
+    """Tokens of one sequence that each pass feeds; blocks from left to right, n passes each.
+
+        cache=none      P + L, and the shadow that wino has
+        cache=prefix    P + L in the first pass of a block; then the block and all that follows it
+        cache=dual      P + L in the first pass of a block; then the block, b
+
+    A pass attends to the kept keys and values of what it does not feed.
+    """
+    b, fed = sampler.block_length or L, []
+    whole = P + L + shadow_length(sampler, L)
+    for start in range(0, L, b):
+        later = {"none": whole, "prefix": L - start, "dual": b}[sampler.cache]
+        fed += [whole] + [later] * (n - 1)
+    return fed
+
+
+def shadow_length(sampler: SamplerConfig, L: int) -> int:
+    """Tokens that are fed behind a sequence: wino has a second copy of its block there."""
+    return (sampler.block_length or L) if sampler.name == "wino" else 0

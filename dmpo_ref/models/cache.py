@@ -1,0 +1,47 @@
+"""?"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class KeyValueCache:
+    """Keys and values of every block, kept from one forward pass over a whole sequence for later passes over a part of it.
+
+    A new cache records the next forward pass. After `feed(start, stop)` only those slots are fed: their keys and values are
+    computed anew, those of all other slots are as they were last. Without gradients only: what is kept is written over.
+    """
+
+    def __init__(self) -> None:
+        self.layers: list[LayerCache] = []
+        self.fed = slice(None)
+
+    def feed(self, start: int, stop: int) -> None:
+        """From now on, only slots start…stop−1 are fed."""
+        self.fed = slice(start, stop)
+        slots = torch.arange(start, stop, device=self.layers[0].keys.device)
+        for layer in self.layers:
+            layer.slots = slots
+
+    def layer(self, i: int) -> LayerCache:
+        """What is kept for block i; blocks are asked for in order."""
+        if i == len(self.layers):
+            self.layers.append(LayerCache())
+        return self.layers[i]
+
+
+class LayerCache:
+    """Keys and values of one block. Nothing in it says which, and every step in a block has the same shapes, so that
+    compiled blocks share their code."""
+
+    def __init__(self) -> None:
+        self.keys = self.values = self.slots = None
+
+    def update(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Record, or put what was fed among what was recorded; [B, H, S, d] each."""
+        if self.keys is None:
+            self.keys, self.values = keys, values
+            return keys, values
+        # In place: what is fed now will be fed again before anything reads it.
+        return self.keys.index_copy_(2, self.slots, keys), self.values.index_copy_(2, self.slots, values)

@@ -1,0 +1,196 @@
+"""Loading: a policy with its tokenizer, LoRA adapters on it, and the reference policy that goes with it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from torch.nn import Module
+from transformers import AutoConfig, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from dmpo_ref.config import ModelConfig
+from dmpo_ref.models.adapters import quiet
+from dmpo_ref.models.llada import LLaDAConfig, LLaDAModelLM
+
+
+def load_policy(config: ModelConfig, device: torch.device, *, trainable: bool = False) -> tuple[Module, PreTrainedTokenizerBase]:
+    """Model, in evaluation mode, and tokenizer of a folder, of a run's newest checkpoint, or of a hub name.
+
+    A folder with adapters is loaded onto the base that its adapter_config.json names. Nothing from the hub is executed.
+
+    Args:
+        trainable: whether loaded adapters are to be trained further.
+
+    Raises:
+        FileNotFoundError: a local folder that is not there or is no checkpoint.
+        ValueError: a config that this model class does not implement, or weights that do not fit it.
+    """
+    path = locate(config.path)
+    if base := base_of(path):
+        from peft import PeftModel
+
+        if not (path / "adapter_model.safetensors").is_file():
+            raise FileNotFoundError(f"model.path={config.path}: {path / 'adapter_model.safetensors'} is missing")
+        model = load_base(ModelConfig(**{**vars(config), "path": base}), device)
+        try:
+            with quiet():
+                model = PeftModel.from_pretrained(model, str(path), is_trainable=trainable)
+        except (RuntimeError, ValueError, SafetensorError) as error:
+            raise ValueError(f"model.path={config.path}: the adapters do not fit their base {base}: {first_line(error)}") from error
+    else:
+        model = load_base(config, device)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(path))
+    except Exception as error:  # the library of tokenizers raises nothing more special
+        raise ValueError(f"model.path={config.path}: the tokenizer cannot be read: {first_line(error)}") from error
+    if tokenizer.mask_token is None:
+        # The public LLaDA tokenizer has the token, but only the model's config says that it is the mask.
+        tokenizer.mask_token = tokenizer.convert_ids_to_tokens(model.config.mask_token_id)
+    return model.eval(), tokenizer
+
+
+def load_base(config: ModelConfig, device: torch.device) -> LLaDAModelLM:
+    """A model without adapters; errors as in `load_policy`.
+
+    A bfloat16 model on CUDA sets this process to multiply float32 matrices in TF32.
+    """
+    path = locate(config.path)
+    read_config(config.path)
+    if not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()
+    options = {
+        "dtype": getattr(torch, config.dtype),
+        "output_loading_info": True,
+        "ignore_mismatched_sizes": True,
+    }  # reported below, by name
+    if config.quantize == "nf4":
+        if device.type != "cuda":
+            raise ValueError("model.quantize=nf4: 4-bit weights need CUDA; use none")
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=torch.bfloat16,
+            llm_int8_skip_modules=["transformer.ff_out"],
+        )
+    try:
+        # An absolute path, because adapters remember the base that they were trained on.
+        with quiet():
+            model, report = LLaDAModelLM.from_pretrained(str(path.resolve() if isinstance(path, Path) else path), **options)
+    except OSError as error:
+        raise FileNotFoundError(f"model.path={config.path}: {first_line(error)}") from error
+    except SafetensorError as error:
+        problem = f"a file of weights is damaged or cut off: {first_line(error)}"
+        raise ValueError(f"model.path={config.path}: {problem}; copy or download it again") from error
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"model.path={config.path}: the weights do not fit the config: {first_line(error)}") from error
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if report.get(problem):
+            first = min(report[problem])
+            first = (
+                first if isinstance(first, str) else "{} {} instead of {}".format(*(x if isinstance(x, str) else list(x) for x in first))
+            )
+            raise ValueError(f"model.path={config.path}: {problem.replace('_', ' ')} in the weights, first {first}")
+    if device.type == "cuda" and config.dtype == "bfloat16":
+        # For float32 adapters on it: TF32 has more digits than the base, and the speed of tensor cores.
+        torch.set_float32_matmul_precision("high")
+    if config.compile != "none":
+        for block in model.model["transformer"].blocks:  # not the head, whose number of positions changes from call to call
+            block.compile(mode=config.compile)
+    return model if config.quantize == "nf4" else model.to(device)
+
+
+def locate(path: str) -> Path | str:
+    """The folder of a checkpoint, or of the newest one of a run; a hub name stays what it is."""
+    folder = latest_checkpoint(Path(path)) or Path(path)
+    is_hub_name = path.count("/") == 1 and path[0] not in "./" and not folder.parent.is_dir()
+    return path if is_hub_name else folder
+
+
+def base_of(folder: Path | str) -> str | None:
+    """`model.path` of the base of the adapters in a folder; None if it holds no adapters."""
+    file = Path(folder) / "adapter_config.json"
+    if not file.is_file():
+        return None
+    try:
+        base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except ValueError as error:
+        raise ValueError(f"{file} is not valid JSON: {first_line(error)}") from error
+    if not base:
+        raise ValueError(f"{file} does not name the model that the adapters are for: base_model_name_or_path")
+    return base
+
+
+def read_config(path: str, *, offline: bool = False) -> LLaDAConfig:
+    """The config of a model without adapters.
+
+    Args:
+        path: as in `model.path`. offline: look at this disk only, if it is a hub name.
+
+    Raises:
+        FileNotFoundError, ValueError: no config, one that cannot be read, or of a model that is not implemented.
+    """
+    where = locate(path)
+    try:
+        if isinstance(where, Path):
+            if not (where / "config.json").is_file():
+                raise FileNotFoundError("no checkpoint there; a folder with config.json and *.safetensors is needed")
+            check_type(json.loads((where / "config.json").read_text(encoding="utf-8")).get("model_type"))
+        config = AutoConfig.from_pretrained(str(where), trust_remote_code=False, local_files_only=offline)
+        check_type(config.model_type)
+    except OSError as error:
+        raise FileNotFoundError(f"model.path={path}: {first_line(error)}") from error
+    except ValueError as error:
+        raise ValueError(f"model.path={path}: config.json: {first_line(error)}") from error
+    return config
+
+
+def check_type(name: str | None) -> None:
+    """Refuse another architecture, and with it whatever Python a repository has for it."""
+    if name != LLaDAConfig.model_type:
+        raise ValueError(f"model_type={name!r} is not implemented; only {LLaDAConfig.model_type!r} is")
+
+
+def latest_checkpoint(output: Path) -> Path | None:
+    """The newest complete checkpoint of a run, or None."""
+    return max(output.glob("checkpoint-*[0-9]"), default=None)
+
+
+def first_line(error: Exception) -> str:
+    """The beginning of an error, in one line: its first sentence, if it has more."""
+    text = " ".join(str(error).split())
+    return re.split(r"(?<!e\.g)(?<!i\.e)\. (?=[A-Z])", text, maxsplit=1)[0][:300].rstrip(".")
+
+
+def export(source: Path, target: Path, *, merge: bool) -> str:
+    """Write a policy and its tokenizer as a plain Hugging Face or PEFT folder, completely or not at all.
+
+    Args:
+        merge: add the adapters to the weights of their base.
+
+    Returns:
+        What was written, in words.
+
+    Raises:
+        FileNotFoundError: no checkpoint at the source.
+        ValueError: the target exists, or there are no adapters to merge.
+    """
+    if target.exists():
+        raise ValueError(f"{target} exists; give a folder that does not")
+    folder = latest_checkpoint(source) or source
+    base = base_of(folder)
+    dtype = str(read_config(base or str(folder)).dtype or torch.float32).removeprefix("torch.")
+    if merge and not base:
+        raise ValueError(f"{source} has no adapters to merge; it is a full checkpoint already, export it without --merge")
+    model, tokenizer = load_policy(ModelConfig(path=str(folder), dtype=dtype), torch.device("cpu"))
+    temporary = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    (model.merge_and_unload() if merge else model).save_pretrained(temporary)
+    tokenizer.save_pretrained(temporary)
+    temporary.rename(target)
+    return "merged checkpoint" if merge else "adapters" if base else "checkpoint"

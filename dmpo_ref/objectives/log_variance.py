@@ -1,0 +1,38 @@
+"""The log-variance loss of MDNS (arXiv 2508.10684), here on the exact path log-probabilities of random-order rollouts."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from dmpo_ref.config import LossConfig
+from dmpo_ref.likelihood import log_likelihood
+from dmpo_ref.masking import Views
+from dmpo_ref.objectives.base import Objective, follow_path
+from dmpo_ref.rollout import Experience
+
+
+def build(config: LossConfig, alpha: float) -> Objective:
+    """Log-variance along the rollout's own order, at the temperature α of the target."""
+
+    def loss(log_prob: Tensor, views: Views, experience: Experience, weight: Tensor) -> Tensor:
+        log_policy, log_ref = log_likelihood(log_prob, views), log_likelihood(experience.log_ref, views)
+        return log_variance(log_policy - log_ref, experience.reward, alpha)
+
+    return Objective(follow_path, loss, uses_log_old=False, is_linear=False, uses_log_ref=True, follows_path=True)
+
+
+def log_variance(log_ratio: Tensor, reward: Tensor, alpha: float) -> Tensor:
+    """How far the policy is from p* up to a constant, whatever policy drew the rollouts.
+
+        mean over prompts of Var_n [ log p_θ(o;σ) − log p_ref(o;σ) − r/α ]
+
+    No normaliser and no importance weights. It is 0 at p_θ(o;σ) = p_ref(o;σ) e^{r/α} / Z(σ) if Z(σ) is the same in every
+    order; else nothing makes it 0, and p* is not quite its optimum. For rollouts of the current policy its gradient is
+    2/α times that of REINFORCE with a KL of strength α and leave-one-out baseline, sample by sample.
+
+    Args:
+        log_ratio: [G, N] log p_θ − log p_ref along each rollout's own order, nats.
+        reward: [G, N] r.
+        alpha: α, reward per nat.
+    """
+    return (log_ratio - reward / alpha).var(dim=-1).mean()

@@ -1,0 +1,49 @@
+"""REINFORCE on the exact path log-probability of a random-order rollout (Williams, 1992), with a leave-one-out baseline.
+
+The plain reward-maximising baseline; with `loss.kl` above 0 it maximises the reward less a KL to the reference.
+"""
+
+from __future__ import annotations
+
+from einops import reduce
+from torch import Tensor
+
+from dmpo_ref.config import LossConfig
+from dmpo_ref.likelihood import log_likelihood
+from dmpo_ref.masking import Views
+from dmpo_ref.objectives.base import Objective, follow_path
+from dmpo_ref.rollout import Experience
+
+
+def build(config: LossConfig, alpha: float) -> Objective:
+    """REINFORCE along the rollout's own order, with a KL to the reference of strength `config.kl`, in reward per nat."""
+
+    def loss(log_prob: Tensor, views: Views, experience: Experience, weight: Tensor) -> Tensor:
+        log_policy, log_old = log_likelihood(log_prob, views), log_likelihood(experience.log_old, views)
+        reward = experience.reward
+        if config.kl > 0:
+            reward = reward - config.kl * (log_policy.detach() - log_likelihood(experience.log_ref, views))
+        return reinforce(log_policy - log_old, reward)
+
+    return Objective(follow_path, loss, uses_log_old=True, is_linear=False, uses_log_ref=config.kl > 0, follows_path=True)
+
+
+def reinforce(log_ratio: Tensor, reward: Tensor) -> Tensor:
+    """A loss whose gradient is an unbiased estimate of −∇E_{p_θ}[R].
+
+        −mean over n of ρ[n] · (R[n] − mean over j≠n of R[j]),   ρ = exp(log p_θ(o;σ) − log p_old(o;σ))
+
+    In the first step of a round, for rollouts drawn at temperature 1, ρ = 1 and the gradient is −A ∇log p_θ. Later the
+    rollouts are stale (or were drawn at another temperature), and ρ turns their expectation into one of the current policy,
+    without clipping, so its variance grows. The baseline of a rollout does not depend on it, so it
+    adds no bias, with or without ρ. With a KL term R = r − β (log p_θ − log p_ref), gradient stopped: its own gradient
+    has expectation 0. The optimum is then p_ref(o;σ) e^{r/β} / Z(σ) in every order σ, and over all of them
+    E_σ[p_ref(o;σ) e^{r/β} / Z(σ)], which is p* only where Z(σ) does not depend on σ.
+
+    Args:
+        log_ratio: [G, N] log ρ, exact path log-probabilities.
+        reward: [G, N] R.
+    """
+    N = reward.shape[-1]
+    others = (reduce(reward, "g n -> g 1", "sum") - reward) / (N - 1)
+    return -(log_ratio.exp() * (reward - others)).mean()

@@ -1,0 +1,1 @@
+"""What a training run needs beside the method: its files, its state, its processes."""

@@ -1,0 +1,1 @@
+"""The figures of the demonstration and of the Gaussian mixtures."""

@@ -1,0 +1,1 @@
+"""The experiments behind the README's and the book's tables."""

@@ -1,0 +1,226 @@
+"""DMPO against its rivals on one puzzle with two solutions and a fixed reference, where p* is known exactly.
+
+    python -m toy.studies.objectives        # run what is missing in toy/results/rivals.jsonl, then print the table
+    python -m toy.studies.objectives show   # the table alone
+
+Every run draws 64 rollouts in each of 50 rounds, 3,200 in all, in groups of N = 4, 16 or 64, with 2 gradient steps a round.
+First a sweep: each objective at N = 16 with three learning rates and a seed of its own. Each keeps the one that is best by its
+own goal: the exact probability of a correct answer for those that maximise the reward, exact KL(p*‖p_θ) for those that aim at
+p*, DMPO among them. Then N = 4, 16, 64 with three other seeds. α = 0.2; REINFORCE with a KL term has the same strength.
+
+Two targets are enumerated: p* of the reference, and where KL-regularised REINFORCE converges, E_σ[p_ref(o;σ) e^{r/α} / Z(σ)].
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from functools import cache
+from itertools import permutations
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from dmpo_ref.likelihood import build_vocabulary
+from dmpo_ref.models.loading import load_policy
+from dmpo_ref.presets.loading import load_config
+from dmpo_ref.tasks import build_task
+from dmpo_ref.tasks.encoding import encode
+from dmpo_ref.train import train
+from toy import RESULTS
+from toy.demo import counts
+from toy.oracle import conditional_log_prob, exact_distribution, kl_divergence, rewards, tilted
+from toy.studies.acts import by_name, print_row
+from toy.worlds.sudoku import solutions
+
+FILE = RESULTS / "rivals.jsonl"
+ROLLOUTS_PER_ROUND, STEPS_PER_ROUND = 64, 2
+SIZES = (4, 16, 64)
+SWEEP_SIZE, SWEEP_SEED, SEEDS = 16, 10, (0, 1, 2)
+LEARNING_RATES = (1e-4, 3e-4, 1e-3)
+
+# name → (what it aims at, overrides of the preset toy_two_solutions)
+NO_WEIGHTS = "weight.log_ratio=none"
+OBJECTIVES = {
+    "WDCE (DMPO)": ("target", ()),
+    "diffu-GRPO": ("reward", ("loss.name=diffu_grpo", NO_WEIGHTS)),
+    "diffu-GRPO, β 0.04": ("reward", ("loss.name=diffu_grpo", NO_WEIGHTS, "loss.kl=0.04")),
+    "wd1": ("reward", ("loss.name=wd1", NO_WEIGHTS)),
+    "REINFORCE": ("reward", ("loss.name=reinforce", NO_WEIGHTS)),
+    "REINFORCE, KL": ("target", ("loss.name=reinforce", NO_WEIGHTS, "loss.kl=0.2")),
+    "log-variance": ("target", ("loss.name=log_variance", NO_WEIGHTS)),
+}
+Job = tuple[str, str, int, float, int]  # kind, name, N, learning rate, seed
+
+
+def run() -> None:
+    """Every run that is not in the file yet, appended to it."""
+    FILE.parent.mkdir(exist_ok=True)
+    for jobs in (sweep_jobs, final_jobs):  # the second needs the results of the first
+        done = {(row["kind"], row["name"], row["num_rollouts"], row["learning_rate"], row["seed"]) for row in read()}
+        for job in tqdm([job for job in jobs() if job not in done], desc=jobs.__name__, disable=None):
+            row = one_run(*job)
+            with FILE.open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def sweep_jobs() -> Iterator[Job]:
+    """Three learning rates for each objective."""
+    for name in OBJECTIVES:
+        for learning_rate in LEARNING_RATES:
+            yield "sweep", name, SWEEP_SIZE, learning_rate, SWEEP_SEED
+
+
+def final_jobs() -> Iterator[Job]:
+    """Each objective at its best learning rate, in groups of 4, 16 and 64."""
+    for name in OBJECTIVES:
+        for N in SIZES:
+            for seed in SEEDS:
+                yield "final", name, N, best_learning_rate(name), seed
+
+
+def best_learning_rate(name: str) -> float:
+    """The best of the sweep by the objective's own goal."""
+    after = {row["learning_rate"]: row["after"] for row in read() if row["kind"] == "sweep" and row["name"] == name}
+    if OBJECTIVES[name][0] == "reward":
+        return max(after, key=lambda learning_rate: after[learning_rate]["solved"])
+    return min(after, key=lambda learning_rate: after[learning_rate]["kl_target_policy"])
+
+
+def one_run(kind: str, name: str, num_rollouts: int, learning_rate: float, seed: int) -> dict[str, Any]:
+    """Train once and measure the policy exactly."""
+    groups = ROLLOUTS_PER_ROUND // num_rollouts
+    size = (f"train.num_rollouts={num_rollouts}", f"train.prompts_per_round={groups}", f"train.steps_per_round={STEPS_PER_ROUND}")
+    overrides = (*OBJECTIVES[name][1], *size, f"optimizer.learning_rate={learning_rate}", f"seed={seed}")
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        trained = train(load_config("toy_two_solutions", f"output={folder}/run", *overrides))
+    before, target = reference_measures()
+    return {
+        "kind": kind,
+        "name": name,
+        "num_rollouts": num_rollouts,
+        "learning_rate": learning_rate,
+        "seed": seed,
+        "overrides": list(overrides),
+        "target": target,
+        "before": before,
+        "after": measure(trained.policy),
+        "rewards": [entry["reward"] for entry in trained.metrics if entry["step"] % STEPS_PER_ROUND == 0],
+        **counts(trained),
+        "seconds": time.perf_counter() - start,
+    }
+
+
+def measure(policy) -> dict[str, Any]:
+    """Exact divergences from both targets, probability of each solution, and of solving the puzzle."""
+    puzzle = load_puzzle()
+    exact = exact_distribution(policy, puzzle["tokenizer"], puzzle["task"], puzzle["item"], puzzle["vocabulary"])
+    shares = [exact.probability_of(text) for text in puzzle["solutions"]]
+    return {
+        "kl_target_policy": kl_divergence(puzzle["log_target"], exact.log_prob),
+        "kl_policy_target": kl_divergence(exact.log_prob, puzzle["log_target"]),
+        "kl_order_target_policy": kl_divergence(puzzle["log_order_target"], exact.log_prob),
+        "shares": shares,
+        "solved": sum(shares),
+    }
+
+
+@cache
+def reference_measures() -> tuple[dict[str, Any], dict[str, Any]]:
+    """The reference itself, and the two targets: shares of the solutions, and the divergence between them."""
+    puzzle = load_puzzle()
+    index = [puzzle["texts"].index(text) for text in puzzle["solutions"]]
+    target = {name: puzzle[f"log_{name}"][index].exp().tolist() for name in ("target", "order_target")}
+    return measure(puzzle["reference"]), target | {"kl": kl_divergence(puzzle["log_target"], puzzle["log_order_target"])}
+
+
+@cache
+def load_puzzle() -> dict[str, Any]:
+    """The puzzle, the reference policy, and log p* and log of the second target over all answers."""
+    config = load_config("toy_two_solutions")
+    reference, tokenizer = load_policy(config.model, torch.device("cpu"))
+    task = build_task(config.task)
+    item = task.load(config.task.train)[0]
+    vocabulary = build_vocabulary(tokenizer, reference.config.embedding_size, alphabet=task.alphabet)
+    exact = exact_distribution(reference, tokenizer, task, item, vocabulary)
+    reward = rewards(task, item, exact)
+    log_ref_by_order = order_log_prob(reference, tokenizer, task, item, vocabulary)
+    return {
+        **{"reference": reference, "tokenizer": tokenizer, "task": task, "item": item, "vocabulary": vocabulary},
+        **{"texts": exact.texts, "solutions": solutions(item.puzzle)},
+        "log_target": tilted(exact.log_prob, reward, config.weight.alpha),
+        "log_order_target": order_target(log_ref_by_order, reward, config.weight.alpha),
+    }
+
+
+def order_log_prob(model, tokenizer, task, item: Any, vocabulary) -> Tensor:
+    """log p(o; σ) of every order σ of the n blanks and every answer o, [n!, C] float64; answers as in `exact_distribution`."""
+    prompts = encode(tokenizer, task, [item])
+    blanks = prompts.response_mask[0].nonzero().squeeze(-1)
+    symbols = vocabulary.allowed.nonzero().squeeze(-1)
+    n, base = len(blanks), len(symbols) + 1
+    place = base ** torch.arange(n)
+    digits = torch.arange(base**n).unsqueeze(-1) // place % base
+    log_pi = conditional_log_prob(model, prompts, blanks, symbols, digits, vocabulary, 1.0)
+    answers = digits[(digits > 0).all(dim=-1)]
+    rows = []
+    for order in permutations(range(n)):
+        state, log_prob = torch.zeros(len(answers), dtype=torch.long), torch.zeros(len(answers), dtype=torch.float64)
+        for d in order:
+            log_prob = log_prob + log_pi[state, d, answers[:, d] - 1]
+            state = state + answers[:, d] * place[d]
+        rows.append(log_prob)
+    return torch.stack(rows)
+
+
+def order_target(log_ref: Tensor, reward: Tensor, alpha: float) -> Tensor:
+    """log E_σ[ p_ref(o;σ) e^{r/α} / Z(σ) ], the tilt normalised in each order: [orders, C] and [C] → [C]."""
+    return (log_ref + reward / alpha).log_softmax(dim=-1).logsumexp(dim=0) - math.log(len(log_ref))
+
+
+def read() -> list[dict[str, Any]]:
+    """Results so far."""
+    return [json.loads(line) for line in FILE.read_text(encoding="utf-8").splitlines()] if FILE.is_file() else []
+
+
+def lost_a_solution(row: dict[str, Any]) -> bool:
+    """Whether a solution has less than a tenth of its share of p*."""
+    return any(share < wanted / 10 for share, wanted in zip(row["after"]["shares"], row["target"]["target"], strict=True))
+
+
+def show() -> None:
+    """Print the sweep and the table."""
+    for kind, sizes in (("sweep", (SWEEP_SIZE,)), ("final", SIZES)):
+        header = ("learning rate", "KL(p*‖p_θ)", "largest", "to E_σ", "solved", "rarer", "lost one")
+        print_row(f"\n{kind}: median over the seeds", "N", *header)
+        for name, rows in by_name([row for row in read() if row["kind"] == kind]).items():
+            for N in sizes:
+                for learning_rate in sorted({row["learning_rate"] for row in rows}):
+                    chosen = [r for r in rows if (r["num_rollouts"], r["learning_rate"]) == (N, learning_rate)]
+                    if chosen:
+                        print_row(f"  {name}", N, f"{learning_rate:g}", *table_cells(chosen))
+
+
+def table_cells(rows: list[dict[str, Any]]) -> list[str]:
+    """Medians of the runs of one setting: divergences, probability of solving, of the rarer solution; runs that lost one."""
+    kl = [row["after"]["kl_target_policy"] for row in rows]
+    medians = [statistics.median(row["after"][key] for row in rows) for key in ("kl_order_target_policy", "solved")]
+    rarer = statistics.median(min(row["after"]["shares"]) for row in rows)
+    numbers = (statistics.median(kl), max(kl), *medians, rarer)
+    return [f"{number:.4f}" for number in numbers] + [f"{sum(map(lost_a_solution, rows))}/{len(rows)}"]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="DMPO against its rivals on one puzzle.")
+    parser.add_argument("what", nargs="?", default="run", choices=["run", "show"])
+    if parser.parse_args().what == "run":
+        run()
+    show()

@@ -1,0 +1,1 @@
+"""Synthetic Sudoku and Countdown, and Gaussian mixtures."""

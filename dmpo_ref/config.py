@@ -115,7 +115,7 @@ class WeightConfig:
     elbo_masks: Literal["exact", "stratified", "antithetic", "paper"] = option(
         "antithetic", "mask scheme of the ELBOs of `log_ratio: elbo`, as in loss.masks"
     )
-    elbo_replicates: int = option(4, "masks for each ELBO of `log_ratio: elbo`", symbol="R")
+    elbo_num_masks: int = option(4, "masks for each ELBO of `log_ratio: elbo`", symbol="R")
     baseline: Literal["none", "uniform", "negative", "model"] = option("none", "weight baseline", symbol="w_base")
     baseline_strength: float = option(1.0, "w_real = w − strength · w_base")
     target_ess: Optional[float] = option(
@@ -135,7 +135,7 @@ class LossConfig:
         "antithetic",
         "wdce, wddo: mask scheme of the NELBO (`paper` is biased); `path`: the rollout's own order, exact log-probability",
     )
-    num_replicates: int = option(2, "wdce, wddo: masks per rollout and step (not for `path`)", symbol="R")
+    num_masks: int = option(2, "wdce, wddo: masks per rollout and step (not for `path`)", symbol="R")
     normalise: Literal["length", "none"] = option("length", "wdce: divide the NELBO by L, as published, or not")
     kl: float = option(
         0.0, "diffu_grpo: weight of the KL to p_ref beside the clip loss; reinforce: the same, reward per nat; 0: none", symbol="β"

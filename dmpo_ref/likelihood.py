@@ -1,4 +1,4 @@
-"""Log-probabilities of given responses: the allowed vocabulary, token scores under views, ELBOs and path log-probabilities."""
+"""Log-probabilities of given responses: the allowed vocabulary, token scores under masks, ELBOs and path log-probabilities."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from einops import rearrange, reduce, repeat
 from torch import Tensor
 from torch.nn import Module
 
-from dmpo_ref.masking import Views, path_views
+from dmpo_ref.masking import Masks, path_masks
 from dmpo_ref.rollout import Rollout
 
 
@@ -72,26 +72,26 @@ def build_vocabulary(tokenizer, embedding_size: int, *, alphabet: str | None = N
 def token_log_prob(
     model: Module,
     rollout: Rollout,
-    views: Views,
+    masks: Masks,
     vocabulary: Vocabulary,
     *,
     temperature: float = 1.0,
     micro_batch: int | None = None,
 ) -> Tensor:
-    """log π(o_s | o with the hidden positions masked) at the scored positions of every view.
+    """log π(o_s | o with the hidden positions masked) at the scored positions of every mask.
 
     Args:
         rollout: finished sequences [G, N, S].
-        views: R views of each (see `masking`).
+        masks: R masks of each (see `masking`).
         temperature: T > 0 of softmax(logits / T).
         micro_batch: sequences in one forward pass; None for all G·N·R at once.
 
     Returns:
         [G, N, R, S] float32 (float64 for a float64 model), in nats, 0 where nothing is scored.
     """
-    rows = flatten(rollout, views, vocabulary)
+    rows = flatten(rollout, masks, vocabulary)
     log_prob = torch.cat([score(model, part, vocabulary, temperature=temperature) for part in rows.split(micro_batch)])
-    return rearrange(log_prob, "(g n r) s -> g n r s", n=rollout.tokens.shape[1], r=views.hidden.shape[2])
+    return rearrange(log_prob, "(g n r) s -> g n r s", n=rollout.tokens.shape[1], r=masks.hidden.shape[2])
 
 
 @dataclass
@@ -109,11 +109,11 @@ class MaskedRows:
         return [MaskedRows(*part) for part in zip(*parts, strict=True)]
 
 
-def flatten(rollout: Rollout, views: Views, vocabulary: Vocabulary) -> MaskedRows:
-    """Every view of every response as one row, the hidden positions replaced by the mask token."""
-    R = views.hidden.shape[2]
+def flatten(rollout: Rollout, masks: Masks, vocabulary: Vocabulary) -> MaskedRows:
+    """Every mask of every response as one row, the hidden positions replaced by the mask token."""
+    R = masks.hidden.shape[2]
     tokens, attention_mask = (repeat(x, "g n s -> (g n r) s", r=R) for x in (rollout.tokens, rollout.attention_mask))
-    hidden, target = (rearrange(x, "g n r s -> (g n r) s") for x in (views.hidden, views.target))
+    hidden, target = (rearrange(x, "g n r s -> (g n r) s") for x in (masks.hidden, masks.target))
     return MaskedRows(tokens.masked_fill(hidden, vocabulary.mask_token_id), attention_mask, target, tokens)
 
 
@@ -126,20 +126,20 @@ def score(model: Module, rows: MaskedRows, vocabulary: Vocabulary, *, temperatur
         targets=rows.target_tokens[rows.target],
         allowed=vocabulary.on(rows.input_ids.device),
         temperature=temperature,
-    ).log_prob
+    ).token_log_prob
     return log_prob.new_zeros(rows.target.shape).masked_scatter(rows.target, log_prob)
 
 
-def log_likelihood(log_prob: Tensor, views: Views) -> Tensor:
-    """Sequence log-probability [G, N] from token log-probabilities [G, N, R, S] under `views`.
+def sequence_log_prob(log_prob: Tensor, masks: Masks) -> Tensor:
+    """Sequence log-probability [G, N] from token log-probabilities [G, N, R, S] under `masks`.
 
         mean_r weight_r · Σ_s log_prob_{r,s}
 
-    The ELBO (an unbiased estimate of −L_θ) for the masks of `draw_views`, exactly log p(o; σ) for `path_views`.
+    The ELBO (an unbiased estimate of −L_θ) for the masks of `draw_masks`, exactly log p(o; σ) for `path_masks`.
     Summed in float64: the difference of two such sums over many tokens must survive cancellation.
     """
-    per_view = reduce(log_prob.double(), "g n r s -> g n r", "sum")
-    return reduce(views.weight * per_view, "g n r -> g n", "mean")
+    per_mask = reduce(log_prob.double(), "g n r s -> g n r", "sum")
+    return reduce(masks.weight * per_mask, "g n r -> g n", "mean")
 
 
 @torch.no_grad()
@@ -147,15 +147,15 @@ def path_log_prob(
     model: Module, rollout: Rollout, vocabulary: Vocabulary, *, temperature: float = 1.0, micro_batch: int | None = None
 ) -> Tensor:
     """Exact log p(o; σ) of each rollout along its own order σ. [G, N] float64, in nats."""
-    views = path_views(rollout.step, rollout.num_steps)
-    log_prob = token_log_prob(model, rollout, views, vocabulary, temperature=temperature, micro_batch=micro_batch)
-    return log_likelihood(log_prob, views)
+    masks = path_masks(rollout.step, rollout.num_steps)
+    log_prob = token_log_prob(model, rollout, masks, vocabulary, temperature=temperature, micro_batch=micro_batch)
+    return sequence_log_prob(log_prob, masks)
 
 
 @torch.no_grad()
-def elbo(model: Module, rollout: Rollout, views: Views, vocabulary: Vocabulary, *, micro_batch: int | None = None) -> Tensor:
+def elbo(model: Module, rollout: Rollout, masks: Masks, vocabulary: Vocabulary, *, micro_batch: int | None = None) -> Tensor:
     """Estimate of −L_θ(o|q) ≤ log p_θ(o|q) on the given masks, at temperature 1. [G, N] float64, in nats.
 
-    Give several models the same `views` when their difference matters: the noise of the masks then largely cancels.
+    Give several models the same `masks` when their difference matters: the noise of the masks then largely cancels.
     """
-    return log_likelihood(token_log_prob(model, rollout, views, vocabulary, micro_batch=micro_batch), views)
+    return sequence_log_prob(token_log_prob(model, rollout, masks, vocabulary, micro_batch=micro_batch), masks)

@@ -4,7 +4,7 @@ The negative evidence lower bound of a response o of length L (arXiv 2510.08233,
 
     L_θ(o|q) = E_{m ~ U{1..L}} [ (L/m) · E_{mask of size m} Σ_{d masked} −log π_θ(o_d | masked o, q) ].
 
-One draw of the mask is a *view*; R views ("replicates") are averaged. `Views` holds them, and the random numbers come
+One draw of the mask is a *view*; R masks ("replicates") are averaged. `Masks` holds them, and the random numbers come
 from generators keyed by what they are for, so that nothing depends on batches, processes or the global random state.
 """
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 
 @dataclass
-class Views:
+class Masks:
     """R partly hidden versions of each of the N responses to G prompts, and how to weigh them.
 
     An estimate of the log-probability of response (g, n) is mean over r of
@@ -43,13 +43,13 @@ def stream(seed: int, *key: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
 
 
-def draw_views(scheme: str, response_mask: Tensor, num_replicates: int, generators: list[torch.Generator]) -> Views:
+def draw_masks(scheme: str, response_mask: Tensor, num_masks: int, generators: list[torch.Generator]) -> Masks:
     """Draw R masks for every response under one of `SCHEMES`.
 
     Args:
         scheme: "exact", "stratified", "antithetic" (all unbiased) or "paper" (biased, kept to compare with).
         response_mask: [G, N, S] bool, the generated positions; L is their number in each row.
-        num_replicates: R ≥ 1, any number; an odd one leaves the last replicate of a paired scheme without a partner.
+        num_masks: R ≥ 1, any number; an odd one leaves the last replicate of a paired scheme without a partner.
         generators: one for each of the G prompts.
 
     Raises:
@@ -57,14 +57,14 @@ def draw_views(scheme: str, response_mask: Tensor, num_replicates: int, generato
     """
     if scheme not in SCHEMES:
         raise ValueError(f"masks={scheme!r} is not a mask scheme; choose one of {', '.join(SCHEMES)}")
-    if num_replicates < 1:
-        raise ValueError(f"num_replicates={num_replicates}: at least 1 mask is needed")
+    if num_masks < 1:
+        raise ValueError(f"num_masks={num_masks}: at least 1 mask is needed")
     if not response_mask.any(dim=-1).all():
         raise ValueError("a row has nothing to generate: its response mask is empty")
-    N, R = response_mask.shape[1], num_replicates
+    N, R = response_mask.shape[1], num_masks
     size_u = torch.stack([torch.rand(N, R, generator=g, dtype=torch.float64) for g in generators])
     position_u = torch.stack([uniforms_at(row.any(dim=0), g, N, R) for row, g in zip(response_mask, generators, strict=True)])
-    return views_from_uniforms(scheme, response_mask, size_u.to(response_mask.device), position_u)
+    return masks_from_uniforms(scheme, response_mask, size_u.to(response_mask.device), position_u)
 
 
 def uniforms_at(positions: Tensor, generator: torch.Generator, *shape: int) -> Tensor:
@@ -78,8 +78,8 @@ def uniforms_at(positions: Tensor, generator: torch.Generator, *shape: int) -> T
     return full
 
 
-def views_from_uniforms(scheme: str, response_mask: Tensor, size_u: Tensor, position_u: Tensor) -> Views:
-    """The deterministic half of `draw_views`: uniforms on [0, 1) to masks and weights, so that a test can enumerate them.
+def masks_from_uniforms(scheme: str, response_mask: Tensor, size_u: Tensor, position_u: Tensor) -> Masks:
+    """The deterministic half of `draw_masks`: uniforms on [0, 1) to masks and weights, so that a test can enumerate them.
 
     Args:
         response_mask: [G, N, S] bool.
@@ -90,26 +90,26 @@ def views_from_uniforms(scheme: str, response_mask: Tensor, size_u: Tensor, posi
     response = repeat(response_mask, "g n s -> g n r s", r=R)
     L = response.sum(dim=-1)
     hidden, weight = SCHEMES[scheme](response, L, size_u, position_u)
-    return Views(hidden, hidden, weight)
+    return Masks(hidden, hidden, weight)
 
 
-def path_views(step: Tensor, num_steps: int) -> Views:
-    """The rollout's own order as views: log p(o; σ) = Σ_i log π(o_{σ(i)} | o_{σ(<i)}), one view for each step.
+def path_masks(step: Tensor, num_steps: int) -> Masks:
+    """The rollout's own order as masks: log p(o; σ) = Σ_i log π(o_{σ(i)} | o_{σ(<i)}), one mask for each step.
 
-    In view i everything not yet unmasked before step i is hidden, and what was unmasked in it is scored.
+    In mask i everything not yet unmasked before step i is hidden, and what was unmasked in it is scored.
 
     Args:
         step: [G, N, S] int, the step at which a position was unmasked, −1 where nothing was generated.
         num_steps: number of steps of the longest response the rollout was drawn with.
 
     Returns:
-        Views with R = `num_steps` and weight R, so that their *mean* is the sum along the path.
+        Masks with R = `num_steps` and weight R, so that their *mean* is the sum along the path.
     """
     R = num_steps
     now = rearrange(torch.arange(R, device=step.device), "r -> r 1")
     step = rearrange(step, "g n s -> g n 1 s")
     weight = torch.full((*step.shape[:2], R), float(R), dtype=torch.float64, device=step.device)
-    return Views(hidden=step >= now, target=step == now, weight=weight)
+    return Masks(hidden=step >= now, target=step == now, weight=weight)
 
 
 def exact(response: Tensor, L: Tensor, size_u: Tensor, position_u: Tensor) -> tuple[Tensor, Tensor]:

@@ -39,7 +39,7 @@ class Rollout:
         tokens: [G, N, S] ids.
         attention_mask, prompt_mask, response_mask: [G, N, S] bool, as in `Prompts`.
         step: [G, N, S] int, the step at which a position was unmasked; −1 where nothing was generated.
-        log_prob: [G, N] float64, exact log p(o; σ) along the order σ of `step`, at the temperature it was sampled at, in nats;
+        path_log_prob: [G, N] float64, exact log p(o; σ) along the order σ of `step`, at the temperature it was sampled at, in nats;
             None for a sampler without a path probability, or at temperature 0.
         num_steps: the most steps that the sampler can take for the longest response of the batch; `random_order` takes that many.
         sampler: the config it was drawn with: which distribution this is a sample of.
@@ -52,7 +52,7 @@ class Rollout:
     prompt_mask: Tensor
     response_mask: Tensor
     step: Tensor
-    log_prob: Tensor | None
+    path_log_prob: Tensor | None
     num_steps: int
     sampler: SamplerConfig
     forwards: int

@@ -21,8 +21,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dmpo_ref.config import Config
 from dmpo_ref.evaluation.answering import answer_texts
-from dmpo_ref.likelihood import elbo, flatten, log_likelihood, path_log_prob, score, token_log_prob
-from dmpo_ref.masking import Views, draw_views, stream
+from dmpo_ref.likelihood import elbo, flatten, path_log_prob, score, sequence_log_prob, token_log_prob
+from dmpo_ref.masking import Masks, draw_masks, stream
 from dmpo_ref.objectives.base import Objective
 from dmpo_ref.rollout import Experience, Rollout
 from dmpo_ref.runtime.files import claim
@@ -165,12 +165,12 @@ def estimate_log_ratio(run: Run, rollout: Rollout, position: list[int]) -> Tenso
         return torch.zeros(rollout.tokens.shape[:2], dtype=torch.float64, device=run.device)
     if config.weight.log_ratio == "path":
         with run.reference.model() as reference:
-            return path_log_prob(reference, rollout, run.vocabulary, micro_batch=micro_batch) - rollout.log_prob
+            return path_log_prob(reference, rollout, run.vocabulary, micro_batch=micro_batch) - rollout.path_log_prob
     generators = [stream(config.seed, "elbo", p) for p in position]
-    views = draw_views(config.weight.elbo_masks, rollout.response_mask, config.weight.elbo_replicates, generators)
+    masks = draw_masks(config.weight.elbo_masks, rollout.response_mask, config.weight.elbo_num_masks, generators)
     with run.reference.model() as reference:
-        log_ref = elbo(reference, rollout, views, run.vocabulary, micro_batch=micro_batch)
-    return log_ref - elbo(run.policy, rollout, views, run.vocabulary, micro_batch=micro_batch)
+        log_ref = elbo(reference, rollout, masks, run.vocabulary, micro_batch=micro_batch)
+    return log_ref - elbo(run.policy, rollout, masks, run.vocabulary, micro_batch=micro_batch)
 
 
 @torch.no_grad()
@@ -183,11 +183,11 @@ def score_on_masks(run: Run, rollout: Rollout, position: list[int]) -> dict[str,
     if not run.keeps_masks:
         return {}
     config, on_path = run.config, run.objective.follows_path
-    sets = [run.objective.views(rollout, mask_streams(run, position, k)) for k in range(1 if on_path else config.train.steps_per_round)]
+    sets = [run.objective.masks(rollout, mask_streams(run, position, k)) for k in range(1 if on_path else config.train.steps_per_round)]
 
     def score_sets(model: PreTrainedModel, temperature: float = 1.0) -> Tensor:
         micro_batch = config.train.score_micro_batch
-        scored = (token_log_prob(model, rollout, views, run.vocabulary, temperature=temperature, micro_batch=micro_batch) for views in sets)
+        scored = (token_log_prob(model, rollout, masks, run.vocabulary, temperature=temperature, micro_batch=micro_batch) for masks in sets)
         return torch.stack(list(scored))
 
     stored = {}
@@ -206,14 +206,14 @@ def mask_streams(run: Run, position: list[int], k: int) -> list[torch.Generator]
 
 
 def gradient_step(run: Run, k: int) -> dict[str, float]:
-    """The k-th step of a round: views, token log-probabilities, loss, AdamW. Returns its metrics."""
+    """The k-th step of a round: masks, token log-probabilities, loss, AdamW. Returns its metrics."""
     batch = run.minibatch(k)
-    views = run.objective.views(batch.rollout, mask_streams(run, batch.position, k))
+    masks = run.objective.masks(batch.rollout, mask_streams(run, batch.position, k))
     # Dropout must be off where log p_θ is compared with a stored log p_old or log p_ref, and where a second pass takes up the
     # slopes of a first one, which dropped other things.
     run.policy.train(run.slope_is_known)
     with own_random_state(run):
-        loss = backward(run, views, batch)
+        loss = backward(run, masks, batch)
     run.policy.eval()
     grad_norm = run.processes.clip_gradients()
     for name, value in (("loss", loss), ("gradient norm", grad_norm)):
@@ -237,31 +237,31 @@ def own_random_state(run: Run) -> Iterator[None]:
         yield
 
 
-def backward(run: Run, views: Views, batch: Experience) -> Tensor:
+def backward(run: Run, masks: Masks, batch: Experience) -> Tensor:
     """Accumulate the gradient of the objective; returns the loss. Memory is bounded by `loss.micro_batch` sequences."""
 
     def loss_of(log_prob: Tensor) -> Tensor:
-        return run.objective.loss(log_prob, views, batch, real_weight(run, log_prob, views, batch))
+        return run.objective.loss(log_prob, masks, batch, real_weight(run, log_prob, masks, batch))
 
     micro_batch = run.config.loss.micro_batch
     if micro_batch is None:
-        loss = loss_of(token_log_prob(run.wrapped, batch.rollout, views, run.vocabulary))
+        loss = loss_of(token_log_prob(run.wrapped, batch.rollout, masks, run.vocabulary))
         run.processes.backward(loss)
         return loss.detach()
 
     # Chain rule in two passes: the slope of the loss in every token log-probability, then that slope into the weights,
     # a micro-batch at a time. A linear loss has the same slope everywhere, so it needs no first pass.
     if run.slope_is_known:
-        log_prob = torch.zeros(views.hidden.shape, device=run.device)
+        log_prob = torch.zeros(masks.hidden.shape, device=run.device)
     else:
         with torch.no_grad():
-            log_prob = token_log_prob(run.policy, batch.rollout, views, run.vocabulary, micro_batch=micro_batch)
+            log_prob = token_log_prob(run.policy, batch.rollout, masks, run.vocabulary, micro_batch=micro_batch)
     log_prob.requires_grad_()
     loss = loss_of(log_prob)
     (slope,) = torch.autograd.grad(loss, log_prob)
     loss = loss.detach()
     slopes = rearrange(slope, "g n r s -> (g n r) s").split(micro_batch)
-    parts = flatten(batch.rollout, views, run.vocabulary).split(micro_batch)
+    parts = flatten(batch.rollout, masks, run.vocabulary).split(micro_batch)
     spare = run.processes.most(len(parts)) - len(parts)  # passes that only other processes need
     parts, slopes = [*parts, *parts[:1] * spare], [*slopes, *[torch.zeros_like(slopes[0])] * spare]
     for i, (rows, slope) in enumerate(zip(parts, slopes, strict=True)):
@@ -273,10 +273,10 @@ def backward(run: Run, views: Views, batch: Experience) -> Tensor:
     return loss
 
 
-def real_weight(run: Run, log_prob: Tensor, views: Views, batch: Experience) -> Tensor:
+def real_weight(run: Run, log_prob: Tensor, masks: Masks, batch: Experience) -> Tensor:
     """w_real = w − strength · w_base, [G, N] float64."""
     weight = batch.weight - batch.base_weight
     if run.config.weight.baseline == "model":
-        log_policy, log_old = log_likelihood(log_prob.detach(), views), log_likelihood(batch.log_old, views)
+        log_policy, log_old = sequence_log_prob(log_prob.detach(), masks), sequence_log_prob(batch.log_old, masks)
         weight = weight - run.config.weight.baseline_strength * model_baseline(log_policy, log_old)
     return weight

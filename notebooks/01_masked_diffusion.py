@@ -46,7 +46,7 @@ from IPython.display import Image
 from dmpo_ref.config import SamplerConfig
 from dmpo_ref.evaluation.answering import answer_texts
 from dmpo_ref.likelihood import build_vocabulary, path_log_prob, token_log_prob
-from dmpo_ref.masking import Views, draw_views, stream
+from dmpo_ref.masking import Masks, draw_masks, stream
 from dmpo_ref.models.loading import load_policy
 from dmpo_ref.plots.traces import animate_trace, draw_trace, trace
 from dmpo_ref.presets.loading import load_config
@@ -123,7 +123,7 @@ print(by_hand.shape, "masks left:", (by_hand == MASK).sum().item())
 rollout = sample(policy, prompts, SamplerConfig(name="random_order"), vocabulary, num_rollouts=4096, generators=[stream(0, "library")])
 for n in range(4):
     print("".join(trace(tokenizer, rollout, sample=n)[0]), "steps of the blanks", rollout.step[0, n, blanks].tolist(), end="   ")
-    print(f"log p(o; σ) = {rollout.log_prob[0, n]:6.3f} nats")
+    print(f"log p(o; σ) = {rollout.path_log_prob[0, n]:6.3f} nats")
 
 # %% [markdown]
 # To watch one, a harder puzzle (ten blanks) is more fun to watch. Dark cells were filled early, light ones late, grey ones were given.
@@ -147,7 +147,7 @@ strips = [trace(tokenizer, rollout, sample=n) for n in range(4)]
 pieces = [f" {piece} " if i < 15 else f" {piece}\n" for answer, _ in strips for i, piece in enumerate(answer)]
 axes = draw_trace(pieces, [when for _, steps in strips for when in steps]).axes[0]
 axes.set(title="Four answers, each in its own order", xlabel="cells 1 to 16, row by row")
-axes.set_yticks([n + 0.5 for n in range(4)], [f"log p(o; σ) = {rollout.log_prob[0, n]:.2f} nats" for n in range(4)])
+axes.set_yticks([n + 0.5 for n in range(4)], [f"log p(o; σ) = {rollout.path_log_prob[0, n]:.2f} nats" for n in range(4)])
 plt.show()
 
 # %% [markdown]
@@ -177,7 +177,7 @@ first = rollout.select(torch.tensor([0]))
 again = path_log_prob(policy, first, vocabulary)
 for n in range(3):
     hand = path_by_hand(rollout.tokens[0, n], rollout.step[0, n])
-    assert abs(hand - rollout.log_prob[0, n].item()) < 1e-9 and abs(hand - again[0, n].item()) < 1e-9
+    assert abs(hand - rollout.path_log_prob[0, n].item()) < 1e-9 and abs(hand - again[0, n].item()) < 1e-9
     print(f"{hand:.4f} nats: by hand, while sampling, and scored again")
 
 # %% [markdown]
@@ -188,7 +188,7 @@ for n in range(3):
 # made these predictions agree.
 #
 # Take one answer, the stored solution. All that is needed of the network is $\log\pi(o_d\mid o\text{ without the set }S)$ for each set $S$
-# of hidden blanks and each $d\in S$: $2^5-1=31$ sets. A set of hidden positions is a *view* of the response; one call scores them all.
+# of hidden blanks and each $d\in S$: $2^5-1=31$ sets. A set of hidden positions is a *mask* of the response; one call scores them all.
 
 # %%
 SETS = [s for m in range(1, L + 1) for s in itertools.combinations(range(L), m)]
@@ -198,7 +198,7 @@ hidden = torch.zeros(1, 1, len(SETS), prompts.tokens.shape[1], dtype=torch.bool)
 for r, s in enumerate(SETS):
     hidden[0, 0, r, blanks[list(s)]] = True
 with torch.no_grad():
-    scores = token_log_prob(policy, answer, Views(hidden, hidden, torch.ones(1, 1, len(SETS))), vocabulary)[0, 0][:, blanks]
+    scores = token_log_prob(policy, answer, Masks(hidden, hidden, torch.ones(1, 1, len(SETS))), vocabulary)[0, 0][:, blanks]
 LOG_PI = {s: scores[r] for r, s in enumerate(SETS)}  # LOG_PI[S][d]
 print("probability of its digits, all blanks hidden  ", [f"{x:.3f}" for x in LOG_PI[0, 1, 2, 3, 4].exp().tolist()])
 print("each the only one hidden, the others filled in", [f"{LOG_PI[(d,)][d].exp():.3f}" for d in range(L)])
@@ -425,21 +425,21 @@ plt.show()
 #
 # ## 9. Four mask schemes
 #
-# One mask is a noisy estimate; R masks can be placed more cleverly than independently (R masks = R views = `loss.num_replicates`;
+# One mask is a noisy estimate; R masks can be placed more cleverly than independently (R masks = R masks = `loss.num_masks`;
 # antithetic pairs use two). `dmpo_ref.masking` has four schemes. Look first, then read: 16 tokens, R = 8 masks of one response, dark is
 # hidden, the weight beside each.
 
 # %%
 response = torch.ones(1, 1, 16, dtype=torch.bool)
-drawn = {scheme: draw_views(scheme, response, 8, [stream(3, "look")]) for scheme in ("exact", "stratified", "antithetic", "paper")}
-for scheme, views in drawn.items():
-    print(f"{scheme:11s} hidden tokens {views.hidden[0, 0].sum(dim=-1).tolist()}")
+drawn = {scheme: draw_masks(scheme, response, 8, [stream(3, "look")]) for scheme in ("exact", "stratified", "antithetic", "paper")}
+for scheme, masks in drawn.items():
+    print(f"{scheme:11s} hidden tokens {masks.hidden[0, 0].sum(dim=-1).tolist()}")
 
 # %% tags=["nbval-ignore-output", "slide"]
 figure, axes = plt.subplots(1, 4, figsize=(11, 2.9), layout="constrained")
-for panel, (scheme, views) in zip(axes, drawn.items(), strict=True):
-    panel.imshow(views.hidden[0, 0], cmap="Blues", vmin=0, vmax=1.3, aspect="auto")
-    for r, weight in enumerate(views.weight[0, 0].tolist()):
+for panel, (scheme, masks) in zip(axes, drawn.items(), strict=True):
+    panel.imshow(masks.hidden[0, 0], cmap="Blues", vmin=0, vmax=1.3, aspect="auto")
+    for r, weight in enumerate(masks.weight[0, 0].tolist()):
         panel.text(16.1, r, f"{weight:.2g}", va="center", fontsize=8)
     panel.text(16.1, -0.75, "weight", va="center", fontsize=8)
     panel.set(title=scheme, xlabel="position", xticks=[0, 5, 10, 15], yticks=[])
@@ -463,8 +463,8 @@ bit, value = 2 ** torch.arange(L), torch.zeros(2**L, dtype=torch.float64)
 for s in SETS:
     value[sum(2**d for d in s)] = LOG_PI[s][list(s)].sum()
 for scheme in drawn:
-    views = draw_views(scheme, torch.ones(1, 20_000, L, dtype=torch.bool), 2, [stream(0, "estimate", scheme)])
-    estimate = (views.weight * value[(views.hidden * bit).sum(dim=-1)]).mean(dim=-1)[0]
+    masks = draw_masks(scheme, torch.ones(1, 20_000, L, dtype=torch.bool), 2, [stream(0, "estimate", scheme)])
+    estimate = (masks.weight * value[(masks.hidden * bit).sum(dim=-1)]).mean(dim=-1)[0]
     off = (estimate.mean().item() - elbo) / (estimate.std().item() / 20_000**0.5)
     print(f"{scheme:11s} mean {estimate.mean():.1f}, within 4 standard errors of the exact ELBO: {abs(off) < 4}")
 

@@ -45,10 +45,10 @@ from ipywidgets import FloatLogSlider, SelectionSlider, interact
 
 from dmpo_ref.config import SamplerConfig
 from dmpo_ref.evaluation.answering import answer_texts
-from dmpo_ref.likelihood import build_vocabulary, elbo, log_likelihood, path_log_prob, token_log_prob
-from dmpo_ref.masking import draw_views, path_views, stream
-from dmpo_ref.models.loading import load_policy
+from dmpo_ref.likelihood import build_vocabulary, elbo, path_log_prob, sequence_log_prob, token_log_prob
 from dmpo_ref.losses import wdce
+from dmpo_ref.masking import draw_masks, path_masks, stream
+from dmpo_ref.models.loading import load_policy
 from dmpo_ref.plots.style import COLORS
 from dmpo_ref.presets.loading import load_config
 from dmpo_ref.samplers.sampling import sample
@@ -443,12 +443,12 @@ optimizer = torch.optim.Adam(policy.parameters(), lr=2e-4)
 for t in range(5):
     rollout = sample(policy, prompts, SamplerConfig(), vocabulary, num_rollouts=64, generators=[stream(0, "drift", t)])
     reward = torch.tensor([[sum(task.reward(puzzle, text).values()) for text in answer_texts(tokenizer, rollout)[0]]])
-    log_ratio = path_log_prob(reference, rollout, vocabulary) - rollout.log_prob
+    log_ratio = path_log_prob(reference, rollout, vocabulary) - rollout.path_log_prob
     weight = target_weights(log_weights(reward, log_ratio, alpha=alpha))
-    views = path_views(rollout.step, rollout.num_steps)
+    masks = path_masks(rollout.step, rollout.num_steps)
     for _ in range(4):
         optimizer.zero_grad()
-        wdce(log_likelihood(token_log_prob(policy, rollout, views, vocabulary), views), weight).backward()
+        wdce(sequence_log_prob(token_log_prob(policy, rollout, masks, vocabulary), masks), weight).backward()
         optimizer.step()
 exact_ref, exact_old = (exact_distribution(model, tokenizer, task, puzzle, vocabulary) for model in (reference, policy))
 reward = rewards(task, puzzle, exact_ref)
@@ -628,11 +628,11 @@ plt.show()
 
 # %%
 rollout = sample(policy, prompts, SamplerConfig(), vocabulary, num_rollouts=64, generators=[stream(0, "fresh")])
-views, others = (draw_views("antithetic", rollout.response_mask, 4, [stream(0, name)]) for name in ("masks", "other masks"))
-log_ref, same, other = (elbo(m, rollout, v, vocabulary) for m, v in ((reference, views), (policy, views), (policy, others)))
+masks, others = (draw_masks("antithetic", rollout.response_mask, 4, [stream(0, name)]) for name in ("masks", "other masks"))
+log_ref, same, other = (elbo(m, rollout, v, vocabulary) for m, v in ((reference, masks), (policy, masks), (policy, others)))
 index = [exact_ref.texts.index(text) for text in answer_texts(tokenizer, rollout)[0]]
 for name, estimate in {
-    "path": path_log_prob(reference, rollout, vocabulary) - rollout.log_prob,
+    "path": path_log_prob(reference, rollout, vocabulary) - rollout.path_log_prob,
     "ELBO, 4 masks, the same for both": log_ref - same,
     "ELBO, 4 masks, others for each": log_ref - other,
 }.items():

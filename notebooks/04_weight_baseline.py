@@ -43,8 +43,8 @@ import matplotlib.pyplot as plt
 import torch
 from ipywidgets import FloatSlider, SelectionSlider, interact
 
-from dmpo_ref.masking import stream
 from dmpo_ref.losses import wdce
+from dmpo_ref.masking import stream
 from dmpo_ref.weights import baseline_weights, log_weights, model_baseline, target_weights
 from toy.figures.demo import COLORS
 from toy.figures.mixture import plot_baselines, table

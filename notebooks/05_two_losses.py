@@ -43,10 +43,10 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from dmpo_ref.config import SamplerConfig
-from dmpo_ref.likelihood import build_vocabulary, log_likelihood, token_log_prob
-from dmpo_ref.masking import Views, draw_views, stream
-from dmpo_ref.models.loading import load_policy
+from dmpo_ref.likelihood import build_vocabulary, sequence_log_prob, token_log_prob
 from dmpo_ref.losses import wdce, wddo
+from dmpo_ref.masking import Masks, draw_masks, stream
+from dmpo_ref.models.loading import load_policy
 from dmpo_ref.presets.loading import load_config
 from dmpo_ref.samplers.sampling import sample
 from dmpo_ref.tasks import build_task
@@ -152,23 +152,23 @@ print("p*", [f"{p:.3f}" for p in log_target.exp().tolist()])
 #
 # $$\mathrm{WDCE}=\frac1G\sum_g\sum_n w_{\mathrm{real}}[g,n]\;\frac1L\,\widehat{\mathcal L}_\theta(o_{g,n}).$$
 #
-# $\widehat{\mathcal L}$ is a mean over R masks of each rollout. (R masks = R views = R replicates: `loss.num_replicates` in a config, the
-# class `Views` in the code. Antithetic pairs use two.)
+# $\widehat{\mathcal L}$ is a mean over R masks of each rollout. (R masks = R masks = R replicates: `loss.num_masks` in a config, the
+# class `Masks` in the code. Antithetic pairs use two.)
 #
 # By hand: loops over rollouts, over R masks of each, over positions. The masks come from the library, so that both sides use the same ones.
 
 
 # %%
-def wdce_by_hand(theta, tokens, views, weight):
+def wdce_by_hand(theta, tokens, masks, weight):
     total = 0.0
-    G, N, R, L = views.hidden.shape
+    G, N, R, L = masks.hidden.shape
     for g, n, r in itertools.product(range(G), range(N), range(R)):
         for d in range(L):
-            if views.hidden[g, n, r, d]:
-                state = 0 if views.hidden[g, n, r, 1 - d] else 1 + tokens[g, n, 1 - d]
+            if masks.hidden[g, n, r, d]:
+                state = 0 if masks.hidden[g, n, r, 1 - d] else 1 + tokens[g, n, 1 - d]
                 prob_of_one = torch.sigmoid(theta[d, state])
                 log_pi = torch.log(prob_of_one if tokens[g, n, d] == 1 else 1 - prob_of_one)
-                total = total - weight[g, n] * views.weight[g, n, r] * log_pi / (R * L * G)
+                total = total - weight[g, n] * masks.weight[g, n, r] * log_pi / (R * L * G)
     return total
 
 
@@ -178,10 +178,10 @@ def wdce_by_hand(theta, tokens, views, weight):
 # %%
 tokens = ANSWERS[None]  # [G = 1, N = 4, L = 2]
 weight = log_target.exp()[None]  # each answer drawn once from a uniform p_old: w = p*
-views = draw_views("exact", torch.ones(1, 4, 2, dtype=torch.bool), 3, [stream(0, "masks")])
+masks = draw_masks("exact", torch.ones(1, 4, 2, dtype=torch.bool), 3, [stream(0, "masks")])
 theta = (theta_old + 0.3).requires_grad_()
-log_prob = log_likelihood(score(theta, tokens[:, :, None], views.hidden), views)  # -L_hat, averaged over masks, [1, 4]
-library, by_hand = wdce(log_prob / 2, weight - 1 / 4), wdce_by_hand(theta, tokens, views, weight - 1 / 4)
+log_prob = sequence_log_prob(score(theta, tokens[:, :, None], masks.hidden), masks)  # -L_hat, averaged over masks, [1, 4]
+library, by_hand = wdce(log_prob / 2, weight - 1 / 4), wdce_by_hand(theta, tokens, masks, weight - 1 / 4)
 torch.testing.assert_close(library, by_hand, rtol=1e-12, atol=0)
 print(f"by hand {by_hand.item():.6f}, dmpo_ref.losses.wdce {library.item():.6f}")
 
@@ -194,14 +194,14 @@ print(f"by hand {by_hand.item():.6f}, dmpo_ref.losses.wdce {library.item():.6f}"
 
 
 # %%
-def log_prob_gradients(theta, tokens, views):
+def log_prob_gradients(theta, tokens, masks):
     """∂(mean over masks of the estimate of log p)/∂θ of every rollout, [N, 2, 3], by the formula."""
     gradient = torch.zeros(tokens.shape[1], 2, 3, dtype=torch.float64)
-    for n, r, d in itertools.product(*map(range, views.hidden.shape[1:])):
-        if views.hidden[0, n, r, d]:
-            state = 0 if views.hidden[0, n, r, 1 - d] else 1 + int(tokens[0, n, 1 - d])
+    for n, r, d in itertools.product(*map(range, masks.hidden.shape[1:])):
+        if masks.hidden[0, n, r, d]:
+            state = 0 if masks.hidden[0, n, r, 1 - d] else 1 + int(tokens[0, n, 1 - d])
             residual = tokens[0, n, d] - torch.sigmoid(theta[d, state])
-            gradient[n, d, state] += views.weight[0, n, r] / views.hidden.shape[2] * residual
+            gradient[n, d, state] += masks.weight[0, n, r] / masks.hidden.shape[2] * residual
     return gradient
 
 
@@ -217,8 +217,8 @@ def finite_differences(function, theta, h=1e-5):
 # %%
 start_point = theta.detach()
 (autograd,) = torch.autograd.grad(library, theta)
-formula = -torch.einsum("n,nds->ds", (weight - 1 / 4)[0], log_prob_gradients(start_point, tokens, views)) / 2
-numeric = finite_differences(lambda t: wdce_by_hand(t, tokens, views, weight - 1 / 4), start_point)
+formula = -torch.einsum("n,nds->ds", (weight - 1 / 4)[0], log_prob_gradients(start_point, tokens, masks)) / 2
+numeric = finite_differences(lambda t: wdce_by_hand(t, tokens, masks, weight - 1 / 4), start_point)
 for name, values in {"by hand": formula, "autograd": autograd, "finite differences": numeric}.items():
     print(f"{name:20s}", *(f"{round(x, 5) + 0.0:8.5f}" for x in values.flatten().tolist()))
 print("largest difference below 1e-9:", max((formula - autograd).abs().max(), (numeric - autograd).abs().max()).item() < 1e-9)
@@ -349,16 +349,16 @@ print(f"WDDO at p* {losses_on_paths(theta_star)[0].item():.6f}, 2 ln 2 - 2 JS {2
 # $-w\,\sigma(-\Delta)+\sigma(\Delta)/N$ times the gradient of each log-probability.
 
 # %%
-old = log_likelihood(score(theta_old, tokens[:, :, None], views.hidden), views)
+old = sequence_log_prob(score(theta_old, tokens[:, :, None], masks.hidden), masks)
 
 
 def wddo_of(t):
-    return wddo(log_likelihood(score(t, tokens[:, :, None], views.hidden), views) - old, weight)
+    return wddo(sequence_log_prob(score(t, tokens[:, :, None], masks.hidden), masks) - old, weight)
 
 
 delta = log_prob.detach() - old
 coefficient = -weight * torch.sigmoid(-delta) + torch.sigmoid(delta) / 4
-formula = torch.einsum("n,nds->ds", coefficient[0], log_prob_gradients(start_point, tokens, views))
+formula = torch.einsum("n,nds->ds", coefficient[0], log_prob_gradients(start_point, tokens, masks))
 (autograd,) = torch.autograd.grad(wddo_of(theta), theta)
 numeric = finite_differences(wddo_of, start_point)
 for name, values in {"by hand": formula, "autograd": autograd, "finite differences": numeric}.items():
@@ -369,7 +369,7 @@ print("largest difference below 1e-9:", max((formula - autograd).abs().max(), (n
 # ## 4. Masks: where the noise is
 #
 # Both losses see $\log p_\theta$ through random masks. How noisy is that? Take the tiny Sudoku policy, a test puzzle with L = 6 blanks, and
-# 32 answers that it drew. There are only $2^6-1=63$ masks; one call scores all of them, each as a view of its own.
+# 32 answers that it drew. There are only $2^6-1=63$ masks; one call scores all of them, each as a mask of its own.
 
 # %%
 config = load_config("toy_sudoku")
@@ -382,14 +382,14 @@ rollout = sample(
 )
 blanks = rollout.response_mask[0, 0].nonzero().squeeze(-1)
 L = len(blanks)
-print(task.show(puzzle), f"\n\nmean log p along the answers' own orders: {rollout.log_prob.mean():.2f} nats")
+print(task.show(puzzle), f"\n\nmean log p along the answers' own orders: {rollout.path_log_prob.mean():.2f} nats")
 
 # %%
 SETS = [frozenset(s) for m in range(L + 1) for s in itertools.combinations(range(L), m)]
 hidden = torch.zeros(1, 32, len(SETS), rollout.tokens.shape[-1], dtype=torch.bool)
 for r, s in enumerate(SETS):
     hidden[:, :, r, blanks[list(s)]] = True
-every_mask = Views(hidden, hidden, torch.ones(1, 32, len(SETS), dtype=torch.float64))
+every_mask = Masks(hidden, hidden, torch.ones(1, 32, len(SETS), dtype=torch.float64))
 with torch.no_grad():
     cost = -token_log_prob(policy, rollout, every_mask, vocabulary)[0].sum(dim=-1)  # Σ over the masked of −log π, [32, 64]
 COSTS = [dict(zip(SETS, row, strict=True)) for row in cost.tolist()]
@@ -447,11 +447,11 @@ for scheme in ("exact", "antithetic", "naive pairs", "paper, p ~ U[0, 1]", "pape
 # %% [markdown]
 # Every 1 is right, everything else is bias, for any policy.
 #
-# - *Slip 1, a natural one*, `naive pairs`: the complement of "all" is empty and the draw is wasted, so the fully masked view counts half.
+# - *Slip 1, a natural one*, `naive pairs`: the complement of "all" is empty and the draw is wasted, so the full mask counts half.
 # - *Slip 2, published*, `paper, p ~ U[0, 1]` (the published scheme without its floor of 0.1): sizes are uniform on $0..L$. The size 0 is
 #   *clamped* to $m=1$, which changes nothing, because an empty mask has no cost; but its share of the draws is lost. Everything is too
 #   small by $L/(L+1)$. The factor $(L+1)$ of `antithetic` is the repair.
-# - *Slip 3, published*, `paper` with its floor: the fully masked view counts 0.70, the others 0.88 to 0.95. It is no common factor, so no
+# - *Slip 3, published*, `paper` with its floor: the full mask counts 0.70, the others 0.88 to 0.95. It is no common factor, so no
 #   learning rate makes up for it.
 #
 # Six tokens are few. What does the last row look like for a response of 256?
@@ -468,11 +468,11 @@ print("a_m * m for `paper`, L = 256:", *(f"m = {m}: {a[m - 1]:.2f}  " for m in (
 
 # %%
 for scheme in ("exact", "stratified", "antithetic", "paper"):
-    views = draw_views(scheme, torch.ones(1, 20_000, L, dtype=torch.bool), 2, [stream(0, "check", scheme)])
-    sizes = views.hidden.sum(dim=-1)[0]
+    masks = draw_masks(scheme, torch.ones(1, 20_000, L, dtype=torch.bool), 2, [stream(0, "check", scheme)])
+    sizes = masks.hidden.sum(dim=-1)[0]
     worst = 0.0
     for m in range(1, L + 1):
-        drawn = ((sizes == m) * views.weight[0]).mean(dim=-1)
+        drawn = ((sizes == m) * masks.weight[0]).mean(dim=-1)
         worst = max(worst, abs(drawn.mean().item() - coefficients(scheme, L)[m - 1]) / (drawn.std().item() / 20_000**0.5))
     print(f"{scheme:12s} within 4 standard errors of the formula, all sizes: {worst < 4}")
 
@@ -559,8 +559,8 @@ cost_of = torch.zeros(2**L, dtype=torch.float64)
 cost_of[[sum(2**i for i in s) for s in SETS]] = cost[0]
 DRAWN = {}
 for scheme in ("exact", "stratified", "antithetic", "paper"):
-    views = draw_views(scheme, torch.ones(1, 20_000, L, dtype=torch.bool), 2, [stream(0, "variance", scheme)])
-    drawn = (views.weight * cost_of[(views.hidden * bit).sum(dim=-1)]).mean(dim=-1)[0]
+    masks = draw_masks(scheme, torch.ones(1, 20_000, L, dtype=torch.bool), 2, [stream(0, "variance", scheme)])
+    drawn = (masks.weight * cost_of[(masks.hidden * bit).sum(dim=-1)]).mean(dim=-1)[0]
     mean, deviation = EXACT[scheme][0, 0], math.sqrt(EXACT[scheme][0, 1])
     off = abs(drawn.mean().item() - mean) / (deviation / 20_000**0.5)
     DRAWN[scheme] = (mean, drawn.mean().item(), deviation, drawn.std().item())

@@ -42,10 +42,10 @@ import matplotlib.pyplot as plt
 import torch
 
 from dmpo_ref.config import LossConfig, SamplerConfig
+from dmpo_ref.losses import wdce
 from dmpo_ref.masking import stream
 from dmpo_ref.objectives import build_objective
-from dmpo_ref.losses import wdce
-from dmpo_ref.objectives.diffu_grpo import clip_loss, one_shot_views
+from dmpo_ref.objectives.diffu_grpo import clip_loss, one_shot_masks
 from dmpo_ref.objectives.log_variance import log_variance
 from dmpo_ref.objectives.reinforce import reinforce
 from dmpo_ref.objectives.wd1 import wd1
@@ -158,7 +158,7 @@ print("on-policy diffu-GRPO is -A times the gradient of the one-shot log-probabi
 # So wd1 differs from WDCE in three things: weights that do not aim at p\*, a part with negative sign, and the one-shot log-probability.
 # Which of these matters? Section 6 changes one of them alone.
 #
-# Every objective is a pair `views` and `loss` (`dmpo_ref.objectives.base.Objective`) and says what it must know of the old policy and of the
+# Every objective is a pair `masks` and `loss` (`dmpo_ref.objectives.base.Objective`) and says what it must know of the old policy and of the
 # reference *inside the loss*:
 
 # %%
@@ -237,14 +237,14 @@ print(f"one-shot objectives: {sum(map(lost_a_solution, one_shot))} of {len(one_s
 
 # %% [markdown]
 # The column of forward passes hides a difference: it counts *calls* of the network, whatever the batch. How many sequences does a gradient
-# step feed? Ask each objective for its views of 64 rollouts, as many as a round has.
+# step feed? Ask each objective for its masks of 64 rollouts, as many as a round has.
 
 # %%
 prompts = encode(world["tokenizer"], world["task"], [world["item"]])
-generators = [stream(0, "views")]
+generators = [stream(0, "masks")]
 rollout = sample(world["reference"], prompts, SamplerConfig(), world["vocabulary"], num_rollouts=64, generators=generators)
 for name in ("wdce", "diffu_grpo", "wd1", "reinforce", "log_variance"):
-    hidden = build_objective(LossConfig(name=name), alpha=0.2).views(rollout, generators).hidden  # [1, 64, R, S]
+    hidden = build_objective(LossConfig(name=name), alpha=0.2).masks(rollout, generators).hidden  # [1, 64, R, S]
     print(f"{name:12s} {hidden.shape[2]} for a rollout, {hidden[..., 0].numel()} in a gradient step")
 
 # %% [markdown]
@@ -431,14 +431,14 @@ print(f"a point mass on solution 1: KL(q||p*) = -log p*(1) = {-log_target[where[
 #
 # But the policy is not a product. It is drawn token by token, each given those before. So does the theorem say anything about it? And was
 # it the product, or the direction? In sections 3 and 4 both changed at once, and the learning rate too. Change one: WDCE with the
-# *weights of DMPO*, towards p\*, and the *one-shot* log-probability. An objective is two functions, so we exchange the one called `views`.
+# *weights of DMPO*, towards p\*, and the *one-shot* log-probability. An objective is two functions, so we exchange the one called `masks`.
 # Both versions run at both rates of section 4.
 
 
 # %%
 def one_shot_wdce(*overrides):
     own = build_objective(LossConfig(name="wdce"), alpha=0.2)  # α does not enter WDCE, the weights carry it
-    return short_run(*overrides, objective=replace(own, views=one_shot_views))
+    return short_run(*overrides, objective=replace(own, masks=one_shot_masks))
 
 
 # %%
@@ -579,7 +579,7 @@ print(f"KL(p*||E_sigma[...]) = {kl_divergence(log_target, world['log_order_targe
 #
 # 1. *Warm-up.* Two answers of 100 tokens differ in all of them. What is the largest probability of the rarer one under a product, and under
 #    a mixture of two products?
-# 2. *Standard.* In section 6, exchange `views` for `path_views` (`dmpo_ref.masking`) instead. Predict KL(p\*‖p_θ) first.
+# 2. *Standard.* In section 6, exchange `masks` for `path_masks` (`dmpo_ref.masking`) instead. Predict KL(p\*‖p_θ) first.
 # 3. *Standard.* Plain REINFORCE drifts towards equal shares. Is that luck? The reward is the same for any split. Still, compute what the
 #    exact gradient of the expected reward, at the reference, does to the odds of the two solutions. Does a longer run lose one?
 # 4. *Research.* Give diffu-GRPO the mask estimate of DMPO instead of one shot (coupled-GRPO,

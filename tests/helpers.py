@@ -124,7 +124,7 @@ class Dummy:
         wide = logits.float() if logits.dtype == torch.bfloat16 else logits
         values = wide[:, allowed] / temperature
         chosen = wide.gather(-1, targets.unsqueeze(-1)).squeeze(-1) / temperature
-        return SimpleNamespace(log_prob=chosen - values.logsumexp(dim=-1))
+        return SimpleNamespace(token_log_prob=chosen - values.logsumexp(dim=-1))
 
 
 def chi_square_p_value(counts: np.ndarray, probabilities: np.ndarray, *, least_expected: float = 5.0) -> float:

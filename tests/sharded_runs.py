@@ -24,7 +24,7 @@ KINDS = {
         *("model.lora_rank=3", "model.gradient_checkpointing=true", "weight.log_ratio=elbo", "train.resync_every=2"),
         *("loss.name=wddo", "loss.micro_batch=13"),
     ],
-    # An adapter has 1 row: the second process holds none of it. Path views differ in number, so backward passes do.
+    # An adapter has 1 row: the second process holds none of it. Path masks differ in number, so backward passes do.
     "mixed": [
         *("model.lora_rank=1", "model.dtype=bfloat16", "weight.log_ratio=path", "loss.masks=path", "loss.micro_batch=23"),
         *("weight.baseline=model", "sampler.micro_batch=5", "train.score_micro_batch=31"),

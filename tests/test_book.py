@@ -9,8 +9,8 @@ import nbformat
 import pytest
 import yaml
 
-from dmpo_ref.cli.parser import build_parser
 from dmpo_ref.cli import main as dmpo
+from dmpo_ref.cli.parser import build_parser
 from dmpo_ref.forecast.plan import make_plan
 from dmpo_ref.presets.loading import load_config
 

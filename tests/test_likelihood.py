@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from dmpo_ref.config import ModelConfig, TaskConfig
-from dmpo_ref.likelihood import Vocabulary, build_vocabulary, elbo, log_likelihood, path_log_prob, token_log_prob
-from dmpo_ref.masking import Views, draw_views, path_views, stream
+from dmpo_ref.likelihood import Vocabulary, build_vocabulary, elbo, path_log_prob, sequence_log_prob, token_log_prob
+from dmpo_ref.masking import Masks, draw_masks, path_masks, stream
 from dmpo_ref.models.loading import load_policy
 from dmpo_ref.tasks.sudoku import Puzzle, Sudoku
 from tests.helpers import MASK, Dummy, log_softmax, make_prompts, make_rollout, plain_log_prob, plain_path_log_prob, tiny_model, vocabulary
@@ -23,59 +23,59 @@ PATTERNS = ("12|_3__", "4|__1", "___")
 
 @pytest.fixture
 def case():
-    """Prompts of three lengths, two responses each, four arbitrary views of which only some hidden positions are scored."""
+    """Prompts of three lengths, two responses each, four arbitrary masks of which only some hidden positions are scored."""
     rollout = make_rollout(make_prompts(*PATTERNS), 2, allowed=ALLOWED)
-    views = draw_views("antithetic", rollout.response_mask, 4, [stream(0, g) for g in range(3)])
-    keep = torch.rand(views.hidden.shape, generator=stream(1)) < 0.7
-    return rollout, Views(views.hidden, views.hidden & keep, views.weight)
+    masks = draw_masks("antithetic", rollout.response_mask, 4, [stream(0, g) for g in range(3)])
+    keep = torch.rand(masks.hidden.shape, generator=stream(1)) < 0.7
+    return rollout, Masks(masks.hidden, masks.hidden & keep, masks.weight)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.3, 2.5])
 @pytest.mark.parametrize("double", [True, False])
 def test_token_log_probabilities_equal_a_loop_over_positions(case, temperature, double):
-    rollout, views = case
+    rollout, masks = case
     model = tiny_model(3, double=double)
-    computed = token_log_prob(model, rollout, views, vocabulary(ALLOWED), temperature=temperature).detach()
+    computed = token_log_prob(model, rollout, masks, vocabulary(ALLOWED), temperature=temperature).detach()
     assert computed.dtype == (torch.float64 if double else torch.float32)
     for g, n, r, s in np.ndindex(*computed.shape):
-        if not views.target[g, n, r, s]:
+        if not masks.target[g, n, r, s]:
             assert computed[g, n, r, s] == 0
             continue
         tokens, attention_mask = rollout.tokens[g, n], rollout.attention_mask[g, n]
-        seen = tokens.masked_fill(views.hidden[g, n, r], MASK)
+        seen = tokens.masked_fill(masks.hidden[g, n, r], MASK)
         expected = plain_log_prob(model, seen, attention_mask, s, int(tokens[s]), ALLOWED, temperature=temperature)
         assert computed[g, n, r, s].item() == pytest.approx(expected, rel=1e-10 if double else 1e-4, abs=1e-12 if double else 1e-5)
 
 
 @pytest.mark.parametrize("micro_batch", [1, 5, 24, 1000])
 def test_the_size_of_the_micro_batch_does_not_matter(case, micro_batch):
-    rollout, views = case
+    rollout, masks = case
     model, words = tiny_model(3), vocabulary(ALLOWED)
-    whole = token_log_prob(model, rollout, views, words)
-    torch.testing.assert_close(token_log_prob(model, rollout, views, words, micro_batch=micro_batch), whole, rtol=1e-12, atol=1e-12)
+    whole = token_log_prob(model, rollout, masks, words)
+    torch.testing.assert_close(token_log_prob(model, rollout, masks, words, micro_batch=micro_batch), whole, rtol=1e-12, atol=1e-12)
     parts = path_log_prob(model, rollout, words, micro_batch=micro_batch)
     torch.testing.assert_close(parts, path_log_prob(model, rollout, words), rtol=1e-12, atol=1e-12)
 
 
 def test_a_micro_batch_bounds_the_number_of_sequences_in_a_forward(case):
-    rollout, views = case
+    rollout, masks = case
     sizes = []
 
     def logits(tokens):
         sizes.append(len(tokens))
         return torch.zeros(*tokens.shape, 8)
 
-    token_log_prob(Dummy(logits), rollout, views, vocabulary(ALLOWED), micro_batch=5)
-    assert sizes == [5, 5, 5, 5, 4]  # 3 prompts × 2 rollouts × 4 views
+    token_log_prob(Dummy(logits), rollout, masks, vocabulary(ALLOWED), micro_batch=5)
+    assert sizes == [5, 5, 5, 5, 4]  # 3 prompts × 2 rollouts × 4 masks
 
 
 def test_the_model_sees_the_mask_token_exactly_at_hidden_positions(case):
-    rollout, views = case
+    rollout, masks = case
     seen = []
-    token_log_prob(Dummy(lambda tokens: seen.append(tokens) or torch.zeros(*tokens.shape, 8)), rollout, views, vocabulary(ALLOWED))
-    fed = seen[0].view(views.hidden.shape)
-    assert torch.equal(fed == MASK, views.hidden)
-    assert torch.equal(fed[~views.hidden], rollout.tokens.unsqueeze(2).expand_as(fed)[~views.hidden])
+    token_log_prob(Dummy(lambda tokens: seen.append(tokens) or torch.zeros(*tokens.shape, 8)), rollout, masks, vocabulary(ALLOWED))
+    fed = seen[0].view(masks.hidden.shape)
+    assert torch.equal(fed == MASK, masks.hidden)
+    assert torch.equal(fed[~masks.hidden], rollout.tokens.unsqueeze(2).expand_as(fed)[~masks.hidden])
 
 
 @pytest.mark.parametrize("allowed", [(4, 5, 6, 7), (0, 2, 3), (5,)])
@@ -90,7 +90,7 @@ def test_probabilities_of_the_allowed_tokens_sum_to_one_and_the_others_are_zero(
     hidden = rollout.response_mask.unsqueeze(2)
     target = hidden.clone()
     target[..., 2] = False
-    probability = token_log_prob(model, rollout, Views(hidden, target, torch.ones(1, 8, 1)), words)[0, :, 0, 3].exp()
+    probability = token_log_prob(model, rollout, Masks(hidden, target, torch.ones(1, 8, 1)), words)[0, :, 0, 3].exp()
     assert probability.sum().item() == pytest.approx(1.0, abs=1e-12)
     assert (probability > 0).nonzero().flatten().tolist() == list(allowed)
 
@@ -117,10 +117,10 @@ def test_temperature_is_applied_in_float32_also_to_a_bfloat16_model():
     """The sampler casts first, so the two would otherwise disagree on the log-probability of a drawn token."""
     logits = torch.tensor([3.0, 1.0, -2.0, 0.5], dtype=torch.bfloat16)
     rollout = make_rollout(make_prompts("_"), 1, allowed=(4,))
-    views = Views(*(rollout.response_mask.unsqueeze(2),) * 2, torch.ones(1, 1, 1))
+    masks = Masks(*(rollout.response_mask.unsqueeze(2),) * 2, torch.ones(1, 1, 1))
     rows = torch.zeros(8, dtype=torch.bfloat16)
     rows[4:] = logits
-    computed = token_log_prob(Dummy(lambda tokens: rows.expand(*tokens.shape, 8)), rollout, views, vocabulary(), temperature=0.7)
+    computed = token_log_prob(Dummy(lambda tokens: rows.expand(*tokens.shape, 8)), rollout, masks, vocabulary(), temperature=0.7)
     assert computed.item() == pytest.approx(log_softmax(logits.double().numpy() / 0.7)[0], rel=1e-5)
 
 
@@ -168,7 +168,7 @@ def test_the_mask_token_of_the_official_checkpoint_is_found(tmp_path):
     assert tokenizer.mask_token_id == MASK
 
 
-def every_mask(response_mask: torch.Tensor) -> Views:
+def every_mask(response_mask: torch.Tensor) -> Masks:
     """All 2^L − 1 masks of each response as replicates, weighted so that their mean is the sum in the definition of the ELBO."""
     L = int(response_mask[0, 0].sum())
     choices = [c for c in product([False, True], repeat=L) if any(c)]
@@ -176,7 +176,7 @@ def every_mask(response_mask: torch.Tensor) -> Views:
     for r, choice in enumerate(choices):
         hidden[:, :, r][response_mask] = torch.tensor(choice * response_mask.shape[0] * response_mask.shape[1])
     weight = [len(choices) / (sum(c) * comb(L, sum(c))) for c in choices]
-    return Views(hidden, hidden, torch.tensor(weight, dtype=torch.float64).expand(*hidden.shape[:3]))
+    return Masks(hidden, hidden, torch.tensor(weight, dtype=torch.float64).expand(*hidden.shape[:3]))
 
 
 @pytest.mark.parametrize("puzzle", ["1204341221400321", "1234341221434021"], ids=["three_blanks", "one_blank"])
@@ -199,7 +199,7 @@ def test_the_elbo_of_sampled_masks_is_unbiased():
     many = make_rollout(make_prompts("1_2__"), 2000)
     many.tokens[:] = rollout.tokens
     for scheme in ("exact", "stratified", "antithetic"):
-        estimates = elbo(model, many, draw_views(scheme, many.response_mask, 2, [stream(5, scheme)]), words)
+        estimates = elbo(model, many, draw_masks(scheme, many.response_mask, 2, [stream(5, scheme)]), words)
         assert abs(estimates.mean().item() - exact) < 4 * estimates.std().item() / math.sqrt(2000)
 
 
@@ -216,16 +216,16 @@ def test_path_log_prob_equals_a_loop_along_the_order():
 def test_likelihoods_have_no_gradient():
     rollout = make_rollout(make_prompts("__"), 1)
     assert not path_log_prob(tiny_model(), rollout, vocabulary()).requires_grad
-    assert not elbo(tiny_model(), rollout, path_views(rollout.step, rollout.num_steps), vocabulary()).requires_grad
-    assert token_log_prob(tiny_model(), rollout, path_views(rollout.step, rollout.num_steps), vocabulary()).requires_grad
+    assert not elbo(tiny_model(), rollout, path_masks(rollout.step, rollout.num_steps), vocabulary()).requires_grad
+    assert token_log_prob(tiny_model(), rollout, path_masks(rollout.step, rollout.num_steps), vocabulary()).requires_grad
 
 
 def test_float32_terms_are_summed_in_float64():
     """100,000 terms around −7: a float32 sum is off by a hundredth of a nat, which is what two models may differ by."""
     terms = -7 + torch.randn(100_000, generator=stream(0))
     exact = math.fsum(terms.double().tolist())
-    views = Views(*(torch.ones(1, 1, 1, 100_000, dtype=torch.bool),) * 2, torch.ones(1, 1, 1, dtype=torch.float64))
-    computed = log_likelihood(terms.view(1, 1, 1, -1), views)
+    masks = Masks(*(torch.ones(1, 1, 1, 100_000, dtype=torch.bool),) * 2, torch.ones(1, 1, 1, dtype=torch.float64))
+    computed = sequence_log_prob(terms.view(1, 1, 1, -1), masks)
     assert computed.dtype == torch.float64
     assert computed.item() == pytest.approx(exact, rel=1e-13)
     one_by_one = terms.cumsum(0, dtype=torch.float32)[-1].item()

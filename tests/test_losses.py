@@ -8,10 +8,10 @@ import torch
 from torch.nn import functional as F
 
 from dmpo_ref.config import LossConfig
-from dmpo_ref.likelihood import log_likelihood, token_log_prob
-from dmpo_ref.masking import SCHEMES, path_views, stream
-from dmpo_ref.objectives import build_objective
+from dmpo_ref.likelihood import sequence_log_prob, token_log_prob
 from dmpo_ref.losses import wdce, wddo
+from dmpo_ref.masking import SCHEMES, path_masks, stream
+from dmpo_ref.objectives import build_objective
 from dmpo_ref.presets.loading import load_config
 from dmpo_ref.rollout import Experience
 from dmpo_ref.runtime.run import Run
@@ -31,28 +31,28 @@ def streams(seed: int = 0) -> list[torch.Generator]:
 
 def build_case(name: str, normalise: str, masks: str):
     """Two prompts of different length with 3 and 2 blanks (so one is padded), three rollouts each, arbitrary weights."""
-    config = LossConfig(name=name, masks=masks, num_replicates=3, normalise=normalise)
+    config = LossConfig(name=name, masks=masks, num_masks=3, normalise=normalise)
     objective = build_objective(config, alpha=1.0)
     rollout = make_rollout(make_prompts("12|_3__", "4|__1"), N)
-    views = objective.views(rollout, streams())
+    masks = objective.masks(rollout, streams())
     rng = np.random.default_rng(1)
     weight = torch.tensor(rng.dirichlet(np.ones(N), size=G))
     real = weight if name == "wddo" else weight - torch.tensor(rng.dirichlet(np.ones(N), size=G))
-    log_old = token_log_prob(tiny_model(7), rollout, views, VOCABULARY).detach()
+    log_old = token_log_prob(tiny_model(7), rollout, masks, VOCABULARY).detach()
     experience = Experience(rollout, [0, 1], torch.zeros(G, N), weight, weight - real, log_old)
-    return objective, experience, views, real
+    return objective, experience, masks, real
 
 
-def slow_log_likelihood(model, rollout, views) -> np.ndarray:
+def slow_log_likelihood(model, rollout, masks) -> np.ndarray:
     """mean_r weight_r Σ_{scored} log π, [G, N], a row and a position at a time."""
     total = np.zeros((G, N))
     for g, n in np.ndindex(G, N):
         tokens, attention_mask = rollout.tokens[g, n], rollout.attention_mask[g, n]
-        for r in range(views.hidden.shape[2]):
-            seen = tokens.masked_fill(views.hidden[g, n, r], MASK)
-            scored = views.target[g, n, r].nonzero().flatten().tolist()
+        for r in range(masks.hidden.shape[2]):
+            seen = tokens.masked_fill(masks.hidden[g, n, r], MASK)
+            scored = masks.target[g, n, r].nonzero().flatten().tolist()
             log_prob = sum(plain_log_prob(model, seen, attention_mask, s, int(tokens[s]), ALLOWED) for s in scored)
-            total[g, n] += views.weight[g, n, r].item() * log_prob / views.hidden.shape[2]
+            total[g, n] += masks.weight[g, n, r].item() * log_prob / masks.hidden.shape[2]
     return total
 
 
@@ -72,10 +72,10 @@ def slow_loss(name: str, normalise: str, log_prob: np.ndarray, log_old: np.ndarr
 @pytest.mark.parametrize(("name", "normalise"), LOSSES)
 @pytest.mark.parametrize("masks", MASKS)
 def test_the_loss_equals_its_definition_summed_position_by_position(name, normalise, masks):
-    objective, experience, views, weight = build_case(name, normalise, masks)
+    objective, experience, masks, weight = build_case(name, normalise, masks)
     model, old = tiny_model(3), tiny_model(7)
-    loss = objective.loss(token_log_prob(model, experience.rollout, views, VOCABULARY), views, experience, weight)
-    log_prob, log_old = (slow_log_likelihood(m, experience.rollout, views) for m in (model, old))
+    loss = objective.loss(token_log_prob(model, experience.rollout, masks, VOCABULARY), masks, experience, weight)
+    log_prob, log_old = (slow_log_likelihood(m, experience.rollout, masks) for m in (model, old))
     assert loss.item() == pytest.approx(slow_loss(name, normalise, log_prob, log_old, weight.numpy()), rel=1e-10)
 
 
@@ -83,11 +83,11 @@ def test_the_loss_equals_its_definition_summed_position_by_position(name, normal
 @pytest.mark.parametrize("masks", MASKS)
 def test_the_gradient_in_the_parameters_equals_finite_differences(name, normalise, masks):
     """A random direction in every weight matrix of the model."""
-    objective, experience, views, weight = build_case(name, normalise, masks)
+    objective, experience, masks, weight = build_case(name, normalise, masks)
     model = tiny_model(3)
 
     def loss():
-        return objective.loss(token_log_prob(model, experience.rollout, views, VOCABULARY), views, experience, weight)
+        return objective.loss(token_log_prob(model, experience.rollout, masks, VOCABULARY), masks, experience, weight)
 
     loss().backward()
     generator, h = torch.Generator().manual_seed(0), 1e-3
@@ -108,25 +108,25 @@ def test_the_gradient_in_the_parameters_equals_finite_differences(name, normalis
 @pytest.mark.parametrize("masks", ["antithetic", "path"])
 def test_the_gradient_in_the_logits_is_the_coefficient_times_softmax_minus_one_hot(name, normalise, masks):
     """Logits as free parameters. Tokens that may not be generated and positions that are not scored have none."""
-    objective, experience, views, weight = build_case(name, normalise, masks)
-    rollout, R = experience.rollout, views.hidden.shape[2]
+    objective, experience, masks, weight = build_case(name, normalise, masks)
+    rollout, R = experience.rollout, masks.hidden.shape[2]
     logits = torch.randn(G * N * R, 6, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
-    log_prob = token_log_prob(Dummy(lambda tokens: logits), rollout, views, VOCABULARY)
-    objective.loss(log_prob, views, experience, weight).backward()
+    log_prob = token_log_prob(Dummy(lambda tokens: logits), rollout, masks, VOCABULARY)
+    objective.loss(log_prob, masks, experience, weight).backward()
 
     pi = logits.detach()[..., list(ALLOWED)].softmax(dim=-1).numpy().reshape(G, N, R, 6, 4)
-    target, view_weight = views.target.numpy(), views.weight.numpy()
+    target, mask_weight = masks.target.numpy(), masks.weight.numpy()
     scored = np.zeros((G, N, R, 6))
     expected = np.zeros((G, N, R, 6, 8))
     for index in zip(*target.nonzero(), strict=True):
         symbol = ALLOWED.index(rollout.tokens[index[0], index[1], index[3]].item())
         scored[index] = np.log(pi[index][symbol])
-        expected[(*index, list(ALLOWED))] = view_weight[index[:3]] / R * (np.eye(4)[symbol] - pi[index])
-    log_policy = (view_weight * scored.sum(axis=-1)).mean(axis=-1)
+        expected[(*index, list(ALLOWED))] = mask_weight[index[:3]] / R * (np.eye(4)[symbol] - pi[index])
+    log_policy = (mask_weight * scored.sum(axis=-1)).mean(axis=-1)
     if name == "wdce":
         coefficient = -weight.numpy() / (np.array([[3], [2]]) if normalise == "length" else 1)
     else:
-        delta = log_policy - (view_weight * experience.log_old.numpy().sum(axis=-1)).mean(axis=-1)
+        delta = log_policy - (mask_weight * experience.log_old.numpy().sum(axis=-1)).mean(axis=-1)
         coefficient = -weight.numpy() / (1 + np.exp(delta)) + 1 / N / (1 + np.exp(-delta))
     expected *= coefficient[:, :, None, None, None] / G
     np.testing.assert_allclose(logits.grad.numpy().reshape(expected.shape), expected, rtol=1e-10, atol=1e-14)
@@ -185,35 +185,35 @@ def test_the_published_mean_over_rollouts_makes_the_positive_term_n_times_too_we
     assert published(very_negative).item() == pytest.approx(40.0 / 4)
 
 
-def test_wddo_averages_replicates_before_the_sigmoid():
+def test_wddo_averages_masks_before_the_sigmoid():
     """Two replicates with Δ = +3 and −3: their mean is 0 and the loss 2 ln 2; averaging the losses would give 2 ln 2 + 1.8."""
     rollout = make_rollout(make_prompts("_12"), 2)
-    objective = build_objective(LossConfig(name="wddo", masks="exact", num_replicates=2), alpha=1.0)
-    views = objective.views(rollout, streams()[:1])
-    assert (views.weight == 1).all()  # one blank: L = m = 1
+    objective = build_objective(LossConfig(name="wddo", masks="exact", num_masks=2), alpha=1.0)
+    masks = objective.masks(rollout, streams()[:1])
+    assert (masks.weight == 1).all()  # one blank: L = m = 1
     log_prob = torch.zeros(1, 2, 2, 3, dtype=torch.float64)
     log_prob[..., 0] = torch.tensor([3.0, -3.0])
     weight = torch.full((1, 2), 0.5, dtype=torch.float64)
     experience = Experience(rollout, [0], torch.zeros(1, 2), weight, torch.zeros(1, 2), torch.zeros_like(log_prob))
-    assert objective.loss(log_prob, views, experience, weight).item() == pytest.approx(2 * math.log(2))
+    assert objective.loss(log_prob, masks, experience, weight).item() == pytest.approx(2 * math.log(2))
     averaged_after = np.mean([wddo(torch.full((1, 2), d, dtype=torch.float64), weight).item() for d in (3.0, -3.0)])
     assert averaged_after > 2 * math.log(2) + 1.5
 
 
-def test_path_views_give_the_log_probability_along_the_order_exactly():
+def test_path_masks_give_the_log_probability_along_the_order_exactly():
     rollout = make_rollout(make_prompts("12|_3__", "4|__1"), N)
-    model, views = tiny_model(3), path_views(rollout.step, rollout.num_steps)
-    computed = log_likelihood(token_log_prob(model, rollout, views, VOCABULARY), views)
+    model, masks = tiny_model(3), path_masks(rollout.step, rollout.num_steps)
+    computed = sequence_log_prob(token_log_prob(model, rollout, masks, VOCABULARY), masks)
     for g, n in np.ndindex(G, N):
         expected = plain_path_log_prob(model, rollout.tokens[g, n], rollout.attention_mask[g, n], rollout.step[g, n], ALLOWED)
         assert computed[g, n].item() == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("masks", MASKS)
-def test_equal_streams_give_equal_views_and_other_streams_others(masks):
-    objective = build_objective(LossConfig(masks=masks, num_replicates=4), alpha=1.0)
+def test_equal_streams_give_equal_masks_and_other_streams_others(masks):
+    objective = build_objective(LossConfig(masks=masks, num_masks=4), alpha=1.0)
     rollout = make_rollout(make_prompts("________", "1234____"), 5)
-    first, again, other = (objective.views(rollout, streams(seed)) for seed in (0, 0, 1))
+    first, again, other = (objective.masks(rollout, streams(seed)) for seed in (0, 0, 1))
     for field in ("hidden", "target", "weight"):
         assert torch.equal(getattr(first, field), getattr(again, field))
     assert torch.equal(first.hidden, other.hidden) == (masks == "path")
@@ -222,16 +222,16 @@ def test_equal_streams_give_equal_views_and_other_streams_others(masks):
 @pytest.mark.parametrize("masks", SCHEMES)
 @pytest.mark.parametrize("neighbour", ["1234|___", "1|_____", "_"], ids=["more_padding", "more_blanks", "shorter"])
 def test_the_masks_of_a_prompt_do_not_depend_on_the_others(masks, neighbour):
-    objective = build_objective(LossConfig(masks=masks, num_replicates=3), alpha=1.0)
-    together = objective.views(make_rollout(make_prompts("12|_3__", neighbour), N), streams())
-    alone = objective.views(make_rollout(make_prompts("12|_3__"), N), streams()[:1])
+    objective = build_objective(LossConfig(masks=masks, num_masks=3), alpha=1.0)
+    together = objective.masks(make_rollout(make_prompts("12|_3__", neighbour), N), streams())
+    alone = objective.masks(make_rollout(make_prompts("12|_3__"), N), streams()[:1])
     padding = together.hidden.shape[-1] - alone.hidden.shape[-1]
     assert torch.equal(together.hidden[:1, :, :, padding:], alone.hidden)
     assert torch.equal(together.weight[:1], alone.weight)
 
 
 def test_selecting_prompts_and_a_step_keeps_rows_together():
-    objective, experience, views, _ = build_case("wddo", "length", "exact")
+    objective, experience, masks, _ = build_case("wddo", "length", "exact")
     stored = torch.stack([experience.log_old, experience.log_old + 1])
     buffered = Experience(**(vars(experience) | {"log_old": stored, "position": [10, 11]}))
     chosen = buffered.select([1], 1)
@@ -272,21 +272,21 @@ def move(policy) -> None:
             parameter += 0.03 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
 
 
-def plain_token_log_prob(model, rollout, views, allowed: torch.Tensor) -> torch.Tensor:
-    """log π of every token under every view from all logits at once, [G, N, R, S], 0 where not scored."""
-    tokens, attention_mask = (x.unsqueeze(2).expand_as(views.hidden) for x in (rollout.tokens, rollout.attention_mask))
-    seen = torch.where(views.hidden, MASK, tokens)
+def plain_token_log_prob(model, rollout, masks, allowed: torch.Tensor) -> torch.Tensor:
+    """log π of every token under every mask from all logits at once, [G, N, R, S], 0 where not scored."""
+    tokens, attention_mask = (x.unsqueeze(2).expand_as(masks.hidden) for x in (rollout.tokens, rollout.attention_mask))
+    seen = torch.where(masks.hidden, MASK, tokens)
     logits = model(seen.flatten(0, 2), attention_mask=attention_mask.flatten(0, 2)).logits.view(*seen.shape, -1)
     log_z = torch.where(allowed, logits, -torch.inf).logsumexp(dim=-1)
-    return (logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - log_z) * views.target
+    return (logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - log_z) * masks.target
 
 
-def plain_objective(run: Run, batch: Experience, views) -> torch.Tensor:
+def plain_objective(run: Run, batch: Experience, masks) -> torch.Tensor:
     """The loss of the run by its equations, with a gradient."""
-    config, allowed, view_weight = run.config, run.vocabulary.allowed, views.weight
-    log_prob = (view_weight * plain_token_log_prob(run.policy, batch.rollout, views, allowed).sum(-1)).mean(-1)
+    config, allowed, mask_weight = run.config, run.vocabulary.allowed, masks.weight
+    log_prob = (mask_weight * plain_token_log_prob(run.policy, batch.rollout, masks, allowed).sum(-1)).mean(-1)
     if batch.log_old is not None:
-        delta = log_prob - (view_weight * batch.log_old.sum(-1)).mean(-1)
+        delta = log_prob - (mask_weight * batch.log_old.sum(-1)).mean(-1)
     if config.loss.name == "wddo":
         softplus = torch.nn.functional.softplus
         return ((batch.weight * softplus(-delta)).sum(-1) + softplus(delta).mean(-1)).mean()
@@ -304,14 +304,14 @@ def test_micro_batches_of_any_size_give_the_gradient_of_the_equations(tmp_path, 
     run = tiny_run(tmp_path, *overrides)
     move(run.policy)
     batch = run.minibatch(1)
-    views = run.objective.views(batch.rollout, mask_streams(run, batch.position, 1))
+    masks = run.objective.masks(batch.rollout, mask_streams(run, batch.position, 1))
     parameters = list(run.policy.parameters())
-    expected_loss = plain_objective(run, batch, views)
+    expected_loss = plain_objective(run, batch, masks)
     expected = torch.cat([g.flatten() for g in torch.autograd.grad(expected_loss, parameters)])
     for micro_batch in (None, 1, 5, 1000):
         run.config.loss.micro_batch = micro_batch
         run.policy.zero_grad()
-        loss = backward(run, views, batch)
+        loss = backward(run, masks, batch)
         gradient = torch.cat([p.grad.flatten() for p in parameters])
         assert loss.item() == pytest.approx(expected_loss.item(), rel=1e-6)
         # In one pass all is float64; in parts, the slope of a linear loss is float32.
@@ -323,9 +323,9 @@ def test_an_empty_mask_is_among_the_micro_batches_of_antithetic_pairs(tmp_path):
     """The pair of the full mask hides nothing; a micro-batch of it alone must add nothing and not fail."""
     run = tiny_run(tmp_path, "loss.name=wdce", "loss.micro_batch=1")
     batch = run.minibatch(0)
-    views = run.objective.views(batch.rollout, mask_streams(run, batch.position, 0))
-    assert (views.hidden.sum(dim=-1) == 0).any()
-    assert torch.isfinite(backward(run, views, batch))
+    masks = run.objective.masks(batch.rollout, mask_streams(run, batch.position, 0))
+    assert (masks.hidden.sum(dim=-1) == 0).any()
+    assert torch.isfinite(backward(run, masks, batch))
 
 
 @pytest.mark.parametrize("prompts_per_step", ["null", 2])
@@ -336,11 +336,11 @@ def test_before_the_first_step_the_ratio_is_0_on_the_masks_of_every_step(tmp_pat
     run = tiny_run(tmp_path, *OBJECTIVES[name], f"loss.masks={masks}", f"train.prompts_per_step={prompts_per_step}")
     for k in range(K):
         batch = run.minibatch(k)
-        views = run.objective.views(batch.rollout, mask_streams(run, batch.position, k))
-        log_prob = token_log_prob(run.policy, batch.rollout, views, run.vocabulary)
-        weight = real_weight(run, log_prob, views, batch)
+        masks = run.objective.masks(batch.rollout, mask_streams(run, batch.position, k))
+        log_prob = token_log_prob(run.policy, batch.rollout, masks, run.vocabulary)
+        weight = real_weight(run, log_prob, masks, batch)
         if name == "wddo":
-            assert run.objective.loss(log_prob, views, batch, weight).item() == pytest.approx(2 * math.log(2), rel=1e-12)
+            assert run.objective.loss(log_prob, masks, batch, weight).item() == pytest.approx(2 * math.log(2), rel=1e-12)
         else:
             torch.testing.assert_close(weight, batch.weight - 0.7 / 4)
 
@@ -349,12 +349,12 @@ def test_wdce_draws_fresh_masks_at_every_step_and_wddo_the_stored_ones(tmp_path)
     for name in ("wdce", "wddo"):
         run = tiny_run(tmp_path / name, f"loss.name={name}")
         rollout, position = run.buffer[0].rollout, run.buffer[0].position
-        before = run.objective.views(rollout, mask_streams(run, position, 0)).hidden
+        before = run.objective.masks(rollout, mask_streams(run, position, 0)).hidden
         run.step = 57
-        after = run.objective.views(rollout, mask_streams(run, position, 0)).hidden
+        after = run.objective.masks(rollout, mask_streams(run, position, 0)).hidden
         assert torch.equal(before, after) == (name == "wddo")
         if name == "wddo":
-            other_step = run.objective.views(rollout, mask_streams(run, position, 1)).hidden
+            other_step = run.objective.masks(rollout, mask_streams(run, position, 1)).hidden
             assert not torch.equal(before, other_step)
 
 
@@ -372,5 +372,5 @@ def test_wddo_subtracts_the_log_probability_its_rollouts_were_drawn_with(tmp_pat
     """1/N Σ stands for E_{p_old} of the distribution that was sampled: at T = 0.7 only this makes p* the optimum."""
     run = tiny_run(tmp_path, "loss.name=wddo", "loss.masks=path", "sampler.temperature=0.7")
     experience = run.buffer[0]
-    stored = log_likelihood(experience.log_old[0], path_views(experience.rollout.step, experience.rollout.num_steps))
-    torch.testing.assert_close(stored, experience.rollout.log_prob)
+    stored = sequence_log_prob(experience.log_old[0], path_masks(experience.rollout.step, experience.rollout.num_steps))
+    torch.testing.assert_close(stored, experience.rollout.path_log_prob)

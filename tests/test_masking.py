@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from dmpo_ref.masking import SCHEMES, draw_views, path_views, stream, views_from_uniforms
+from dmpo_ref.masking import SCHEMES, draw_masks, masks_from_uniforms, path_masks, stream
 
 UNBIASED = ["exact", "stratified", "antithetic"]
 
@@ -24,13 +24,13 @@ def exact_nelbo(scores: dict[frozenset, float], length: int) -> float:
     return sum(score / len(s) / comb(length, len(s)) for s, score in scores.items() if s)
 
 
-def estimates(views, scores) -> torch.Tensor:
+def estimates(masks, scores) -> torch.Tensor:
     """weight · score of every replicate, [G, N, R]."""
-    values = [scores[frozenset(row.nonzero().flatten().tolist())] for row in views.hidden.flatten(0, 2)]
-    return views.weight * torch.tensor(values, dtype=torch.float64).view(views.weight.shape)
+    values = [scores[frozenset(row.nonzero().flatten().tolist())] for row in masks.hidden.flatten(0, 2)]
+    return masks.weight * torch.tensor(values, dtype=torch.float64).view(masks.weight.shape)
 
 
-def all_uniforms(length: int, num_replicates: int):
+def all_uniforms(length: int, num_masks: int):
     """Uniforms that visit every size and every order of positions equally often.
 
     Replicates of one row share nothing but the size draw (stratified) or the set (antithetic pairs), and expectation is
@@ -39,28 +39,28 @@ def all_uniforms(length: int, num_replicates: int):
     # Both the sizes 1..L and, for pairs, 0..L are cut points of multiples of 1 / (L (L + 1)).
     grid = length * (length + 1)
     for k, order in product(range(grid), permutations(range(length))):
-        yield torch.full((num_replicates,), (k + 0.5) / grid), torch.tensor(order).expand(num_replicates, -1) / length
+        yield torch.full((num_masks,), (k + 0.5) / grid), torch.tensor(order).expand(num_masks, -1) / length
 
 
-def enumerate_scheme(scheme: str, length: int, num_replicates: int, scores) -> torch.Tensor:
+def enumerate_scheme(scheme: str, length: int, num_masks: int, scores) -> torch.Tensor:
     """Expectation of every replicate's estimate over all masks of a scheme, [R]."""
-    size_u, position_u = (torch.stack(x).double() for x in zip(*all_uniforms(length, num_replicates), strict=True))
+    size_u, position_u = (torch.stack(x).double() for x in zip(*all_uniforms(length, num_masks), strict=True))
     response = torch.ones(1, len(size_u), length, dtype=torch.bool)
-    views = views_from_uniforms(scheme, response, size_u[None], position_u[None])
-    return estimates(views, scores).mean(dim=(0, 1))
+    masks = masks_from_uniforms(scheme, response, size_u[None], position_u[None])
+    return estimates(masks, scores).mean(dim=(0, 1))
 
 
 @pytest.mark.parametrize("scheme", UNBIASED)
-@pytest.mark.parametrize("num_replicates", [1, 2, 3, 4])
+@pytest.mark.parametrize("num_masks", [1, 2, 3, 4])
 @pytest.mark.parametrize("length", [1, 2, 3, 4, 5])
-def test_unbiased_schemes_equal_the_exact_elbo_summed_over_every_mask(scheme, length, num_replicates):
+def test_unbiased_schemes_equal_the_exact_elbo_summed_over_every_mask(scheme, length, num_masks):
     scores = subset_scores(length)
-    mean = enumerate_scheme(scheme, length, num_replicates, scores).mean().item()
+    mean = enumerate_scheme(scheme, length, num_masks, scores).mean().item()
     assert mean == pytest.approx(exact_nelbo(scores, length), rel=1e-12)
 
 
 @pytest.mark.parametrize("scheme", ["exact", "antithetic"])
-def test_each_replicate_is_unbiased_by_itself(scheme):
+def test_each_mask_is_unbiased_by_itself(scheme):
     scores = subset_scores(4)
     for mean in enumerate_scheme(scheme, 4, 3, scores).tolist():
         assert mean == pytest.approx(exact_nelbo(scores, 4), rel=1e-12)
@@ -75,9 +75,9 @@ def published_expectation(length: int, scores) -> float:
         for bits in product([False, True], repeat=length):
             chosen = torch.tensor(bits)
             position_u = torch.where(chosen, 0.0, 1 - 1e-12).double().expand(1, 1, 2, -1)
-            views = views_from_uniforms("paper", torch.ones(1, 1, length, dtype=torch.bool), torch.full((1, 1, 2), u), position_u)
+            masks = masks_from_uniforms("paper", torch.ones(1, 1, length, dtype=torch.bool), torch.full((1, 1, 2), u), position_u)
             probability = p ** sum(bits) * (1 - p) ** (length - sum(bits))
-            total += node_weight * probability * estimates(views, scores).mean().item()
+            total += node_weight * probability * estimates(masks, scores).mean().item()
     return total
 
 
@@ -95,18 +95,18 @@ def test_complementary_pairs_with_uncorrected_weights_are_wrong():
     assert abs(wrong / exact_nelbo(scores, L) - 1) > 0.02
 
 
-@pytest.mark.parametrize("num_replicates", [1, 2, 3, 4, 5, 6])
-def test_antithetic_pairs_are_complements_and_an_odd_last_one_stands_alone(num_replicates):
+@pytest.mark.parametrize("num_masks", [1, 2, 3, 4, 5, 6])
+def test_antithetic_pairs_are_complements_and_an_odd_last_one_stands_alone(num_masks):
     response, L = torch.tensor([False, True, True, True, True, False]).expand(1, 30, 6), 4
-    views = draw_views("antithetic", response, num_replicates, [stream(0, "test")])
-    size = views.hidden.sum(dim=-1)
-    for r in range(0, num_replicates - 1, 2):
-        assert torch.equal(views.hidden[:, :, r] ^ views.hidden[:, :, r + 1], response)
+    masks = draw_masks("antithetic", response, num_masks, [stream(0, "test")])
+    size = masks.hidden.sum(dim=-1)
+    for r in range(0, num_masks - 1, 2):
+        assert torch.equal(masks.hidden[:, :, r] ^ masks.hidden[:, :, r + 1], response)
         pair = torch.where(size[..., r : r + 2] > 0, (L + 1) / size[..., r : r + 2].double(), 0.0)
-        torch.testing.assert_close(views.weight[..., r : r + 2], pair)
-    if num_replicates % 2:
+        torch.testing.assert_close(masks.weight[..., r : r + 2], pair)
+    if num_masks % 2:
         assert (size[..., -1] > 0).all()
-        torch.testing.assert_close(views.weight[..., -1], L / size[..., -1].double())
+        torch.testing.assert_close(masks.weight[..., -1], L / size[..., -1].double())
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -114,18 +114,18 @@ def test_only_response_positions_are_masked_and_rows_may_differ_in_length(scheme
     response = torch.zeros(2, 3, 10, dtype=torch.bool)
     response[0, :, 2:5] = True
     response[1, :, 1:9] = True
-    views = draw_views(scheme, response, 4, [stream(1, g) for g in range(2)])
-    assert not (views.hidden & ~response.unsqueeze(2)).any()
+    masks = draw_masks(scheme, response, 4, [stream(1, g) for g in range(2)])
+    assert not (masks.hidden & ~response.unsqueeze(2)).any()
     if scheme in UNBIASED[:2]:
-        m = views.hidden.sum(dim=-1)
+        m = masks.hidden.sum(dim=-1)
         assert (m >= 1).all()
         L = response.sum(dim=-1, keepdim=True)
-        torch.testing.assert_close(views.weight, L / m.double())
+        torch.testing.assert_close(masks.weight, L / m.double())
 
 
 def test_stratified_sizes_cover_the_range():
     response = torch.ones(1, 50, 12, dtype=torch.bool)
-    sizes = draw_views("stratified", response, 12, [stream(2)]).hidden.sum(dim=-1)
+    sizes = draw_masks("stratified", response, 12, [stream(2)]).hidden.sum(dim=-1)
     assert torch.equal(sizes.sort(dim=-1).values, torch.arange(1, 13).expand(1, 50, -1))
 
 
@@ -143,35 +143,35 @@ def test_streams_depend_on_every_part_of_the_key_and_not_on_the_global_state():
 
 def test_drawing_masks_leaves_the_global_random_state_alone():
     before = torch.get_rng_state()
-    draw_views("exact", torch.ones(1, 2, 4, dtype=torch.bool), 2, [stream(0)])
+    draw_masks("exact", torch.ones(1, 2, 4, dtype=torch.bool), 2, [stream(0)])
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_masks_of_a_prompt_do_not_depend_on_its_neighbours():
     response = torch.ones(3, 2, 5, dtype=torch.bool)
-    together = draw_views("exact", response, 4, [stream(0, g) for g in range(3)])
-    alone = draw_views("exact", response[1:2], 4, [stream(0, 1)])
+    together = draw_masks("exact", response, 4, [stream(0, g) for g in range(3)])
+    alone = draw_masks("exact", response[1:2], 4, [stream(0, 1)])
     assert torch.equal(together.hidden[1:2], alone.hidden)
 
 
-def test_path_views_walk_along_the_order():
-    views = path_views(torch.tensor([[[-1, 2, 0, -1, 1]]]), 3)
-    assert views.hidden[0, 0].int().tolist() == [[0, 1, 1, 0, 1], [0, 1, 0, 0, 1], [0, 1, 0, 0, 0]]
-    assert views.target[0, 0].int().tolist() == [[0, 0, 1, 0, 0], [0, 0, 0, 0, 1], [0, 1, 0, 0, 0]]
-    assert views.weight.tolist() == [[[3.0, 3.0, 3.0]]]
+def test_path_masks_walk_along_the_order():
+    masks = path_masks(torch.tensor([[[-1, 2, 0, -1, 1]]]), 3)
+    assert masks.hidden[0, 0].int().tolist() == [[0, 1, 1, 0, 1], [0, 1, 0, 0, 1], [0, 1, 0, 0, 0]]
+    assert masks.target[0, 0].int().tolist() == [[0, 0, 1, 0, 0], [0, 0, 0, 0, 1], [0, 1, 0, 0, 0]]
+    assert masks.weight.tolist() == [[[3.0, 3.0, 3.0]]]
 
 
 @pytest.mark.parametrize(
-    ("scheme", "response", "num_replicates", "message"),
+    ("scheme", "response", "num_masks", "message"),
     [
         ("bernoulli", torch.ones(1, 1, 4).bool(), 1, "masks='bernoulli' is not a mask scheme; choose one of exact"),
-        ("exact", torch.ones(1, 1, 4).bool(), 0, "num_replicates=0"),
+        ("exact", torch.ones(1, 1, 4).bool(), 0, "num_masks=0"),
         ("exact", torch.zeros(1, 1, 4).bool(), 1, "nothing to generate"),
     ],
 )
-def test_bad_input_is_one_clear_line(scheme, response, num_replicates, message):
+def test_bad_input_is_one_clear_line(scheme, response, num_masks, message):
     with pytest.raises(ValueError, match=message):
-        draw_views(scheme, response, num_replicates, [stream(0)])
+        draw_masks(scheme, response, num_masks, [stream(0)])
 
 
 def test_paper_hides_with_probability_0_1_to_1_and_then_the_others():
@@ -179,17 +179,17 @@ def test_paper_hides_with_probability_0_1_to_1_and_then_the_others():
     response = torch.ones(1, 1, 1000, dtype=torch.bool)
     position_u = ((torch.arange(1000) + 0.5) / 1000).double().expand(1, 1, 2, -1)
     for u, hidden, weights in ((0.0, 100, (10, 10 / 9)), (0.5, 550, (20 / 11, 20 / 9)), (1.0, 1000, (1, 1000))):
-        views = views_from_uniforms("paper", response, torch.full((1, 1, 2), u).double(), position_u)
-        assert views.hidden.sum(dim=-1).flatten().tolist() == [hidden, 1000 - hidden]
-        assert views.weight.flatten().tolist() == pytest.approx(weights)
-    one = views_from_uniforms("paper", response[..., :3], torch.zeros(1, 1, 2).double(), torch.tensor([[[[0.05, 0.5, 0.5]] * 2]]).double())
+        masks = masks_from_uniforms("paper", response, torch.full((1, 1, 2), u).double(), position_u)
+        assert masks.hidden.sum(dim=-1).flatten().tolist() == [hidden, 1000 - hidden]
+        assert masks.weight.flatten().tolist() == pytest.approx(weights)
+    one = masks_from_uniforms("paper", response[..., :3], torch.zeros(1, 1, 2).double(), torch.tensor([[[[0.05, 0.5, 0.5]] * 2]]).double())
     assert one.weight.flatten().tolist() == pytest.approx([3, 1.5])
 
 
-@pytest.mark.parametrize("num_replicates", [1, 2, 4])
-def test_the_largest_uniform_does_not_make_a_stratified_mask_larger_than_the_response(num_replicates):
+@pytest.mark.parametrize("num_masks", [1, 2, 4])
+def test_the_largest_uniform_does_not_make_a_stratified_mask_larger_than_the_response(num_masks):
     """j + U is rounded to R there; the size is L, and not L + 1 or 1."""
-    size_u = torch.full((1, 1, num_replicates), 1 - 2**-53, dtype=torch.float64)
+    size_u = torch.full((1, 1, num_masks), 1 - 2**-53, dtype=torch.float64)
     response = torch.ones(1, 1, 7, dtype=torch.bool)
-    views = views_from_uniforms("stratified", response, size_u, torch.rand(1, 1, num_replicates, 7, dtype=torch.float64))
-    assert (views.hidden.sum(dim=-1)[0, 0, -1], views.weight[0, 0, -1]) == (7, 1)
+    masks = masks_from_uniforms("stratified", response, size_u, torch.rand(1, 1, num_masks, 7, dtype=torch.float64))
+    assert (masks.hidden.sum(dim=-1)[0, 0, -1], masks.weight[0, 0, -1]) == (7, 1)

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dmpo_ref.forecast.plan import OVERHEAD, format_plan, make_plan
 from dmpo_ref.forecast.sizes import count_parameters
 from dmpo_ref.likelihood import token_log_prob
-from dmpo_ref.masking import draw_views, stream
+from dmpo_ref.masking import draw_masks, stream
 from dmpo_ref.models.cache import KeyValueCache
 from dmpo_ref.models.llada import LLaDAConfig, LLaDAModelLM
 from dmpo_ref.samplers.sampling import sample
@@ -79,7 +79,7 @@ def test_sizes_of_a_checkpoint_that_ships_python_are_read_and_nothing_is_run(sma
 
 def test_a_round_worked_by_hand(small_run, folder):
     # 3 prompts × 4 rollouts, 6 positions in 6 steps, prompts of 10 tokens; 2 steps of 2 masks for each rollout.
-    options = (folder(), "sampler.response_length=6", "weight.log_ratio=elbo", "weight.elbo_replicates=4", "loss.name=wddo")
+    options = (folder(), "sampler.response_length=6", "weight.log_ratio=elbo", "weight.elbo_num_masks=4", "loss.name=wddo")
     batches = ("sampler.micro_batch=5", "train.score_micro_batch=16", "loss.micro_batch=10")
     plan = make_plan(small_run(*options, *batches), prompt_length=10)
     phases = {p.name: (p.sequences, p.tokens, p.calls) for p in plan.phases}
@@ -99,7 +99,7 @@ def test_a_round_worked_by_hand(small_run, folder):
     "overrides",
     [
         ["sampler.micro_batch=5", "loss.micro_batch=7", "weight.log_ratio=path", "train.score_micro_batch=50"],
-        ["loss.name=wddo", "loss.micro_batch=5", "weight.log_ratio=elbo", "weight.elbo_replicates=3"],
+        ["loss.name=wddo", "loss.micro_batch=5", "weight.log_ratio=elbo", "weight.elbo_num_masks=3"],
         ["weight.baseline=model", "loss.masks=path", "loss.micro_batch=100", "weight.log_ratio=none", "train.score_micro_batch=90"],
         ["sampler.name=confidence", "sampler.steps=8", "weight.log_ratio=none", "loss.masks=exact", "train.prompts_per_step=1"],
     ],
@@ -229,7 +229,7 @@ def test_operations_of_sampling_are_those_that_torch_counts(small_run, folder, o
 def saved_bytes(model, *, num_rows, length):
     """Bytes of the distinct tensors that one micro-batch of a gradient step keeps for its backward pass, weights aside."""
     rollout = make_rollout(make_prompts("0" * (40 - length) + "|" + "_" * length), num_rows)
-    views = draw_views("exact", rollout.response_mask, 1, [stream(0, "plan")])
+    masks = draw_masks("exact", rollout.response_mask, 1, [stream(0, "plan")])
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept = {}
 
@@ -238,7 +238,7 @@ def saved_bytes(model, *, num_rows, length):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        total = token_log_prob(model, rollout, views, vocabulary()).sum()
+        total = token_log_prob(model, rollout, masks, vocabulary()).sum()
     total.backward()
     return sum(tensor.untyped_storage().nbytes() for address, tensor in kept.items() if address not in own)
 

@@ -9,12 +9,12 @@ import torch
 
 from dmpo_ref.config import LossConfig, SamplerConfig
 from dmpo_ref.forecast.plan import make_plan
-from dmpo_ref.likelihood import build_vocabulary, log_likelihood, path_log_prob, token_log_prob
+from dmpo_ref.likelihood import build_vocabulary, path_log_prob, sequence_log_prob, token_log_prob
+from dmpo_ref.losses import wdce
 from dmpo_ref.masking import stream
 from dmpo_ref.models.loading import load_policy
 from dmpo_ref.objectives import RIVALS, build_objective
-from dmpo_ref.losses import wdce
-from dmpo_ref.objectives.diffu_grpo import clip_loss, one_shot_views
+from dmpo_ref.objectives.diffu_grpo import clip_loss, one_shot_masks
 from dmpo_ref.objectives.log_variance import log_variance
 from dmpo_ref.objectives.reinforce import reinforce
 from dmpo_ref.objectives.wd1 import wd1
@@ -45,21 +45,21 @@ def streams(seed: int = 0) -> list[torch.Generator]:
 
 
 def build_case(name: str, kl: float):
-    """Objective, experience with log p_old and log p_ref of other random policies, and views."""
+    """Objective, experience with log p_old and log p_ref of other random policies, and masks."""
     objective = build_objective(LossConfig(name=name, kl=kl, clip=CLIP), ALPHA)
     rollout = make_rollout(make_prompts("12|_3__", "4|__1"), N)
-    views = objective.views(rollout, streams())
+    masks = objective.masks(rollout, streams())
     reward = torch.tensor([[1.0, 0.0, 0.25], [0.0, 1.0, 1.0]], dtype=torch.float64)
-    old, ref = (token_log_prob(tiny_model(seed), rollout, views, VOCABULARY).detach() for seed in (7, 8))
+    old, ref = (token_log_prob(tiny_model(seed), rollout, masks, VOCABULARY).detach() for seed in (7, 8))
     unused = torch.full((G, N), torch.nan)
-    return objective, Experience(rollout, [0, 1], reward, unused, unused, log_old=old, log_ref=ref if kl else None), views
+    return objective, Experience(rollout, [0, 1], reward, unused, unused, log_old=old, log_ref=ref if kl else None), masks
 
 
-def one_shot(model, rollout, views) -> list[list[list[float]]]:
+def one_shot(model, rollout, masks) -> list[list[list[float]]]:
     """ℓ_k of every response, from one row of all logits at a time."""
     values = [[[] for _ in range(N)] for _ in range(G)]
     for g, n in np.ndindex(G, N):
-        seen = rollout.tokens[g, n].masked_fill(views.hidden[g, n, 0], MASK)
+        seen = rollout.tokens[g, n].masked_fill(masks.hidden[g, n, 0], MASK)
         for s in rollout.response_mask[g, n].nonzero().flatten().tolist():
             token = int(rollout.tokens[g, n, s])
             values[g][n].append(plain_log_prob(model, seen, rollout.attention_mask[g, n], s, token, ALLOWED))
@@ -74,13 +74,13 @@ def path(model, rollout) -> np.ndarray:
     return values
 
 
-def slow_loss(name: str, kl: float, model, experience, views, *, frozen=None) -> float:
+def slow_loss(name: str, kl: float, model, experience, masks, *, frozen=None) -> float:
     """The formulas with loops. `frozen` is the policy of the reward's KL term, through which no gradient flows."""
     rollout, r = experience.rollout, experience.reward.numpy()
     old, ref = tiny_model(7), tiny_model(8)
     total = 0.0
     if name in ("diffu_grpo", "wd1"):
-        now, before, reference = (one_shot(m, rollout, views) for m in (model, old, ref))
+        now, before, reference = (one_shot(m, rollout, masks) for m in (model, old, ref))
         for g, n in np.ndindex(G, N):
             A = r[g, n] - sum(r[g]) / N
             if name == "wd1":
@@ -107,26 +107,26 @@ def slow_loss(name: str, kl: float, model, experience, views, *, frozen=None) ->
     return total
 
 
-def with_reference(name, experience, views):
+def with_reference(name, experience, masks):
     """log_variance always has a reference."""
     if name == "log_variance":
-        experience.log_ref = token_log_prob(tiny_model(8), experience.rollout, views, VOCABULARY).detach()
+        experience.log_ref = token_log_prob(tiny_model(8), experience.rollout, masks, VOCABULARY).detach()
     return experience
 
 
 @pytest.mark.parametrize(("name", "kl"), CASES, ids=IDS)
 def test_the_loss_equals_its_formula_written_with_loops(name, kl):
-    objective, experience, views = build_case(name, kl)
-    experience, model = with_reference(name, experience, views), tiny_model(3)
-    loss = objective.loss(token_log_prob(model, experience.rollout, views, VOCABULARY), views, experience, experience.weight)
-    assert loss.item() == pytest.approx(slow_loss(name, kl, model, experience, views), rel=1e-9)
+    objective, experience, masks = build_case(name, kl)
+    experience, model = with_reference(name, experience, masks), tiny_model(3)
+    loss = objective.loss(token_log_prob(model, experience.rollout, masks, VOCABULARY), masks, experience, experience.weight)
+    assert loss.item() == pytest.approx(slow_loss(name, kl, model, experience, masks), rel=1e-9)
 
 
 @pytest.mark.parametrize(("name", "kl"), CASES, ids=IDS)
 def test_the_gradient_in_the_parameters_equals_finite_differences_of_the_formula(name, kl):
-    objective, experience, views = build_case(name, kl)
-    experience, model, frozen = with_reference(name, experience, views), tiny_model(3), tiny_model(3)
-    objective.loss(token_log_prob(model, experience.rollout, views, VOCABULARY), views, experience, experience.weight).backward()
+    objective, experience, masks = build_case(name, kl)
+    experience, model, frozen = with_reference(name, experience, masks), tiny_model(3), tiny_model(3)
+    objective.loss(token_log_prob(model, experience.rollout, masks, VOCABULARY), masks, experience, experience.weight).backward()
     generator, h = torch.Generator().manual_seed(0), 1e-3
     parameters = list(model.parameters())
     for _ in range(2):
@@ -138,7 +138,7 @@ def test_the_gradient_in_the_parameters_equals_finite_differences_of_the_formula
             for k in (-2, -1, 1, 2):
                 for p, s, d in zip(parameters, start, direction, strict=True):
                     p.copy_(s + k * h * d)
-                value[k] = slow_loss(name, kl, model, experience, views, frozen=frozen)
+                value[k] = slow_loss(name, kl, model, experience, masks, frozen=frozen)
             for p, s in zip(parameters, start, strict=True):
                 p.copy_(s)
         slope = (8 * (value[1] - value[-1]) - (value[2] - value[-2])) / (12 * h)
@@ -147,10 +147,10 @@ def test_the_gradient_in_the_parameters_equals_finite_differences_of_the_formula
 
 def test_the_case_above_clips_some_ratios_on_each_side_and_not_others():
     """Else the two tests above would say nothing of the clipping."""
-    _, experience, views = build_case("diffu_grpo", 0.0)
-    ratio = (token_log_prob(tiny_model(3), experience.rollout, views, VOCABULARY) - experience.log_old).exp()
-    positive = (experience.reward > experience.reward.mean(dim=-1, keepdim=True))[..., None, None] & views.target
-    negative = ~positive & views.target
+    _, experience, masks = build_case("diffu_grpo", 0.0)
+    ratio = (token_log_prob(tiny_model(3), experience.rollout, masks, VOCABULARY) - experience.log_old).exp()
+    positive = (experience.reward > experience.reward.mean(dim=-1, keepdim=True))[..., None, None] & masks.target
+    negative = ~positive & masks.target
     assert ((ratio > 1 + CLIP) & positive).any()
     assert ((ratio <= 1 + CLIP) & positive).any()
     assert ((ratio < 1 - CLIP) & negative).any()
@@ -271,12 +271,12 @@ def all_pairs() -> Rollout:
 def expected_gradient(name: str, table, old, ref, *, kl: float = 0.0, alpha: float = ALPHA) -> torch.Tensor:
     """The gradient of the objective in expectation over pairs of rollouts of `old`, exactly."""
     objective, rollout = build_objective(LossConfig(name=name, kl=kl), alpha), all_pairs()
-    views, table = objective.views(rollout, []), table.clone().requires_grad_()
-    log_prob, log_old, log_ref = (token_log_prob(tabular(t), rollout, views, vocabulary(SYMBOLS)) for t in (table, old, ref))
+    masks, table = objective.masks(rollout, []), table.clone().requires_grad_()
+    log_prob, log_old, log_ref = (token_log_prob(tabular(t), rollout, masks, vocabulary(SYMBOLS)) for t in (table, old, ref))
     reward = torch.stack([torch.stack([REWARD[PATHS[i][1:]] for i in pair]) for pair in PAIRS])
     experience = Experience(rollout, [], reward, reward, reward, log_old=log_old, log_ref=log_ref)
     leaf = log_prob.detach().requires_grad_()
-    (slope,) = torch.autograd.grad(objective.loss(leaf, views, experience, reward), leaf)
+    (slope,) = torch.autograd.grad(objective.loss(leaf, masks, experience, reward), leaf)
     chance = (log_joint(old) - math.log(2)).exp()  # of a rollout: its order, and its tokens
     chance = torch.tensor([chance[PATHS[i]] * chance[PATHS[j]] for i, j in PAIRS])
     # The loss is a mean over the prompts; each pair counts as often as it is drawn.
@@ -331,10 +331,10 @@ def log_variance_of_pairs(table, ref) -> torch.Tensor:
     losses = []
     for g in range(64):
         chosen = rollout.select(torch.tensor([g]))
-        views = objective.views(chosen, [])
-        log_prob, log_ref = (token_log_prob(tabular(t), chosen, views, vocabulary(SYMBOLS)) for t in (table, ref))
+        masks = objective.masks(chosen, [])
+        log_prob, log_ref = (token_log_prob(tabular(t), chosen, masks, vocabulary(SYMBOLS)) for t in (table, ref))
         reward = torch.stack([REWARD[PATHS[i][1:]] for i in PAIRS[g]])[None]
-        losses.append(objective.loss(log_prob, views, Experience(chosen, [], reward, reward, reward, log_ref=log_ref), reward))
+        losses.append(objective.loss(log_prob, masks, Experience(chosen, [], reward, reward, reward, log_ref=log_ref), reward))
     return torch.stack(losses)
 
 
@@ -361,41 +361,41 @@ def test_log_variance_keeps_a_residual_where_the_normaliser_depends_on_the_order
 
 def test_on_policy_log_variance_and_reinforce_with_kl_have_the_same_gradient_sample_by_sample():
     """2/α times; with rollouts of another policy they differ."""
-    views, gradients = None, {}
+    masks, gradients = None, {}
     for name, kl in (("reinforce", ALPHA), ("log_variance", 0.0)):
         for stale in (False, True):
-            objective, experience, views = build_case(name, kl)
-            experience.log_ref = token_log_prob(tiny_model(8), experience.rollout, views, VOCABULARY).detach()
-            log_prob = token_log_prob(tiny_model(3), experience.rollout, views, VOCABULARY).detach().requires_grad_()
+            objective, experience, masks = build_case(name, kl)
+            experience.log_ref = token_log_prob(tiny_model(8), experience.rollout, masks, VOCABULARY).detach()
+            log_prob = token_log_prob(tiny_model(3), experience.rollout, masks, VOCABULARY).detach().requires_grad_()
             if not stale:
                 experience.log_old = log_prob.detach()
-            (gradients[name, stale],) = torch.autograd.grad(objective.loss(log_prob, views, experience, experience.weight), log_prob)
+            (gradients[name, stale],) = torch.autograd.grad(objective.loss(log_prob, masks, experience, experience.weight), log_prob)
     torch.testing.assert_close(gradients["log_variance", False], 2 / ALPHA * gradients["reinforce", False], rtol=1e-6, atol=1e-12)
     assert (gradients["log_variance", True] - 2 / ALPHA * gradients["reinforce", True]).abs().max() > 0.1
 
 
-# One-shot views.
+# One-shot masks.
 
 
-def test_one_shot_views_hide_and_score_the_whole_response_and_hide_given_tokens_at_random():
+def test_one_shot_masks_hide_and_score_the_whole_response_and_hide_given_tokens_at_random():
     rollout = make_rollout(make_prompts("1234|_3__", "4|__1"), 4000)
-    views = one_shot_views(rollout, streams())
-    assert views.hidden.shape == (2, 4000, 1, 8)
-    assert (views.target[:, :, 0] == rollout.response_mask).all()
-    assert (views.hidden | ~views.target).all()
-    assert (views.weight == 1).all()
-    assert not (views.hidden[:, :, 0] & ~rollout.attention_mask).any()  # padding stays
+    masks = one_shot_masks(rollout, streams())
+    assert masks.hidden.shape == (2, 4000, 1, 8)
+    assert (masks.target[:, :, 0] == rollout.response_mask).all()
+    assert (masks.hidden | ~masks.target).all()
+    assert (masks.weight == 1).all()
+    assert not (masks.hidden[:, :, 0] & ~rollout.attention_mask).any()  # padding stays
     given = rollout.attention_mask & ~rollout.response_mask
-    share = views.hidden[:, :, 0].double().mean(dim=1)[given[:, 0]]
+    share = masks.hidden[:, :, 0].double().mean(dim=1)[given[:, 0]]
     assert len(share) == 5 + 2  # the prompt, and the clue inside the response
     assert (share - 0.15).abs().max() < 5 * math.sqrt(0.15 * 0.85 / 4000)
-    pair = views.hidden[0, :, 0, :2].double()
+    pair = masks.hidden[0, :, 0, :2].double()
     assert torch.corrcoef(pair.T)[0, 1].abs() < 0.08
 
 
-def test_one_shot_views_do_not_depend_on_the_other_prompts():
-    together = one_shot_views(make_rollout(make_prompts("12|_3__", "123412|___"), 50), streams())
-    alone = one_shot_views(make_rollout(make_prompts("12|_3__"), 50), streams()[:1])
+def test_one_shot_masks_do_not_depend_on_the_other_prompts():
+    together = one_shot_masks(make_rollout(make_prompts("12|_3__", "123412|___"), 50), streams())
+    alone = one_shot_masks(make_rollout(make_prompts("12|_3__"), 50), streams()[:1])
     assert torch.equal(together.hidden[:1, ..., 3:], alone.hidden)
 
 
@@ -442,11 +442,11 @@ def test_before_the_first_step_every_ratio_is_1_on_the_masks_of_every_step(tmp_p
     hidden = []
     for k in range(2):
         batch = run.minibatch(k)
-        views = run.objective.views(batch.rollout, mask_streams(run, batch.position, k))
-        log_prob = token_log_prob(run.policy, batch.rollout, views, run.vocabulary)
+        masks = run.objective.masks(batch.rollout, mask_streams(run, batch.position, k))
+        log_prob = token_log_prob(run.policy, batch.rollout, masks, run.vocabulary)
         torch.testing.assert_close(log_prob, batch.log_old, rtol=0, atol=1e-12)
-        assert run.objective.loss(log_prob, views, batch, batch.weight).item() == pytest.approx(0, abs=1e-12)
-        hidden.append(views.hidden)
+        assert run.objective.loss(log_prob, masks, batch, batch.weight).item() == pytest.approx(0, abs=1e-12)
+        hidden.append(masks.hidden)
     assert torch.equal(*hidden) == (name == "reinforce")
 
 
@@ -455,15 +455,15 @@ def test_micro_batches_give_the_gradient_of_the_whole(tmp_path, name):
     run = tiny_run(tmp_path, *RUNS[name])
     move(run.policy)
     batch = run.minibatch(1)
-    views = run.objective.views(batch.rollout, mask_streams(run, batch.position, 1))
-    log_prob = token_log_prob(run.policy, batch.rollout, views, run.vocabulary)
-    loss = run.objective.loss(log_prob, views, batch, batch.weight)
+    masks = run.objective.masks(batch.rollout, mask_streams(run, batch.position, 1))
+    log_prob = token_log_prob(run.policy, batch.rollout, masks, run.vocabulary)
+    loss = run.objective.loss(log_prob, masks, batch, batch.weight)
     wanted = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(run.policy.parameters()))])
     assert wanted.norm() > 1e-3
     for micro_batch in (11, 1000):
         run.config.loss.micro_batch = micro_batch
         run.policy.zero_grad()
-        assert backward(run, views, batch).item() == pytest.approx(loss.item(), rel=1e-6, abs=1e-9)
+        assert backward(run, masks, batch).item() == pytest.approx(loss.item(), rel=1e-6, abs=1e-9)
         gradient = torch.cat([p.grad.flatten() for p in run.policy.parameters()])
         assert (gradient - wanted).norm() < 1e-6 * wanted.norm()
 
@@ -473,11 +473,11 @@ def test_along_the_path_p_old_has_the_temperature_of_the_rollouts_and_p_ref_temp
     move(run.policy)
     run.buffer = [collect(run)[0]]
     batch = run.minibatch(0)
-    views = run.objective.views(batch.rollout, [])
-    torch.testing.assert_close(log_likelihood(batch.log_old, views), batch.rollout.log_prob)
+    masks = run.objective.masks(batch.rollout, [])
+    torch.testing.assert_close(sequence_log_prob(batch.log_old, masks), batch.rollout.path_log_prob)
     reference = path_log_prob(run.reference.network, batch.rollout, run.vocabulary)
-    torch.testing.assert_close(log_likelihood(batch.log_ref, views), reference)
-    assert (batch.rollout.log_prob - reference).abs().max() > 0.1
+    torch.testing.assert_close(sequence_log_prob(batch.log_ref, masks), reference)
+    assert (batch.rollout.path_log_prob - reference).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -571,7 +571,7 @@ def test_a_real_round_calls_the_model_as_often_as_planned(small_run, name):
 
 def test_every_name_of_the_config_is_built():
     for name in RIVALS:
-        assert build_objective(LossConfig(name=name), 1.0).views is not None
+        assert build_objective(LossConfig(name=name), 1.0).masks is not None
 
 
 # The targets of the experiment.

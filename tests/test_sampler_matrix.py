@@ -176,7 +176,7 @@ def test_text_is_the_same_whether_one_stops_early_or_not(case, temperature):
         rows = (x.flatten(0, 1) for x in (rollout.tokens, rollout.attention_mask, rollout.prompt_mask))
         texts.append(decode(Words(), *rows))
         costs.append(rollout.fed_tokens)
-        assert rollout.log_prob is None or not stop_early
+        assert rollout.path_log_prob is None or not stop_early
     assert texts[0] == texts[1]
     assert len(set(map(len, texts[0]))) > 1
     assert costs[1] < costs[0] or case["block_length"] is None
@@ -245,7 +245,7 @@ def test_guided_logits_are_the_ones_of_the_equation(name):
     share = torch.bincount(rollout.tokens[0, :, 1:].flatten() - 4, minlength=4) / (4 * 4096)
     assert ((share - expected).abs() < 4 * (expected * (1 - expected) / (4 * 4096)).sqrt()).all()
     steps = 4 if name == "random_order" else 1
-    assert rollout.log_prob is None and (rollout.forwards, rollout.fed_tokens) == (2 * steps, 2 * 4096 * 5 * steps)
+    assert rollout.path_log_prob is None and (rollout.forwards, rollout.fed_tokens) == (2 * steps, 2 * 4096 * 5 * steps)
 
 
 def test_stopping_early_needs_end_tokens():

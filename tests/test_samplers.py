@@ -53,7 +53,7 @@ def test_temperature_0_equals_the_slow_reference(name, block_length, steps):
             assert rollout.tokens[g, n].tolist() == expected[0]
             assert {s: rollout.step[g, n, s].item() for s in blanks} == expected[1]
         assert (rollout.step[~rollout.response_mask] == -1).all()
-        assert rollout.log_prob is None  # nothing was drawn
+        assert rollout.path_log_prob is None  # nothing was drawn
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -112,7 +112,7 @@ def test_the_log_probability_of_constant_logits_is_known():
     """Four equally likely tokens: −n ln 4 whatever the order and the temperature."""
     for temperature in (0.3, 1.0):
         rollout = draw(constant(9, 9, 9, 9, 1, 1, 1, 1), make_prompts("12__3___"), num_rollouts=4, temperature=temperature)
-        torch.testing.assert_close(rollout.log_prob, torch.full((1, 4), -5 * np.log(4), dtype=torch.float64))
+        torch.testing.assert_close(rollout.path_log_prob, torch.full((1, 4), -5 * np.log(4), dtype=torch.float64))
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 3.0])
@@ -120,16 +120,16 @@ def test_the_log_probability_of_constant_logits_is_known():
 def test_the_path_log_probability_is_the_one_at_the_temperature_of_sampling(temperature, block_length):
     model, prompts = tiny_model(4), make_prompts("12|_3__4_", "1|____")
     rollout = draw(model, prompts, num_rollouts=4, temperature=temperature, block_length=block_length)
-    assert rollout.log_prob.dtype == torch.float64
+    assert rollout.path_log_prob.dtype == torch.float64
     for g, n in np.ndindex(2, 4):
         row = rollout.tokens[g, n], rollout.attention_mask[g, n], rollout.step[g, n]
         expected = plain_path_log_prob(model, *row, ALLOWED, temperature=temperature)
-        assert rollout.log_prob[g, n].item() == pytest.approx(expected, rel=1e-12)
+        assert rollout.path_log_prob[g, n].item() == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("name", ["random", "confidence"])
 def test_samplers_without_a_path_probability_claim_none(name):
-    assert draw(tiny_model(), make_prompts("____"), name=name).log_prob is None
+    assert draw(tiny_model(), make_prompts("____"), name=name).path_log_prob is None
 
 
 @pytest.mark.parametrize(("seed", "temperature"), [(0, 1.0), (6, 1.0), (6, 0.6)])
@@ -324,7 +324,7 @@ def test_logits_that_are_no_numbers_are_one_clear_line(name, temperature, bad):
 
 def test_nan_at_tokens_that_are_not_allowed_does_no_harm():
     model = constant(float("nan"), float("nan"), 0, 0, 0, 0, 0, 0)
-    assert torch.isfinite(draw(model, make_prompts("____")).log_prob).all()
+    assert torch.isfinite(draw(model, make_prompts("____")).path_log_prob).all()
 
 
 @pytest.mark.parametrize(

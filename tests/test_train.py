@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from dmpo_ref.config import LossConfig, SamplerConfig
-from dmpo_ref.likelihood import log_likelihood
-from dmpo_ref.masking import draw_views
+from dmpo_ref.likelihood import sequence_log_prob
+from dmpo_ref.masking import draw_masks
 from dmpo_ref.models.loading import latest_checkpoint
 from dmpo_ref.objectives import build_objective
 from dmpo_ref.objectives.base import Objective
@@ -215,13 +215,13 @@ def test_an_own_objective_replaces_that_of_the_config(small_run, tmp_path):
 def test_a_loss_that_is_not_linear_has_the_same_gradient_in_micro_batches_with_lora_dropout(small_run, tmp_path):
     """In parts the slopes come from a pass of their own; had it dropped other things, they would be slopes of another loss."""
 
-    def views(rollout, generators):
-        return draw_views("exact", rollout.response_mask, 2, generators)
+    def masks(rollout, generators):
+        return draw_masks("exact", rollout.response_mask, 2, generators)
 
-    def loss(log_prob, views, experience, weight):
-        return (log_likelihood(log_prob, views) / 10).square().mean()
+    def loss(log_prob, masks, experience, weight):
+        return (sequence_log_prob(log_prob, masks) / 10).square().mean()
 
-    objective = Objective(views, loss, uses_log_old=False, is_linear=False)
+    objective = Objective(masks, loss, uses_log_old=False, is_linear=False)
     lora = ("model.lora_rank=4", "model.lora_dropout=0.5", "train.rounds=1", "optimizer.learning_rate=1e-2")
     norms = [
         [
@@ -323,7 +323,9 @@ def test_a_checkpoint_that_was_not_finished_is_never_seen(small_run, tmp_path, m
 
 
 def test_two_processes_do_not_write_to_one_folder(small_run, tmp_path):
-    other = "import sys, pathlib; from dmpo_ref.runtime.files import claim\nwith claim(pathlib.Path(sys.argv[1])): print(flush=True); input()"
+    other = (
+        "import sys, pathlib; from dmpo_ref.runtime.files import claim\nwith claim(pathlib.Path(sys.argv[1])): print(flush=True); input()"
+    )
     with subprocess.Popen([sys.executable, "-c", other, tmp_path / "run"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         process.stdout.readline()
         with pytest.raises(ValueError, match=r"output=.*run is being written by another process; wait for it, or choose another"):
@@ -407,7 +409,7 @@ def test_path_ratio_takes_p_old_at_its_temperature_and_p_ref_at_one(small_run):
 
 
 def test_forward_passes_are_counted(small_run, tmp_path):
-    """One puzzle with 3 blanks: 3 sampling steps, p_ref on all path views at once, 2 gradient steps, 3 steps of the evaluation."""
+    """One puzzle with 3 blanks: 3 sampling steps, p_ref on all path masks at once, 2 gradient steps, 3 steps of the evaluation."""
     (tmp_path / "one.csv").write_text("Puzzle,Solution\n0234341221434300,1234341221434321\n")
     files = (f"task.train={tmp_path / 'one.csv'}", f"task.test={tmp_path / 'one.csv'}")
     trained = train(small_run("train.rounds=1", "weight.log_ratio=path", "train.prompts_per_round=1", *files))

@@ -339,7 +339,7 @@ def test_sample_draws_with_it_and_rows_do_not_depend_on_the_batch():
     prompts, config = make_prompts(*BATCH), SamplerConfig(name="wino", block_length=4, temperature=0.7)
     generators = [stream(0, "prompt", g) for g in range(len(BATCH))]
     rollout = sample(deep_model(1), prompts, config, vocabulary(ALLOWED), num_rollouts=2, generators=generators)
-    assert rollout.log_prob is None
+    assert rollout.path_log_prob is None
     assert (rollout.step[rollout.response_mask] >= 0).all()
     again = [stream(0, "prompt", g) for g in range(len(BATCH))]
     config.micro_batch = 3

@@ -19,8 +19,8 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from dmpo_ref.config import SamplerConfig, TaskConfig, option
-from dmpo_ref.likelihood import Vocabulary, build_vocabulary, log_likelihood, token_log_prob
-from dmpo_ref.masking import draw_views, stream
+from dmpo_ref.likelihood import Vocabulary, build_vocabulary, sequence_log_prob, token_log_prob
+from dmpo_ref.masking import draw_masks, stream
 from dmpo_ref.models.llada import LLaDAConfig, LLaDAModelLM
 from dmpo_ref.rollout import Prompts, Rollout
 from dmpo_ref.tasks.encoding import encode
@@ -80,8 +80,8 @@ def pretrain(config: PretrainConfig) -> tuple[LLaDAModelLM, PreTrainedTokenizerB
         task = tasks["all" if rng.random() < config.prompted_share else "blanks"]
         puzzles, answers = zip(*(teach(rng, grids, config.correct_share) for _ in range(config.batch_size)), strict=True)
         batch = as_rollout(encode(tokenizer, task, list(puzzles)), tokenizer, answers)
-        views = draw_views("exact", batch.response_mask, 1, [stream(config.seed, "pretrain", step)])
-        log_prob = log_likelihood(token_log_prob(model, batch, views, vocabulary), views)
+        masks = draw_masks("exact", batch.response_mask, 1, [stream(config.seed, "pretrain", step)])
+        log_prob = sequence_log_prob(token_log_prob(model, batch, masks, vocabulary), masks)
         loss = -(log_prob / batch.response_mask.sum(dim=-1)).mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -140,5 +140,5 @@ def as_rollout(prompts: Prompts, tokenizer: PreTrainedTokenizerBase, answers: tu
     fields = (tokens, prompts.attention_mask, prompts.prompt_mask, prompts.response_mask)
     tokens, *masks = (rearrange(x, "n s -> 1 n s") for x in fields)
     return Rollout(
-        tokens, *masks, step=torch.full_like(tokens, -1), log_prob=None, num_steps=0, sampler=SamplerConfig(), forwards=0, fed_tokens=0
+        tokens, *masks, step=torch.full_like(tokens, -1), path_log_prob=None, num_steps=0, sampler=SamplerConfig(), forwards=0, fed_tokens=0
     )

@@ -67,7 +67,7 @@ def run_sample(args: argparse.Namespace) -> None:
     )
     print(task.show(item))
     for n, text in enumerate(answer_texts(tokenizer, rollout)[0]):
-        log_prob = "" if rollout.log_prob is None else f", log-probability along its order {rollout.log_prob[0, n]:.3f} nats"
+        log_prob = "" if rollout.path_log_prob is None else f", log-probability along its order {rollout.path_log_prob[0, n]:.3f} nats"
         print(f"\nanswer {n}: {'right' if task.grade(item, text).correct else 'wrong'}{log_prob}\n{task.show(item, text)}")
     if args.draw:
         pieces, step = trace(tokenizer, rollout)

@@ -17,10 +17,10 @@ from einops import repeat
 from torch import Tensor
 
 from dmpo_ref.config import SamplerConfig, TaskConfig
-from dmpo_ref.likelihood import Vocabulary, flatten, log_likelihood, token_log_prob
-from dmpo_ref.masking import draw_views, stream
-from dmpo_ref.models.llada import LLaDAConfig, LLaDAModelLM
+from dmpo_ref.likelihood import Vocabulary, flatten, sequence_log_prob, token_log_prob
 from dmpo_ref.losses import wdce
+from dmpo_ref.masking import draw_masks, stream
+from dmpo_ref.models.llada import LLaDAConfig, LLaDAModelLM
 from dmpo_ref.rollout import Prompts, Rollout
 from dmpo_ref.samplers.sampling import sample
 from dmpo_ref.tasks import TASKS
@@ -215,7 +215,7 @@ def measure_loss(way: str) -> None:
     model.get_output_embeddings().requires_grad_(False)
     model.get_input_embeddings().requires_grad_(False)
     rollout = example_rollout()
-    views = draw_views("antithetic", rollout.response_mask, REPLICATES, [stream(0, "masks")])
+    masks = draw_masks("antithetic", rollout.response_mask, REPLICATES, [stream(0, "masks")])
     allowed = torch.ones(VOCABULARY, dtype=torch.bool)
     allowed[-1] = False
     vocabulary = Vocabulary(VOCABULARY - 1, allowed)
@@ -223,19 +223,19 @@ def measure_loss(way: str) -> None:
     scorer = token_log_prob if way == "chunked" else token_log_prob_full_logits
     gc.collect()
     idle, start = peak_memory(), time.perf_counter()
-    log_prob = scorer(model, rollout, views, vocabulary)
-    wdce(log_likelihood(log_prob, views) / RESPONSE, weight).backward()
+    log_prob = scorer(model, rollout, masks, vocabulary)
+    wdce(sequence_log_prob(log_prob, masks) / RESPONSE, weight).backward()
     seconds = time.perf_counter() - start
     norm = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()
     print(seconds, peak_memory() - idle, norm.item())
 
 
-def token_log_prob_full_logits(model: LLaDAModelLM, rollout: Rollout, views, vocabulary: Vocabulary) -> Tensor:
-    """What `likelihood.token_log_prob` computes, with the logits of every position of every view. [G, N, R, S]"""
-    rows = flatten(rollout, views, vocabulary)
+def token_log_prob_full_logits(model: LLaDAModelLM, rollout: Rollout, masks, vocabulary: Vocabulary) -> Tensor:
+    """What `likelihood.token_log_prob` computes, with the logits of every position of every mask. [G, N, R, S]"""
+    rows = flatten(rollout, masks, vocabulary)
     logits = model(input_ids=rows.input_ids, attention_mask=rows.attention_mask).logits
     log_prob = vocabulary.restrict(logits).log_softmax(dim=-1).gather(-1, rows.target_tokens.unsqueeze(-1)).squeeze(-1)
-    return (log_prob * rows.target).view(views.target.shape)
+    return (log_prob * rows.target).view(masks.target.shape)
 
 
 def example_rollout() -> Rollout:

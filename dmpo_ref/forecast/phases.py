@@ -56,11 +56,11 @@ def list_phases(config: Config, P: int, L: int, num_processes: int) -> list[Phas
     in_step = (train.prompts_per_step or train.prompts_per_round) * train.num_rollouts // num_processes
     K, T = train.steps_per_round, config.sampler.steps or L
     objective = build_objective(loss, config.weight.alpha)
-    views, scored = loss.num_replicates, L / 2  # views of a rollout in one step, positions scored in each
+    masks, scored = loss.num_masks, L / 2  # masks of a rollout in one step, positions scored in each
     if objective.follows_path:
-        views, scored = T, L / T
+        masks, scored = T, L / T
     if loss.name in ("diffu_grpo", "wd1"):  # one shot
-        views, scored = 1, L
+        masks, scored = 1, L
 
     def phase(name: str, passes: int, rows: int, micro_batch: int | None, scored: float, worth: int = 1) -> Phase:
         return Phase(name, [P + L] * passes, rows, min(micro_batch or rows, rows), scored, num_processes, worth)
@@ -69,16 +69,16 @@ def list_phases(config: Config, P: int, L: int, num_processes: int) -> list[Phas
     if log_ratio == "path":
         phases.append(phase("scoring p_ref", 1, rollouts * T, train.score_micro_batch, L / T))
     if log_ratio == "elbo":
-        phases.append(phase("scoring p_ref, p_old", 2, rollouts * config.weight.elbo_replicates, train.score_micro_batch, L / 2))
+        phases.append(phase("scoring p_ref, p_old", 2, rollouts * config.weight.elbo_num_masks, train.score_micro_batch, L / 2))
     stored = ["log p_old"] if objective.uses_log_old or config.weight.baseline == "model" else []
     stored += ["log p_ref"] if objective.uses_log_ref else []
     for name in stored:
-        phases.append(phase(f"storing {name}", 1 if objective.follows_path else K, rollouts * views, train.score_micro_batch, scored))
+        phases.append(phase(f"storing {name}", 1 if objective.follows_path else K, rollouts * masks, train.score_micro_batch, scored))
     if stored and loss.micro_batch:  # a loss that is not linear needs its slopes before it is taken in parts
-        phases.append(phase("slopes of the loss", K, in_step * views, loss.micro_batch, scored))
+        phases.append(phase("slopes of the loss", K, in_step * masks, loss.micro_batch, scored))
     # Backward counts as two: gradients of the inputs and of the weights (frozen weights skip the second). Checkpointing runs each
     # block again.
-    return [*phases, phase("gradient steps", K, in_step * views, loss.micro_batch, scored, 3 + config.model.gradient_checkpointing)]
+    return [*phases, phase("gradient steps", K, in_step * masks, loss.micro_batch, scored, 3 + config.model.gradient_checkpointing)]
 
 
 def sampling_phase(config: Config, P: int, L: int, num_processes: int, *, fewest: bool = False) -> Phase:

@@ -118,10 +118,10 @@ class LLaDAConfig(PretrainedConfig):
 
 @dataclass
 class Prediction(ModelOutput):
-    """Output of the model: `logits` [B, S, V] or [K, V], or `log_prob` [K]; see `LLaDAModelLM.forward`."""
+    """Output of the model: `logits` [B, S, V] or [K, V], or `token_log_prob` [K]; see `LLaDAModelLM.forward`."""
 
     logits: Tensor | None = None
-    log_prob: Tensor | None = None
+    token_log_prob: Tensor | None = None
 
 
 class LLaDAModelLM(PreTrainedModel):
@@ -168,7 +168,7 @@ class LLaDAModelLM(PreTrainedModel):
 
         Returns:
             `.logits`: [B, S, V], or [K, V] with `select`. V is `embedding_size`; see `likelihood.Vocabulary` for the
-            rows that may be sampled. With `targets` there are no logits but `.log_prob`: [K] nats, see `head_log_prob`.
+            rows that may be sampled. With `targets` there are no logits but `.token_log_prob`: [K] nats, see `head_log_prob`.
 
         Raises:
             ValueError: the sequence is longer than `max_sequence_length`.
@@ -183,7 +183,7 @@ class LLaDAModelLM(PreTrainedModel):
         hidden = hidden if select is None else hidden[select]
         if targets is None:
             return Prediction(logits=transformer.ff_out(hidden))
-        return Prediction(log_prob=head_log_prob(hidden, transformer.ff_out.weight, targets, allowed, temperature))
+        return Prediction(token_log_prob=head_log_prob(hidden, transformer.ff_out.weight, targets, allowed, temperature))
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, (nn.Linear, nn.Embedding)):

@@ -7,7 +7,7 @@ from einops import rearrange, reduce
 from torch import Tensor
 
 from dmpo_ref.config import LossConfig
-from dmpo_ref.masking import Views, uniforms_at
+from dmpo_ref.masking import Masks, uniforms_at
 from dmpo_ref.objectives.base import Objective
 from dmpo_ref.rollout import Experience, Rollout
 
@@ -17,26 +17,26 @@ PROMPT_MASKING = 0.15  # probability that a given token is hidden, as published
 def build(config: LossConfig, alpha: float) -> Objective:
     """diffu-GRPO with β = `config.kl` and ε = `config.clip`. Each step has its own masks, shared by p_θ, p_old and p_ref."""
 
-    def loss(log_prob: Tensor, views: Views, experience: Experience, weight: Tensor) -> Tensor:
+    def loss(log_prob: Tensor, masks: Masks, experience: Experience, weight: Tensor) -> Tensor:
         advantage = experience.reward - reduce(experience.reward, "g n -> g 1", "mean")
         stored = (experience.log_old, experience.log_ref)
-        return clip_loss(log_prob, *stored, views.target, advantage, clip=config.clip, kl=config.kl)
+        return clip_loss(log_prob, *stored, masks.target, advantage, clip=config.clip, kl=config.kl)
 
-    return Objective(one_shot_views, loss, uses_log_old=True, is_linear=False, uses_log_ref=config.kl > 0)
+    return Objective(one_shot_masks, loss, uses_log_old=True, is_linear=False, uses_log_ref=config.kl > 0)
 
 
-def one_shot_views(rollout: Rollout, generators: list[torch.Generator]) -> Views:
-    """One view of each response: all of it hidden and scored at once, ℓ_k = log π(o_k | q̃, M…M).
+def one_shot_masks(rollout: Rollout, generators: list[torch.Generator]) -> Masks:
+    """One mask of each response: all of it hidden and scored at once, ℓ_k = log π(o_k | q̃, M…M).
 
     In q̃ each given token is hidden with probability 0.15, and not scored. Given are the prompt's tokens and, where the
-    response stands between clues, the clues. The weight is 1, so that `log_likelihood` is Σ_k ℓ_k.
+    response stands between clues, the clues. The weight is 1, so that `sequence_log_prob` is Σ_k ℓ_k.
     """
     given = rollout.attention_mask & ~rollout.response_mask
     N = given.shape[1]
     uniform = torch.stack([uniforms_at(row[0], g, N) for row, g in zip(given, generators, strict=True)])
     hidden = rollout.response_mask | (given & (uniform < PROMPT_MASKING))
     hidden, target = (rearrange(x, "g n s -> g n 1 s") for x in (hidden, rollout.response_mask))
-    return Views(hidden, target, torch.ones(hidden.shape[:3], dtype=torch.float64, device=hidden.device))
+    return Masks(hidden, target, torch.ones(hidden.shape[:3], dtype=torch.float64, device=hidden.device))
 
 
 def clip_loss(
@@ -50,7 +50,7 @@ def clip_loss(
     The last term is the k3 estimate of KL(p_θ‖p_ref). On-policy ρ = 1, and without it the gradient is −mean A ∇(Σ_k ℓ_k)/L.
 
     Args:
-        log_prob, log_old, log_ref: [G, N, R, S] nats, under one set of views; `log_ref` is None for β = 0.
+        log_prob, log_old, log_ref: [G, N, R, S] nats, under one set of masks; `log_ref` is None for β = 0.
         target: [G, N, R, S] bool, the scored positions.
         advantage: [G, N] A.
         clip: ε. kl: β.

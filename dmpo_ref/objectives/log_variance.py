@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from dmpo_ref.config import LossConfig
-from dmpo_ref.likelihood import log_likelihood
-from dmpo_ref.masking import Views
+from dmpo_ref.likelihood import sequence_log_prob
+from dmpo_ref.masking import Masks
 from dmpo_ref.objectives.base import Objective, follow_path
 from dmpo_ref.rollout import Experience
 
@@ -14,8 +14,8 @@ from dmpo_ref.rollout import Experience
 def build(config: LossConfig, alpha: float) -> Objective:
     """Log-variance along the rollout's own order, at the temperature α of the target."""
 
-    def loss(log_prob: Tensor, views: Views, experience: Experience, weight: Tensor) -> Tensor:
-        log_policy, log_ref = log_likelihood(log_prob, views), log_likelihood(experience.log_ref, views)
+    def loss(log_prob: Tensor, masks: Masks, experience: Experience, weight: Tensor) -> Tensor:
+        log_policy, log_ref = sequence_log_prob(log_prob, masks), sequence_log_prob(experience.log_ref, masks)
         return log_variance(log_policy - log_ref, experience.reward, alpha)
 
     return Objective(follow_path, loss, uses_log_old=False, is_linear=False, uses_log_ref=True, follows_path=True)

@@ -6,20 +6,20 @@ from einops import reduce
 from torch import Tensor
 
 from dmpo_ref.config import LossConfig
-from dmpo_ref.likelihood import log_likelihood
-from dmpo_ref.masking import Views
+from dmpo_ref.likelihood import sequence_log_prob
+from dmpo_ref.masking import Masks
 from dmpo_ref.objectives.base import Objective
-from dmpo_ref.objectives.diffu_grpo import one_shot_views
+from dmpo_ref.objectives.diffu_grpo import one_shot_masks
 from dmpo_ref.rollout import Experience
 
 
 def build(config: LossConfig, alpha: float) -> Objective:
     """wd1 on d1's one-shot log-probabilities. No old and no reference policy."""
 
-    def loss(log_prob: Tensor, views: Views, experience: Experience, weight: Tensor) -> Tensor:
-        return wd1(log_likelihood(log_prob, views), experience.reward)
+    def loss(log_prob: Tensor, masks: Masks, experience: Experience, weight: Tensor) -> Tensor:
+        return wd1(sequence_log_prob(log_prob, masks), experience.reward)
 
-    return Objective(one_shot_views, loss, uses_log_old=False, is_linear=True)
+    return Objective(one_shot_masks, loss, uses_log_old=False, is_linear=True)
 
 
 def wd1(log_prob: Tensor, reward: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ AT_LEAST_ONE = [
     *("train.rounds", "train.prompts_per_round", "train.steps_per_round", "train.checkpoint_every", "train.keep_checkpoints"),
     "train.prompts_per_step",
     *("train.score_micro_batch", "loss.micro_batch", "sampler.micro_batch", "evaluation.sampler.micro_batch"),
-    *("loss.num_replicates", "weight.elbo_replicates", "evaluation.num_samples", "evaluation.num_items", "threads"),
+    *("loss.num_masks", "weight.elbo_num_masks", "evaluation.num_samples", "evaluation.num_items", "threads"),
 ]
 NOT_NEGATIVE = [
     *("train.reuse_rounds", "train.resync_every", "train.log_prompts", "evaluation.every"),

@@ -68,7 +68,7 @@ def merge(cls: type, *layers: tuple[Any, str]) -> DictConfig:
         try:
             merged = OmegaConf.merge(merged, layer)
         except OmegaConfBaseException as error:
-            raise ValueError(explain(error, origin, cls)) from error
+            raise ValueError(describe_error(error, origin, cls)) from error
     if missing := sorted(OmegaConf.missing_keys(merged)):
         raise ValueError(f"{layers[0][1]}: {missing[0]} is not set; add it there or give {missing[0]}=… on the command line")
     return merged
@@ -88,7 +88,7 @@ def to_yaml(config: Config) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
-def explain(error: OmegaConfBaseException, origin: str, cls: type) -> str:
+def describe_error(error: OmegaConfBaseException, origin: str, cls: type) -> str:
     """One line for an error of the configuration library: which key, what was wrong, what would be right."""
     key, known = error.full_key or "", list(describe_options(cls))
     sections = sorted({k.rsplit(".", 1)[0] for k in known if "." in k})

@@ -72,7 +72,7 @@ def sample(
     masks = rows.attention_mask, rows.prompt_mask, rows.response_mask
     return Rollout(
         *(rearrange(x, "(g n) s -> g n s", **grouped) for x in (torch.cat(tokens), *masks, torch.cat(step))),
-        log_prob=rearrange(torch.cat(*log_prob), "(g n) -> g n", **grouped) if has_path_log_prob(config) else None,
+        path_log_prob=rearrange(torch.cat(*log_prob), "(g n) -> g n", **grouped) if has_path_log_prob(config) else None,
         num_steps=count_steps(config, prompts.response_mask),
         sampler=replace(config),
         forwards=sum(forwards),

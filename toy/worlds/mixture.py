@@ -21,8 +21,8 @@ import torch
 from einops import rearrange, reduce
 from torch import Tensor, nn
 
-from dmpo_ref.masking import stream
 from dmpo_ref.losses import wdce
+from dmpo_ref.masking import stream
 from dmpo_ref.weights import baseline_weights, effective_sample_size, log_weights, model_baseline, target_weights
 from toy.oracle import kl_divergence, tilted
 

@@ -65,7 +65,7 @@ def check_exact_nelbo(f: Callable) -> None:
         same(f(model, answer), mean(path_losses(model, answer)), "the NELBO", L=n, answer=answer)
 
 
-def check_view_weight(f: Callable) -> None:
+def check_mask_weight(f: Callable) -> None:
     """The expectation of weight · loss over sizes drawn with the given probabilities is the NELBO."""
     for L, raw in ((4, [1.0, 1.0, 1.0, 1.0]), (4, [0.1, 0.2, 0.3, 0.4]), (3, [0.6, 0.3, 0.1])):
         size_probability = [p / sum(raw) for p in raw]

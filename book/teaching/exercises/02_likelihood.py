@@ -131,7 +131,7 @@ check(exact_nelbo)
 
 
 # %%
-def view_weight(L, size_probability):
+def mask_weight(L, size_probability):
     """ω_1, …, ω_L from s_1, …, s_L."""
     # BEGIN SOLUTION
     return [1 / (m * s) for m, s in enumerate(size_probability, start=1)]
@@ -139,7 +139,7 @@ def view_weight(L, size_probability):
 
 
 # %%
-check(view_weight)
+check(mask_weight)
 
 # %% [markdown]
 # ## 2.6 Which sizes to draw (hard)

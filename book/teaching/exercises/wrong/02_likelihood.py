@@ -104,7 +104,7 @@ WRONG = {
         "visible tokens scored too": lambda model, answer: by_size(model, answer, lambda L, m: L / m, everywhere=True),
         "−log p": lambda model, answer: -math.log(mean(map(math.exp, paths(model, answer)))),
     },
-    "view_weight": {
+    "mask_weight": {
         "always L/m": lambda L, s: [L / m for m in range(1, L + 1)],
         "m forgotten": lambda L, s: [1 / p for p in s],
         "divided by L as well": lambda L, s: [1 / (L * m * p) for m, p in enumerate(s, start=1)],

@@ -112,7 +112,8 @@ def configuration_page() -> str:
         "Symbols are those of arXiv:2510.08233; the [method](method.md) explains them.",
     ]
     groups: dict[str, list[str]] = {}
-    for key, (kind, default, help, symbol) in describe_options().items():
+    for key, option in describe_options().items():
+        kind, default, help, symbol = option.kind, option.default, option.help, option.symbol
         head = key.partition(".")[0] if "." in key else ""
         shown = (
             "required"

@@ -1,26 +1,52 @@
-"""Configuration: one dataclass per concern, YAML files, `key=value` overrides. Every field says what it is.
+"""Every option of a run: one dataclass per concern, each field with its default, its bound and what it is.
 
-A run is described by one YAML file; the toy and LLaDA-8B differ in nothing else. Symbols are the paper's
-(arXiv 2510.08233). `dmpo train --help` prints this page.
+A run is described by one YAML file; the toy and LLaDA-8B differ in nothing else. Symbols are the paper's (arXiv 2510.08233).
+`presets/loading.py` reads such files, `presets/checks.py` refuses what does not go together, `dmpo train --help` prints this page.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import Any, Literal, Optional, get_type_hints
+from typing import Any, Literal, Optional, cast, get_type_hints
 
 
-def flat(config: Config) -> dict[str, Any]:
-    """Every option of a config by its dotted key."""
-    return {key: get_option(config, key) for key in describe_options()}
+@dataclass(frozen=True)
+class Bound:
+    """Which values an option may have: a test, and what is right in words. None, where an option may be null, is not tested."""
+
+    holds: Callable[[Any], bool]
+    words: str
 
 
-def option(default: Any, help: str, *, symbol: str = "") -> Any:
-    """A dataclass field with its documentation: what it is with its unit, and the paper's symbol."""
-    metadata = {"help": help, "symbol": symbol}
-    if dataclasses.is_dataclass(default):
+AT_LEAST_1 = Bound(lambda value: value >= 1, "must be at least 1")
+NOT_NEGATIVE = Bound(lambda value: value >= 0, "must not be negative")
+ABOVE_0 = Bound(lambda value: value > 0, "must be above 0")
+ZERO_OR_ABOVE = Bound(lambda value: value >= 0 and math.isfinite(value), "must be finite and not negative")
+FINITE = Bound(math.isfinite, "must be a finite number")
+FINITE_ABOVE_0 = Bound(lambda value: value > 0 and math.isfinite(value), "must be finite and above 0")
+PROBABILITY = Bound(lambda value: 0 < value <= 1, "a probability, above 0 and at most 1")
+BELOW_1 = Bound(lambda value: 0 <= value < 1, "must lie in [0, 1)")
+
+
+@dataclass(frozen=True)
+class Option:
+    """What is known of an option beside its value: type in words, default, what it is with its unit, the paper's symbol, bound."""
+
+    kind: str
+    default: Any
+    help: str
+    symbol: str
+    bound: Bound | None
+
+
+def option(default: Any, help: str, *, symbol: str = "", bound: Bound | None = None) -> Any:
+    """A dataclass field with its documentation, see `Option`. A list or a dataclass as the default is made anew for each config."""
+    metadata = {"help": help, "symbol": symbol, "bound": bound}
+    if isinstance(default, type):
         return field(default_factory=default, metadata=metadata)
     if isinstance(default, list):
         return field(default_factory=default.copy, metadata=metadata)
@@ -31,10 +57,12 @@ def option(default: Any, help: str, *, symbol: str = "") -> Any:
 class ModelConfig:
     path: str = option("???", "folder or hub name of the policy to start from, in Hugging Face layout")
     dtype: Literal["float32", "bfloat16"] = option("float32", "number type of the weights; adapters stay in float32")
-    lora_rank: int = option(0, "rank of the LoRA adapters; 0: all weights are trained. With adapters p_ref is the policy without them")
+    lora_rank: int = option(
+        0, "rank of the LoRA adapters; 0: all weights are trained. With adapters p_ref is the policy without them", bound=NOT_NEGATIVE
+    )
     lora_alpha: float = option(64.0, "LoRA scale: adapters count lora_alpha / lora_rank")
     lora_dropout: float = option(
-        0.0, "dropout on the input of the adapters, in gradient steps on a loss that is linear in the log-probabilities"
+        0.0, "dropout on the input of the adapters, in gradient steps on a loss that is linear in the log-probabilities", bound=BELOW_1
     )
     lora_targets: list[str] = option(
         ["q_proj", "k_proj", "v_proj", "attn_out", "ff_proj", "up_proj", "ff_out"], "linear layers of every block that get an adapter"
@@ -80,25 +108,39 @@ class SamplerConfig:
         "remasking with a step budget; `random`: the same budget, random positions; `threshold`, `factor`: as many tokens at "
         "once as the model is sure enough of; `wino`: the same, and tokens that look wrong later are masked again",
     )
-    temperature: float = option(1.0, "softmax temperature; 0 takes the most probable token")
-    response_length: Optional[int] = option(None, "positions of the response; null: as many as the task's template has", symbol="L")
-    block_length: Optional[int] = option(None, "positions per block, blocks go left to right; null: the whole response is one block")
-    steps: Optional[int] = option(None, "forward passes for the whole response; null: one token per step")
-    threshold: Optional[float] = option(
-        None, "`threshold` and `wino` place every position of this confidence; null: 0.9 and 0.6, as published", symbol="τ"
+    temperature: float = option(1.0, "softmax temperature; 0 takes the most probable token", bound=ZERO_OR_ABOVE)
+    response_length: Optional[int] = option(
+        None, "positions of the response; null: as many as the task's template has", symbol="L", bound=AT_LEAST_1
     )
-    back_threshold: float = option(0.9, "`wino` masks again what is less probable than this once its neighbours stand", symbol="τ_back")
-    factor: float = option(1.0, "`factor` places the longest run, by falling confidence, with c_k ≥ 1 − f/(k + 1)", symbol="f")
+    block_length: Optional[int] = option(
+        None, "positions per block, blocks go left to right; null: the whole response is one block", bound=AT_LEAST_1
+    )
+    steps: Optional[int] = option(None, "forward passes for the whole response; null: one token per step", bound=AT_LEAST_1)
+    threshold: Optional[float] = option(
+        None,
+        "`threshold` and `wino` place every position of this confidence; null: 0.9 and 0.6, as published",
+        symbol="τ",
+        bound=PROBABILITY,
+    )
+    back_threshold: float = option(
+        0.9, "`wino` masks again what is less probable than this once its neighbours stand", symbol="τ_back", bound=PROBABILITY
+    )
+    factor: float = option(
+        1.0, "`factor` places the longest run, by falling confidence, with c_k ≥ 1 − f/(k + 1)", symbol="f", bound=ABOVE_0
+    )
     cache: Literal["none", "prefix", "dual"] = option(
         "none",
         "within a block keep keys and values of what comes before it (`prefix`) or of all outside it (`dual`); "
         "for confidence, threshold and factor",
     )
     guidance: float = option(
-        0.0, "classifier-free guidance: logits u + (s + 1)(c − u), u with the prompt masked; 0: none; above, twice the cost", symbol="s"
+        0.0,
+        "classifier-free guidance: logits u + (s + 1)(c − u), u with the prompt masked; 0: none; above, twice the cost",
+        symbol="s",
+        bound=ZERO_OR_ABOVE,
     )
     stop_early: bool = option(False, "a row whose answer has ended is filled up with its end token and costs nothing more; for evaluation")
-    micro_batch: Optional[int] = option(None, "sequences in one forward pass; null: all")
+    micro_batch: Optional[int] = option(None, "sequences in one forward pass; null: all", bound=AT_LEAST_1)
 
 
 @dataclass
@@ -106,7 +148,12 @@ class WeightConfig:
     target: Literal["tilted", "reward_softmax", "reward"] = option(
         "tilted", "`tilted`: p* ∝ p_ref e^{r/α}; `reward_softmax`: ℓ = r (published α = 0); `reward`: w = r (published α = −1)"
     )
-    alpha: float = option(0.1, "temperature of the target, reward per nat, above 0", symbol="α")
+    alpha: float = option(
+        0.1,
+        "temperature of the target, reward per nat, above 0",
+        symbol="α",
+        bound=Bound(FINITE_ABOVE_0.holds, "the temperature α must be finite and above 0, in units of reward per nat"),
+    )
     log_ratio: Literal["path", "elbo", "none"] = option(
         "path",
         "estimate of log p_ref − log p_old: along the rollout's order (random_order only), both ELBOs on the same masks, "
@@ -115,11 +162,14 @@ class WeightConfig:
     elbo_masks: Literal["exact", "stratified", "antithetic", "paper"] = option(
         "antithetic", "mask scheme of the ELBOs of `log_ratio: elbo`, as in loss.masks"
     )
-    elbo_num_masks: int = option(4, "masks for each ELBO of `log_ratio: elbo`", symbol="R")
+    elbo_num_masks: int = option(4, "masks for each ELBO of `log_ratio: elbo`", symbol="R", bound=AT_LEAST_1)
     baseline: Literal["none", "uniform", "negative", "model"] = option("none", "weight baseline", symbol="w_base")
-    baseline_strength: float = option(1.0, "w_real = w − strength · w_base")
+    baseline_strength: float = option(1.0, "w_real = w − strength · w_base", bound=FINITE)
     target_ess: Optional[float] = option(
-        None, "share of the N rollouts, 0 to 1: temper ℓ by the largest c ≤ 1 that reaches it; null: c = 1", symbol="c"
+        None,
+        "share of the N rollouts, 0 to 1: temper ℓ by the largest c ≤ 1 that reaches it; null: c = 1",
+        symbol="c",
+        bound=Bound(lambda share: 0 < share < 1, "a share of the rollouts, between 0 and 1"),
     )
 
 
@@ -135,48 +185,64 @@ class LossConfig:
         "antithetic",
         "wdce, wddo: mask scheme of the NELBO (`paper` is biased); `path`: the rollout's own order, exact log-probability",
     )
-    num_masks: int = option(2, "wdce, wddo: masks per rollout and step (not for `path`)", symbol="R")
+    num_masks: int = option(2, "wdce, wddo: masks per rollout and step (not for `path`)", symbol="R", bound=AT_LEAST_1)
     normalise: Literal["length", "none"] = option("length", "wdce: divide the NELBO by L, as published, or not")
     kl: float = option(
-        0.0, "diffu_grpo: weight of the KL to p_ref beside the clip loss; reinforce: the same, reward per nat; 0: none", symbol="β"
+        0.0,
+        "diffu_grpo: weight of the KL to p_ref beside the clip loss; reinforce: the same, reward per nat; 0: none",
+        symbol="β",
+        bound=ZERO_OR_ABOVE,
     )
-    clip: float = option(0.2, "diffu_grpo: ratios count between 1 − ε and 1 + ε", symbol="ε")
-    micro_batch: Optional[int] = option(None, "masked sequences in one forward and backward pass; null: all")
+    clip: float = option(0.2, "diffu_grpo: ratios count between 1 − ε and 1 + ε", symbol="ε", bound=ABOVE_0)
+    micro_batch: Optional[int] = option(None, "masked sequences in one forward and backward pass; null: all", bound=AT_LEAST_1)
 
 
 @dataclass
 class OptimizerConfig:
-    learning_rate: float = option(1e-4, "AdamW learning rate at its highest")
-    beta1: float = option(0.9, "AdamW β₁, decay of the mean of the gradients")
-    beta2: float = option(0.99, "AdamW β₂, decay of the mean of their squares")
-    weight_decay: float = option(0.0, "AdamW decoupled weight decay")
-    max_grad_norm: float = option(1.0, "gradients are scaled down to this norm")
+    learning_rate: float = option(1e-4, "AdamW learning rate at its highest", bound=FINITE_ABOVE_0)
+    beta1: float = option(0.9, "AdamW β₁, decay of the mean of the gradients", bound=BELOW_1)
+    beta2: float = option(0.99, "AdamW β₂, decay of the mean of their squares", bound=BELOW_1)
+    weight_decay: float = option(0.0, "AdamW decoupled weight decay", bound=NOT_NEGATIVE)
+    max_grad_norm: float = option(1.0, "gradients are scaled down to this norm", bound=ABOVE_0)
     schedule: Literal["constant", "linear", "cosine"] = option(
         "constant", "learning rate over the run: constant, or to 0 by line or cosine"
     )
-    warmup_steps: int = option(0, "gradient steps of linear warm-up")
+    warmup_steps: int = option(0, "gradient steps of linear warm-up", bound=NOT_NEGATIVE)
 
 
 @dataclass
 class TrainConfig:
-    rounds: int = option(50, "rounds of: draw rollouts, score, several gradient steps")
-    prompts_per_round: int = option(8, "prompts in a round", symbol="G")
-    num_rollouts: int = option(16, "rollouts for each prompt", symbol="N")
-    steps_per_round: int = option(4, "gradient steps on the buffer in a round", symbol="K")
-    prompts_per_step: Optional[int] = option(None, "prompts of the buffer in one gradient step; null: as many as in a round")
-    reuse_rounds: int = option(0, "rollouts of this many earlier rounds stay in the buffer, with the weights they were given")
-    resync_every: int = option(0, "set p_ref ← p_θ every so many rounds; 0: never, p* is fixed")
-    checkpoint_every: int = option(10, "rounds between checkpoints; the last round always writes one")
-    keep_checkpoints: int = option(1, "so many of the newest checkpoints stay")
-    log_prompts: int = option(1, "prompts of a round whose answers, with reward and weight, are written to rollouts.jsonl")
-    score_micro_batch: Optional[int] = option(None, "sequences in one forward pass when likelihoods are scored; null: all")
+    rounds: int = option(50, "rounds of: draw rollouts, score, several gradient steps", bound=AT_LEAST_1)
+    prompts_per_round: int = option(8, "prompts in a round", symbol="G", bound=AT_LEAST_1)
+    num_rollouts: int = option(
+        16,
+        "rollouts for each prompt",
+        symbol="N",
+        bound=Bound(lambda N: N >= 2, "the weights compare the rollouts of one prompt; at least 2 are needed"),
+    )
+    steps_per_round: int = option(4, "gradient steps on the buffer in a round", symbol="K", bound=AT_LEAST_1)
+    prompts_per_step: Optional[int] = option(
+        None, "prompts of the buffer in one gradient step; null: as many as in a round", bound=AT_LEAST_1
+    )
+    reuse_rounds: int = option(
+        0, "rollouts of this many earlier rounds stay in the buffer, with the weights they were given", bound=NOT_NEGATIVE
+    )
+    resync_every: int = option(0, "set p_ref ← p_θ every so many rounds; 0: never, p* is fixed", bound=NOT_NEGATIVE)
+    checkpoint_every: int = option(10, "rounds between checkpoints; the last round always writes one", bound=AT_LEAST_1)
+    keep_checkpoints: int = option(1, "so many of the newest checkpoints stay", bound=AT_LEAST_1)
+    log_prompts: int = option(
+        1, "prompts of a round whose answers, with reward and weight, are written to rollouts.jsonl", bound=NOT_NEGATIVE
+    )
+    score_micro_batch: Optional[int] = option(
+        None, "sequences in one forward pass when likelihoods are scored; null: all", bound=AT_LEAST_1
+    )
 
 
 @dataclass
 class EvaluationConfig:
-    every: int = option(0, "rounds between evaluations during training; 0: only after the last")
-    num_items: Optional[int] = option(None, "the first so many test items; null: all")
-    num_samples: int = option(1, "answers for each item")
+    every: int = option(0, "rounds between evaluations during training; 0: only after the last", bound=NOT_NEGATIVE)
+    num_items: Optional[int] = option(None, "the first so many test items; null: all", bound=AT_LEAST_1)
+    num_samples: int = option(1, "answers for each item", bound=AT_LEAST_1)
     sampler: SamplerConfig = option(SamplerConfig, "sampler of the evaluation")
 
 
@@ -185,7 +251,7 @@ class Config:
     output: str = option("???", "folder of the run: metrics, checkpoints, config")
     seed: int = option(0, "key of every random stream")
     device: Literal["auto", "cpu", "cuda"] = option("auto", "`auto` takes CUDA if it is there; CUDA_VISIBLE_DEVICES chooses which")
-    threads: Optional[int] = option(None, "CPU threads; null: torch's choice. One is often faster for tiny models")
+    threads: Optional[int] = option(None, "CPU threads; null: torch's choice. One is often faster for tiny models", bound=AT_LEAST_1)
     log_with: Literal["none", "tensorboard", "wandb"] = option("none", "tracker beside metrics.jsonl")
     model: ModelConfig = option(ModelConfig, "the policy")
     task: TaskConfig = option(TaskConfig, "prompts and rewards")
@@ -197,22 +263,27 @@ class Config:
     evaluation: EvaluationConfig = option(EvaluationConfig, "evaluation")
 
 
-def describe_options(cls: type = Config, prefix: str = "") -> dict[str, tuple[str, Any, str, str]]:
-    """Every option: dotted key → (type, default, help, symbol), in the order of the dataclasses."""
-    found = {}
-    hints = get_type_hints(cls)
+def describe_options(cls: type = Config, prefix: str = "") -> dict[str, Option]:
+    """Every option by its dotted key, in the order of the dataclasses."""
+    found: dict[str, Option] = {}
+    hints: dict[str, Any] = get_type_hints(cls)
     for item in dataclasses.fields(cls):
-        kind = hints[item.name]
+        kind, key = hints[item.name], prefix + item.name
         if dataclasses.is_dataclass(kind):
-            found |= describe_options(kind, f"{prefix}{item.name}.")
+            found |= describe_options(cast(type, kind), f"{key}.")
         else:
-            name = getattr(kind, "__name__", str(kind)) if isinstance(kind, type) else str(kind)
-            name = name.replace("typing.", "").replace("Literal", "one of ").replace("Optional", "optional ")
-            default = item.default if item.default is not dataclasses.MISSING else item.default_factory()
-            found[prefix + item.name] = (name, default, item.metadata["help"], item.metadata["symbol"])
+            words = kind.__name__ if isinstance(kind, type) else str(kind)
+            words = words.replace("typing.", "").replace("Literal", "one of ").replace("Optional", "optional ")
+            default = item.default_factory() if item.default_factory is not dataclasses.MISSING else item.default
+            found[key] = Option(words, default, **item.metadata)
     return found
 
 
 def get_option(config: Config, key: str) -> Any:
     """The value of an option by its dotted key."""
     return reduce(getattr, key.split("."), config)
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """Every option of a config by its dotted key."""
+    return {key: get_option(config, key) for key in describe_options()}

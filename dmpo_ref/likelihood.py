@@ -1,4 +1,8 @@
-"""Log-probabilities of given responses: the allowed vocabulary, token scores under masks, ELBOs and path log-probabilities."""
+"""Log-probabilities of given responses: the allowed vocabulary, token log-probabilities under masks, and their sums.
+
+Three shapes, three names: `token_log_prob` [G, N, R, S] of each scored token, `sequence_log_prob` [G, N] their weighted sum, and its two
+cases, `elbo` (random masks) and `path_log_prob` (a rollout's own order).
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import torch
 from einops import rearrange, reduce, repeat
 from torch import Tensor
 from torch.nn import Module
+from transformers import PreTrainedTokenizerBase
 
 from dmpo_ref.masking import Masks, path_masks
 from dmpo_ref.rollout import Rollout
@@ -38,7 +43,9 @@ class Vocabulary:
         return self._moved
 
 
-def build_vocabulary(tokenizer, embedding_size: int, *, alphabet: str | None = None, full: bool = False) -> Vocabulary:
+def build_vocabulary(
+    tokenizer: PreTrainedTokenizerBase, embedding_size: int, *, alphabet: str | None = None, full: bool = False
+) -> Vocabulary:
     """The allowed vocabulary of a tokenizer: not the mask token, no padded rows, only the task's alphabet if it has one.
 
     Args:
@@ -89,9 +96,9 @@ def token_log_prob(
     Returns:
         [G, N, R, S] float32 (float64 for a float64 model), in nats, 0 where nothing is scored.
     """
-    rows = flatten(rollout, masks, vocabulary)
-    log_prob = torch.cat([score(model, part, vocabulary, temperature=temperature) for part in rows.split(micro_batch)])
-    return rearrange(log_prob, "(g n r) s -> g n r s", n=rollout.tokens.shape[1], r=masks.hidden.shape[2])
+    parts = mask_rows(rollout, masks, vocabulary).split(micro_batch)
+    rows = torch.cat([score_rows(model, part, vocabulary, temperature=temperature) for part in parts])
+    return rearrange(rows, "(g n r) s -> g n r s", n=rollout.tokens.shape[1], r=masks.hidden.shape[2])
 
 
 @dataclass
@@ -105,11 +112,11 @@ class MaskedRows:
 
     def split(self, size: int | None) -> list[MaskedRows]:
         """Parts of at most `size` sequences; one part if None."""
-        parts = (x.split(size or len(x)) for x in (self.input_ids, self.attention_mask, self.target, self.target_tokens))
-        return [MaskedRows(*part) for part in zip(*parts, strict=True)]
+        fields = (x.split(size or len(x)) for x in (self.input_ids, self.attention_mask, self.target, self.target_tokens))
+        return [MaskedRows(ids, attention, target, tokens) for ids, attention, target, tokens in zip(*fields, strict=True)]
 
 
-def flatten(rollout: Rollout, masks: Masks, vocabulary: Vocabulary) -> MaskedRows:
+def mask_rows(rollout: Rollout, masks: Masks, vocabulary: Vocabulary) -> MaskedRows:
     """Every mask of every response as one row, the hidden positions replaced by the mask token."""
     R = masks.hidden.shape[2]
     tokens, attention_mask = (repeat(x, "g n s -> (g n r) s", r=R) for x in (rollout.tokens, rollout.attention_mask))
@@ -117,9 +124,9 @@ def flatten(rollout: Rollout, masks: Masks, vocabulary: Vocabulary) -> MaskedRow
     return MaskedRows(tokens.masked_fill(hidden, vocabulary.mask_token_id), attention_mask, target, tokens)
 
 
-def score(model: Module, rows: MaskedRows, vocabulary: Vocabulary, *, temperature: float = 1.0) -> Tensor:
+def score_rows(model: Module, rows: MaskedRows, vocabulary: Vocabulary, *, temperature: float = 1.0) -> Tensor:
     """Token log-probabilities of rows, [B, S], 0 where nothing is scored. Vocabulary logits only at scored positions."""
-    log_prob = model(
+    scores = model(
         input_ids=rows.input_ids,
         attention_mask=rows.attention_mask,
         select=rows.target,
@@ -127,18 +134,18 @@ def score(model: Module, rows: MaskedRows, vocabulary: Vocabulary, *, temperatur
         allowed=vocabulary.on(rows.input_ids.device),
         temperature=temperature,
     ).token_log_prob
-    return log_prob.new_zeros(rows.target.shape).masked_scatter(rows.target, log_prob)
+    return scores.new_zeros(rows.target.shape).masked_scatter(rows.target, scores)
 
 
-def sequence_log_prob(log_prob: Tensor, masks: Masks) -> Tensor:
-    """Sequence log-probability [G, N] from token log-probabilities [G, N, R, S] under `masks`.
+def sequence_log_prob(token_log_prob: Tensor, masks: Masks) -> Tensor:
+    """Log-probability of each response, [G, N], from those of its tokens, [G, N, R, S].
 
-        mean_r weight_r · Σ_s log_prob_{r,s}
+        mean_r weight_r · Σ_s token_log_prob_{r,s}
 
     The ELBO (an unbiased estimate of −L_θ) for the masks of `draw_masks`, exactly log p(o; σ) for `path_masks`.
     Summed in float64: the difference of two such sums over many tokens must survive cancellation.
     """
-    per_mask = reduce(log_prob.double(), "g n r s -> g n r", "sum")
+    per_mask = reduce(token_log_prob.double(), "g n r s -> g n r", "sum")
     return reduce(masks.weight * per_mask, "g n r -> g n", "mean")
 
 
@@ -148,8 +155,8 @@ def path_log_prob(
 ) -> Tensor:
     """Exact log p(o; σ) of each rollout along its own order σ. [G, N] float64, in nats."""
     masks = path_masks(rollout.step, rollout.num_steps)
-    log_prob = token_log_prob(model, rollout, masks, vocabulary, temperature=temperature, micro_batch=micro_batch)
-    return sequence_log_prob(log_prob, masks)
+    scores = token_log_prob(model, rollout, masks, vocabulary, temperature=temperature, micro_batch=micro_batch)
+    return sequence_log_prob(scores, masks)
 
 
 @torch.no_grad()

@@ -1,4 +1,5 @@
-"""?"""
+"""The two losses of DMPO, pure functions of [G, N] tensors: weighted denoising cross-entropy (WDCE) and weighted direct discriminative
+optimisation (WDDO). `objectives` says on which masks their log-probabilities are taken."""
 
 from __future__ import annotations
 
@@ -7,17 +8,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def wdce(log_prob: Tensor, weight: Tensor) -> Tensor:
+def wdce(sequence_log_prob: Tensor, weight: Tensor) -> Tensor:
     """Weighted denoising cross-entropy: maximum likelihood on rollouts weighted towards p*.
 
-        WDCE = mean over prompts of Σ_n w_real[n] · (−log_prob[n]),   log_prob = −L_θ / L, or −L_θ
+        WDCE = mean over prompts of Σ_n w_real[n] · (−sequence_log_prob[n]),   sequence_log_prob = −L_θ / L, or −L_θ
 
     Args:
-        log_prob: [G, N], the negative NELBO estimate of the current policy (averaged over replicates), divided by L
+        sequence_log_prob: [G, N], the negative NELBO estimate of the current policy (averaged over its masks), divided by L
             for the published scale.
         weight: [G, N] w_real = w − strength · w_base; its rows sum to 1 − strength (or 1 without baseline).
     """
-    return -reduce(weight * log_prob, "g n -> g", "sum").mean()
+    return -reduce(weight * sequence_log_prob, "g n -> g", "sum").mean()
 
 
 def wddo(log_ratio: Tensor, weight: Tensor) -> Tensor:
@@ -25,7 +26,7 @@ def wddo(log_ratio: Tensor, weight: Tensor) -> Tensor:
 
         WDDO = mean over prompts of −Σ_n w[n] log σ(Δ[n]) − (1/N) Σ_n log σ(−Δ[n]),   Δ = log p_θ − log p_old
 
-    Σ w = 1 stands for E_{p*} and 1/N for E_{p_old}, so it is stationary at e^Δ = N·w. Δ is averaged over replicates
+    Σ w = 1 stands for E_{p*} and 1/N for E_{p_old}, so it is stationary at e^Δ = N·w. Δ is averaged over its masks
     *before* the sigmoid. Exact log-probabilities give p*; the noise and the gap of ELBOs bias it.
 
     Args:

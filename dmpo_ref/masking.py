@@ -4,8 +4,8 @@ The negative evidence lower bound of a response o of length L (arXiv 2510.08233,
 
     L_θ(o|q) = E_{m ~ U{1..L}} [ (L/m) · E_{mask of size m} Σ_{d masked} −log π_θ(o_d | masked o, q) ].
 
-One draw of the mask is a *view*; R masks ("replicates") are averaged. `Masks` holds them, and the random numbers come
-from generators keyed by what they are for, so that nothing depends on batches, processes or the global random state.
+R masks of each response are averaged. `Masks` holds them with their weights, and the random numbers come from generators
+keyed by what they are for, so that nothing depends on batches, processes or the global random state.
 """
 
 from __future__ import annotations
@@ -43,13 +43,18 @@ def stream(seed: int, *key: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
 
 
+def streams(seed: int, purpose: str, position: list[int], *key: int | str) -> list[torch.Generator]:
+    """One `stream` for each prompt, keyed by its place in the data stream of the run."""
+    return [stream(seed, purpose, p, *key) for p in position]
+
+
 def draw_masks(scheme: str, response_mask: Tensor, num_masks: int, generators: list[torch.Generator]) -> Masks:
     """Draw R masks for every response under one of `SCHEMES`.
 
     Args:
         scheme: "exact", "stratified", "antithetic" (all unbiased) or "paper" (biased, kept to compare with).
         response_mask: [G, N, S] bool, the generated positions; L is their number in each row.
-        num_masks: R ≥ 1, any number; an odd one leaves the last replicate of a paired scheme without a partner.
+        num_masks: R ≥ 1, any number; with an odd one the last mask of a paired scheme has no partner.
         generators: one for each of the G prompts.
 
     Raises:
@@ -113,13 +118,13 @@ def path_masks(step: Tensor, num_steps: int) -> Masks:
 
 
 def exact(response: Tensor, L: Tensor, size_u: Tensor, position_u: Tensor) -> tuple[Tensor, Tensor]:
-    """m ~ U{1..L} for every replicate, weight L/m. Unbiased."""
+    """m ~ U{1..L} for every mask, weight L/m. Unbiased."""
     m = 1 + (size_u * L).long()
     return smallest(response, position_u, m), L / m.double()
 
 
 def stratified(response: Tensor, L: Tensor, size_u: Tensor, position_u: Tensor) -> tuple[Tensor, Tensor]:
-    """m_j = 1 + ⌊L(j + U)/R⌋, j = 0..R−1, with one U for all replicates of a row, weight L/m_j. Unbiased."""
+    """m_j = 1 + ⌊L(j + U)/R⌋, j = 0..R−1, with one U for all masks of a row, weight L/m_j. Unbiased."""
     R = size_u.shape[-1]
     j = torch.arange(R, device=response.device)
     m = 1 + (L * (j + size_u[..., :1]) / R).long().clamp(max=L - 1)  # rounding may reach L
@@ -129,7 +134,7 @@ def stratified(response: Tensor, L: Tensor, size_u: Tensor, position_u: Tensor) 
 def antithetic(response: Tensor, L: Tensor, size_u: Tensor, position_u: Tensor) -> tuple[Tensor, Tensor]:
     """Pairs: m ~ U{0..L}, a set of that size and its complement, weights (L+1)/m and (L+1)/(L−m). Unbiased.
 
-    An empty side contributes 0. An odd last replicate is drawn as in `exact`.
+    An empty side contributes 0. An odd last mask is drawn as in `exact`.
     """
     m = (size_u * (L + 1)).long()
     hidden = complement_second(smallest(response, position_u, m), response)
@@ -157,7 +162,7 @@ def smallest(response: Tensor, position_u: Tensor, m: Tensor) -> Tensor:
 
 
 def complement_second(hidden: Tensor, response: Tensor) -> Tensor:
-    """Replace every second replicate by the complement of the one before it; an odd last one stays."""
+    """Replace every second mask by the complement of the one before it; an odd last one stays."""
     num_pairs = hidden.shape[-2] // 2
     hidden = hidden.clone()
     hidden[..., 1::2, :] = response[..., 1::2, :] & ~hidden[..., : 2 * num_pairs : 2, :]

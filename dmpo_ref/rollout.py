@@ -1,11 +1,16 @@
-"""What goes into a sampler and what comes out: `Prompts` and `Rollout`. Groups are a tensor axis, [G prompts, N rollouts]."""
+"""What goes into a sampler, what comes out, and what is known of it once it has been weighed: `Prompts`, `Rollout`, `Experience`.
+
+Groups are a tensor axis: [G prompts, N rollouts of each, S positions].
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import torch
+from einops import repeat
 from torch import Tensor
 
 from dmpo_ref.config import SamplerConfig
@@ -13,7 +18,7 @@ from dmpo_ref.config import SamplerConfig
 
 @dataclass
 class Prompts:
-    """G prompts with room for their responses, padded on the left to one length S.
+    """G prompts with space for their responses, padded on the left to one length S.
 
     Attributes:
         tokens: [G, S] ids; the mask token wherever something is to be generated.
@@ -27,8 +32,17 @@ class Prompts:
     prompt_mask: Tensor
     response_mask: Tensor
 
-    def to(self, device) -> Prompts:
-        return Prompts(*(getattr(self, f.name).to(device) for f in fields(self)))
+    def to(self, device: torch.device) -> Prompts:
+        """The same on another device."""
+        return map_tensors(self, lambda x: x.to(device))
+
+    def select(self, rows: Tensor) -> Prompts:
+        """Some of the prompts ([G'] indices)."""
+        return map_tensors(self, lambda x: x.index_select(0, rows))
+
+    def repeat(self, num_rollouts: int) -> Prompts:
+        """Every prompt N times, one after the other: [G·N, S]."""
+        return map_tensors(self, lambda x: repeat(x, "g s -> (g n) s", n=num_rollouts))
 
 
 @dataclass
@@ -58,29 +72,28 @@ class Rollout:
     forwards: int
     fed_tokens: int
 
-    def to(self, device) -> Rollout:
+    def to(self, device: torch.device) -> Rollout:
         """The same on another device."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Rollout(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in values.items()})
+        return map_tensors(self, lambda x: x.to(device))
 
     def select(self, prompts: Tensor) -> Rollout:
         """The rollouts of some of the prompts ([G'] indices)."""
-        chosen = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Rollout(**{k: v.index_select(0, prompts) if isinstance(v, Tensor) else v for k, v in chosen.items()})
+        return map_tensors(self, lambda x: x.index_select(0, prompts))
 
 
 @dataclass
 class Experience:
-    """Scored rollouts of G prompts, as they lie in the buffer; ℓ and w are computed once, when they are drawn.
+    """Weighed rollouts of G prompts, as they lie in the buffer: ℓ and w are computed once, when they have been drawn.
 
     Attributes:
         rollout: the responses.
-        position: G indices of the prompts in the data stream of the run; they key the random streams.
+        position: G places of the prompts in the data stream of the run; they key the random streams.
         reward: [G, N].
         weight: [G, N] float64, w.
         base_weight: [G, N] float64, strength · w_base (0 for the `model` baseline, which depends on the current policy).
         log_old, log_ref: [K, G, N, R, S] float32, token log-probabilities under p_old and p_ref on the masks of each of the K
             gradient steps of a round (K = 1 along the path, where all are alike), for objectives that use them; else None.
+        log_ratio: [G, N] float64 nats, log p_ref − log p_old. coefficient: [G, 1], c. None in checkpoints of version 0.1.0.
     """
 
     rollout: Rollout
@@ -90,23 +103,28 @@ class Experience:
     base_weight: Tensor
     log_old: Tensor | None = None
     log_ref: Tensor | None = None
+    log_ratio: Tensor | None = None
+    coefficient: Tensor | None = None
 
     def to(self, device: torch.device) -> Experience:
         """The same on another device."""
-        moved = {f.name: value.to(device) if isinstance(value := getattr(self, f.name), Tensor) else value for f in fields(self)}
-        return Experience(**moved | {"rollout": self.rollout.to(device)})
+        return replace(map_tensors(self, lambda x: x.to(device)), rollout=self.rollout.to(device))
 
     def select(self, prompts: Sequence[int], k: int) -> Experience:
         """These prompts, with `log_old` and `log_ref` of the k-th gradient step alone: [G, N, R, S]."""
         index = torch.tensor(list(prompts), device=self.reward.device)
+        of_step: dict[str, Any] = {
+            name: None if (stored := getattr(self, name)) is None else stored[k % len(stored)] for name in ("log_old", "log_ref")
+        }
+        chosen = map_tensors(replace(self, **of_step), lambda x: x.index_select(0, index))
+        return replace(chosen, rollout=self.rollout.select(index), position=[self.position[i] for i in prompts])
 
-        def of_step(stored: Tensor | None) -> Tensor | None:
-            return None if stored is None else stored[k % len(stored)].index_select(0, index)
 
-        return Experience(
-            self.rollout.select(index),
-            [self.position[i] for i in prompts],
-            *(x.index_select(0, index) for x in (self.reward, self.weight, self.base_weight)),
-            log_old=of_step(self.log_old),
-            log_ref=of_step(self.log_ref),
-        )
+T = TypeVar("T", Prompts, Rollout, Experience)
+
+
+def map_tensors(batch: T, function: Callable[[Tensor], Tensor]) -> T:
+    """A copy with a function applied to every field that is a tensor."""
+    values = {f.name: getattr(batch, f.name) for f in fields(batch)}
+    changed: dict[str, Any] = {name: function(value) for name, value in values.items() if isinstance(value, Tensor)}
+    return replace(batch, **changed)

@@ -6,12 +6,40 @@ G prompts, N rollouts each; one row is one prompt, and rows never mix.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from dmpo_ref.config import WeightConfig
+
 TARGETS = ("tilted", "reward_softmax", "reward")
 BISECTION_STEPS = 50  # halvings of the bracket (0, 1]: an accuracy of 1e-15
+
+
+class GroupWeights(NamedTuple):
+    """w [G, N], strength · w_base [G, N] and the coefficient c [G, 1], float64."""
+
+    weight: Tensor
+    base_weight: Tensor
+    coefficient: Tensor
+
+
+def group_weights(reward: Tensor, log_ratio: Tensor, config: WeightConfig) -> GroupWeights:
+    """Everything that is known of the weights once the rollouts are scored: the functions below, in order.
+
+    w_base of the `model` baseline depends on the current policy (`model_baseline`) and is 0 here.
+
+    Args:
+        reward, log_ratio: [G, N], see `log_weights`.
+    """
+    alpha, target = config.alpha, config.target
+    log_weight = log_weights(reward, log_ratio, alpha=alpha, target=target)
+    c = torch.ones_like(log_weight[:, :1]) if config.target_ess is None else coefficient_for_ess(log_weight, config.target_ess)
+    weight = target_weights(log_weight, coefficient=c, target=target)
+    kind = "none" if config.baseline == "model" else config.baseline
+    base = baseline_weights(kind, reward, log_ratio, alpha=alpha, coefficient=c, target=target)
+    return GroupWeights(weight, config.baseline_strength * base, c)
 
 
 def log_weights(reward: Tensor, log_ratio: Tensor, *, alpha: float, target: str = "tilted") -> Tensor:

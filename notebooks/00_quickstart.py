@@ -30,7 +30,7 @@ import torch
 from IPython.display import Image
 
 from dmpo_ref import load_config, train
-from dmpo_ref.evaluation.answering import answer_texts
+from dmpo_ref.tasks.encoding import answer_texts
 from dmpo_ref.likelihood import build_vocabulary
 from dmpo_ref.masking import stream
 from dmpo_ref.models.loading import load_policy

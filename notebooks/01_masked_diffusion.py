@@ -44,7 +44,7 @@ import torch
 from IPython.display import Image
 
 from dmpo_ref.config import SamplerConfig
-from dmpo_ref.evaluation.answering import answer_texts
+from dmpo_ref.tasks.encoding import answer_texts
 from dmpo_ref.likelihood import build_vocabulary, path_log_prob, token_log_prob
 from dmpo_ref.masking import Masks, draw_masks, stream
 from dmpo_ref.models.loading import load_policy

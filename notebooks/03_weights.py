@@ -44,7 +44,7 @@ import torch
 from ipywidgets import FloatLogSlider, SelectionSlider, interact
 
 from dmpo_ref.config import SamplerConfig
-from dmpo_ref.evaluation.answering import answer_texts
+from dmpo_ref.tasks.encoding import answer_texts
 from dmpo_ref.likelihood import build_vocabulary, elbo, path_log_prob, sequence_log_prob, token_log_prob
 from dmpo_ref.losses import wdce
 from dmpo_ref.masking import draw_masks, path_masks, stream

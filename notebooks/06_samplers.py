@@ -41,7 +41,7 @@ import torch
 from ipywidgets import FloatSlider, interact
 
 from dmpo_ref.config import SamplerConfig
-from dmpo_ref.evaluation.answering import answer_texts
+from dmpo_ref.tasks.encoding import answer_texts
 from dmpo_ref.likelihood import Vocabulary, build_vocabulary
 from dmpo_ref.masking import stream
 from dmpo_ref.models.loading import load_policy

@@ -10,9 +10,14 @@ import numpy as np
 import torch
 
 from dmpo_ref.config import SamplerConfig
+from dmpo_ref.experience import mask_streams
+from dmpo_ref.gradient import backward, choose_batch
 from dmpo_ref.likelihood import Vocabulary
+from dmpo_ref.masking import Masks
 from dmpo_ref.models.llada import LLaDAConfig, LLaDAModelLM
-from dmpo_ref.rollout import Prompts, Rollout
+from dmpo_ref.rollout import Experience, Prompts, Rollout
+from dmpo_ref.runtime.setup import RunParts
+from dmpo_ref.train import collect
 
 torch.set_num_threads(1)
 
@@ -125,6 +130,24 @@ class Dummy:
         values = wide[:, allowed] / temperature
         chosen = wide.gather(-1, targets.unsqueeze(-1)).squeeze(-1) / temperature
         return SimpleNamespace(token_log_prob=chosen - values.logsumexp(dim=-1))
+
+
+def collect_round(run: RunParts, reward=None) -> Experience:
+    """The experience of the round that a run is in."""
+    items, position = run.prompts.of_round(run.state.round)
+    models = (run.policy, run.reference, run.tokenizer, run.vocabulary)
+    return collect(*models, run.task, items, position, run.objective, run.config, reward=reward)[0]
+
+
+def batch_and_masks(run: RunParts, k: int) -> tuple[Experience, Masks]:
+    """What the k-th gradient step of the round looks at."""
+    batch = choose_batch(run.state.buffer, k, run.config, run.state.round)
+    return batch, run.objective.masks(batch.rollout, mask_streams(run.objective, batch.position, run.config.seed, k, run.state.step))
+
+
+def backward_of(run: RunParts, batch: Experience, masks: Masks) -> torch.Tensor:
+    """The loss of a batch; its gradient is added to that of the policy."""
+    return backward(run.policy, run.vocabulary, run.objective, batch, masks, run.config)
 
 
 def chi_square_p_value(counts: np.ndarray, probabilities: np.ndarray, *, least_expected: float = 5.0) -> float:

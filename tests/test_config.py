@@ -9,8 +9,8 @@ from dmpo_ref.presets.loading import PRESETS, load_config, to_yaml
 def test_every_preset_loads_and_every_option_is_described():
     for preset in PRESETS.glob("*.yaml"):
         assert isinstance(load_config(preset.stem), Config)
-    for key, (_, _, help, _) in describe_options().items():
-        assert len(help) > 10, key
+    for key, option in describe_options().items():
+        assert len(option.help) > 10, key
 
 
 def test_overrides_win_over_the_file_and_the_written_config_reads_back(tmp_path):

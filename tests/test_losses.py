@@ -7,16 +7,29 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dmpo_ref.config import LossConfig
+from dmpo_ref.config import LossConfig, WeightConfig
+from dmpo_ref.experience import mask_streams
+from dmpo_ref.gradient import real_weight
 from dmpo_ref.likelihood import sequence_log_prob, token_log_prob
 from dmpo_ref.losses import wdce, wddo
 from dmpo_ref.masking import SCHEMES, path_masks, stream
 from dmpo_ref.objectives import build_objective
 from dmpo_ref.presets.loading import load_config
 from dmpo_ref.rollout import Experience
-from dmpo_ref.runtime.run import Run
-from dmpo_ref.train import backward, collect, mask_streams, real_weight
-from tests.helpers import MASK, Dummy, make_prompts, make_rollout, plain_log_prob, plain_path_log_prob, tiny_model, vocabulary
+from dmpo_ref.runtime.setup import RunParts, prepare_run
+from tests.helpers import (
+    MASK,
+    Dummy,
+    backward_of,
+    batch_and_masks,
+    collect_round,
+    make_prompts,
+    make_rollout,
+    plain_log_prob,
+    plain_path_log_prob,
+    tiny_model,
+    vocabulary,
+)
 
 ALLOWED = (4, 5, 6, 7)
 VOCABULARY = vocabulary(ALLOWED)
@@ -32,7 +45,7 @@ def streams(seed: int = 0) -> list[torch.Generator]:
 def build_case(name: str, normalise: str, masks: str):
     """Two prompts of different length with 3 and 2 blanks (so one is padded), three rollouts each, arbitrary weights."""
     config = LossConfig(name=name, masks=masks, num_masks=3, normalise=normalise)
-    objective = build_objective(config, alpha=1.0)
+    objective = build_objective(config, WeightConfig())
     rollout = make_rollout(make_prompts("12|_3__", "4|__1"), N)
     masks = objective.masks(rollout, streams())
     rng = np.random.default_rng(1)
@@ -188,7 +201,7 @@ def test_the_published_mean_over_rollouts_makes_the_positive_term_n_times_too_we
 def test_wddo_averages_masks_before_the_sigmoid():
     """Two replicates with Δ = +3 and −3: their mean is 0 and the loss 2 ln 2; averaging the losses would give 2 ln 2 + 1.8."""
     rollout = make_rollout(make_prompts("_12"), 2)
-    objective = build_objective(LossConfig(name="wddo", masks="exact", num_masks=2), alpha=1.0)
+    objective = build_objective(LossConfig(name="wddo", masks="exact", num_masks=2), WeightConfig())
     masks = objective.masks(rollout, streams()[:1])
     assert (masks.weight == 1).all()  # one blank: L = m = 1
     log_prob = torch.zeros(1, 2, 2, 3, dtype=torch.float64)
@@ -211,7 +224,7 @@ def test_path_masks_give_the_log_probability_along_the_order_exactly():
 
 @pytest.mark.parametrize("masks", MASKS)
 def test_equal_streams_give_equal_masks_and_other_streams_others(masks):
-    objective = build_objective(LossConfig(masks=masks, num_masks=4), alpha=1.0)
+    objective = build_objective(LossConfig(masks=masks, num_masks=4), WeightConfig())
     rollout = make_rollout(make_prompts("________", "1234____"), 5)
     first, again, other = (objective.masks(rollout, streams(seed)) for seed in (0, 0, 1))
     for field in ("hidden", "target", "weight"):
@@ -222,7 +235,7 @@ def test_equal_streams_give_equal_masks_and_other_streams_others(masks):
 @pytest.mark.parametrize("masks", SCHEMES)
 @pytest.mark.parametrize("neighbour", ["1234|___", "1|_____", "_"], ids=["more_padding", "more_blanks", "shorter"])
 def test_the_masks_of_a_prompt_do_not_depend_on_the_others(masks, neighbour):
-    objective = build_objective(LossConfig(masks=masks, num_masks=3), alpha=1.0)
+    objective = build_objective(LossConfig(masks=masks, num_masks=3), WeightConfig())
     together = objective.masks(make_rollout(make_prompts("12|_3__", neighbour), N), streams())
     alone = objective.masks(make_rollout(make_prompts("12|_3__"), N), streams()[:1])
     padding = together.hidden.shape[-1] - alone.hidden.shape[-1]
@@ -253,14 +266,13 @@ OBJECTIVES = {
 }
 
 
-def tiny_run(folder, *overrides: str) -> Run:
+def tiny_run(folder, *overrides: str) -> RunParts:
     """A run on three puzzles with four rollouts each, weights in float64, a policy that has moved since its rollouts."""
     small = ["train.prompts_per_round=3", "train.num_rollouts=4", f"train.steps_per_round={K}", "evaluation.num_items=1"]
     config = load_config("toy_sudoku", f"output={folder}", "weight.alpha=1.0", "task.reward=recipe", *small, *overrides)
-    run = Run(config)
+    run = prepare_run(config)
     run.policy.double()
-    experience, _ = collect(run)
-    run.buffer = [experience]
+    run.state.buffer = [collect_round(run)]
     return run
 
 
@@ -281,7 +293,7 @@ def plain_token_log_prob(model, rollout, masks, allowed: torch.Tensor) -> torch.
     return (logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - log_z) * masks.target
 
 
-def plain_objective(run: Run, batch: Experience, masks) -> torch.Tensor:
+def plain_objective(run: RunParts, batch: Experience, masks) -> torch.Tensor:
     """The loss of the run by its equations, with a gradient."""
     config, allowed, mask_weight = run.config, run.vocabulary.allowed, masks.weight
     log_prob = (mask_weight * plain_token_log_prob(run.policy, batch.rollout, masks, allowed).sum(-1)).mean(-1)
@@ -303,18 +315,17 @@ def plain_objective(run: Run, batch: Experience, masks) -> torch.Tensor:
 def test_micro_batches_of_any_size_give_the_gradient_of_the_equations(tmp_path, overrides):
     run = tiny_run(tmp_path, *overrides)
     move(run.policy)
-    batch = run.minibatch(1)
-    masks = run.objective.masks(batch.rollout, mask_streams(run, batch.position, 1))
+    batch, masks = batch_and_masks(run, 1)
     parameters = list(run.policy.parameters())
     expected_loss = plain_objective(run, batch, masks)
     expected = torch.cat([g.flatten() for g in torch.autograd.grad(expected_loss, parameters)])
     for micro_batch in (None, 1, 5, 1000):
         run.config.loss.micro_batch = micro_batch
         run.policy.zero_grad()
-        loss = backward(run, masks, batch)
+        loss = backward_of(run, batch, masks)
         gradient = torch.cat([p.grad.flatten() for p in parameters])
         assert loss.item() == pytest.approx(expected_loss.item(), rel=1e-6)
-        # In one pass all is float64; in parts, the slope of a linear loss is float32.
+        # In one pass all is float64; in parts, the gradient of a linear loss is float32.
         tolerance = 1e-10 if micro_batch is None else 1e-6
         assert (gradient - expected).norm() < tolerance * expected.norm()
 
@@ -322,10 +333,9 @@ def test_micro_batches_of_any_size_give_the_gradient_of_the_equations(tmp_path, 
 def test_an_empty_mask_is_among_the_micro_batches_of_antithetic_pairs(tmp_path):
     """The pair of the full mask hides nothing; a micro-batch of it alone must add nothing and not fail."""
     run = tiny_run(tmp_path, "loss.name=wdce", "loss.micro_batch=1")
-    batch = run.minibatch(0)
-    masks = run.objective.masks(batch.rollout, mask_streams(run, batch.position, 0))
+    batch, masks = batch_and_masks(run, 0)
     assert (masks.hidden.sum(dim=-1) == 0).any()
-    assert torch.isfinite(backward(run, masks, batch))
+    assert torch.isfinite(backward_of(run, batch, masks))
 
 
 @pytest.mark.parametrize("prompts_per_step", ["null", 2])
@@ -335,10 +345,9 @@ def test_before_the_first_step_the_ratio_is_0_on_the_masks_of_every_step(tmp_pat
     """So WDDO is 2 ln 2 and the `model` baseline 1/N: log p_old was stored on the very masks that each step uses."""
     run = tiny_run(tmp_path, *OBJECTIVES[name], f"loss.masks={masks}", f"train.prompts_per_step={prompts_per_step}")
     for k in range(K):
-        batch = run.minibatch(k)
-        masks = run.objective.masks(batch.rollout, mask_streams(run, batch.position, k))
+        batch, masks = batch_and_masks(run, k)
         log_prob = token_log_prob(run.policy, batch.rollout, masks, run.vocabulary)
-        weight = real_weight(run, log_prob, masks, batch)
+        weight = real_weight(log_prob, masks, batch, run.config.weight)
         if name == "wddo":
             assert run.objective.loss(log_prob, masks, batch, weight).item() == pytest.approx(2 * math.log(2), rel=1e-12)
         else:
@@ -348,22 +357,22 @@ def test_before_the_first_step_the_ratio_is_0_on_the_masks_of_every_step(tmp_pat
 def test_wdce_draws_fresh_masks_at_every_step_and_wddo_the_stored_ones(tmp_path):
     for name in ("wdce", "wddo"):
         run = tiny_run(tmp_path / name, f"loss.name={name}")
-        rollout, position = run.buffer[0].rollout, run.buffer[0].position
-        before = run.objective.masks(rollout, mask_streams(run, position, 0)).hidden
-        run.step = 57
-        after = run.objective.masks(rollout, mask_streams(run, position, 0)).hidden
+        rollout, position = run.state.buffer[0].rollout, run.state.buffer[0].position
+        before = run.objective.masks(rollout, mask_streams(run.objective, position, 0, 0, run.state.step)).hidden
+        run.state.step = 57
+        after = run.objective.masks(rollout, mask_streams(run.objective, position, 0, 0, run.state.step)).hidden
         assert torch.equal(before, after) == (name == "wddo")
         if name == "wddo":
-            other_step = run.objective.masks(rollout, mask_streams(run, position, 1)).hidden
+            other_step = run.objective.masks(rollout, mask_streams(run.objective, position, 0, 1, run.state.step)).hidden
             assert not torch.equal(before, other_step)
 
 
 def test_the_steps_of_a_round_take_the_buffered_rounds_in_turn_and_every_prompt_once(tmp_path):
     """Three rounds in the buffer, three prompts each, one prompt per step: nine steps see all nine, the newest round first."""
     run = tiny_run(tmp_path, "train.reuse_rounds=2", "train.prompts_per_step=1", "train.steps_per_round=9")
-    for run.round in (1, 2):
-        run.buffer = [*run.buffer, collect(run)[0]]
-    seen = [run.minibatch(k).position for k in range(9)]
+    for run.state.round in (1, 2):
+        run.state.buffer = [*run.state.buffer, collect_round(run)]
+    seen = [batch_and_masks(run, k)[0].position for k in range(9)]
     assert sorted(seen) == [[p] for p in range(9)]
     assert [position[0] // 3 for position in seen] == [2, 1, 0] * 3
 
@@ -371,6 +380,6 @@ def test_the_steps_of_a_round_take_the_buffered_rounds_in_turn_and_every_prompt_
 def test_wddo_subtracts_the_log_probability_its_rollouts_were_drawn_with(tmp_path):
     """1/N Σ stands for E_{p_old} of the distribution that was sampled: at T = 0.7 only this makes p* the optimum."""
     run = tiny_run(tmp_path, "loss.name=wddo", "loss.masks=path", "sampler.temperature=0.7")
-    experience = run.buffer[0]
+    experience = run.state.buffer[0]
     stored = sequence_log_prob(experience.log_old[0], path_masks(experience.rollout.step, experience.rollout.num_steps))
     torch.testing.assert_close(stored, experience.rollout.path_log_prob)

@@ -10,7 +10,7 @@ from dmpo_ref.config import ModelConfig
 from dmpo_ref.models.adapters import add_adapters
 from dmpo_ref.models.loading import load_policy
 from dmpo_ref.models.reference import AdapterReference
-from dmpo_ref.runtime.run import Run
+from dmpo_ref.runtime.setup import prepare_run
 from dmpo_ref.train import train
 
 CPU = torch.device("cpu")
@@ -161,4 +161,4 @@ def test_four_bits_need_cuda_and_adapters(small_run):
     with pytest.raises(ValueError, match=r"model\.quantize=nf4: 4-bit weights cannot be trained"):
         small_run("model.quantize=nf4")
     with pytest.raises(ValueError, match=r"model\.quantize=nf4: 4-bit weights need CUDA"):
-        Run(small_run("model.quantize=nf4", "model.lora_rank=4", "device=cpu"))
+        prepare_run(small_run("model.quantize=nf4", "model.lora_rank=4", "device=cpu"))

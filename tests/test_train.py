@@ -12,7 +12,7 @@ import time
 import pytest
 import torch
 
-from dmpo_ref.config import LossConfig, SamplerConfig
+from dmpo_ref.config import LossConfig, SamplerConfig, WeightConfig
 from dmpo_ref.likelihood import sequence_log_prob
 from dmpo_ref.masking import draw_masks
 from dmpo_ref.models.loading import latest_checkpoint
@@ -20,10 +20,13 @@ from dmpo_ref.objectives import build_objective
 from dmpo_ref.objectives.base import Objective
 from dmpo_ref.presets.loading import load_config
 from dmpo_ref.rollout import Rollout
-from dmpo_ref.runtime.checkpoint import save_checkpoint
+from dmpo_ref.runtime.checkpoint import write_checkpoint
 from dmpo_ref.runtime.files import EntryFile, read_entries
-from dmpo_ref.runtime.run import rate
-from dmpo_ref.train import answer_length, train
+from dmpo_ref.runtime.logs import answer_length
+from dmpo_ref.runtime.setup import prepare_run
+from dmpo_ref.runtime.state import learning_rate_share
+from dmpo_ref.train import train
+from tests.helpers import collect_round
 
 TIMES = ("seconds",)
 
@@ -207,13 +210,13 @@ def test_own_rewards_replace_the_tasks(small_run):
 def test_an_own_objective_replaces_that_of_the_config(small_run, tmp_path):
     """WDDO handed over is WDDO asked for: it is told to keep log p_old, and gets it."""
     named = train(small_run("loss.name=wddo", f"output={tmp_path / 'named'}"))
-    given = train(small_run(), objective=build_objective(LossConfig(name="wddo"), alpha=1.0))
+    given = train(small_run(), objective=build_objective(LossConfig(name="wddo"), WeightConfig()))
     assert without_times(given.metrics) == without_times(named.metrics)
     assert torch.equal(parameters(given), parameters(named))
 
 
 def test_a_loss_that_is_not_linear_has_the_same_gradient_in_micro_batches_with_lora_dropout(small_run, tmp_path):
-    """In parts the slopes come from a pass of their own; had it dropped other things, they would be slopes of another loss."""
+    """In parts the gradients come from a pass of their own; had it dropped other things, they would be those of another loss."""
 
     def masks(rollout, generators):
         return draw_masks("exact", rollout.response_mask, 2, generators)
@@ -246,8 +249,8 @@ def test_the_elbo_weights_use_the_masks_that_are_asked_for(small_run, tmp_path):
 
 
 def test_an_own_objective_along_the_path_needs_a_path(small_run, tmp_path):
-    objective = build_objective(LossConfig(name="reinforce"), alpha=1.0)
-    with pytest.raises(ValueError, match=r"sampler\.name=confidence: the objective follows the path .* needs sampler\.name=random_order"):
+    objective = build_objective(LossConfig(name="reinforce"), WeightConfig())
+    with pytest.raises(ValueError, match=r"sampler\.name=confidence: the objective follows the path .* only sampler\.name=random_order"):
         train(small_run("sampler.name=confidence"), objective=objective)
     assert not (tmp_path / "run").exists()
 
@@ -308,15 +311,7 @@ def test_a_checkpoint_that_was_not_finished_is_never_seen(small_run, tmp_path, m
 
     monkeypatch.setattr(torch, "save", full_disk)
     with pytest.raises(OSError, match=r"checkpoint-000009 cannot be written: unexpected pos 226176 .* go on with --resume"):
-        save_checkpoint(
-            trained.output,
-            config=small_run(),
-            policy=trained.policy,
-            tokenizer=trained.tokenizer,
-            reference={},
-            buffers=[[]],
-            state={"round": 9},
-        )
+        write_checkpoint(small_run(), trained.policy, trained.tokenizer, weights=None, reference={}, saved={"round": 9})
     assert latest_checkpoint(trained.output) == newest
     assert (newest / "state.pt").is_file()
     assert not list(trained.output.glob(".*.partial"))
@@ -352,11 +347,11 @@ def test_metrics_go_to_a_tracker_as_well(small_run, tmp_path):
 
 def test_learning_rate_schedules():
     options = load_config("toy_sudoku", "optimizer.warmup_steps=4", "optimizer.schedule=linear").optimizer
-    assert [round(rate(options, step, 14), 6) for step in (0, 3, 4, 9, 14)] == [0.2, 0.8, 1.0, 0.5, 0.0]
+    assert [round(learning_rate_share(options, step, 14), 6) for step in (0, 3, 4, 9, 14)] == [0.2, 0.8, 1.0, 0.5, 0.0]
     options.schedule = "cosine"
-    assert [round(rate(options, step, 14), 6) for step in (4, 9, 14)] == [1.0, 0.5, 0.0]
+    assert [round(learning_rate_share(options, step, 14), 6) for step in (4, 9, 14)] == [1.0, 0.5, 0.0]
     options.schedule = "constant"
-    assert rate(options, 13, 14) == 1.0
+    assert learning_rate_share(options, 13, 14) == 1.0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -384,17 +379,13 @@ def test_ctrl_c_and_sigterm_leave_a_checkpoint_and_say_how_to_resume(tmp_path, n
 
 def test_path_ratio_takes_p_old_at_its_temperature_and_p_ref_at_one(small_run):
     """Recomputed with plain logits, one position at a time, along the order of each rollout."""
-    from dmpo_ref.runtime.run import Run
-    from dmpo_ref.train import collect, estimate_log_ratio
-
     config = small_run("weight.log_ratio=path", "sampler.temperature=0.6", "train.prompts_per_round=2")
-    run = Run(config)
+    run = prepare_run(config)
     with torch.no_grad():
         for weights in run.policy.parameters():  # a policy that is no longer the reference
             weights += 0.05 * torch.randn(weights.shape, generator=torch.Generator().manual_seed(0))
-    experience, _ = collect(run)
-    rollout = experience.rollout
-    ratio = estimate_log_ratio(run, rollout, experience.position)
+    experience = collect_round(run)
+    rollout, ratio = experience.rollout, experience.log_ratio
     for g, n in ((0, 0), (1, 3)):
         tokens = rollout.tokens[g, n].masked_fill(rollout.response_mask[g, n], run.vocabulary.mask_token_id)
         expected = 0.0

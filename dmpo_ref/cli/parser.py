@@ -144,7 +144,8 @@ def as_lengths(text: str) -> list[int]:
 def options_page(options: dict | None = None) -> str:
     """Every option with its default, symbol and description, one a line."""
     lines = []
-    for key, (kind, default, help, symbol) in (options or describe_options()).items():
+    for key, option in (options or describe_options()).items():
+        kind, default, help, symbol = option.kind, option.default, option.help, option.symbol
         shown = "required" if default == "???" else "null" if default is None else default
         if kind.startswith("one of"):
             shown = f"{shown}; {kind}".replace("'", "")

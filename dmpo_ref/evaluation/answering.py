@@ -19,7 +19,7 @@ from dmpo_ref.likelihood import Vocabulary
 from dmpo_ref.masking import stream
 from dmpo_ref.rollout import Rollout
 from dmpo_ref.samplers.sampling import sample
-from dmpo_ref.tasks.encoding import decode, encode, end_ids
+from dmpo_ref.tasks.encoding import answer_texts, encode, end_ids
 
 ITEMS_PER_BATCH = 64  # finished answers are written after each batch
 
@@ -151,8 +151,11 @@ def read_answers(tokenizer, rollout: Rollout, indices: list[int]) -> list[Answer
     return answers
 
 
-def answer_texts(tokenizer, rollout: Rollout) -> list[list[str]]:
-    """The texts of a rollout, for each of the G prompts its N answers."""
-    rows = (x.flatten(0, 1) for x in (rollout.tokens, rollout.attention_mask, rollout.prompt_mask))
-    texts, n = decode(tokenizer, *rows), rollout.tokens.shape[1]
-    return [texts[i : i + n] for i in range(0, len(texts), n)]
+def test_accuracy(model, tokenizer, task, items, config, vocabulary, *, seed, processes):
+    starts = range(0, len(items), ITEMS_PER_BATCH)[processes.index :: processes.count]
+    batches = answer_items(model, tokenizer, task, items, config.sampler, vocabulary, starts, num_samples=config.num_samples, seed=seed)
+    answers = [answer for batch in batches for answer in batch.answers]
+    right = sum(task.grade(items[answer.index], answer.generation or "").correct for answer in answers)
+    processes.join()
+    right, total = processes.sum([right, len(answers)])
+    return right / total

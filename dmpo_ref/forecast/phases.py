@@ -55,7 +55,7 @@ def list_phases(config: Config, P: int, L: int, num_processes: int) -> list[Phas
     rollouts = train.prompts_per_round * train.num_rollouts // num_processes
     in_step = (train.prompts_per_step or train.prompts_per_round) * train.num_rollouts // num_processes
     K, T = train.steps_per_round, config.sampler.steps or L
-    objective = build_objective(loss, config.weight.alpha)
+    objective = build_objective(loss, config.weight)
     masks, scored = loss.num_masks, L / 2  # masks of a rollout in one step, positions scored in each
     if objective.follows_path:
         masks, scored = T, L / T

@@ -117,7 +117,7 @@ def make_plan(
     adapters = model_size.count_adapters(model, options)
     phases = list_phases(config, P, L, num_processes)
     fastest = sampling_phase(config, P, L, num_processes, fewest=True)
-    compares = config.weight.log_ratio != "none" or build_objective(config.loss, config.weight.alpha).uses_log_ref
+    compares = config.weight.log_ratio != "none" or build_objective(config.loss, config.weight).uses_log_ref
     held = model_size.held_bytes(model, options, num_processes, strategy, compares=compares)
     needs = sampling_bytes(config, model, phases[0], P, L) | training_bytes(config, model, phases[1:], P, L)
     # Every call of the model reads all weights once, and with fsdp2 first fetches those that others hold.

@@ -1,4 +1,4 @@
-"""?"""
+"""LoRA adapters on a policy, by PEFT."""
 
 from __future__ import annotations
 

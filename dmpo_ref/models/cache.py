@@ -1,4 +1,4 @@
-"""?"""
+"""Keys and values that a sampler keeps between its forward passes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loading: a policy with its tokenizer, LoRA adapters on it, and the reference policy that goes with it."""
+"""Loading a policy with its tokenizer, and exporting it. Nothing from a model hub is executed."""
 
 from __future__ import annotations
 

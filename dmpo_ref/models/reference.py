@@ -1,4 +1,4 @@
-"""?"""
+"""The reference policy p_ref: a frozen model of its own, or the policy itself with other adapters or none."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from dmpo_ref.models.adapters import adapter_weights
-from dmpo_ref.runtime.sharding import spread
+from dmpo_ref.models.sharding import shard_like
 
 
 class FrozenReference:
@@ -34,7 +34,7 @@ class FrozenReference:
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Take the weights of a checkpoint."""
-        self.network.load_state_dict(spread(state, like=self.network.state_dict()))
+        self.network.load_state_dict(shard_like(state, like=self.network.state_dict()))
 
 
 class AdapterReference:
@@ -45,13 +45,14 @@ class AdapterReference:
     """
 
     def __init__(self, policy: Module, join: Callable[[], None] = lambda: None):
-        self.policy, self.join, self.weights = policy, join, {}
+        self.policy, self.join = policy, join
+        self.weights: dict[str, Tensor] = {}
 
     @contextmanager
     def model(self) -> Iterator[Module]:
         """The reference policy as a model; on leaving, the policy has its own adapters again."""
         if not self.weights:
-            with self.policy.disable_adapter():
+            with self.policy.disable_adapter():  # type: ignore[operator]  # PEFT's, reached through Module.__getattr__
                 yield self.policy
             return
         own = adapter_weights(self.policy)
@@ -73,10 +74,13 @@ class AdapterReference:
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Take the adapters of a checkpoint."""
-        self.weights = spread(state, like=dict(self.policy.named_parameters()))
+        self.weights = shard_like(state, like=dict(self.policy.named_parameters()))
 
     @torch.no_grad()
     def _put(self, weights: dict[str, Tensor]) -> None:
         parameters = dict(self.policy.named_parameters())
         for name, value in weights.items():
             parameters[name].copy_(value)
+
+
+Reference = FrozenReference | AdapterReference

@@ -1,14 +1,13 @@
-"""The two objectives of DMPO: weighted denoising cross-entropy (WDCE) and weighted direct discriminative optimisation (WDDO).
+"""What an objective is: two functions, and four facts about them.
 
-An objective is two functions. `masks(rollout, generators)` says which positions are hidden and scored; `loss(log_prob,
-masks, experience, weight)` turns the token log-probabilities under those masks into a scalar and is pure. `train` runs
-the model between them and knows nothing else about an objective. Other people's objectives, in the same form, are in `rivals`.
+`masks(rollout, generators)` says which positions are hidden and scored; `loss(token_log_prob, masks, experience, weight)` turns the
+token log-probabilities under those masks into a scalar and is pure. `train` runs the model between them and knows nothing else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,25 +16,54 @@ from dmpo_ref.masking import Masks, path_masks
 from dmpo_ref.rollout import Experience, Rollout
 
 
+@dataclass(frozen=True)
+class Objective:
+    """The two functions (see above), and what `train` must know of them.
+
+    Attributes:
+        masks: of one gradient step, from one generator for each prompt.
+        loss: of token log-probabilities [G, N, R, S], their masks, the experience and w_real [G, N].
+        uses_log_old: log p_old is subtracted, so each step takes again the masks on which it was stored.
+        is_linear: the loss is linear in the token log-probabilities, so its gradient is known before the forward pass.
+        uses_log_ref: as `uses_log_old`, for log p_ref; the run then has a reference, whatever the weights need.
+        follows_path: the masks are the rollout's own order, the same in every step.
+        uses_weight: the loss reads w_real; else only α of the weights' options counts.
+    """
+
+    masks: Callable[[Rollout, list[torch.Generator]], Masks]
+    loss: Callable[[Tensor, Masks, Experience, Tensor], Tensor]
+    uses_log_old: bool = False
+    is_linear: bool = False
+    uses_log_ref: bool = False
+    follows_path: bool = False
+    uses_weight: bool = False
+
+    def with_baseline(self, baseline: str) -> Objective:
+        """The same under a weight baseline: `model` compares the policy with log p_old too."""
+        return replace(self, uses_log_old=True) if baseline == "model" else self
+
+    @property
+    def reuses_masks(self) -> bool:
+        """Whether a gradient step takes masks on which something was stored when the rollouts were drawn."""
+        return self.uses_log_old or self.uses_log_ref
+
+    @property
+    def gradient_is_known(self) -> bool:
+        """Whether the gradient with respect to the token log-probabilities can be had without a forward pass."""
+        return self.is_linear and not self.reuses_masks
+
+
 def follow_path(rollout: Rollout, generators: object = None) -> Masks:
     """`Objective.masks` of objectives on the exact log p(o; σ): each rollout's own order, in which nothing is random."""
     return path_masks(rollout.step, rollout.num_steps)
 
 
-@dataclass
-class Objective:
-    """`masks` and `loss` (see above), and what `train` must know of them.
+def need(stored: Tensor | None) -> Tensor:
+    """`experience.log_old` or `experience.log_ref`, which `train` stores for objectives that say so.
 
-    Attributes:
-        uses_log_old: the loss subtracts log p_old, so each step re-uses the masks on which it was stored.
-        is_linear: the loss is linear in the token log-probabilities, so its gradient is known before the forward pass.
-        uses_log_ref: the same as `uses_log_old` for log p_ref; the run then keeps a reference, whatever the weights need.
-        follows_path: the masks are the rollout's own order, alike in every step.
+    Raises:
+        ValueError: it was not stored.
     """
-
-    masks: Callable[[Rollout, list[torch.Generator]], Masks]
-    loss: Callable[[Tensor, Masks, Experience, Tensor], Tensor]
-    uses_log_old: bool
-    is_linear: bool
-    uses_log_ref: bool = False
-    follows_path: bool = False
+    if stored is None:
+        raise ValueError("the experience lacks log p_old or log p_ref; weigh the rollouts with the objective that needs it")
+    return stored

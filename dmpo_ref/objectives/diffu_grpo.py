@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dmpo_ref.config import LossConfig
 from dmpo_ref.masking import Masks, uniforms_at
-from dmpo_ref.objectives.base import Objective
+from dmpo_ref.objectives.base import Objective, need
 from dmpo_ref.rollout import Experience, Rollout
 
 PROMPT_MASKING = 0.15  # probability that a given token is hidden, as published
@@ -17,12 +17,12 @@ PROMPT_MASKING = 0.15  # probability that a given token is hidden, as published
 def build(config: LossConfig, alpha: float) -> Objective:
     """diffu-GRPO with β = `config.kl` and ε = `config.clip`. Each step has its own masks, shared by p_θ, p_old and p_ref."""
 
-    def loss(log_prob: Tensor, masks: Masks, experience: Experience, weight: Tensor) -> Tensor:
+    def loss(token_log_prob: Tensor, masks: Masks, experience: Experience, weight: Tensor) -> Tensor:
         advantage = experience.reward - reduce(experience.reward, "g n -> g 1", "mean")
-        stored = (experience.log_old, experience.log_ref)
-        return clip_loss(log_prob, *stored, masks.target, advantage, clip=config.clip, kl=config.kl)
+        log_old = need(experience.log_old)
+        return clip_loss(token_log_prob, log_old, experience.log_ref, masks.target, advantage, clip=config.clip, kl=config.kl)
 
-    return Objective(one_shot_masks, loss, uses_log_old=True, is_linear=False, uses_log_ref=config.kl > 0)
+    return Objective(one_shot_masks, loss, uses_log_old=True, uses_log_ref=config.kl > 0)
 
 
 def one_shot_masks(rollout: Rollout, generators: list[torch.Generator]) -> Masks:

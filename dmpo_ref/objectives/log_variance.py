@@ -7,18 +7,18 @@ from torch import Tensor
 from dmpo_ref.config import LossConfig
 from dmpo_ref.likelihood import sequence_log_prob
 from dmpo_ref.masking import Masks
-from dmpo_ref.objectives.base import Objective, follow_path
+from dmpo_ref.objectives.base import Objective, follow_path, need
 from dmpo_ref.rollout import Experience
 
 
 def build(config: LossConfig, alpha: float) -> Objective:
     """Log-variance along the rollout's own order, at the temperature α of the target."""
 
-    def loss(log_prob: Tensor, masks: Masks, experience: Experience, weight: Tensor) -> Tensor:
-        log_policy, log_ref = sequence_log_prob(log_prob, masks), sequence_log_prob(experience.log_ref, masks)
+    def loss(token_log_prob: Tensor, masks: Masks, experience: Experience, weight: Tensor) -> Tensor:
+        log_policy, log_ref = sequence_log_prob(token_log_prob, masks), sequence_log_prob(need(experience.log_ref), masks)
         return log_variance(log_policy - log_ref, experience.reward, alpha)
 
-    return Objective(follow_path, loss, uses_log_old=False, is_linear=False, uses_log_ref=True, follows_path=True)
+    return Objective(follow_path, loss, uses_log_ref=True, follows_path=True)
 
 
 def log_variance(log_ratio: Tensor, reward: Tensor, alpha: float) -> Tensor:

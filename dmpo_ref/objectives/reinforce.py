@@ -11,21 +11,21 @@ from torch import Tensor
 from dmpo_ref.config import LossConfig
 from dmpo_ref.likelihood import sequence_log_prob
 from dmpo_ref.masking import Masks
-from dmpo_ref.objectives.base import Objective, follow_path
+from dmpo_ref.objectives.base import Objective, follow_path, need
 from dmpo_ref.rollout import Experience
 
 
 def build(config: LossConfig, alpha: float) -> Objective:
     """REINFORCE along the rollout's own order, with a KL to the reference of strength `config.kl`, in reward per nat."""
 
-    def loss(log_prob: Tensor, masks: Masks, experience: Experience, weight: Tensor) -> Tensor:
-        log_policy, log_old = sequence_log_prob(log_prob, masks), sequence_log_prob(experience.log_old, masks)
+    def loss(token_log_prob: Tensor, masks: Masks, experience: Experience, weight: Tensor) -> Tensor:
+        log_policy, log_old = sequence_log_prob(token_log_prob, masks), sequence_log_prob(need(experience.log_old), masks)
         reward = experience.reward
         if config.kl > 0:
-            reward = reward - config.kl * (log_policy.detach() - sequence_log_prob(experience.log_ref, masks))
+            reward = reward - config.kl * (log_policy.detach() - sequence_log_prob(need(experience.log_ref), masks))
         return reinforce(log_policy - log_old, reward)
 
-    return Objective(follow_path, loss, uses_log_old=True, is_linear=False, uses_log_ref=config.kl > 0, follows_path=True)
+    return Objective(follow_path, loss, uses_log_old=True, uses_log_ref=config.kl > 0, follows_path=True)
 
 
 def reinforce(log_ratio: Tensor, reward: Tensor) -> Tensor:

@@ -16,10 +16,10 @@ from dmpo_ref.rollout import Experience
 def build(config: LossConfig, alpha: float) -> Objective:
     """wd1 on d1's one-shot log-probabilities. No old and no reference policy."""
 
-    def loss(log_prob: Tensor, masks: Masks, experience: Experience, weight: Tensor) -> Tensor:
-        return wd1(sequence_log_prob(log_prob, masks), experience.reward)
+    def loss(token_log_prob: Tensor, masks: Masks, experience: Experience, weight: Tensor) -> Tensor:
+        return wd1(sequence_log_prob(token_log_prob, masks), experience.reward)
 
-    return Objective(one_shot_masks, loss, uses_log_old=False, is_linear=True)
+    return Objective(one_shot_masks, loss, is_linear=True)
 
 
 def wd1(log_prob: Tensor, reward: Tensor) -> Tensor:

@@ -1,22 +1,12 @@
-"""?"""
+"""What a config may not ask for: values out of their bounds, and options that do not go together."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from dmpo_ref.config import Config, describe_options, get_option
+from dmpo_ref.objectives import build_objective
+from dmpo_ref.samplers.checks import check_options, has_path_log_prob
 
-from dmpo_ref.config import Config, SamplerConfig, get_option
-
-AT_LEAST_ONE = [
-    *("train.rounds", "train.prompts_per_round", "train.steps_per_round", "train.checkpoint_every", "train.keep_checkpoints"),
-    "train.prompts_per_step",
-    *("train.score_micro_batch", "loss.micro_batch", "sampler.micro_batch", "evaluation.sampler.micro_batch"),
-    *("loss.num_masks", "weight.elbo_num_masks", "evaluation.num_samples", "evaluation.num_items", "threads"),
-]
-NOT_NEGATIVE = [
-    *("train.reuse_rounds", "train.resync_every", "train.log_prompts", "evaluation.every"),
-    *("optimizer.warmup_steps", "optimizer.weight_decay", "model.lora_rank"),
-]
+NO_PATH = "only sampler.name=random_order has a path probability, above temperature 0 and without guidance or stop_early"
 
 
 def check_config(config: Config) -> None:
@@ -25,112 +15,63 @@ def check_config(config: Config) -> None:
     Raises:
         ValueError: the first thing found wrong.
     """
-
-    def require(ok: bool, key: str, right: str) -> None:
-        if not ok:
-            raise ValueError(f"{key}={get_option(config, key)}: {right}")
-
-    for key in AT_LEAST_ONE:
-        value = get_option(config, key)
-        require(value is None or value >= 1, key, "must be at least 1")
-    for key in NOT_NEGATIVE:
-        require(get_option(config, key) >= 0, key, "must not be negative")
-    check_sampler(config.sampler, "sampler")
-    check_sampler(config.evaluation.sampler, "evaluation.sampler")
-    model, weight, optimizer, train = config.model, config.weight, config.optimizer, config.train
-    require(0 <= model.lora_dropout < 1, "model.lora_dropout", "must lie in [0, 1)")
-    require(model.lora_rank == 0 or bool(model.lora_targets), "model.lora_targets", "name at least one layer")
-    require(model.quantize == "none" or model.lora_rank > 0, "model.quantize", "4-bit weights cannot be trained; set model.lora_rank")
-    is_temperature = weight.alpha > 0 and math.isfinite(weight.alpha)
-    require(is_temperature, "weight.alpha", "the temperature α must be finite and above 0, in units of reward per nat")
-    require(math.isfinite(weight.baseline_strength), "weight.baseline_strength", "must be a finite number")
-    require(train.num_rollouts >= 2, "train.num_rollouts", "the weights compare the rollouts of one prompt; at least 2 are needed")
-    require(weight.target_ess is None or 0 < weight.target_ess < 1, "weight.target_ess", "a share of the rollouts, between 0 and 1")
-    is_rate = optimizer.learning_rate > 0 and math.isfinite(optimizer.learning_rate)
-    require(is_rate, "optimizer.learning_rate", "must be finite and above 0")
-    require(optimizer.max_grad_norm > 0, "optimizer.max_grad_norm", "must be above 0")
-    require(0 <= optimizer.beta1 < 1, "optimizer.beta1", "must lie in [0, 1)")
-    require(0 <= optimizer.beta2 < 1, "optimizer.beta2", "must lie in [0, 1)")
-    most = train.prompts_per_round
-    require(train.prompts_per_step is None or train.prompts_per_step <= most, "train.prompts_per_step", f"at most prompts_per_round={most}")
-    check_combinations(config, require)
-
-
-def check_combinations(config: Config, require: Callable[[bool, str, str], None]) -> None:
-    """The part of `check_config` that is about options that do not go together."""
-    sampler, weight, loss = config.sampler, config.weight, config.loss
-    has_path = sampler.name == "random_order"
-    check_rival(config, require)
+    for key, option in describe_options().items():
+        if option.bound is not None and (value := get_option(config, key)) is not None:
+            require(option.bound.holds(value), config, key, option.bound.words)
+    check_options(config.sampler, "sampler")
+    check_options(config.evaluation.sampler, "evaluation.sampler")
+    model, train, most = config.model, config.train, config.train.prompts_per_round
+    require(model.lora_rank == 0 or bool(model.lora_targets), config, "model.lora_targets", "name at least one layer")
     require(
-        has_path or weight.log_ratio != "path",
-        "weight.log_ratio",
-        "only sampler.name=random_order has a path probability; use elbo or none",
+        model.quantize == "none" or model.lora_rank > 0, config, "model.quantize", "4-bit weights cannot be trained; set model.lora_rank"
     )
-    require(
-        (has_path and sampler.temperature > 0) or loss.masks != "path",
-        "loss.masks",
-        "only sampler.name=random_order above temperature 0 has a path probability",
-    )
-    if config.model.compile == "reduce-overhead":
+    require((train.prompts_per_step or 1) <= most, config, "train.prompts_per_step", f"at most prompts_per_round={most}")
+    if model.compile == "reduce-overhead":
         # CUDA graphs write every pass to the same memory, where kept keys and values would be overwritten.
         for section in ("sampler", "evaluation.sampler"):
-            cached = get_option(config, f"{section}.cache") != "none"
-            require(not cached, f"{section}.cache", "does not go with model.compile=reduce-overhead; use none, or compile=default")
-    if weight.log_ratio == "path" or loss.masks == "path" or loss.name in ("reinforce", "log_variance"):
-        require(sampler.guidance == 0, "sampler.guidance", "guided rollouts have no path probability under the policy; use 0")
-        require(not sampler.stop_early, "sampler.stop_early", "what it fills in was not drawn and has no path probability; use false")
-    if weight.log_ratio == "elbo" or weight.baseline == "model" or loss.name in ("wddo", "diffu_grpo"):
-        require(sampler.guidance == 0, "sampler.guidance", "log p_old would be that of the unguided policy; use 0, or log_ratio=none")
+            right = "does not go with model.compile=reduce-overhead; use none, or compile=default"
+            require(get_option(config, f"{section}.cache") == "none", config, f"{section}.cache", right)
+    check_weights(config)
+    check_objective(config)
+
+
+def require(ok: bool, config: Config, key: str, right: str) -> None:
+    """Raise the ValueError for an option unless all is well."""
+    if not ok:
+        raise ValueError(f"{key}={get_option(config, key)}: {right}")
+
+
+def check_weights(config: Config) -> None:
+    """Refuse weights that the sampler, or another option of the weights, makes impossible."""
+    sampler, weight = config.sampler, config.weight
     if sampler.temperature == 0:
-        require(weight.log_ratio == "none", "weight.log_ratio", "sampler.temperature=0 draws without a probability; use none")
-    if loss.name == "wddo":
-        require(weight.baseline == "none", "weight.baseline", "wddo has its own negative term; use none")
-        require(weight.target != "reward", "weight.target", "wddo needs weights that sum to 1; use tilted or reward_softmax")
-    if weight.target == "reward":
-        require(weight.baseline != "model", "weight.baseline", "target=reward has the baselines none, uniform and negative")
-        require(weight.target_ess is None, "weight.target_ess", "target=reward has no softmax to temper; use null")
+        require(weight.log_ratio == "none", config, "weight.log_ratio", "sampler.temperature=0 draws without a probability; use none")
+    require(weight.log_ratio != "path" or has_path_log_prob(sampler), config, "weight.log_ratio", f"{NO_PATH}; use elbo or none")
     if weight.target != "tilted":
-        require(weight.log_ratio == "none", "weight.log_ratio", f"target={weight.target} does not use it; set none")
-    if weight.log_ratio == "none" and loss.name != "log_variance" and loss.kl == 0:
-        require(config.train.resync_every == 0, "train.resync_every", "log_ratio=none has no separate reference to re-sync; use 0")
+        require(weight.log_ratio == "none", config, "weight.log_ratio", f"target={weight.target} does not use it; set none")
+    if weight.target == "reward":
+        require(weight.baseline != "model", config, "weight.baseline", "target=reward has the baselines none, uniform and negative")
+        require(weight.target_ess is None, config, "weight.target_ess", "target=reward has no softmax to temper; use null")
 
 
-def check_rival(config: Config, require: Callable[[bool, str, str], None]) -> None:
-    """The part of `check_combinations` that is about objectives other than the two of DMPO."""
+def check_objective(config: Config) -> None:
+    """Refuse an objective that does not go with the sampler or the weights."""
     sampler, weight, loss = config.sampler, config.weight, config.loss
-    require(loss.kl == 0 or loss.name in ("diffu_grpo", "reinforce"), "loss.kl", "for diffu_grpo and reinforce; use 0")
-    require(loss.kl >= 0 and math.isfinite(loss.kl), "loss.kl", "must not be negative")
-    require(loss.clip > 0, "loss.clip", "must be above 0")
-    if loss.name in ("reinforce", "log_variance"):
-        has_path = sampler.name == "random_order" and sampler.temperature > 0
-        require(has_path, "loss.name", "only sampler.name=random_order above temperature 0 has a path probability")
-    if loss.name not in ("wdce", "wddo"):
-        for key, unused in (("log_ratio", "none"), ("baseline", "none"), ("target", "tilted"), ("target_ess", None)):
-            value = "null" if unused is None else unused
-            require(getattr(weight, key) == unused, f"weight.{key}", f"loss.name={loss.name} has no importance weights; use {value}")
-
-
-def check_sampler(sampler: SamplerConfig, section: str) -> None:
-    """The part of `check_sampling` that can be known before the length of the response is."""
-    if not (sampler.temperature >= 0 and math.isfinite(sampler.temperature)):
-        raise ValueError(f"{section}.temperature={sampler.temperature}: must be 0 (most probable token) or above")
-    for name in ("response_length", "block_length", "steps"):
-        value = getattr(sampler, name)
-        if value is not None and value < 1:
-            raise ValueError(f"{section}.{name}={value}: must be at least 1, or null")
-    for name in ("threshold", "back_threshold"):
-        value = getattr(sampler, name)
-        if value is not None and not 0 < value <= 1:
-            raise ValueError(f"{section}.{name}={value}: a probability, above 0 and at most 1")
-    if sampler.factor <= 0:
-        raise ValueError(f"{section}.factor={sampler.factor}: must be above 0")
-    if not (sampler.guidance >= 0 and math.isfinite(sampler.guidance)):
-        raise ValueError(f"{section}.guidance={sampler.guidance}: must be 0 (no guidance) or above")
-    if sampler.guidance and sampler.name == "wino":
-        raise ValueError(f"{section}.guidance={sampler.guidance}: wino has no guidance; use 0, or another sampler")
-    if sampler.cache != "none" and sampler.name in ("random_order", "random", "wino"):
-        raise ValueError(f"{section}.cache={sampler.cache}: {sampler.name} has no cache; use none, or confidence, threshold or factor")
-    if sampler.name in ("threshold", "factor", "wino") and sampler.steps is not None:
-        raise ValueError(f"{section}.steps={sampler.steps}: {sampler.name} takes as many steps as it needs; use null")
-    if sampler.name == "random_order" and sampler.steps is not None:
-        raise ValueError(f"{section}.steps={sampler.steps}: random_order places one token per step; use null, or name=random")
+    objective = build_objective(loss, weight)
+    key = "loss.masks" if loss.masks == "path" and objective.uses_weight else "loss.name"
+    require(not objective.follows_path or has_path_log_prob(sampler), config, key, NO_PATH)
+    needs_policy = weight.log_ratio == "elbo" or objective.uses_log_old
+    unguided = "log p_old would be that of the unguided policy; use 0, or log_ratio=none"
+    require(not needs_policy or sampler.guidance == 0, config, "sampler.guidance", unguided)
+    require(loss.kl == 0 or loss.name in ("diffu_grpo", "reinforce"), config, "loss.kl", "for diffu_grpo and reinforce; use 0")
+    if loss.name == "wddo":
+        require(weight.baseline == "none", config, "weight.baseline", "wddo has its own negative term; use none")
+        require(weight.target != "reward", config, "weight.target", "wddo needs weights that sum to 1; use tilted or reward_softmax")
+    if not objective.uses_weight:
+        for name, unused in (("log_ratio", "none"), ("baseline", "none"), ("target", "tilted"), ("target_ess", None)):
+            right = f"loss.name={loss.name} has no importance weights; use {'null' if unused is None else unused}"
+            require(getattr(weight, name) == unused, config, f"weight.{name}", right)
+    has_reference = weight.log_ratio != "none" or objective.uses_log_ref
+    require(
+        has_reference or config.train.resync_every == 0, config, "train.resync_every", "log_ratio=none has no reference to re-sync; use 0"
+    )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -17,14 +16,18 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn import Module
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dmpo_ref.config import Config, SamplerConfig, flat
+from dmpo_ref.models.adapters import trained_weights
 from dmpo_ref.models.loading import first_line, latest_checkpoint
-from dmpo_ref.presets.loading import load_config, to_yaml
+from dmpo_ref.models.reference import Reference
+from dmpo_ref.models.sharding import gather, gather_optimizer, shard_optimizer
+from dmpo_ref.presets.loading import load_run_config, to_yaml
 from dmpo_ref.rollout import Experience, Rollout
 from dmpo_ref.runtime.files import force_to_disk
+from dmpo_ref.runtime.processes import Processes
+from dmpo_ref.runtime.state import TrainState
 
 # A resumed run may differ from the interrupted one in these, and in `evaluation`, and still be trained to the same numbers up to
 # float tolerance; with LoRA dropout, which follows `loss.micro_batch`, up to what is dropped.
@@ -32,30 +35,53 @@ FREE_ON_RESUME = ("output", "device", "threads", "log_with", "log_prompts", "mic
 
 
 def save_checkpoint(
-    output: Path,
-    *,
     config: Config,
-    policy: Module,
+    state: TrainState,
+    policy: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
+    reference: Reference | None,
+    processes: Processes,
+) -> None:
+    """Collect what all processes hold; the main one writes it. All processes must call it.
+
+    Raises:
+        OSError: it cannot be written, as on a full disk; the checkpoints before it stay.
+    """
+    train, cpu = config.train, torch.device("cpu")
+    kept = state.buffer[-train.reuse_rounds :] if train.reuse_rounds else []
+    buffers = processes.gather([experience.to(cpu) for experience in kept])
+    weights = gather(trained_weights(policy), keep=processes.is_main) if processes.shards else None
+    has_moved = reference is not None and 0 < train.resync_every <= state.round
+    moved = gather(reference.state(), keep=processes.is_main) if reference and has_moved else {}
+    saved = {
+        "round": state.round,
+        "step": state.step,
+        "counters": state.counters,
+        "optimizer": gather_optimizer(state.optimizer, keep=processes.is_main),
+        "schedule": state.schedule.state_dict(),
+        "buffers": [[dataclasses.asdict(experience) for experience in buffer] for buffer in buffers],
+    }
+    if processes.is_main:
+        write_checkpoint(config, policy, tokenizer, weights, moved, saved)
+
+
+def write_checkpoint(
+    config: Config,
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    weights: dict[str, Tensor] | None,
     reference: dict[str, Tensor],
-    buffers: list[list[Experience]],
-    state: dict[str, Any],
-    weights: dict[str, Tensor] | None = None,
-    parts: Sequence[Path] = (),
-) -> Path:
+    saved: dict[str, Any],
+) -> None:
     """Write `checkpoint-<round>` completely, then let it appear by a rename, then remove all but the newest `keep_checkpoints`.
 
     Args:
-        reference: weights of p_ref, if it is no longer the policy the run started from; else empty.
-        buffers: for each process the rollouts that a later round may reuse.
-        state: `round`, counters, and the state of optimiser and schedule.
-        weights: those of the policy, where it has shares of them only; None: its own.
-        parts: files with a dot before their name, written beside, that go into the checkpoint without it.
-
-    Raises:
-        OSError: it cannot be written, as on a full disk; those before it stay.
+        weights: of the policy, where it holds shards of them only; None: its own.
+        reference: weights of p_ref, if it is no longer the policy that the run started from; else empty.
+        saved: the rest of the state, for `state.pt`.
     """
-    folder = output / f"checkpoint-{state['round']:06d}"
+    output = Path(config.output)
+    folder = output / f"checkpoint-{saved['round']:06d}"
     temporary = output / f".{folder.name}.partial"
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -64,26 +90,20 @@ def save_checkpoint(
         (temporary / "run.yaml").write_text(to_yaml(config), encoding="utf-8")
         if reference:
             save_file({name: value.contiguous() for name, value in reference.items()}, temporary / "reference.safetensors")
-        stored = [[dataclasses.asdict(experience) for experience in buffer] for buffer in buffers]
-        torch.save(state | {"buffers": stored}, temporary / "state.pt")
-        for part in parts:
-            part.rename(temporary / part.name[1:])
+        torch.save(saved, temporary / "state.pt")
         for written in (*(p for p in temporary.rglob("*") if p.is_file()), temporary, *output.glob("*.jsonl")):
             force_to_disk(written)
     except torch.OutOfMemoryError:
         raise
     except (OSError, RuntimeError, SafetensorError) as error:  # the last two are what torch and safetensors make of a full disk
         shutil.rmtree(temporary, ignore_errors=True)
-        for part in parts:
-            part.unlink(missing_ok=True)
         problem = f"{folder} cannot be written: {first_line(error)}"
-        raise OSError(f"{problem}; make room or mend the folder, then go on with --resume") from error
+        raise OSError(f"{problem}; make space or mend the folder, then go on with --resume") from error
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
     force_to_disk(output)
     for older in sorted(output.glob("checkpoint-*[0-9]"))[: -config.train.keep_checkpoints]:
         shutil.rmtree(older)
-    return folder
 
 
 @dataclasses.dataclass
@@ -96,6 +116,17 @@ class Checkpoint:
     reference: dict[str, Tensor]
     buffers: list[list[Experience]]
 
+    def restore(self, state: TrainState, processes: Processes) -> None:
+        """Put counters, buffer, optimiser and learning rate into the state of a run; policy and reference are loaded apart."""
+        then = len(self.buffers)
+        if then != processes.count and any(self.buffers):
+            raise ValueError(f"{self.folder} was written by {then} processes, with a part each; resume with {then}, not {processes.count}")
+        state.round, state.step, state.counters = self.state["round"], self.state["step"], self.state["counters"]
+        if any(self.buffers):
+            state.buffer = [experience.to(processes.device) for experience in self.buffers[processes.index]]
+        state.optimizer.load_state_dict(shard_optimizer(self.state["optimizer"], state.optimizer))
+        state.schedule.load_state_dict(self.state["schedule"])
+
 
 def load_checkpoint(output: Path, config: Config) -> Checkpoint | None:
     """The newest checkpoint of a run; None if there is none yet.
@@ -107,24 +138,31 @@ def load_checkpoint(output: Path, config: Config) -> Checkpoint | None:
     if folder is None:
         return None
     try:
-        then, now = flat(load_config(folder / "run.yaml")), flat(config)
-        # Mapped, not read: with shares every process has this file, and needs only a part of it.
+        then = load_run_config(folder / "run.yaml")
+        # Mapped, not read: with shards every process has this file, and needs only a part of it.
         state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True, mmap=True)
         buffers = [[as_experience(stored) for stored in buffer] for buffer in state.pop("buffers")]
         reference = load_file(folder / "reference.safetensors") if (folder / "reference.safetensors").is_file() else {}
     except (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, SafetensorError, UnpicklingError) as error:
         problem = f"{folder} is incomplete or damaged, so it cannot be resumed from: {first_line(error)}"
         raise ValueError(f"{problem}; put a copy of it back, or remove the run and start again") from error
-    for key, value in now.items():
-        # More rounds leave those that were run as they are, unless the learning rate falls to its end with them.
-        is_longer = key == "train.rounds" and value > then[key] and config.optimizer.schedule == "constant"
-        if then[key] != value and not is_longer and not key.endswith(FREE_ON_RESUME) and not key.startswith("evaluation."):
-            remedy = f"resume with the same config, or choose another output; from model.path={output} its policy is the new p_ref"
-            raise ValueError(f"{output} was run with {key}={then[key]}, not {value}; {remedy}")
+    check_same(then, config)
     return Checkpoint(folder, state, reference, buffers)
+
+
+def check_same(then: Config, now: Config) -> None:
+    """Refuse to resume a run with another config, naming the first key that would change its numbers."""
+    before = flat(then)
+    for key, value in flat(now).items():
+        # More rounds leave those that were run as they are, unless the learning rate falls to its end with them.
+        is_longer = key == "train.rounds" and value > before[key] and now.optimizer.schedule == "constant"
+        if before[key] != value and not is_longer and not key.endswith(FREE_ON_RESUME) and not key.startswith("evaluation."):
+            remedy = f"resume with the same config, or choose another output; from model.path={now.output} its policy is the new p_ref"
+            raise ValueError(f"{now.output} was run with {key}={before[key]}, not {value}; {remedy}")
 
 
 def as_experience(stored: dict[str, Any]) -> Experience:
     """Experience from the nested dictionaries that a checkpoint holds."""
-    rollout = stored["rollout"]
+    if "log_prob" in (rollout := stored["rollout"]):  # its name in version 0.1.0
+        rollout["path_log_prob"] = rollout.pop("log_prob")
     return Experience(**stored | {"rollout": Rollout(**rollout | {"sampler": SamplerConfig(**rollout["sampler"])})})

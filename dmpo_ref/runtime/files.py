@@ -1,4 +1,4 @@
-"""?"""
+"""Files that survive a crash: written whole or not at all, and a folder that one process alone writes to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""?"""
+"""Ctrl-C and SIGTERM: the round under way is finished and saved first."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from dmpo_ref.config import TaskConfig
 
@@ -68,6 +68,23 @@ class Grade:
     def correct(self) -> bool:
         """Whether the answer is right, by the strict grading."""
         return self.strict.right == self.strict.total
+
+
+class Task(Protocol):
+    """Shim."""
+
+    alphabet: str | None
+    prefill: str
+
+    def load(self, source: str) -> list[Any]: ...
+    def parse(self, text: str) -> Any: ...
+    def prompt(self, item: Any) -> str | list[dict[str, str]]: ...
+    def template(self, item: Any) -> str | None: ...
+    def reward(self, item: Any, text: str) -> dict[str, float]: ...
+    def grade(self, item: Any, text: str) -> Grade: ...
+    def record(self, item: Any) -> tuple[Any, Any]: ...
+    def from_record(self, question: Any, ground_truth: Any) -> Any: ...
+    def show(self, item: Any, text: str | None = None) -> str: ...
 
 
 class ChatTask:

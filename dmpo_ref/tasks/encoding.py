@@ -7,7 +7,7 @@ from itertools import takewhile
 import torch
 from torch import Tensor
 
-from dmpo_ref.rollout import Prompts
+from dmpo_ref.rollout import Prompts, Rollout
 from dmpo_ref.tasks.answers.marked import END_TOKENS
 from dmpo_ref.tasks.base import BLANK
 
@@ -70,3 +70,10 @@ def decode(tokenizer, tokens: Tensor, attention_mask: Tensor, prompt_mask: Tenso
     ends = end_ids(tokenizer)
     answers = (row[keep].tolist() for row, keep in zip(tokens, attention_mask & ~prompt_mask, strict=True))
     return [tokenizer.decode(list(takewhile(lambda t: t not in ends, answer)), skip_special_tokens=True) for answer in answers]
+
+
+def answer_texts(tokenizer, rollout: Rollout) -> list[list[str]]:
+    """The texts of a rollout, for each of the G prompts its N answers."""
+    rows = (x.flatten(0, 1) for x in (rollout.tokens, rollout.attention_mask, rollout.prompt_mask))
+    texts, n = decode(tokenizer, *rows), rollout.tokens.shape[1]
+    return [texts[i : i + n] for i in range(0, len(texts), n)]

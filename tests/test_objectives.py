@@ -1,4 +1,4 @@
-"""The rivals: formulas summed with loops, finite differences, fixed points by enumeration at two positions, the same `train`."""
+"""Objectives of others: formulas summed with loops, finite differences, fixed points by enumeration at two positions, the same `train`."""
 
 import itertools
 import math
@@ -7,25 +7,37 @@ import numpy as np
 import pytest
 import torch
 
-from dmpo_ref.config import LossConfig, SamplerConfig
+from dmpo_ref.config import LossConfig, SamplerConfig, WeightConfig
 from dmpo_ref.forecast.plan import make_plan
 from dmpo_ref.likelihood import build_vocabulary, path_log_prob, sequence_log_prob, token_log_prob
 from dmpo_ref.losses import wdce
 from dmpo_ref.masking import stream
 from dmpo_ref.models.loading import load_policy
-from dmpo_ref.objectives import RIVALS, build_objective
+from dmpo_ref.objectives import OBJECTIVES, build_objective
 from dmpo_ref.objectives.diffu_grpo import clip_loss, one_shot_masks
 from dmpo_ref.objectives.log_variance import log_variance
 from dmpo_ref.objectives.reinforce import reinforce
 from dmpo_ref.objectives.wd1 import wd1
 from dmpo_ref.presets.loading import load_config
 from dmpo_ref.rollout import Experience, Rollout
-from dmpo_ref.runtime.run import Run
+from dmpo_ref.runtime.setup import RunParts, prepare_run
 from dmpo_ref.tasks import build_task
 from dmpo_ref.tasks.sudoku import Puzzle
-from dmpo_ref.train import backward, collect, mask_streams, train
+from dmpo_ref.train import train
 from dmpo_ref.weights import baseline_weights, log_weights, target_weights
-from tests.helpers import MASK, Dummy, make_prompts, make_rollout, plain_log_prob, plain_path_log_prob, tiny_model, vocabulary
+from tests.helpers import (
+    MASK,
+    Dummy,
+    backward_of,
+    batch_and_masks,
+    collect_round,
+    make_prompts,
+    make_rollout,
+    plain_log_prob,
+    plain_path_log_prob,
+    tiny_model,
+    vocabulary,
+)
 from toy.oracle import exact_distribution
 from toy.studies.objectives import order_log_prob, order_target
 
@@ -46,7 +58,7 @@ def streams(seed: int = 0) -> list[torch.Generator]:
 
 def build_case(name: str, kl: float):
     """Objective, experience with log p_old and log p_ref of other random policies, and masks."""
-    objective = build_objective(LossConfig(name=name, kl=kl, clip=CLIP), ALPHA)
+    objective = build_objective(LossConfig(name=name, kl=kl, clip=CLIP), WeightConfig(alpha=ALPHA))
     rollout = make_rollout(make_prompts("12|_3__", "4|__1"), N)
     masks = objective.masks(rollout, streams())
     reward = torch.tensor([[1.0, 0.0, 0.25], [0.0, 1.0, 1.0]], dtype=torch.float64)
@@ -270,7 +282,7 @@ def all_pairs() -> Rollout:
 
 def expected_gradient(name: str, table, old, ref, *, kl: float = 0.0, alpha: float = ALPHA) -> torch.Tensor:
     """The gradient of the objective in expectation over pairs of rollouts of `old`, exactly."""
-    objective, rollout = build_objective(LossConfig(name=name, kl=kl), alpha), all_pairs()
+    objective, rollout = build_objective(LossConfig(name=name, kl=kl), WeightConfig(alpha=alpha)), all_pairs()
     masks, table = objective.masks(rollout, []), table.clone().requires_grad_()
     log_prob, log_old, log_ref = (token_log_prob(tabular(t), rollout, masks, vocabulary(SYMBOLS)) for t in (table, old, ref))
     reward = torch.stack([torch.stack([REWARD[PATHS[i][1:]] for i in pair]) for pair in PAIRS])
@@ -327,7 +339,7 @@ def test_kl_regularised_reinforce_is_stationary_at_the_tilted_orders_and_not_at_
 
 def log_variance_of_pairs(table, ref) -> torch.Tensor:
     """The loss of every pair of rollouts, [64]."""
-    objective, rollout = build_objective(LossConfig(name="log_variance"), ALPHA), all_pairs()
+    objective, rollout = build_objective(LossConfig(name="log_variance"), WeightConfig(alpha=ALPHA)), all_pairs()
     losses = []
     for g in range(64):
         chosen = rollout.select(torch.tensor([g]))
@@ -415,15 +427,15 @@ def arbitrary_reward(item, text: str) -> float:
     return sum(i % 3 * int(digit) for i, digit in enumerate(text)) / 16
 
 
-def tiny_run(folder, *overrides: str) -> Run:
+def tiny_run(folder, *overrides: str) -> RunParts:
     """A run in float64 that has collected one round: three puzzles, four rollouts each."""
     small = ["train.prompts_per_round=3", "train.num_rollouts=4", "train.steps_per_round=2", "evaluation.num_items=1"]
     config = load_config("toy_sudoku", f"output={folder}", *small, *overrides)
-    run = Run(config, reward=arbitrary_reward)
+    run = prepare_run(config)
     run.policy.double()
     if run.reference is not None:
         run.reference.network.double()
-    run.buffer = [collect(run)[0]]
+    run.state.buffer = [collect_round(run, arbitrary_reward)]
     return run
 
 
@@ -441,8 +453,7 @@ def test_before_the_first_step_every_ratio_is_1_on_the_masks_of_every_step(tmp_p
     run = tiny_run(tmp_path, *RUNS[name])
     hidden = []
     for k in range(2):
-        batch = run.minibatch(k)
-        masks = run.objective.masks(batch.rollout, mask_streams(run, batch.position, k))
+        batch, masks = batch_and_masks(run, k)
         log_prob = token_log_prob(run.policy, batch.rollout, masks, run.vocabulary)
         torch.testing.assert_close(log_prob, batch.log_old, rtol=0, atol=1e-12)
         assert run.objective.loss(log_prob, masks, batch, batch.weight).item() == pytest.approx(0, abs=1e-12)
@@ -454,8 +465,7 @@ def test_before_the_first_step_every_ratio_is_1_on_the_masks_of_every_step(tmp_p
 def test_micro_batches_give_the_gradient_of_the_whole(tmp_path, name):
     run = tiny_run(tmp_path, *RUNS[name])
     move(run.policy)
-    batch = run.minibatch(1)
-    masks = run.objective.masks(batch.rollout, mask_streams(run, batch.position, 1))
+    batch, masks = batch_and_masks(run, 1)
     log_prob = token_log_prob(run.policy, batch.rollout, masks, run.vocabulary)
     loss = run.objective.loss(log_prob, masks, batch, batch.weight)
     wanted = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(run.policy.parameters()))])
@@ -463,7 +473,7 @@ def test_micro_batches_give_the_gradient_of_the_whole(tmp_path, name):
     for micro_batch in (11, 1000):
         run.config.loss.micro_batch = micro_batch
         run.policy.zero_grad()
-        assert backward(run, masks, batch).item() == pytest.approx(loss.item(), rel=1e-6, abs=1e-9)
+        assert backward_of(run, batch, masks).item() == pytest.approx(loss.item(), rel=1e-6, abs=1e-9)
         gradient = torch.cat([p.grad.flatten() for p in run.policy.parameters()])
         assert (gradient - wanted).norm() < 1e-6 * wanted.norm()
 
@@ -471,9 +481,8 @@ def test_micro_batches_give_the_gradient_of_the_whole(tmp_path, name):
 def test_along_the_path_p_old_has_the_temperature_of_the_rollouts_and_p_ref_temperature_1(tmp_path):
     run = tiny_run(tmp_path, "loss.name=reinforce", "loss.kl=0.2", "sampler.temperature=0.7")
     move(run.policy)
-    run.buffer = [collect(run)[0]]
-    batch = run.minibatch(0)
-    masks = run.objective.masks(batch.rollout, [])
+    run.state.buffer = [collect_round(run, arbitrary_reward)]
+    batch, masks = batch_and_masks(run, 0)
     torch.testing.assert_close(sequence_log_prob(batch.log_old, masks), batch.rollout.path_log_prob)
     reference = path_log_prob(run.reference.network, batch.rollout, run.vocabulary)
     torch.testing.assert_close(sequence_log_prob(batch.log_ref, masks), reference)
@@ -543,7 +552,7 @@ def test_dropout_is_off_where_log_probabilities_are_compared(small_run, tmp_path
         (["loss.name=log_variance", "weight.target=reward"], r"weight\.target=reward: .*use tilted"),
         (["loss.name=diffu_grpo", "weight.target_ess=0.5"], r"weight\.target_ess=0\.5: .*use null"),
         (["loss.name=wd1", "loss.kl=0.1"], r"loss\.kl=0\.1: for diffu_grpo and reinforce"),
-        (["loss.name=diffu_grpo", "loss.kl=-1"], r"loss\.kl=-1\.0: must not be negative"),
+        (["loss.name=diffu_grpo", "loss.kl=-1"], r"loss\.kl=-1\.0: must be finite and not negative"),
         (["loss.clip=0"], r"loss\.clip=0\.0: must be above 0"),
         (["loss.name=reinforce", "sampler.name=confidence"], r"loss\.name=reinforce: only sampler\.name=random_order"),
         (["loss.name=log_variance", "sampler.temperature=0"], r"loss\.name=log_variance: only .*above temperature 0"),
@@ -570,8 +579,8 @@ def test_a_real_round_calls_the_model_as_often_as_planned(small_run, name):
 
 
 def test_every_name_of_the_config_is_built():
-    for name in RIVALS:
-        assert build_objective(LossConfig(name=name), 1.0).masks is not None
+    for name in OBJECTIVES:
+        assert build_objective(LossConfig(name=name), WeightConfig()).masks is not None
 
 
 # The targets of the experiment.

@@ -1,0 +1,119 @@
+"""From rollouts to experience: ℓ, w and w_base once, when the rollouts have been drawn, and what a loss will subtract.
+
+Algorithm 1 of arXiv 2510.08233, the part before the gradient steps. Every function takes what it works on and nothing else.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from dmpo_ref.config import Config, WeightConfig
+from dmpo_ref.likelihood import Vocabulary, elbo, path_log_prob, token_log_prob
+from dmpo_ref.masking import draw_masks, streams
+from dmpo_ref.models.reference import Reference
+from dmpo_ref.objectives.base import Objective
+from dmpo_ref.rollout import Experience, Rollout
+from dmpo_ref.weights import group_weights
+
+
+def weigh(
+    policy: Module,
+    reference: Reference | None,
+    vocabulary: Vocabulary,
+    objective: Objective,
+    rollout: Rollout,
+    reward: Tensor,
+    position: list[int],
+    config: Config,
+) -> Experience:
+    """Everything that is computed once of a round's rollouts: ℓ, w, w_base, and what the objective will subtract.
+
+    Args:
+        policy: p_old, the policy that drew the rollouts.
+        reference: p_ref; None where neither the log-ratio nor the objective needs it.
+        reward: [G, N].
+        position: G places of the prompts in the data stream; they key the random streams.
+    """
+    reward = reward.to(rollout.tokens.device)
+    generators, micro_batch = streams(config.seed, "elbo", position), config.train.score_micro_batch
+    log_ratio = estimate_log_ratio(policy, reference, rollout, vocabulary, config.weight, generators, micro_batch=micro_batch)
+    weights = group_weights(reward, log_ratio, config.weight)
+    log_old, log_ref = score_on_masks(policy, reference, vocabulary, objective, rollout, position, config)
+    return Experience(rollout, position, reward, weights.weight, weights.base_weight, log_old, log_ref, log_ratio, weights.coefficient)
+
+
+def estimate_log_ratio(
+    policy: Module,
+    reference: Reference | None,
+    rollout: Rollout,
+    vocabulary: Vocabulary,
+    config: WeightConfig,
+    generators: list[torch.Generator],
+    *,
+    micro_batch: int | None = None,
+) -> Tensor:
+    """log p_ref − log p_old of each rollout, [G, N] float64 nats: along its path, by ELBOs on the same masks, or 0.
+
+    Args:
+        policy: p_old.
+        generators: one for each prompt, for the masks of the ELBOs.
+        micro_batch: sequences in one forward pass; None for all.
+
+    Raises:
+        ValueError: there is no reference, or no path probability, and the config asks for it.
+    """
+    if config.log_ratio == "none":
+        return torch.zeros(rollout.tokens.shape[:2], dtype=torch.float64, device=rollout.tokens.device)
+    if reference is None:
+        raise ValueError(f"weight.log_ratio={config.log_ratio}: a reference policy is needed")
+    if config.log_ratio == "path":
+        if rollout.path_log_prob is None:
+            raise ValueError(f"weight.log_ratio=path: rollouts of sampler.name={rollout.sampler.name} have no path probability; use elbo")
+        with reference.model() as model:
+            return path_log_prob(model, rollout, vocabulary, micro_batch=micro_batch) - rollout.path_log_prob
+    masks = draw_masks(config.elbo_masks, rollout.response_mask, config.elbo_num_masks, generators)
+    with reference.model() as model:
+        log_ref = elbo(model, rollout, masks, vocabulary, micro_batch=micro_batch)
+    return log_ref - elbo(policy, rollout, masks, vocabulary, micro_batch=micro_batch)
+
+
+@torch.no_grad()
+def score_on_masks(
+    policy: Module,
+    reference: Reference | None,
+    vocabulary: Vocabulary,
+    objective: Objective,
+    rollout: Rollout,
+    position: list[int],
+    config: Config,
+) -> tuple[Tensor | None, Tensor | None]:
+    """log p_old and log p_ref on the masks of each of the round's K steps, [K, G, N, R, S]; None where they are not subtracted.
+
+    Along the path log p_old is the log-probability that the rollouts were drawn with, at their temperature; all else is
+    taken at temperature 1, as in the `elbo` log-ratio.
+    """
+    num_sets = 1 if objective.follows_path else config.train.steps_per_round
+    sets = [objective.masks(rollout, mask_streams(objective, position, config.seed, k)) for k in range(num_sets * objective.reuses_masks)]
+
+    def score_sets(model: Module, temperature: float = 1.0) -> Tensor:
+        micro_batch = config.train.score_micro_batch
+        scores = [token_log_prob(model, rollout, masks, vocabulary, temperature=temperature, micro_batch=micro_batch) for masks in sets]
+        return torch.stack(scores)
+
+    log_old = log_ref = None
+    if objective.uses_log_old:
+        log_old = score_sets(policy, config.sampler.temperature if objective.follows_path else 1.0)
+    if objective.uses_log_ref:
+        if reference is None:
+            raise ValueError("the objective subtracts log p_ref: a reference policy is needed")
+        with reference.model() as model:
+            log_ref = score_sets(model)
+    return log_old, log_ref
+
+
+def mask_streams(objective: Objective, position: list[int], seed: int, k: int, step: int = 0) -> list[torch.Generator]:
+    """Random streams of the k-th step of a round, one for each prompt: fresh masks at every gradient step of the run, or the k-th
+    stored ones where log p_old or log p_ref was measured on them."""
+    return streams(seed, "masks", position, k if objective.reuses_masks else f"step {step}")

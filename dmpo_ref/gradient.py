@@ -1,0 +1,149 @@
+"""One gradient step on a batch of experience: masks, token log-probabilities, w_real, loss, gradient, update.
+
+Algorithm 1 of arXiv 2510.08233, the part after the weights. Every function takes what it works on and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from einops import rearrange
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.nn import Module
+
+from dmpo_ref.config import Config, WeightConfig
+from dmpo_ref.likelihood import Vocabulary, mask_rows, score_rows, sequence_log_prob, token_log_prob
+from dmpo_ref.masking import Masks, stream
+from dmpo_ref.objectives.base import Objective, need
+from dmpo_ref.rollout import Experience
+from dmpo_ref.runtime.processes import Processes
+from dmpo_ref.weights import model_baseline
+
+ALONE = Processes()  # one process, outside a run
+
+
+def choose_batch(buffer: list[Experience], k: int, config: Config, round_number: int, num_processes: int = 1) -> Experience:
+    """What the k-th step of a round looks at: the buffered rounds in turn, the newest first, some or all prompts of one."""
+    experience = buffer[-1 - k % len(buffer)]
+    total = len(experience.position)
+    if config.train.prompts_per_step is None:
+        return experience.select(range(total), k)
+    size = config.train.prompts_per_step // num_processes
+    order = torch.randperm(total, generator=stream(config.seed, "order", round_number)).tolist()
+    start = k // len(buffer) * size
+    return experience.select([order[(start + i) % total] for i in range(size)], k)
+
+
+def gradient_step(
+    policy: Module,
+    optimizer: torch.optim.Optimizer,
+    vocabulary: Vocabulary,
+    objective: Objective,
+    batch: Experience,
+    masks: Masks,
+    config: Config,
+    *,
+    step: int = 0,
+    processes: Processes = ALONE,
+) -> tuple[float, float]:
+    """One step of the optimiser: token log-probabilities, loss, gradient, update. Returns the loss and the norm of the gradient.
+
+    Args:
+        batch: of `choose_batch`. masks: of the objective for this batch.
+        step: gradient steps done in the run; it keys what is dropped by LoRA dropout.
+
+    Raises:
+        ValueError: loss or gradient are not finite; the weights are as they were.
+    """
+
+    # Dropout must be off where log p_θ is compared with a stored log p_old or log p_ref, and where a second pass takes up the
+    # gradients of a first one, which dropped other tokens.
+    policy.train(objective.gradient_is_known)
+    with own_random_state(stream(config.seed, "dropout", step, processes.index), batch.reward.device):
+        loss = backward(policy, vocabulary, objective, batch, masks, config, processes=processes)
+    policy.eval()
+    grad_norm = clip_gradients(policy, config.optimizer.max_grad_norm)
+    for name, value in (("loss", loss), ("gradient norm", grad_norm)):
+        if not torch.isfinite(value):
+            raise ValueError(f"the {name} of step {step} is {value.item()}; lower optimizer.learning_rate or look at metrics.jsonl")
+    optimizer.step()
+    optimizer.zero_grad()
+    return loss.item(), grad_norm.item()
+
+
+def backward(
+    policy: Module,
+    vocabulary: Vocabulary,
+    objective: Objective,
+    batch: Experience,
+    masks: Masks,
+    config: Config,
+    *,
+    processes: Processes = ALONE,
+) -> Tensor:
+    """Accumulate the gradient of the objective; returns the loss. Memory is bounded by `loss.micro_batch` sequences."""
+
+    def loss_of(scores: Tensor) -> Tensor:
+        return objective.loss(scores, masks, batch, real_weight(scores, masks, batch, config.weight))
+
+    micro_batch, model = config.loss.micro_batch, processes.wrapped(policy)
+    if micro_batch is None:
+        loss = loss_of(token_log_prob(model, batch.rollout, masks, vocabulary))
+        loss.backward()
+        return loss.detach()
+
+    # Chain rule in two passes: the gradient of the loss with respect to every token log-probability, then that gradient into the
+    # weights, a micro-batch at a time. A linear loss has the same gradient everywhere, so it needs no first pass.
+    if objective.gradient_is_known:
+        scores = torch.zeros(masks.hidden.shape, device=masks.hidden.device)
+    else:
+        with torch.no_grad():
+            scores = token_log_prob(policy, batch.rollout, masks, vocabulary, micro_batch=micro_batch)
+    scores.requires_grad_()
+    loss = loss_of(scores)
+    (gradient,) = torch.autograd.grad(loss, scores)
+    loss = loss.detach()
+    gradients = list(rearrange(gradient, "g n r s -> (g n r) s").split(micro_batch))
+    parts = mask_rows(batch.rollout, masks, vocabulary).split(micro_batch)
+    spare = processes.most(len(parts)) - len(parts)  # passes that only other processes need
+    parts, gradients = parts + parts[:1] * spare, gradients + [torch.zeros_like(gradients[0])] * spare
+    for i, (rows, of_rows) in enumerate(zip(parts, gradients, strict=True)):
+        with processes.accumulate(policy, is_last=i == len(parts) - 1):
+            part = (of_rows * score_rows(model, rows, vocabulary)).sum()
+            part.backward()
+        if objective.gradient_is_known:
+            loss = loss + part.detach()  # the loss at 0 so far; linear, so what it gains is gradient · log-probability
+    return loss
+
+
+def real_weight(scores: Tensor, masks: Masks, batch: Experience, config: WeightConfig) -> Tensor:
+    """w_real = w − strength · w_base, [G, N] float64.
+
+    Args:
+        scores: [G, N, R, S] token log-probabilities of the current policy, for the `model` baseline; their gradient is stopped.
+    """
+    weight = batch.weight - batch.base_weight
+    if config.baseline == "model":
+        log_policy, log_old = sequence_log_prob(scores.detach(), masks), sequence_log_prob(need(batch.log_old), masks)
+        weight = weight - config.baseline_strength * model_baseline(log_policy, log_old)
+    return weight
+
+
+def clip_gradients(policy: Module, max_norm: float) -> Tensor:
+    """Scale the gradients down to the largest norm allowed; returns the norm that they had."""
+    norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), max_norm)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
+@contextmanager
+def own_random_state(generator: torch.Generator, device: torch.device) -> Iterator[None]:
+    """Dropout, which knows only torch's global generators, draws from the stream of this step; the global state is put back."""
+    has_cuda = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if has_cuda else []):
+        torch.default_generator.manual_seed(generator.initial_seed())
+        if has_cuda:
+            torch.cuda.manual_seed(generator.initial_seed())
+        yield

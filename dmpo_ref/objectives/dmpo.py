@@ -1,0 +1,43 @@
+"""The two objectives of DMPO (arXiv 2510.08233): WDCE and WDDO of `losses`, on the masks that the config names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from einops import reduce
+from torch import Tensor
+
+from dmpo_ref.config import LossConfig
+from dmpo_ref.likelihood import sequence_log_prob
+from dmpo_ref.losses import wdce, wddo
+from dmpo_ref.masking import Masks, draw_masks
+from dmpo_ref.objectives.base import Objective, follow_path, need
+from dmpo_ref.rollout import Experience, Rollout
+
+
+def build_wdce(config: LossConfig, alpha: float) -> Objective:
+    """WDCE: `losses.wdce` of the ELBO, or of log p(o; σ), divided by the response length L if `loss.normalise` says so."""
+
+    def loss(token_log_prob: Tensor, masks: Masks, experience: Experience, weight: Tensor) -> Tensor:
+        length = reduce(experience.rollout.response_mask, "g n s -> g n", "sum") if config.normalise == "length" else 1
+        return wdce(sequence_log_prob(token_log_prob, masks) / length, weight)
+
+    return Objective(choose_masks(config), loss, is_linear=True, follows_path=config.masks == "path", uses_weight=True)
+
+
+def build_wddo(config: LossConfig, alpha: float) -> Objective:
+    """WDDO: `losses.wddo` of Δ = log p_θ − log p_old, both on the masks on which log p_old was stored."""
+
+    def loss(token_log_prob: Tensor, masks: Masks, experience: Experience, weight: Tensor) -> Tensor:
+        log_old = sequence_log_prob(need(experience.log_old), masks)
+        return wddo(sequence_log_prob(token_log_prob, masks) - log_old, weight)
+
+    return Objective(choose_masks(config), loss, uses_log_old=True, follows_path=config.masks == "path", uses_weight=True)
+
+
+def choose_masks(config: LossConfig) -> Callable[[Rollout, list[torch.Generator]], Masks]:
+    """The masks of the scheme `loss.masks`: R = `loss.num_masks` random ones of each response, or its own order."""
+    if config.masks == "path":
+        return follow_path
+    return lambda rollout, generators: draw_masks(config.masks, rollout.response_mask, config.num_masks, generators)

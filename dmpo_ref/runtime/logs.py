@@ -1,0 +1,107 @@
+"""What a run writes beside its checkpoints: config.yaml, metrics.jsonl, rollouts.jsonl, and a tracker if one is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from dmpo_ref.config import Config, flat
+from dmpo_ref.objectives.base import need
+from dmpo_ref.presets.loading import to_yaml
+from dmpo_ref.rollout import Experience, Rollout
+from dmpo_ref.runtime.files import EntryFile, read_entries, write_atomically
+from dmpo_ref.runtime.processes import Processes
+from dmpo_ref.weights import effective_sample_size
+
+NAMES = ("metrics.jsonl", "rollouts.jsonl")
+
+
+class RunLog:
+    """The log files of a run, opened when there is something to write: a run that fails at once leaves nothing behind.
+
+    Attributes:
+        earlier: metrics of the rounds before a resumed run goes on.
+    """
+
+    def __init__(self, config: Config, processes: Processes, *, before_round: int):
+        self.config, self.processes, self.output = config, processes, Path(config.output)
+        self.entries = {name: read_entries(self.output / name, before_round=before_round) for name in NAMES}
+        self.earlier = self.entries["metrics.jsonl"]
+        self.files: dict[str, EntryFile] = {}
+
+    def write(self, metrics: list[dict[str, Any]], answers: list[dict[str, Any]]) -> None:
+        """Add the metrics of a round, one entry for each gradient step, and what rollouts.jsonl gets of it."""
+        tracker = self.processes.accelerator if self.config.log_with != "none" else None
+        if self.processes.is_main:
+            if not self.files:
+                write_atomically(self.output / "config.yaml", to_yaml(self.config))
+                self.files = {name: EntryFile(self.output / name, self.entries[name]) for name in NAMES}
+                if tracker:
+                    shown = {key: str(value) if isinstance(value, list) else value for key, value in flat(self.config).items()}
+                    tracker.init_trackers("dmpo_ref", config=shown)
+            for name, entries in zip(NAMES, (metrics, answers), strict=True):
+                self.files[name].write(entries)
+        for entry in metrics if tracker else []:
+            tracker.log(entry, step=entry["step"])
+
+    def close(self) -> None:
+        """End the tracker, and the exchange between processes."""
+        if self.processes.accelerator:
+            self.processes.accelerator.end_training()
+
+
+def describe_round(
+    experience: Experience, components: dict[str, float], end_tokens: Collection[int], *, target: str
+) -> dict[str, float | None]:
+    """Metrics of a round's rollouts: rewards with the mean of each component, lengths, weights and log-ratios.
+
+    Args:
+        target: `weight.target`; rewards as weights have no effective sample size.
+    """
+    reward, weight = experience.reward, experience.weight
+    log_ratio, coefficient = need(experience.log_ratio), need(experience.coefficient)
+    return {
+        "reward": reward.mean().item(),
+        **components,
+        "reward_std": reward.std(dim=-1, correction=0).mean().item(),
+        "frac_reward_zero_std": (reward.amax(dim=-1) == reward.amin(dim=-1)).double().mean().item(),
+        "answer_length": answer_length(experience.rollout, end_tokens),
+        "ess": effective_sample_size(weight).mean().item() if target != "reward" else None,
+        "coefficient": coefficient.mean().item(),
+        "log_ratio_mean": log_ratio.mean().item(),
+        "log_ratio_std": log_ratio.std(dim=-1, correction=0).mean().item(),
+        "weight_max": weight.amax(dim=-1).mean().item(),
+    }
+
+
+def answer_length(rollout: Rollout, end_tokens: Collection[int]) -> float:
+    """Mean number of generated tokens of a rollout up to its first end token, that one included."""
+    ends = torch.tensor(sorted(end_tokens), device=rollout.tokens.device)
+    is_end = rollout.response_mask & torch.isin(rollout.tokens, ends)
+    after_end = is_end.cumsum(dim=-1) - is_end.long() > 0
+    return (rollout.response_mask & ~after_end).sum(dim=-1).double().mean().item()
+
+
+def describe_answers(
+    experience: Experience, texts: list[list[str]], tokenizer: PreTrainedTokenizerBase, round_number: int
+) -> list[dict[str, Any]]:
+    """What rollouts.jsonl gets of a round: each prompt that `texts` has answers to, and these with their reward and weight."""
+    rollout = experience.rollout
+    entries = []
+    for g, answers in enumerate(texts):
+        rated = zip(answers, experience.reward[g].tolist(), experience.weight[g].tolist(), strict=True)
+        prompt = tokenizer.decode(asked_tokens(rollout, g, tokenizer.mask_token_id))
+        entries.append({"round": round_number, "prompt": prompt, "answers": [{"text": t, "reward": r, "weight": w} for t, r, w in rated]})
+    return entries
+
+
+def asked_tokens(rollout: Rollout, g: int, mask_token_id: int) -> Tensor:
+    """The tokens of a prompt; without one, the clues between the masks of the response, which are the question."""
+    given = rollout.tokens[g, 0].masked_fill(rollout.response_mask[g, 0], mask_token_id)
+    asked = rollout.prompt_mask[g, 0]
+    return given[asked if asked.any() else rollout.attention_mask[g, 0]]

@@ -1,0 +1,81 @@
+"""The data stream of a run: training items in an endless, shuffled order, and which items are too long for the model."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from dmpo_ref.config import SamplerConfig
+from dmpo_ref.masking import stream
+from dmpo_ref.samplers.checks import check_prompts
+from dmpo_ref.tasks.base import Task
+from dmpo_ref.tasks.encoding import encode, end_ids
+
+ITEMS_PER_CHECK = 1000  # encoded at a time before the first round
+
+
+@dataclass
+class PromptStream:
+    """Training items, shuffled anew in each epoch; the order depends on the seed alone.
+
+    Attributes:
+        items: of one epoch.
+        prompts_per_round: G, of all processes together.
+        index, count: which process this is, of how many.
+    """
+
+    items: list[Any]
+    prompts_per_round: int
+    seed: int
+    index: int = 0
+    count: int = 1
+
+    def of_round(self, number: int) -> tuple[list[Any], list[int]]:
+        """This process's prompts of a round, and their places in the endless stream."""
+        first, size = number * self.prompts_per_round, len(self.items)
+        position = list(range(first + self.index, first + self.prompts_per_round, self.count))
+        return [self.items[self._shuffled(p // size)[p % size]] for p in position], position
+
+    def _shuffled(self, epoch: int) -> list[int]:
+        return torch.randperm(len(self.items), generator=stream(self.seed, "data", epoch)).tolist()
+
+
+def find_fitting(
+    items: list[Any],
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase,
+    sampler: SamplerConfig,
+    max_length: int,
+    *,
+    kind: Literal["training", "test"],
+    report: bool = True,
+) -> list[Any]:
+    """The items that the model can read together with their response; the others are counted and listed on stderr.
+
+    Args:
+        max_length: tokens that the model can read.
+        kind: of items; training items that are too long are left out, test items are counted as wrong.
+        report: whether this process writes the message.
+
+    Raises:
+        ValueError: no item fits, or the sampler cannot fill a response.
+    """
+    fits: list[bool] = []
+    for start in range(0, len(items), ITEMS_PER_CHECK):
+        prompts = encode(tokenizer, task, items[start : start + ITEMS_PER_CHECK], sampler.response_length)
+        fit = prompts.attention_mask.sum(dim=-1) <= max_length
+        fits += fit.tolist()
+        if fit.any():
+            check_prompts(sampler, prompts.response_mask[fit], end_ids(tokenizer))
+    long = [i for i, fit in enumerate(fits) if not fit]
+    which = f"{len(long)} of {len(items)} {kind} items are longer, with their response, than max_sequence_length={max_length} tokens"
+    if len(long) == len(items):
+        raise ValueError(f"{which}; none is left: lower the response_length of the sampler, or choose another model")
+    if long and report:
+        fate = {"training": "left out", "test": "counted as wrong"}[kind]
+        print(f"dmpo: {which}; {fate}: {', '.join(map(str, long[:5]))}{', …' * (len(long) > 5)}", file=sys.stderr)
+    return [item for item, fit in zip(items, fits, strict=True) if fit]

@@ -1,0 +1,156 @@
+"""What a run consists of: `prepare_run` loads and checks all of it; nothing is written before the first round."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch.nn import Module
+from transformers import PreTrainedTokenizerBase
+
+from dmpo_ref.config import Config
+from dmpo_ref.likelihood import Vocabulary, build_vocabulary
+from dmpo_ref.models.adapters import add_adapters
+from dmpo_ref.models.llada import LLaDAModelLM
+from dmpo_ref.models.loading import latest_checkpoint, load_policy
+from dmpo_ref.models.reference import AdapterReference, FrozenReference, Reference
+from dmpo_ref.objectives import build_objective
+from dmpo_ref.objectives.base import Objective
+from dmpo_ref.presets.checks import NO_PATH
+from dmpo_ref.runtime.checkpoint import Checkpoint, load_checkpoint
+from dmpo_ref.runtime.logs import RunLog
+from dmpo_ref.runtime.processes import Processes, build_accelerator, check_division
+from dmpo_ref.runtime.prompts import PromptStream, find_fitting
+from dmpo_ref.runtime.state import TrainState, build_optimizer
+from dmpo_ref.samplers.checks import has_path_log_prob
+from dmpo_ref.tasks import build_task
+from dmpo_ref.tasks.base import Task
+
+
+@dataclass
+class RunParts:
+    """What the loop works on. A record: no function but the loop and what it writes takes it whole.
+
+    Attributes:
+        config: with `model.path` pinned to one checkpoint.
+        policy: p_θ. reference: p_ref; None if neither the log-ratio nor the objective needs it.
+        prompts: the data stream. test_items: the first `evaluation.num_items`.
+    """
+
+    config: Config
+    task: Task
+    objective: Objective
+    policy: LLaDAModelLM
+    tokenizer: PreTrainedTokenizerBase
+    vocabulary: Vocabulary
+    reference: Reference | None
+    prompts: PromptStream
+    test_items: list[Any]
+    state: TrainState
+    log: RunLog
+    processes: Processes
+
+
+def prepare_run(config: Config, *, task: Task | None = None, objective: Objective | None = None, resume: bool = False) -> RunParts:
+    """Load and check everything that `train` needs; arguments and errors as there."""
+    config, checkpoint = open_run(config, resume=resume)
+    task = task or build_task(config.task)
+    train_items, test_items = task.load(config.task.train), task.load(config.task.test)[: config.evaluation.num_items]
+    processes = Processes(build_accelerator(config))
+    check_division(config.train, processes.count)
+    policy, tokenizer, vocabulary = load_trainable(config, checkpoint, task.alphabet, processes)
+    objective = build_objective(config.loss, config.weight) if objective is None else objective.with_baseline(config.weight.baseline)
+    if objective.follows_path and not has_path_log_prob(config.sampler):
+        raise ValueError(f"sampler.name={config.sampler.name}: the objective follows the path of a rollout; {NO_PATH}")
+    needs_reference = config.weight.log_ratio != "none" or objective.uses_log_ref
+    reference = load_reference(config, checkpoint, policy, processes) if needs_reference else None
+    state = TrainState(*build_optimizer(policy, config.optimizer, config.train.rounds * config.train.steps_per_round))
+    processes.prepare(policy)
+    if checkpoint is not None:
+        checkpoint.restore(state, processes)
+    room = policy.config.max_sequence_length
+    train_items = find_fitting(train_items, task, tokenizer, config.sampler, room, kind="training", report=processes.is_main)
+    # Test items that are too long stay: they count as wrong.
+    find_fitting(test_items, task, tokenizer, config.evaluation.sampler, room, kind="test", report=processes.is_main)
+    count_forwards(policy, reference, state, processes)
+    prompts = PromptStream(train_items, config.train.prompts_per_round, config.seed, processes.index, processes.count)
+    log = RunLog(config, processes, before_round=state.round)
+    return RunParts(config, task, objective, policy, tokenizer, vocabulary, reference, prompts, test_items, state, log, processes)
+
+
+def open_run(config: Config, *, resume: bool) -> tuple[Config, Checkpoint | None]:
+    """The config with `model.path` pinned to a checkpoint, if it names a run, and the checkpoint of `output` to resume from.
+
+    Raises:
+        FileNotFoundError: nothing to resume from.
+        ValueError: the output folder holds a run already, or p_ref; the policy cannot be trained as it is.
+    """
+    if (folder := latest_checkpoint(Path(config.model.path))) is not None:
+        # This very checkpoint of that run: it may go on, and p_ref must not go with it when this one is resumed.
+        config = replace(config, model=replace(config.model, path=str(folder)))
+    output, start = Path(config.output), Path(config.model.path)
+    checkpoint = load_checkpoint(output, config) if resume else None
+    if resume and checkpoint is None:
+        raise FileNotFoundError(f"output={output} holds no checkpoint to resume from; start without --resume")
+    # Without a checkpoint there is nothing to lose: a run killed that early simply starts again.
+    if not resume and latest_checkpoint(output) is not None:
+        how = "continue it with --resume (from Python resume=True)"
+        raise ValueError(f"output={output} already holds a run; {how}, or choose another output")
+    if output.resolve() == start.resolve():
+        raise ValueError(f"output={output} is model.path too, where p_ref is read from; choose another output")
+    if checkpoint is None and (start / "adapter_config.json").is_file():
+        raise ValueError(f"model.path={start} holds adapters; start from a full checkpoint: dmpo export {start} merged --merge")
+    if config.model.dtype == "bfloat16" and config.model.lora_rank == 0:
+        # Adam's steps at usual learning rates are smaller than half the spacing of bfloat16 numbers: most would be lost.
+        raise ValueError("model.dtype=bfloat16: bfloat16 weights lose small updates; use float32, or train adapters with model.lora_rank")
+    return config, checkpoint
+
+
+def load_trainable(
+    config: Config, checkpoint: Checkpoint | None, alphabet: str | None, processes: Processes
+) -> tuple[LLaDAModelLM, PreTrainedTokenizerBase, Vocabulary]:
+    """The policy to train, its tokenizer and its vocabulary: of a checkpoint, or the ones to start from, with new adapters if any.
+
+    Args:
+        alphabet: characters that may be generated; None for free text.
+    """
+    start = config.model if checkpoint is None else replace(config.model, path=str(checkpoint.folder))
+    policy, tokenizer = load_policy(start, processes.device, trainable=True)
+    if config.model.lora_rank and checkpoint is None:
+        policy = add_adapters(policy, config.model, seed=config.seed)
+    if config.model.gradient_checkpointing:
+        # The name that Transformers has given it since, or the one that it had in 5.0.
+        enable: Any = getattr(policy, "activation_checkpointing_enable", None) or policy.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+    full = config.model.vocabulary == "full"
+    vocabulary = build_vocabulary(tokenizer, policy.config.embedding_size, alphabet=alphabet, full=full)
+    processes.shard(policy)  # before the next model is loaded
+    return policy, tokenizer, vocabulary
+
+
+def load_reference(config: Config, checkpoint: Checkpoint | None, policy: Module, processes: Processes) -> Reference:
+    """p_ref as the run started, or as a checkpoint has it, if it has moved since: the policy without its adapters, or a second model."""
+    reference: Reference
+    if config.model.lora_rank:
+        reference = AdapterReference(policy, processes.join)
+    else:
+        reference = FrozenReference(load_policy(config.model, processes.device)[0])
+        processes.shard(reference.network)
+    if checkpoint is not None and checkpoint.reference:
+        reference.load(checkpoint.reference)
+    return reference
+
+
+def count_forwards(policy: Module, reference: Reference | None, state: TrainState, processes: Processes) -> None:
+    """Count what this process needs of the policy and the reference: sampling, scoring, gradient steps, evaluation."""
+    models = [policy, reference.network] if isinstance(reference, FrozenReference) else [policy]
+
+    def count(module: Module, _: Any) -> None:
+        # A copy of a model carries its hooks along; its passes are not this run's.
+        is_ours = any(module is model for model in models)
+        is_filler = processes.lockstep is not None and processes.lockstep.is_filler
+        state.counters["forward_passes"] += is_ours and not is_filler
+
+    for model in models:
+        model.register_forward_pre_hook(count)

@@ -1,0 +1,48 @@
+"""Rewards of a round's answers, by the task's reward function or by one of the user's own."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dmpo_ref.tasks.base import Task
+from dmpo_ref.weights import check_finite
+
+
+def score_answers(
+    task: Task, items: list[Any], texts: list[list[str]], reward: Callable[[Any, str], float] | None = None
+) -> tuple[Tensor, dict[str, float]]:
+    """Rewards [G, N] float64 of N answers to each of G items, and the mean of each component as a metric.
+
+    Args:
+        reward: instead of the task's reward, a function of the item and the answer's text.
+
+    Raises:
+        ValueError: a reward that is no finite number.
+    """
+
+    def components(item: Any, text: str) -> dict[str, float]:
+        return task.reward(item, text) if reward is None else {"custom": as_number(reward(item, text), text)}
+
+    scores = [[components(item, text) for text in row] for item, row in zip(items, texts, strict=True)]
+    total = torch.tensor([[sum(parts.values()) for parts in row] for row in scores], dtype=torch.float64)
+    check_finite(total, "reward")
+    by_name: dict[str, list[float]] = defaultdict(list)
+    for parts in (parts for row in scores for parts in row):
+        for name, value in parts.items():
+            by_name[name].append(value)
+    return total, {f"reward/{name}": sum(values) / len(values) for name, values in by_name.items()}
+
+
+def as_number(value: Any, text: str) -> float:
+    """What a reward function returned, if it is a number."""
+    try:
+        if isinstance(value, str):  # float("0.7") would be taken
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"reward(item, text) returned {value!r} for the answer {text[:40]!r}; return a number") from None

@@ -30,6 +30,14 @@ class Prompts:
     def to(self, device) -> Prompts:
         return Prompts(*(getattr(self, f.name).to(device) for f in fields(self)))
 
+    def select(self, rows: Tensor) -> Prompts:
+        """Some of the prompts ([G'] indices)."""
+        return Prompts(self.tokens[rows], self.attention_mask[rows], self.prompt_mask[rows], self.response_mask[rows])
+
+    def repeat(self, num_rollouts: int) -> Prompts:
+        """Every prompt N times in succession, G·N of them."""
+        return self.select(torch.arange(len(self.tokens), device=self.tokens.device).repeat_interleave(num_rollouts))
+
 
 @dataclass
 class Rollout:

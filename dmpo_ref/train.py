@@ -29,7 +29,7 @@ from dmpo_ref.runtime.files import claim
 from dmpo_ref.runtime.interrupt import Interrupted, StopSignal
 from dmpo_ref.runtime.processes import is_first_process
 from dmpo_ref.runtime.run import Run
-from dmpo_ref.samplers.sampling import sample
+from dmpo_ref.samplers import sample
 from dmpo_ref.tasks.encoding import encode, end_ids
 from dmpo_ref.weights import (
     baseline_weights,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from dmpo_ref.config import Config, SamplerConfig, get_option
+from dmpo_ref.config import Config, get_option
+from dmpo_ref.samplers.checks import check_options as check_sampler
 
 AT_LEAST_ONE = [
     *("train.rounds", "train.prompts_per_round", "train.steps_per_round", "train.checkpoint_every", "train.keep_checkpoints"),
@@ -108,29 +109,3 @@ def check_rival(config: Config, require: Callable[[bool, str, str], None]) -> No
         for key, unused in (("log_ratio", "none"), ("baseline", "none"), ("target", "tilted"), ("target_ess", None)):
             value = "null" if unused is None else unused
             require(getattr(weight, key) == unused, f"weight.{key}", f"loss.name={loss.name} has no importance weights; use {value}")
-
-
-def check_sampler(sampler: SamplerConfig, section: str) -> None:
-    """The part of `check_sampling` that can be known before the length of the response is."""
-    if not (sampler.temperature >= 0 and math.isfinite(sampler.temperature)):
-        raise ValueError(f"{section}.temperature={sampler.temperature}: must be 0 (most probable token) or above")
-    for name in ("response_length", "block_length", "steps"):
-        value = getattr(sampler, name)
-        if value is not None and value < 1:
-            raise ValueError(f"{section}.{name}={value}: must be at least 1, or null")
-    for name in ("threshold", "back_threshold"):
-        value = getattr(sampler, name)
-        if value is not None and not 0 < value <= 1:
-            raise ValueError(f"{section}.{name}={value}: a probability, above 0 and at most 1")
-    if sampler.factor <= 0:
-        raise ValueError(f"{section}.factor={sampler.factor}: must be above 0")
-    if not (sampler.guidance >= 0 and math.isfinite(sampler.guidance)):
-        raise ValueError(f"{section}.guidance={sampler.guidance}: must be 0 (no guidance) or above")
-    if sampler.guidance and sampler.name == "wino":
-        raise ValueError(f"{section}.guidance={sampler.guidance}: wino has no guidance; use 0, or another sampler")
-    if sampler.cache != "none" and sampler.name in ("random_order", "random", "wino"):
-        raise ValueError(f"{section}.cache={sampler.cache}: {sampler.name} has no cache; use none, or confidence, threshold or factor")
-    if sampler.name in ("threshold", "factor", "wino") and sampler.steps is not None:
-        raise ValueError(f"{section}.steps={sampler.steps}: {sampler.name} takes as many steps as it needs; use null")
-    if sampler.name == "random_order" and sampler.steps is not None:
-        raise ValueError(f"{section}.steps={sampler.steps}: random_order places one token per step; use null, or name=random")

@@ -31,7 +31,7 @@ from dmpo_ref.runtime.checkpoint import Checkpoint, load_checkpoint, save_checkp
 from dmpo_ref.runtime.files import EntryFile, read_entries, write_atomically
 from dmpo_ref.runtime.processes import Processes, build_accelerator
 from dmpo_ref.runtime.sharding import gather
-from dmpo_ref.samplers.checks import check_prompts, has_path_log_prob
+from dmpo_ref.samplers.checks import check_responses, has_path_log_prob
 from dmpo_ref.tasks import build_task
 from dmpo_ref.tasks.encoding import encode, end_ids
 from dmpo_ref.weights import check_finite
@@ -154,7 +154,7 @@ class Run:
                 fit = prompts.attention_mask.sum(dim=-1) <= room
                 fits += fit.tolist()
                 if fit.any():
-                    check_prompts(sampler, prompts.response_mask[fit], end_ids(self.tokenizer))
+                    check_responses(sampler, prompts.response_mask[fit], end_ids(self.tokenizer))
             long = [i for i, fit in enumerate(fits) if not fit]
             which = f"{len(long)} of {len(items)} {kind} items are longer, with their response, than max_sequence_length={room} tokens"
             if len(long) == len(items):

@@ -51,7 +51,7 @@ from dmpo_ref.masking import draw_masks, path_masks, stream
 from dmpo_ref.models.loading import load_policy
 from dmpo_ref.plots.style import COLORS
 from dmpo_ref.presets.loading import load_config
-from dmpo_ref.samplers.sampling import sample
+from dmpo_ref.samplers import sample
 from dmpo_ref.tasks import build_task
 from dmpo_ref.tasks.encoding import encode
 from dmpo_ref.weights import coefficient_for_ess, effective_sample_size, log_weights, target_weights

@@ -48,7 +48,7 @@ from dmpo_ref.losses import wdce, wddo
 from dmpo_ref.masking import Masks, draw_masks, stream
 from dmpo_ref.models.loading import load_policy
 from dmpo_ref.presets.loading import load_config
-from dmpo_ref.samplers.sampling import sample
+from dmpo_ref.samplers import sample
 from dmpo_ref.tasks import build_task
 from dmpo_ref.tasks.encoding import encode
 from toy.figures.demo import BLUE, GREEN, ORANGE, RED

@@ -50,7 +50,7 @@ from dmpo_ref.objectives.log_variance import log_variance
 from dmpo_ref.objectives.reinforce import reinforce
 from dmpo_ref.objectives.wd1 import wd1
 from dmpo_ref.presets.loading import load_config
-from dmpo_ref.samplers.sampling import sample
+from dmpo_ref.samplers import sample
 from dmpo_ref.tasks.encoding import encode
 from dmpo_ref.train import train
 from toy.figures.demo import BLUE, COLORS, GREEN, ORANGE, draw_board

@@ -6,8 +6,9 @@ import torch
 from dmpo_ref.config import SamplerConfig
 from dmpo_ref.masking import stream
 from dmpo_ref.presets.loading import load_config
+from dmpo_ref.samplers import sample
 from dmpo_ref.samplers.blockwise import parallel_quota
-from dmpo_ref.samplers.sampling import sample
+from dmpo_ref.samplers.checks import threshold_of
 from tests.helpers import MASK, Dummy, make_prompts, tiny_model, vocabulary
 from tests.slow_samplers import slow_fill, written_out_forward
 
@@ -104,6 +105,13 @@ def test_how_many_are_placed_by_hand(name, confidence, expected):
     assert quota.tolist() == [expected]
 
 
+def test_the_published_threshold_is_the_one_that_holds_where_none_is_given():
+    confidence = torch.tensor([[0.95, 0.9, 0.89, -1.0]], dtype=torch.float64)
+    assert parallel_quota(SamplerConfig("threshold"), confidence).tolist() == [2]
+    assert parallel_quota(SamplerConfig("threshold", threshold=0.89), confidence).tolist() == [3]
+    assert (threshold_of(SamplerConfig("wino")), threshold_of(SamplerConfig("wino", threshold=0.9))) == (0.6, 0.9)
+
+
 @pytest.mark.parametrize("name", ["threshold", "factor"])
 @pytest.mark.parametrize("cache", ["none", "dual"])
 def test_a_prompts_rollouts_do_not_depend_on_its_neighbours_or_the_micro_batch(name, cache):
@@ -146,6 +154,7 @@ def test_a_cache_needs_blocks_that_are_slices(cache):
         (["sampler.name=threshold", "sampler.threshold=1.5", "weight.log_ratio=none"], "sampler.threshold=1.5: a probability"),
         (["sampler.threshold=0"], "sampler.threshold=0.0: a probability"),
         (["sampler.factor=0"], "sampler.factor=0.0: must be above 0"),
+        (["sampler.factor=nan"], "sampler.factor=nan: must be above 0"),
         (["sampler.name=factor", "sampler.steps=4"], "sampler.steps=4: factor takes as many steps as it needs"),
     ],
 )

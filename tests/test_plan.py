@@ -14,7 +14,7 @@ from dmpo_ref.likelihood import token_log_prob
 from dmpo_ref.masking import draw_masks, stream
 from dmpo_ref.models.cache import KeyValueCache
 from dmpo_ref.models.llada import LLaDAConfig, LLaDAModelLM
-from dmpo_ref.samplers.sampling import sample
+from dmpo_ref.samplers import sample
 from dmpo_ref.train import train
 from tests.helpers import make_prompts, make_rollout, tiny_model, vocabulary
 

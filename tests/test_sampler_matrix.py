@@ -14,7 +14,7 @@ from dmpo_ref.likelihood import Vocabulary
 from dmpo_ref.masking import stream
 from dmpo_ref.models.llada import LLaDAModelLM
 from dmpo_ref.presets.loading import load_config
-from dmpo_ref.samplers.sampling import sample
+from dmpo_ref.samplers import sample
 from dmpo_ref.tasks.encoding import decode
 from tests.helpers import Dummy, make_prompts, tiny_model, vocabulary
 from tests.slow_samplers import slow_fill, slow_wino, written_out_forward

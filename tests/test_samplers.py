@@ -9,8 +9,7 @@ import torch
 from dmpo_ref.config import SamplerConfig, TaskConfig
 from dmpo_ref.likelihood import build_vocabulary
 from dmpo_ref.masking import stream
-from dmpo_ref.samplers import proposal
-from dmpo_ref.samplers.sampling import sample
+from dmpo_ref.samplers import proposal, sample
 from dmpo_ref.tasks.sudoku import Puzzle, Sudoku
 from tests.helpers import MASK, Dummy, chi_square_p_value, log_softmax, make_prompts, plain_path_log_prob, tiny_model, vocabulary
 from tests.slow_samplers import plain_forward, slow_fill
@@ -239,7 +238,7 @@ def test_the_ends_of_the_uniform_interval_give_tokens_of_positive_probability():
     Four equally likely tokens, so that the jumps are where they should be to the last bit.
     """
     logits = torch.tensor([-torch.inf, -torch.inf, 0.3, 0.3, 0.3, 0.3, -torch.inf], dtype=torch.float64).expand(3, -1)
-    token, log_prob, _ = proposal.draw(logits, 1.0, torch.tensor([0.0, 1 - 2**-53, 0.25], dtype=torch.float64))
+    token, log_prob, _ = proposal.draw_tokens(logits, 1.0, torch.tensor([0.0, 1 - 2**-53, 0.25], dtype=torch.float64))
     assert token.tolist() == [2, 5, 3]  # the token whose CDF exceeds u comes after the one whose CDF equals it
     np.testing.assert_allclose(log_prob.numpy(), -np.log([4.0, 4.0, 4.0]))
 
@@ -249,7 +248,7 @@ def test_a_draw_has_the_probabilities_of_the_softmax_at_both_temperatures():
     logits = torch.tensor([[3.0, -torch.inf, -1.0, 0.5], [-900.0, -torch.inf, -901.0, -904.0], [800.0, -torch.inf, 801.0, -1e4]])
     for temperature in (0.0, 0.2, 1.0, 3.0):
         for u in (0.0, 0.5, 0.999999):
-            token, log_prob, confidence = proposal.draw(logits.double(), temperature, torch.full((3,), u, dtype=torch.float64))
+            token, log_prob, confidence = proposal.draw_tokens(logits.double(), temperature, torch.full((3,), u, dtype=torch.float64))
             for i, row in enumerate(logits[:, [0, 2, 3]].double().numpy()):
                 k = [0, None, 1, 2][token[i]]
                 assert k == row.argmax() or temperature > 0

@@ -12,9 +12,8 @@ from dmpo_ref.masking import stream
 from dmpo_ref.models.llada import LLaDAModelLM
 from dmpo_ref.models.loading import load_policy
 from dmpo_ref.presets.loading import load_config
-from dmpo_ref.samplers import proposal
-from dmpo_ref.samplers.sampling import sample
-from dmpo_ref.samplers.wino import fill_wino, judge, max_forwards, with_shadow
+from dmpo_ref.samplers import proposal, sample
+from dmpo_ref.samplers.wino import accept_and_remask, fill_wino, with_shadow
 from dmpo_ref.tasks import build_task
 from dmpo_ref.tasks.encoding import encode
 from tests.helpers import MASK, chi_square_p_value, make_prompts, tiny_model, vocabulary
@@ -28,16 +27,20 @@ NO_END = torch.tensor([], dtype=torch.long)  # no end tokens
 
 
 def options(block_length=None, *, temperature=0.0, threshold=0.6, back_threshold=0.9):
-    config = SamplerConfig(block_length=block_length, temperature=temperature)
+    config = SamplerConfig("wino", block_length=block_length, temperature=temperature)
     config.threshold, config.back_threshold = threshold, back_threshold
     return config
 
 
-def fill(model, prompts, config, words=None, seed=0):
-    B, S = prompts.tokens.shape
-    T = max_forwards(int(prompts.response_mask[0].sum()))
-    uniform = torch.rand(B, T + 1, S, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    return fill_wino(model, prompts, config, words or vocabulary(ALLOWED), uniform, NO_END)
+def fill(model, prompts, config, words=None, uniform=None):
+    """Tokens, steps, forwards and fed tokens; for a response of L positions, L forwards always suffice."""
+    if uniform is None:
+        B, S = prompts.tokens.shape
+        L = int(prompts.response_mask[0].sum())
+        uniform = torch.rand(B, L + 1, S, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    filled = fill_wino(model, prompts, config, words or vocabulary(ALLOWED), uniform, NO_END)
+    assert filled.path_log_prob is None
+    return filled.tokens, filled.step, filled.forwards, filled.fed_tokens
 
 
 def deep_model(seed: int):
@@ -118,12 +121,12 @@ def test_a_batch_of_8_takes_as_long_as_its_slowest_row_and_changes_no_row(block_
     uniform = torch.rand(8, L + 1, S, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     uniform[4] = uniform[1]  # the same row twice
     config = options(block_length, temperature=temperature, threshold=0.5)
-    tokens, step, forwards, _ = fill_wino(model, prompts, config, vocabulary(ALLOWED), uniform, NO_END)
+    tokens, step, forwards, _ = fill(model, prompts, config, uniform=uniform)
     alone = []
     for i, pattern in enumerate(("1", "2", "34", "412", "2", "1234", "43", "3")):
         one = make_prompts(pattern + "|" + "_" * L)
         padding = S - one.tokens.shape[1]
-        got = fill_wino(model, one, config, vocabulary(ALLOWED), uniform[i : i + 1, :, padding:], NO_END)
+        got = fill(model, one, config, uniform=uniform[i : i + 1, :, padding:])
         assert torch.equal(got[0][0], tokens[i, padding:]) and torch.equal(got[1][0], step[i, padding:])
         alone.append(got[2])
     assert forwards == max(alone) and min(alone) < max(alone)
@@ -162,7 +165,7 @@ def test_a_shadow_that_always_rejects_is_outlasted(block_length, temperature):
     prompts = make_prompts("12|" + "_" * 64, "1|" + "_" * 64)
     model = always_rejecting(prompts.tokens.shape[1])
     tokens, step, forwards, fed = fill(model, prompts, options(block_length, temperature=temperature))
-    assert forwards == model.calls <= max_forwards(64) == 64
+    assert forwards == model.calls <= 64
     assert fed == sum(input_ids.numel() for input_ids, _ in model.seen)
     assert torch.isin(tokens[prompts.response_mask], torch.tensor(ALLOWED)).all()
     assert torch.equal(tokens[~prompts.response_mask], prompts.tokens[~prompts.response_mask])
@@ -211,11 +214,11 @@ def test_a_finished_row_is_fed_no_more():
     assert all((input_ids[:, 0] == prompts.tokens[1, 0]).all() for input_ids, _ in model.seen[2:])
 
 
-def judge_one(confidence: dict, back: dict, size: int, last: int, tau=0.6, tau_back=0.9):
+def accept_and_remask_one(confidence: dict, back: dict, size: int, last: int, tau=0.6, tau_back=0.9):
     draft = torch.tensor([[j in confidence for j in range(size)]])
     c = torch.tensor([[confidence.get(j, -1.0) for j in range(size)]], dtype=torch.float64)
     p = torch.tensor([[back.get(j, 2.0) for j in range(size)]], dtype=torch.float64)
-    accept, remask = judge(c, p, draft, torch.tensor([last]), threshold=tau, back_threshold=tau_back)
+    accept, remask = accept_and_remask(c, p, draft, torch.tensor([last]), threshold=tau, back_threshold=tau_back)
     return accept[0].nonzero().flatten().tolist(), remask[0].nonzero().flatten().tolist()
 
 
@@ -223,20 +226,20 @@ def test_the_rules_in_cases_worked_by_hand():
     # At most min(max(⌊0.7 · |M|⌋, 5), 20) of them, the most confident: here position 0 is the least confident.
     for size, expected in ((3, 3), (5, 5), (6, 5), (7, 5), (8, 5), (9, 6), (10, 7), (20, 14), (28, 19), (29, 20), (40, 20)):
         confidence = {j: 0.7 + 0.001 * j for j in range(size)}
-        assert judge_one(confidence, {}, size, 0)[0] == list(range(size - expected, size))
+        assert accept_and_remask_one(confidence, {}, size, 0)[0] == list(range(size - expected, size))
     # Above τ, not at it; if none is, the most confident.
-    assert judge_one({0: 0.6, 1: 0.61, 2: 0.7}, {}, 3, 0)[0] == [1, 2]
-    assert judge_one({0: 0.2, 1: 0.6, 2: 0.1}, {}, 3, 0)[0] == [1]
+    assert accept_and_remask_one({0: 0.6, 1: 0.61, 2: 0.7}, {}, 3, 0)[0] == [1, 2]
+    assert accept_and_remask_one({0: 0.2, 1: 0.6, 2: 0.1}, {}, 3, 0)[0] == [1]
     # Below τ_back, not at it; fewer than `last` of them all go, otherwise the last − 1 least probable.
     sure, back = {0: 0.8, 1: 0.9}, {2: 0.5, 3: 0.9, 4: 0.1, 5: 0.89, 6: 0.99}
-    assert judge_one(sure, back, 7, 9) == ([0, 1], [2, 4, 5])
-    assert judge_one(sure, back, 7, 4) == ([0, 1], [2, 4, 5])
-    assert judge_one(sure, back, 7, 3) == ([0, 1], [2, 4])
-    assert judge_one(sure, back, 7, 2) == ([0, 1], [4])
-    assert judge_one(sure, back, 7, 1) == ([0, 1], [])
+    assert accept_and_remask_one(sure, back, 7, 9) == ([0, 1], [2, 4, 5])
+    assert accept_and_remask_one(sure, back, 7, 4) == ([0, 1], [2, 4, 5])
+    assert accept_and_remask_one(sure, back, 7, 3) == ([0, 1], [2, 4])
+    assert accept_and_remask_one(sure, back, 7, 2) == ([0, 1], [4])
+    assert accept_and_remask_one(sure, back, 7, 1) == ([0, 1], [])
     # Nothing is taken back where only one is accepted, nothing is done where nothing is open.
-    assert judge_one({0: 0.8, 1: 0.1}, back, 7, 4) == ([0], [])
-    assert judge_one({}, {0: 0.1, 1: 0.1}, 2, 4) == ([], [])
+    assert accept_and_remask_one({0: 0.8, 1: 0.1}, back, 7, 4) == ([0], [])
+    assert accept_and_remask_one({}, {0: 0.1, 1: 0.1}, 2, 4) == ([], [])
 
 
 @torch.no_grad()
@@ -290,7 +293,7 @@ def test_forward_t_draws_with_slice_t():
     """Four equally likely tokens, one placed in each forward: the token at slot s, placed in forward t, is number ⌊4 u[t, s]⌋."""
     model, prompts = Fake(lambda ids, _: torch.zeros(*ids.shape, 8, dtype=torch.float64)), make_prompts("12|________", "1|________")
     uniform = torch.rand(2, 9, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    tokens, step, forwards, _ = fill_wino(model, prompts, options(4, temperature=1.0), vocabulary(ALLOWED), uniform, NO_END)
+    tokens, step, forwards, _ = fill(model, prompts, options(4, temperature=1.0), uniform=uniform)
     assert forwards == 8
     for i, s in prompts.response_mask.nonzero().tolist():
         assert tokens[i, s] == 4 + int(4 * uniform[i, step[i, s], s])
@@ -313,10 +316,11 @@ def test_probabilities_are_the_same_in_chunks(monkeypatch):
     assert torch.equal(found[0], expected[0]) and found[2:] == expected[2:]
 
 
-@pytest.mark.parametrize("patterns", [("1__2__",), ("1___", "12__"), ("__1", "1__"), ("123",)])
+@pytest.mark.parametrize("patterns", [("1__2__",), ("1___", "12__"), ("__1", "1__")])
 def test_responses_that_are_not_one_common_run_are_one_clear_line(patterns):
-    with pytest.raises(ValueError, match="one unbroken run of positions") as error:
-        fill(tiny_model(), make_prompts(*patterns), options(1))
+    generators = [stream(0, g) for g in range(len(patterns))]
+    with pytest.raises(ValueError, match="name=wino needs responses of one length without given tokens inside") as error:
+        sample(tiny_model(), make_prompts(*patterns), options(1), vocabulary(ALLOWED), num_rollouts=1, generators=generators)
     assert "\n" not in str(error.value)
 
 
@@ -333,9 +337,6 @@ def test_logits_that_are_no_numbers_are_one_clear_line(part):
 
 
 def test_sample_draws_with_it_and_rows_do_not_depend_on_the_batch():
-    from dmpo_ref.masking import stream
-    from dmpo_ref.samplers.sampling import sample
-
     prompts, config = make_prompts(*BATCH), SamplerConfig(name="wino", block_length=4, temperature=0.7)
     generators = [stream(0, "prompt", g) for g in range(len(BATCH))]
     rollout = sample(deep_model(1), prompts, config, vocabulary(ALLOWED), num_rollouts=2, generators=generators)

@@ -35,7 +35,7 @@ def run_sample(args: argparse.Namespace) -> None:
     from dmpo_ref.models.loading import load_policy
     from dmpo_ref.plots.traces import check_ending, save_trace, trace
     from dmpo_ref.runtime.processes import build_accelerator
-    from dmpo_ref.samplers.sampling import sample
+    from dmpo_ref.samplers import sample
     from dmpo_ref.tasks import build_task
     from dmpo_ref.tasks.encoding import answer_texts, encode, end_ids
 
@@ -124,7 +124,7 @@ def check_evaluation(config) -> tuple:
         FileNotFoundError, ValueError: no such data, or a length or a sampler that cannot be.
     """
     from dmpo_ref.models.loading import base_of, locate, read_config
-    from dmpo_ref.samplers.checks import check_sampling
+    from dmpo_ref.samplers.checks import check_lengths
     from dmpo_ref.tasks import build_task
     from dmpo_ref.tasks.base import BLANK
 
@@ -135,7 +135,7 @@ def check_evaluation(config) -> tuple:
         raise ValueError(f"a generation length of {sampler.response_length}: the model reads at most {room} tokens, the prompt included")
     templates = [task.template(item) for item in items]
     lengths = [sampler.response_length or 1 if template is None else template.count(BLANK) for template in templates]
-    check_sampling(sampler, torch.tensor(lengths))
+    check_lengths(sampler, torch.tensor(lengths))
     return task, items
 
 

@@ -18,7 +18,7 @@ from dmpo_ref.config import SamplerConfig
 from dmpo_ref.likelihood import Vocabulary
 from dmpo_ref.masking import stream
 from dmpo_ref.rollout import Rollout
-from dmpo_ref.samplers.sampling import sample
+from dmpo_ref.samplers import sample
 from dmpo_ref.tasks.encoding import answer_texts, encode, end_ids
 
 ITEMS_PER_BATCH = 64  # finished answers are written after each batch

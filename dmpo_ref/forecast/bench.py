@@ -22,7 +22,7 @@ from dmpo_ref.losses import wdce
 from dmpo_ref.masking import draw_masks, stream
 from dmpo_ref.models.llada import LLaDAConfig, LLaDAModelLM
 from dmpo_ref.rollout import Prompts, Rollout
-from dmpo_ref.samplers.sampling import sample
+from dmpo_ref.samplers import sample
 from dmpo_ref.tasks import TASKS
 
 SAMPLERS = {

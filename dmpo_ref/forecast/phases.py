@@ -10,7 +10,7 @@ from math import ceil
 
 from dmpo_ref.config import Config, SamplerConfig
 from dmpo_ref.objectives import build_objective
-from dmpo_ref.samplers.blockwise import CONFIDENT, PARALLEL
+from dmpo_ref.samplers.checks import CONFIDENT, PARALLEL
 
 
 @dataclass

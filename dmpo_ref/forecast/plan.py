@@ -22,8 +22,7 @@ from dmpo_ref.forecast.phases import Phase, list_phases, sampling_phase
 from dmpo_ref.models.llada import LLaDAConfig
 from dmpo_ref.models.vocabulary_head import chunk_size
 from dmpo_ref.objectives import build_objective
-from dmpo_ref.samplers.blockwise import CONFIDENT
-from dmpo_ref.samplers.checks import check_sampling
+from dmpo_ref.samplers.checks import CONFIDENT, check_lengths
 
 PROMPT_LENGTH, RESPONSE_LENGTH = 256, 16  # tokens, where neither config nor command line says
 OVERHEAD = 2e9  # bytes of CUDA context, library workspaces and allocator slack; a rough allowance
@@ -166,7 +165,7 @@ def check(config: Config, L: int, strategy: str, **positive: float) -> None:
     for key in ("prompts_per_round", "prompts_per_step"):
         if (getattr(config.train, key) or 0) % positive["num_processes"]:
             raise ValueError(f"train.{key}={getattr(config.train, key)}: cannot be shared evenly by {positive['num_processes']} processes")
-    check_sampling(config.sampler, torch.tensor([L]))
+    check_lengths(config.sampler, torch.tensor([L]))
 
 
 def least_seconds(phase: Phase, model: LLaDAConfig, config: Config, flops: float, read: float) -> float:

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from dmpo_ref.config import SamplerConfig
 from dmpo_ref.masking import stream
-from dmpo_ref.samplers.checks import check_prompts
+from dmpo_ref.samplers.checks import check_responses
 from dmpo_ref.tasks.base import Task
 from dmpo_ref.tasks.encoding import encode, end_ids
 
@@ -70,7 +70,7 @@ def find_fitting(
         fit = prompts.attention_mask.sum(dim=-1) <= max_length
         fits += fit.tolist()
         if fit.any():
-            check_prompts(sampler, prompts.response_mask[fit], end_ids(tokenizer))
+            check_responses(sampler, prompts.response_mask[fit], end_ids(tokenizer))
     long = [i for i, fit in enumerate(fits) if not fit]
     which = f"{len(long)} of {len(items)} {kind} items are longer, with their response, than max_sequence_length={max_length} tokens"
     if len(long) == len(items):

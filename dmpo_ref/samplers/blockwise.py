@@ -1,4 +1,4 @@
-"""?"""
+"""The samplers that never take a token back: block after block, and in each step as many positions of a block as are due."""
 
 from __future__ import annotations
 
@@ -12,14 +12,9 @@ from dmpo_ref.config import SamplerConfig
 from dmpo_ref.likelihood import Vocabulary
 from dmpo_ref.models.cache import KeyValueCache
 from dmpo_ref.rollout import Prompts
-from dmpo_ref.samplers.checks import count_steps
-from dmpo_ref.samplers.guidance import Guided
-from dmpo_ref.samplers.proposal import propose
-from dmpo_ref.samplers.rows import Rows, close_ended, join, largest, scatter
-
-PARALLEL = ("threshold", "factor")  # how many tokens a step places depends on how sure the model is
-THRESHOLD = 0.9  # the published τ
-CONFIDENT = ("confidence", *PARALLEL)  # which positions come next depends on it
+from dmpo_ref.samplers.checks import CONFIDENT, PARALLEL, has_path_log_prob, threshold_of
+from dmpo_ref.samplers.proposal import propose, refuse_broken_logits
+from dmpo_ref.samplers.rows import Filled, Rows, in_batch_order, largest, scatter, set_aside_finished
 
 
 @dataclass
@@ -27,79 +22,51 @@ class Filling(Rows):
     """B rows while they are filled; slice t of `uniform` draws the tokens of a row's step t, the last one the random order.
 
     Attributes:
-        log_prob: [B] float64, of the tokens placed so far.
-        block: [B, S] the number of each position's block, −1 where nothing is generated.
-        size, num_steps: [B] positions and steps of a block.
+        path_log_prob: [B] float64, of the tokens placed so far.
         current, spent: [B] the block that a row is in, and the steps it has spent there.
     """
 
-    log_prob: Tensor
-    block: Tensor
-    size: Tensor
-    num_steps: Tensor
+    path_log_prob: Tensor
     current: Tensor
     spent: Tensor
 
 
-def fill(
+def fill_blocks(
     model: Module, prompts: Prompts, config: SamplerConfig, vocabulary: Vocabulary, uniform: Tensor, end_tokens: Tensor
-) -> tuple[Tensor, Tensor, int, int, Tensor]:
+) -> Filled:
     """Fill B rows, each block after block at its own pace; with a cache, whose slots they share, at the pace of the slowest.
 
     Args:
-        uniform: [B, T + 1, S], see `Filling`.
+        uniform: [B, T + 1, S], see `Filling`; T steps are enough for every row.
         end_tokens: [E] ids that end an answer; none without `config.stop_early`.
 
-    Returns:
-        tokens, step: [B, S].
-        forwards, fed_tokens: number of forward passes, and of tokens fed in them.
-        log_prob: [B] float64, of the tokens placed.
+    Raises:
+        ValueError: logits that are NaN.
     """
-    state, finished = begin(prompts, config, uniform), []
-    forwards, fed_tokens, cache = 0, 0, None
-    for _ in range(count_steps(config, prompts.response_mask)):
+    zero = torch.zeros(len(uniform), dtype=torch.long, device=uniform.device)
+    state = Filling.start(prompts, config.block_length, uniform, path_log_prob=zero.double(), current=zero - 1, spent=zero)
+    finished: list[Filling] = []
+    cache, fed_tokens = None, 0
+    for now in range(uniform.shape[1] - 1):
         inside = next_block(state, shared=config.cache != "none")
         if config.cache != "none":
             cache = next_cache(config.cache, cache, int(state.spent[0]), inside)
-        network = model
-        if config.guidance:
-            network = Guided(model, state.attention_mask & (state.block < 0), vocabulary.mask_token_id, config.guidance)
-        fed_tokens += place(network, state, inside, config, vocabulary, cache, forwards) * (2 if config.guidance else 1)
-        forwards += 1
-        # Rows with nothing left to place are fed no more; but a cache holds all rows until the block is complete.
+        fed_tokens += unmask_step(model, state, inside, config, vocabulary, cache, now)
+        # Finished rows are fed no more; but a cache holds all rows until the block is complete.
         if cache is None or not (state.masked & inside).any():
-            done = close_ended(state, state.masked, end_tokens, forwards - 1)
-            if done.any():
-                finished.append(state.select(done))
-                state = state.select(~done)
-            if done.all():
+            state = set_aside_finished(state, finished, state.masked, end_tokens, now)
+            if not len(state.row):
                 break
-    tokens, step, log_prob = join([*finished, state], "tokens", "step", "log_prob")
-    if not torch.isfinite(log_prob).all():
-        raise ValueError("the model returned logits that are NaN or all −∞ while sampling; its weights are broken")
-    return tokens, step, forwards, fed_tokens, log_prob
-
-
-def begin(prompts: Prompts, config: SamplerConfig, uniform: Tensor) -> Filling:
-    """Rows in which nothing is placed yet."""
-    response = prompts.response_mask
-    length = response.sum(dim=-1)  # [B]
-    size = torch.full_like(length, config.block_length) if config.block_length else length
-    block = (response.long().cumsum(dim=-1) - 1) // size.unsqueeze(-1)
-    return Filling(
-        **Rows.start(prompts, uniform),
-        log_prob=torch.zeros(len(length), dtype=torch.float64, device=length.device),
-        block=block.masked_fill(~response, -1),
-        size=size,
-        num_steps=config.steps * size // length if config.steps else size,
-        current=torch.full_like(length, -1),
-        spent=torch.zeros_like(length),
-    )
+    finished.append(state)
+    path_log_prob = in_batch_order(finished, "path_log_prob")
+    refuse_broken_logits(path_log_prob.isfinite())
+    known = path_log_prob if has_path_log_prob(config) else None
+    return Filled(in_batch_order(finished, "tokens"), in_batch_order(finished, "step"), now + 1, fed_tokens, known)
 
 
 def next_block(state: Filling, *, shared: bool) -> Tensor:
     """Move every row on to its first block that is not complete; if `shared`, all to the first one of any. Its positions, [B, S]."""
-    current = torch.where(state.masked, state.block, state.block.shape[1]).amin(dim=-1)
+    current = state.current_block().squeeze(-1)
     if shared:
         current = current.min().expand_as(current)
     state.spent = torch.where(current == state.current, state.spent + 1, 0)
@@ -110,21 +77,15 @@ def next_block(state: Filling, *, shared: bool) -> Tensor:
 def next_cache(kind: str, cache: KeyValueCache | None, spent: int, block: Tensor) -> KeyValueCache:
     """A new cache for the first step of a block, which feeds everything; later steps feed the block and all that follows it
     (`prefix`), or the block alone (`dual`)."""
-    if spent == 0:
+    if cache is None or spent == 0:
         return KeyValueCache()
     slots = block[0].nonzero().squeeze(-1)
     cache.feed(int(slots[0]), int(slots[-1]) + 1 if kind == "dual" else block.shape[1])
     return cache
 
 
-def place(
-    model: Module | Guided,
-    state: Filling,
-    inside: Tensor,
-    config: SamplerConfig,
-    vocabulary: Vocabulary,
-    cache: KeyValueCache | None,
-    now: int,
+def unmask_step(
+    model: Module, state: Filling, inside: Tensor, config: SamplerConfig, vocabulary: Vocabulary, cache: KeyValueCache | None, now: int
 ) -> int:
     """One forward pass: draw tokens for the open positions of a block and keep as many as are due in every row, in place.
 
@@ -137,23 +98,45 @@ def place(
     """
     candidate = state.masked & inside
     # The even split: a block of b positions in n steps places b // n each, one more in the first b mod n steps.
-    quota = state.size // state.num_steps + (state.spent < state.size % state.num_steps)  # [B]
-    draw_index = state.current * state.num_steps + state.spent
+    size = inside.sum(dim=-1)  # [B]
+    num_steps = config.steps * size // (state.block >= 0).sum(dim=-1) if config.steps else size
+    quota = size // num_steps + (state.spent < size % num_steps)
+    draw_index = state.current * num_steps + state.spent
     uniform = state.uniform[torch.arange(len(draw_index), device=draw_index.device), draw_index]  # [B, S]
     scored = candidate if config.name in CONFIDENT else largest(state.uniform[:, -1], candidate, quota)
-    fed = slice(None) if cache is None else cache.fed
-    tokens = state.tokens[:, fed]
-    logits = model(input_ids=tokens, attention_mask=state.attention_mask, select=scored[:, fed], cache=cache).logits
+    logits, fed_tokens = read_logits(model, state, scored, config.guidance, vocabulary.mask_token_id, cache)
     proposal, log_p, confidence = propose(logits, vocabulary, config.temperature, uniform[scored])
     chosen = scored
     if config.name in CONFIDENT:
         score = scatter(confidence, scored, -1.0)
         chosen = largest(score, candidate, parallel_quota(config, score) if config.name in PARALLEL else quota)
     state.tokens = torch.where(chosen, state.tokens.masked_scatter(scored, proposal), state.tokens)
-    state.log_prob = state.log_prob + torch.where(chosen, scatter(log_p, scored, 0.0), 0.0).sum(dim=-1)
+    state.path_log_prob = state.path_log_prob + torch.where(chosen, scatter(log_p, scored, 0.0), 0.0).sum(dim=-1)
     state.step = state.step.masked_fill(chosen, now)
     state.masked = state.masked & ~chosen
-    return tokens.numel()
+    return fed_tokens
+
+
+def read_logits(
+    model: Module, state: Filling, select: Tensor, guidance: float, mask_token_id: int, cache: KeyValueCache | None
+) -> tuple[Tensor, int]:
+    """Logits [K, V] at the positions `select` [B, S], and the number of tokens fed.
+
+    Under classifier-free guidance of scale s (LLaDA, arXiv 2502.09992) they are u + (s + 1)(c − u): c are the model's
+    logits, u those for the same sequence with everything that was given (the prompt, and clues in the response) masked.
+    Both are fed in one forward pass, of twice as many sequences.
+    """
+    fed = slice(None) if cache is None else cache.fed
+    input_ids, attention_mask, select = state.tokens[:, fed], state.attention_mask, select[:, fed]
+    if guidance:
+        given = (state.attention_mask & (state.block < 0))[:, fed]
+        input_ids = torch.cat((input_ids, input_ids.masked_fill(given, mask_token_id)))
+        attention_mask, select = attention_mask.repeat(2, 1), select.repeat(2, 1)
+    logits = model(input_ids=input_ids, attention_mask=attention_mask, select=select, cache=cache).logits
+    if guidance:
+        c, u = (logits if logits.dtype == torch.float64 else logits.float()).chunk(2)
+        logits = u + (guidance + 1) * (c - u)
+    return logits, input_ids.numel()
 
 
 def parallel_quota(config: SamplerConfig, confidence: Tensor) -> Tensor:
@@ -167,7 +150,7 @@ def parallel_quota(config: SamplerConfig, confidence: Tensor) -> Tensor:
     """
     falling = confidence.sort(dim=-1, descending=True).values
     if config.name == "threshold":
-        run = (falling >= (THRESHOLD if config.threshold is None else config.threshold)).sum(dim=-1)
+        run = (falling >= threshold_of(config)).sum(dim=-1)
     else:
         k = torch.arange(1, falling.shape[-1] + 1, device=falling.device)
         run = (falling >= 1 - config.factor / (k + 1)).cumprod(dim=-1).sum(dim=-1)

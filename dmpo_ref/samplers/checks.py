@@ -1,4 +1,4 @@
-"""?"""
+"""What is known about a `SamplerConfig` before it draws: families of samplers, published defaults, and what is impossible."""
 
 from __future__ import annotations
 
@@ -7,55 +7,15 @@ from collections.abc import Collection
 from torch import Tensor
 
 from dmpo_ref.config import SamplerConfig
-from dmpo_ref.samplers.wino import response_slots
+
+PARALLEL = ("threshold", "factor")  # how many tokens a step places depends on how sure the model is
+CONFIDENT = ("confidence", *PARALLEL)  # which positions come next depends on it
+PUBLISHED_THRESHOLD = {"threshold": 0.9, "wino": 0.6}
 
 
-def check_prompts(config: SamplerConfig, response_mask: Tensor, end_tokens: Collection[int]) -> None:
-    """Refuse a sampler that cannot fill these responses ([G, S]), in one line (ValueError)."""
-    check_sampling(config, response_mask.sum(dim=-1))
-    check_cache(config, response_mask)
-    if config.name == "wino":
-        response_slots(response_mask)
-    if config.stop_early and not end_tokens:
-        raise ValueError("stop_early=true needs to know what ends an answer; give sample(..., end_tokens=...), or set it to false")
-
-
-def check_sampling(config: SamplerConfig, length: Tensor) -> None:
-    """Refuse block lengths and step numbers that do not fit responses of these lengths ([G])."""
-    shortest, block = int(length.min()), config.block_length
-    if shortest == 0:
-        raise ValueError("a prompt has nothing to generate: its response mask is empty")
-    if block is not None and (length % block).any():
-        wrong = int(length[length % block != 0][0])
-        remedy = (
-            "choose a divisor, or null for one block"
-            if length.min() == length.max()
-            else "response lengths differ: choose a common divisor, or null"
-        )
-        raise ValueError(f"block_length={block} does not divide a response of {wrong} positions; {remedy}")
-    if config.steps is not None:
-        num_blocks = 1 if block is None else int(length.max()) // block
-        if not 1 <= config.steps <= shortest:
-            raise ValueError(
-                f"steps={config.steps} for a response of {shortest} positions; choose 1 to {shortest}, or null for one token per step"
-            )
-        if config.steps % num_blocks:
-            raise ValueError(
-                f"steps={config.steps} is not a multiple of the {num_blocks} blocks of a response; each block needs as many steps"
-            )
-        if block is not None and config.steps // num_blocks > block:
-            raise ValueError(
-                f"steps={config.steps}: {config.steps // num_blocks} steps for each block of {block} positions; at most {block}"
-            )
-
-
-def check_cache(config: SamplerConfig, response_mask: Tensor) -> None:
-    """Refuse a cache where blocks are not slices: with clues between the generated positions, or lengths that differ. [G, S]"""
-    if config.cache == "none":
-        return
-    slots = response_mask.any(dim=0).nonzero().squeeze(-1)
-    if not response_mask[:, slots].all() or int(slots[-1]) - int(slots[0]) + 1 != len(slots):
-        raise ValueError(f"cache={config.cache} needs responses of one length without given tokens inside; use cache=none")
+def threshold_of(config: SamplerConfig) -> float:
+    """τ of `threshold` and `wino`: that of the config, or the published one."""
+    return PUBLISHED_THRESHOLD[config.name] if config.threshold is None else config.threshold
 
 
 def has_path_log_prob(config: SamplerConfig) -> bool:
@@ -63,6 +23,48 @@ def has_path_log_prob(config: SamplerConfig) -> bool:
     return config.name == "random_order" and config.temperature > 0 and not config.guidance and not config.stop_early
 
 
-def count_steps(config: SamplerConfig, response_mask: Tensor) -> int:
-    """Most forward passes that filling the longest of these responses can take."""
-    return config.steps or int(response_mask.sum(dim=-1).max())
+def check_options(config: SamplerConfig, section: str) -> None:
+    """Refuse options that do not go together for any response, in one line (ValueError) that names the option as `section.option`.
+
+    What each option may be by itself is its bound, in `config.py`.
+    """
+
+    def require(ok: bool, option: str, right: str) -> None:
+        if not ok:
+            raise ValueError(f"{section}.{option}={getattr(config, option)}: {right}")
+
+    name = config.name
+    require(not config.guidance or name != "wino", "guidance", "wino has no guidance; use 0, or another sampler")
+    require(config.cache == "none" or name in CONFIDENT, "cache", f"{name} has no cache; use none, or confidence, threshold or factor")
+    if config.steps is not None:
+        require(name not in (*PARALLEL, "wino"), "steps", f"{name} takes as many steps as it needs; use null")
+        require(name != "random_order", "steps", "random_order places one token per step; use null, or name=random")
+
+
+def check_responses(config: SamplerConfig, response_mask: Tensor, end_tokens: Collection[int]) -> None:
+    """Refuse a sampler that cannot fill these responses ([G, S]), in one line (ValueError)."""
+    check_lengths(config, response_mask.sum(dim=-1))
+    if config.cache != "none" or config.name == "wino":  # blocks must be slices, the same in every row
+        slots = response_mask[0].nonzero().flatten()
+        if (response_mask != response_mask[0]).any() or int(slots[-1] - slots[0]) + 1 != len(slots):
+            option, other = ("name=wino", "another sampler") if config.name == "wino" else (f"cache={config.cache}", "cache=none")
+            raise ValueError(f"{option} needs responses of one length without given tokens inside; use {other}")
+    if config.stop_early and not end_tokens:
+        raise ValueError("stop_early=true needs to know what ends an answer; give sample(..., end_tokens=...), or set it to false")
+
+
+def check_lengths(config: SamplerConfig, length: Tensor) -> None:
+    """Refuse block lengths and step numbers that do not fit responses of these lengths ([G]), in one line (ValueError)."""
+    shortest, block, steps = int(length.min()), config.block_length, config.steps
+    if shortest == 0:
+        raise ValueError("a prompt has nothing to generate: its response mask is empty")
+    if block is not None and (length % block).any():
+        wrong, right = int(length[length % block != 0][0]), "choose a divisor of every response length, or null for one block"
+        raise ValueError(f"block_length={block} does not divide a response of {wrong} positions; {right}")
+    if steps is not None and not 1 <= steps <= shortest:
+        right = f"choose 1 to {shortest}, or null for one token per step"
+        raise ValueError(f"steps={steps} for a response of {shortest} positions; {right}")
+    num_blocks = int(length.max()) // block if block else 1
+    if steps is not None and steps % num_blocks:
+        right = "every block takes the same number of steps"
+        raise ValueError(f"steps={steps} is not a multiple of the {num_blocks} blocks of a response; {right}")

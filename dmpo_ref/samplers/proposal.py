@@ -1,4 +1,4 @@
-"""What the samplers share: proposed tokens and how sure the model is of them, guided logits, and rows that are finished."""
+"""From logits to tokens: the tokens that a sampler proposes, and how probable the model finds these or given ones."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def propose(logits: Tensor, vocabulary: Vocabulary, temperature: float, uniform:
     """
     size = chunk_rows(logits)
     parts = zip(logits.split(size), uniform.split(size), strict=True)
-    drawn = [draw(vocabulary.restrict(part).double(), temperature, u) for part, u in parts]
+    drawn = [draw_tokens(vocabulary.restrict(part).double(), temperature, u) for part, u in parts]
     token, log_prob, confidence = (torch.cat(values) for values in zip(*drawn, strict=True))
     return token, log_prob, confidence
 
@@ -35,7 +35,7 @@ def chunk_rows(logits: Tensor) -> int:
     return chunk_size(logits.shape[-1]) if logits.is_cuda else max(1, CPU_CHUNK_ELEMENTS // logits.shape[-1])
 
 
-def draw(logits: Tensor, temperature: float, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def draw_tokens(logits: Tensor, temperature: float, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """`propose` for one chunk of logits, float64 and −∞ where a token is not allowed."""
     logits = logits - logits.amax(dim=-1, keepdim=True)
     total = total_at_1 = logits.exp().sum(dim=-1, keepdim=True)
@@ -59,3 +59,9 @@ def token_probability(logits: Tensor, vocabulary: Vocabulary, token: Tensor) -> 
     parts = zip(logits.split(size), token.split(size), strict=True)
     log_p = [vocabulary.restrict(part).double().log_softmax(dim=-1).gather(-1, t.unsqueeze(-1)) for part, t in parts]
     return torch.cat(log_p).squeeze(-1).exp()
+
+
+def refuse_broken_logits(finite: Tensor) -> None:
+    """ValueError unless all is True in `finite`, which says of numbers made from logits whether they are finite."""
+    if not finite.all():
+        raise ValueError("the model returned logits that are NaN or all −∞ while sampling; its weights are broken")

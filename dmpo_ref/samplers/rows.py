@@ -1,13 +1,113 @@
-"""?"""
+"""Rows while a sampler fills them: what both samplers keep of them, how finished rows leave the batch, and what is returned."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from dmpo_ref.rollout import Prompts
+
+SomeRows = TypeVar("SomeRows", bound="Rows")
+
+
+@dataclass
+class Filled:
+    """B finished rows.
+
+    Attributes:
+        tokens: [B, S] ids.
+        step: [B, S] the forward pass in which a position was last placed, −1 where nothing was generated.
+        forwards: number of forward passes.
+        fed_tokens: number of tokens fed in them.
+        path_log_prob: [B] float64, of the path that `step` describes, in nats; None where `has_path_log_prob` says no.
+    """
+
+    tokens: Tensor
+    step: Tensor
+    forwards: int
+    fed_tokens: int
+    path_log_prob: Tensor | None = None
+
+
+@dataclass
+class Rows:
+    """What a sampler knows of B rows while it fills them: every field is a tensor with one entry for each row.
+
+    Attributes:
+        row: [B] which row of the batch it is.
+        tokens, masked, step: [B, S] the tokens, what is still to be placed, and `step` of `Filled`.
+        block: [B, S] the number of each position's block, −1 where nothing is generated.
+        attention_mask, answer: [B, S] bool, all but the padding, and of that what follows the prompt.
+        uniform: [B, T + 1, S] on [0, 1), float64, what tokens are drawn with.
+    """
+
+    row: Tensor
+    tokens: Tensor
+    masked: Tensor
+    step: Tensor
+    block: Tensor
+    attention_mask: Tensor
+    answer: Tensor
+    uniform: Tensor
+
+    @classmethod
+    def start(cls: type[SomeRows], prompts: Prompts, block_length: int | None, uniform: Tensor, **more: Tensor) -> SomeRows:
+        """Rows in which nothing is placed yet; `more` are the fields that a sampler adds."""
+        index = prompts.response_mask.long().cumsum(dim=-1) - 1  # of a position in its response
+        return cls(
+            row=torch.arange(len(uniform), device=uniform.device),
+            tokens=prompts.tokens,
+            masked=prompts.response_mask,
+            step=torch.full_like(prompts.tokens, -1),
+            block=(index // (block_length or index.shape[-1])).masked_fill(~prompts.response_mask, -1),
+            attention_mask=prompts.attention_mask,
+            answer=prompts.attention_mask & ~prompts.prompt_mask,
+            uniform=uniform,
+            **more,
+        )
+
+    def current_block(self) -> Tensor:
+        """The number of each row's first block that is not complete, S if all are; [B, 1]."""
+        return torch.where(self.masked, self.block, self.block.shape[1]).amin(dim=-1, keepdim=True)
+
+    def select(self: SomeRows, rows: Tensor) -> SomeRows:
+        """Only these rows ([B] bool)."""
+        return replace(self, **{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
+
+def set_aside_finished(state: SomeRows, finished: list[SomeRows], unsettled: Tensor, end_tokens: Tensor, now: int) -> SomeRows:
+    """Move the rows with nothing left to place to the list `finished`; the others are returned.
+
+    First, every answer that has ended is filled up with its end token. It has ended if it has an end token and everything
+    before the first one is settled.
+
+    Args:
+        unsettled: [B, S] bool, positions that may still change.
+        end_tokens: [E] ids.
+        now: number of the last forward pass, the `step` of what is filled up.
+    """
+    is_end = state.answer & ~unsettled & torch.isin(state.tokens, end_tokens)
+    before = is_end.cumsum(dim=-1) == 0
+    ended = is_end.any(dim=-1) & ~(unsettled & before).any(dim=-1)
+    end = state.tokens.gather(1, is_end.long().argmax(dim=-1, keepdim=True))  # the first one, where there is one
+    rest = state.masked & ended.unsqueeze(-1)
+    state.tokens = torch.where(rest, end, state.tokens)
+    state.step = state.step.masked_fill(rest, now)
+    state.masked = state.masked & ~rest
+    done = ~state.masked.any(dim=-1)
+    if not done.any():
+        return state
+    finished.append(state.select(done))
+    return state.select(~done)
+
+
+def in_batch_order(parts: list[SomeRows], name: str) -> Tensor:
+    """One field of rows that were finished in several parts, in the order of the batch."""
+    order = torch.cat([part.row for part in parts]).argsort()
+    return torch.cat([getattr(part, name) for part in parts])[order]
 
 
 def largest(score: Tensor, candidate: Tensor, quota: Tensor) -> Tensor:
@@ -20,70 +120,3 @@ def largest(score: Tensor, candidate: Tensor, quota: Tensor) -> Tensor:
 def scatter(values: Tensor, where: Tensor, fill_value: float) -> Tensor:
     """Values [K] at the True places of `where` [B, S] in row-major order, `fill_value` elsewhere."""
     return torch.full(where.shape, fill_value, dtype=torch.float64, device=where.device).masked_scatter(where, values.double())
-
-
-@dataclass
-class Rows:
-    """Base of what a sampler knows of B rows while it fills them: every field is a tensor with one entry for each row.
-
-    Attributes:
-        row: [B] which row of the batch it is.
-        tokens, masked, step: [B, S] the tokens, what is to be placed, the forward pass in which a position was last placed.
-        attention_mask, answer: [B, S] bool, all but the padding, and of that what follows the prompt.
-        uniform: [B, T + 1, S] float64, what tokens are drawn with.
-    """
-
-    row: Tensor
-    tokens: Tensor
-    masked: Tensor
-    step: Tensor
-    attention_mask: Tensor
-    answer: Tensor
-    uniform: Tensor
-
-    @staticmethod
-    def start(prompts: Prompts, uniform: Tensor) -> dict[str, Tensor]:
-        """These fields of rows in which nothing is placed yet."""
-        return {
-            "row": torch.arange(len(uniform), device=uniform.device),
-            "tokens": prompts.tokens,
-            "masked": prompts.response_mask,
-            "step": torch.full_like(prompts.tokens, -1),
-            "attention_mask": prompts.attention_mask,
-            "answer": prompts.attention_mask & ~prompts.prompt_mask,
-            "uniform": uniform,
-        }
-
-    def select(self, rows: Tensor) -> Rows:
-        """Only those rows ([B] bool)."""
-        return replace(self, **{f.name: getattr(self, f.name)[rows] for f in fields(self)})
-
-
-def close_ended(state: Rows, unsettled: Tensor, end_tokens: Tensor, now: int) -> Tensor:
-    """Fill the rest of every row whose answer has ended with the end token that it has, in place.
-
-    An answer has ended if it has an end token and everything before the first one is settled.
-
-    Args:
-        unsettled: [B, S] bool, positions that may still change.
-        end_tokens: [E] ids.
-        now: the `step` of what is filled in, the last forward pass in which the row was fed.
-
-    Returns:
-        [B] bool, rows with nothing left to place.
-    """
-    is_end = state.answer & ~unsettled & torch.isin(state.tokens, end_tokens)
-    before = is_end.cumsum(dim=-1) == 0
-    ended = is_end.any(dim=-1) & ~(unsettled & before).any(dim=-1)
-    end = state.tokens.gather(1, is_end.long().argmax(dim=-1, keepdim=True))  # the first one, where there is one
-    rest = state.masked & ended.unsqueeze(-1)
-    state.tokens = torch.where(rest, end, state.tokens)
-    state.step = state.step.masked_fill(rest, now)
-    state.masked = state.masked & ~rest
-    return ~state.masked.any(dim=-1)
-
-
-def join(parts: list[Rows], *names: str) -> list[Tensor]:
-    """Fields of rows that were finished in several parts, put back in order."""
-    order = torch.cat([part.row for part in parts]).argsort()
-    return [torch.cat([getattr(part, name) for part in parts])[order] for name in names]

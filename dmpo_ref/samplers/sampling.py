@@ -1,22 +1,12 @@
-"""Samplers: fill the masked positions of a response, a bounded number of steps, whole batches at a time.
-
-Blocks of the response go from left to right; inside a block the sampler decides which positions come next:
-- `random_order` one uniformly random position per step, `random` several at once;
-- `confidence` those the model is surest of (low-confidence remasking, Nie et al., arXiv 2502.09992);
-- `threshold` and `factor` as many as it is sure enough of (Fast-dLLM, Wu et al., arXiv 2505.22618);
-- `wino`, in a file of its own, the same, and it may take tokens back.
-`confidence`, `threshold` and `factor` can keep keys and values between the steps of a block. All draw tokens from
-softmax(logits / T) over the allowed vocabulary, by inverse CDF in float64, from uniforms that were drawn per prompt before the
-first step.
-"""
+"""`sample`: from prompts to finished rollouts, with all randomness drawn for each prompt before the first step."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import torch
-from einops import rearrange, repeat
+from einops import rearrange
 from torch import Tensor
 from torch.nn import Module
 
@@ -24,8 +14,8 @@ from dmpo_ref.config import SamplerConfig
 from dmpo_ref.likelihood import Vocabulary
 from dmpo_ref.masking import uniforms_at
 from dmpo_ref.rollout import Prompts, Rollout
-from dmpo_ref.samplers.blockwise import fill
-from dmpo_ref.samplers.checks import check_prompts, count_steps, has_path_log_prob
+from dmpo_ref.samplers.blockwise import fill_blocks
+from dmpo_ref.samplers.checks import check_responses
 from dmpo_ref.samplers.wino import fill_wino
 
 
@@ -42,8 +32,8 @@ def sample(
 ) -> Rollout:
     """Draw N responses to each of G prompts.
 
-    The rollout says what the policy that drew it gives to its own path, `log_prob`. What another one, such as p_ref, gives to
-    the same path in the same states is `likelihood.path_log_prob(reference, rollout, vocabulary)`.
+    The rollout says what the policy that drew it gives to its own path, `path_log_prob`. What another one, such as p_ref, gives
+    to the same path in the same states is `likelihood.path_log_prob(reference, rollout, vocabulary)`.
 
     Args:
         model: mask predictor, `model(input_ids, attention_mask, select).logits`.
@@ -56,27 +46,32 @@ def sample(
     Raises:
         ValueError: block length or steps that do not fit the responses, `stop_early` without end tokens, or logits that are NaN.
     """
-    check_prompts(config, prompts.response_mask, end_tokens)
+    check_responses(config, prompts.response_mask, end_tokens)
     device = prompts.tokens.device
     ends = torch.tensor(sorted(end_tokens) if config.stop_early else [], dtype=torch.long, device=device)
-    rows = Prompts(*(repeat(getattr(prompts, f.name), "g s -> (g n) s", n=num_rollouts) for f in fields(Prompts)))
+    rows = prompts.repeat(num_rollouts)
     uniform = rearrange(draw_uniforms(config, prompts.response_mask, num_rollouts, generators), "g n t s -> (g n) t s")
     sequences = 2 if config.guidance else 1  # fed for a row
-    size = max(1, (config.micro_batch or sequences * len(rows.tokens)) // sequences)
-    pieces = []
-    for part in torch.arange(len(rows.tokens), device=device).split(size):
-        chunk = Prompts(*(getattr(rows, f.name)[part] for f in fields(Prompts)))
-        pieces.append((fill_wino if config.name == "wino" else fill)(model, chunk, config, vocabulary, uniform[part], ends))
-    tokens, step, forwards, fed_tokens, *log_prob = zip(*pieces, strict=True)
-    grouped = {"g": len(generators), "n": num_rollouts}
-    masks = rows.attention_mask, rows.prompt_mask, rows.response_mask
+    size = max(1, config.micro_batch // sequences) if config.micro_batch else len(rows.tokens)
+    fill = fill_wino if config.name == "wino" else fill_blocks
+    parts = torch.arange(len(rows.tokens), device=device).split(size)
+    pieces = [fill(model, rows.select(part), config, vocabulary, uniform[part], ends) for part in parts]
+
+    def group(values: list[Tensor]) -> Tensor:
+        return rearrange(torch.cat(values), "(g n) ... -> g n ...", n=num_rollouts)
+
+    path_log_prob = [piece.path_log_prob for piece in pieces if piece.path_log_prob is not None]
     return Rollout(
-        *(rearrange(x, "(g n) s -> g n s", **grouped) for x in (torch.cat(tokens), *masks, torch.cat(step))),
-        path_log_prob=rearrange(torch.cat(*log_prob), "(g n) -> g n", **grouped) if has_path_log_prob(config) else None,
-        num_steps=count_steps(config, prompts.response_mask),
+        tokens=group([piece.tokens for piece in pieces]),
+        attention_mask=group([rows.attention_mask]),
+        prompt_mask=group([rows.prompt_mask]),
+        response_mask=group([rows.response_mask]),
+        step=group([piece.step for piece in pieces]),
+        path_log_prob=group(path_log_prob) if path_log_prob else None,
+        num_steps=uniform.shape[1] - 1,
         sampler=replace(config),
-        forwards=sum(forwards),
-        fed_tokens=sum(fed_tokens),
+        forwards=sum(piece.forwards for piece in pieces),
+        fed_tokens=sum(piece.fed_tokens for piece in pieces),
     )
 
 
@@ -85,11 +80,11 @@ def draw_uniforms(config: SamplerConfig, response_mask: Tensor, num_rollouts: in
 
     Each prompt draws as many as its own response needs, so that its rollouts do not depend on the rest of the batch.
     """
-    T = count_steps(config, response_mask)
+    num_steps = [config.steps or int(response.sum()) for response in response_mask]  # the most that each can take
     drawn = []
-    for response, generator in zip(response_mask, generators, strict=True):
+    for response, generator, T in zip(response_mask, generators, num_steps, strict=True):
         order = uniforms_at(response, generator, num_rollouts, 1)
-        tokens = uniforms_at(response, generator, num_rollouts, count_steps(config, response))
-        unused = tokens.new_zeros(num_rollouts, T - tokens.shape[1], len(response))
+        tokens = uniforms_at(response, generator, num_rollouts, T)
+        unused = tokens.new_zeros(num_rollouts, max(num_steps) - T, len(response))
         drawn.append(torch.cat((tokens, unused, order), dim=1))
     return torch.stack(drawn)

@@ -166,7 +166,7 @@ def collect(
 def end_round(
     run: RunParts,
     collected: dict[str, float | None],
-    steps: list[dict[str, float]],
+    steps: list[dict[str, float | None]],
     answers: list[dict[str, Any]],
     on_round: Callable[[int, LLaDAModelLM], dict[str, float]] | None,
 ) -> list[dict[str, Any]]:
@@ -181,8 +181,8 @@ def end_round(
         )
         last = last | {"evaluation/accuracy": accuracy}
     state.count_seconds()
-    of_round, *of_steps = (processes.mean(values) for values in (collected, *steps))
-    entries = [{"round": state.round - 1, **of_step, **of_round, **state.counters} for of_step in of_steps]
+    of_round, of_steps = processes.mean(collected), [processes.mean(step) for step in steps]
+    entries: list[dict[str, Any]] = [{"round": state.round - 1, **of_step, **of_round, **state.counters} for of_step in of_steps]
     entries[-1] |= last
     run.log.write(entries, answers)
     return entries

@@ -20,7 +20,8 @@ class KeyValueCache:
     def feed(self, start: int, stop: int) -> None:
         """From now on, only slots start…stop−1 are fed."""
         self.fed = slice(start, stop)
-        slots = torch.arange(start, stop, device=self.layers[0].keys.device)
+        recorded = self.layers[0].keys
+        slots = torch.arange(start, stop, device=None if recorded is None else recorded.device)
         for layer in self.layers:
             layer.slots = slots
 
@@ -36,11 +37,13 @@ class LayerCache:
     compiled blocks share their code."""
 
     def __init__(self) -> None:
-        self.keys = self.values = self.slots = None
+        self.keys: Tensor | None = None
+        self.values: Tensor | None = None
+        self.slots: Tensor | None = None
 
     def update(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Record, or put what was fed among what was recorded; [B, H, S, d] each."""
-        if self.keys is None:
+        if self.keys is None or self.values is None or self.slots is None:
             self.keys, self.values = keys, values
             return keys, values
         # In place: what is fed now will be fed again before anything reads it.

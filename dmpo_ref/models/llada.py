@@ -7,6 +7,7 @@ Python to be run on loading; it is never run, this file takes its place.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,7 +102,7 @@ class LLaDAConfig(PretrainedConfig):
         kwargs["tie_word_embeddings"] = False
         if torch_dtype := kwargs.pop("torch_dtype", None):  # the older name, which the official config has
             kwargs.setdefault("dtype", torch_dtype)
-        super().__init__(eos_token_id=eos_token_id, pad_token_id=pad_token_id, **kwargs)
+        super().__init__(**kwargs | {"eos_token_id": eos_token_id, "pad_token_id": pad_token_id})
 
     def to_diff_dict(self) -> dict[str, Any]:
         """The fields as they are saved, so that the published code loads the result too.
@@ -127,6 +128,7 @@ class Prediction(ModelOutput):
 class LLaDAModelLM(PreTrainedModel):
     """Mask predictor: for every position the logits of the token that stands there, given the whole sequence."""
 
+    config: LLaDAConfig
     config_class = LLaDAConfig
     base_model_prefix = "model"
     _no_split_modules = ["Block"]
@@ -159,7 +161,7 @@ class LLaDAModelLM(PreTrainedModel):
                 neither attended to nor counted, so that a row's logits do not depend on its batch.
             select: [B, S] bool; the vocabulary projection is computed at these K positions alone.
             targets: [K] ids of tokens to score at the selected positions, in row-major order.
-            allowed, temperature: with `targets`: the [V] tokens that the softmax runs over, and its T > 0.
+            allowed, temperature: with `targets`: the [V] tokens that the softmax runs over (None: all), and its T > 0.
             cache: keys and values to record, or to use; then `input_ids` and `select` are those of the fed slots only, while
                 `attention_mask` is still that of the whole sequence.
             position_ids: [B, S] below `max_sequence_length`, instead of counting what the attention mask does not hide. Positions may
@@ -183,7 +185,9 @@ class LLaDAModelLM(PreTrainedModel):
         hidden = hidden if select is None else hidden[select]
         if targets is None:
             return Prediction(logits=transformer.ff_out(hidden))
-        return Prediction(token_log_prob=head_log_prob(hidden, transformer.ff_out.weight, targets, allowed, temperature))
+        head = transformer.ff_out.weight
+        allowed = torch.ones(len(head), dtype=torch.bool, device=head.device) if allowed is None else allowed
+        return Prediction(token_log_prob=head_log_prob(hidden, head, targets, allowed, temperature))
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, (nn.Linear, nn.Embedding)):
@@ -194,8 +198,8 @@ class LLaDAModelLM(PreTrainedModel):
     def get_input_embeddings(self) -> nn.Embedding:
         return self.model["transformer"].wte
 
-    def set_input_embeddings(self, embedding: nn.Embedding) -> None:
-        self.model["transformer"].wte = embedding
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.model["transformer"].wte = value
 
     def get_output_embeddings(self) -> nn.Linear:
         return self.model["transformer"].ff_out
@@ -207,7 +211,8 @@ class Transformer(nn.Module):
     def __init__(self, config: LLaDAConfig):
         super().__init__()
         self.config = config
-        self.gradient_checkpointing = False
+        self.gradient_checkpointing = False  # Transformers switches it on, and puts the next one here
+        self._gradient_checkpointing_func: Callable[..., Tensor]
         self.wte = nn.Embedding(config.embedding_size, config.d_model)
         if not config.rope:
             self.wpe = nn.Embedding(config.max_sequence_length, config.d_model)

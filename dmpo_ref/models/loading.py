@@ -6,20 +6,21 @@ import json
 import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
-from torch.nn import Module
 from transformers import AutoConfig, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from dmpo_ref.config import ModelConfig
-from dmpo_ref.models.adapters import quiet
+from dmpo_ref.models.adapters import as_policy, quiet
 from dmpo_ref.models.llada import LLaDAConfig, LLaDAModelLM
 
 
-def load_policy(config: ModelConfig, device: torch.device, *, trainable: bool = False) -> tuple[Module, PreTrainedTokenizerBase]:
+def load_policy(config: ModelConfig, device: torch.device, *, trainable: bool = False) -> tuple[LLaDAModelLM, PreTrainedTokenizerBase]:
     """Model, in evaluation mode, and tokenizer of a folder, of a run's newest checkpoint, or of a hub name.
 
     A folder with adapters is loaded onto the base that its adapter_config.json names. Nothing from the hub is executed.
@@ -33,14 +34,14 @@ def load_policy(config: ModelConfig, device: torch.device, *, trainable: bool = 
     """
     path = locate(config.path)
     if base := base_of(path):
-        from peft import PeftModel
+        from peft import PeftModel  # seconds of import, for adapters only
 
-        if not (path / "adapter_model.safetensors").is_file():
-            raise FileNotFoundError(f"model.path={config.path}: {path / 'adapter_model.safetensors'} is missing")
-        model = load_base(ModelConfig(**{**vars(config), "path": base}), device)
+        if not (file := Path(path, "adapter_model.safetensors")).is_file():
+            raise FileNotFoundError(f"model.path={config.path}: {file} is missing")
+        model = load_base(replace(config, path=base), device)
         try:
             with quiet():
-                model = PeftModel.from_pretrained(model, str(path), is_trainable=trainable)
+                model = as_policy(PeftModel.from_pretrained(model, str(path), is_trainable=trainable))
         except (RuntimeError, ValueError, SafetensorError) as error:
             raise ValueError(f"model.path={config.path}: the adapters do not fit their base {base}: {first_line(error)}") from error
     else:
@@ -64,11 +65,8 @@ def load_base(config: ModelConfig, device: torch.device) -> LLaDAModelLM:
     read_config(config.path)
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()
-    options = {
-        "dtype": getattr(torch, config.dtype),
-        "output_loading_info": True,
-        "ignore_mismatched_sizes": True,
-    }  # reported below, by name
+    # What does not fit is reported below, by name.
+    options = {"dtype": getattr(torch, config.dtype), "output_loading_info": True, "ignore_mismatched_sizes": True}
     if config.quantize == "nf4":
         if device.type != "cuda":
             raise ValueError("model.quantize=nf4: 4-bit weights need CUDA; use none")
@@ -81,7 +79,7 @@ def load_base(config: ModelConfig, device: torch.device) -> LLaDAModelLM:
     try:
         # An absolute path, because adapters remember the base that they were trained on.
         with quiet():
-            model, report = LLaDAModelLM.from_pretrained(str(path.resolve() if isinstance(path, Path) else path), **options)
+            loaded: Any = LLaDAModelLM.from_pretrained(str(path.resolve() if isinstance(path, Path) else path), **options)
     except OSError as error:
         raise FileNotFoundError(f"model.path={config.path}: {first_line(error)}") from error
     except SafetensorError as error:
@@ -89,12 +87,13 @@ def load_base(config: ModelConfig, device: torch.device) -> LLaDAModelLM:
         raise ValueError(f"model.path={config.path}: {problem}; copy or download it again") from error
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"model.path={config.path}: the weights do not fit the config: {first_line(error)}") from error
+    model, report = cast(tuple[LLaDAModelLM, dict[str, Any]], loaded)
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report.get(problem):
             first = min(report[problem])
-            first = (
-                first if isinstance(first, str) else "{} {} instead of {}".format(*(x if isinstance(x, str) else list(x) for x in first))
-            )
+            if not isinstance(first, str):
+                name, found, wanted = first
+                first = f"{name} {list(found)} instead of {list(wanted)}"
             raise ValueError(f"model.path={config.path}: {problem.replace('_', ' ')} in the weights, first {first}")
     if device.type == "cuda" and config.dtype == "bfloat16":
         # For float32 adapters on it: TF32 has more digits than the base, and the speed of tensor cores.
@@ -102,7 +101,7 @@ def load_base(config: ModelConfig, device: torch.device) -> LLaDAModelLM:
     if config.compile != "none":
         for block in model.model["transformer"].blocks:  # not the head, whose number of positions changes from call to call
             block.compile(mode=config.compile)
-    return model if config.quantize == "nf4" else model.to(device)
+    return model if config.quantize == "nf4" else model.to(device=device)
 
 
 def locate(path: str) -> Path | str:
@@ -184,13 +183,14 @@ def export(source: Path, target: Path, *, merge: bool) -> str:
         raise ValueError(f"{target} exists; give a folder that does not")
     folder = latest_checkpoint(source) or source
     base = base_of(folder)
-    dtype = str(read_config(base or str(folder)).dtype or torch.float32).removeprefix("torch.")
+    dtype: Any = str(read_config(base or str(folder)).dtype or torch.float32).removeprefix("torch.")
     if merge and not base:
         raise ValueError(f"{source} has no adapters to merge; it is a full checkpoint already, export it without --merge")
     model, tokenizer = load_policy(ModelConfig(path=str(folder), dtype=dtype), torch.device("cpu"))
     temporary = target.with_name(f".{target.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
-    (model.merge_and_unload() if merge else model).save_pretrained(temporary)
+    merged: Any = cast(Any, model).merge_and_unload() if merge else model
+    merged.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
     temporary.rename(target)
     return "merged checkpoint" if merge else "adapters" if base else "checkpoint"

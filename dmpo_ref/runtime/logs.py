@@ -46,8 +46,9 @@ class RunLog:
                     tracker.init_trackers("dmpo_ref", config=shown)
             for name, entries in zip(NAMES, (metrics, answers), strict=True):
                 self.files[name].write(entries)
-        for entry in metrics if tracker else []:
-            tracker.log(entry, step=entry["step"])
+        if tracker:
+            for entry in metrics:
+                tracker.log(entry, step=entry["step"])
 
     def close(self) -> None:
         """End the tracker, and the exchange between processes."""

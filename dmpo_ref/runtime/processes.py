@@ -107,7 +107,8 @@ class Processes:
     def __init__(self, accelerator: Accelerator | None = None):
         self.accelerator = accelerator
         self.device = accelerator.device if accelerator else torch.device("cpu")
-        self.count, self.index = (accelerator.num_processes, accelerator.process_index) if accelerator else (1, 0)
+        self.count: int = accelerator.num_processes if accelerator else 1
+        self.index: int = accelerator.process_index if accelerator else 0
         self.is_main = self.index == 0
         self.shards = is_on("ACCELERATE_USE_FSDP") and self.count > 1
         self.lockstep: Lockstep | None = None

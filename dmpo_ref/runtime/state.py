@@ -34,9 +34,9 @@ class TrainState:
     counters: dict[str, float] = field(default_factory=lambda: {"rollouts": 0, "forward_passes": 0, "seconds": 0.0})
     clock: float = field(default_factory=time.perf_counter)
 
-    def end_step(self, loss: float, grad_norm: float) -> dict[str, float]:
+    def end_step(self, loss: float, grad_norm: float) -> dict[str, float | None]:
         """Count a gradient step and move the learning rate on; its metrics."""
-        learning_rate = self.schedule.get_last_lr()[0]
+        learning_rate = float(self.schedule.get_last_lr()[0])
         self.schedule.step()
         self.step += 1
         return {"step": self.step, "loss": loss, "grad_norm": grad_norm, "learning_rate": learning_rate}

@@ -462,7 +462,7 @@ def test_a_relative_path_of_the_command_line_survives_resuming_and_reloading(sma
 
 def test_an_evaluation_sampler_that_cannot_work_is_refused_before_the_first_round(tmp_path):
     """The clues stand between the blanks, so neither WINO nor a cache can fill them; that must not be found after training."""
-    impossible = {"WINO needs every response": ["name=wino"], "cache=prefix needs responses": ["name=confidence", "cache=prefix"]}
+    impossible = {"name=wino needs responses": ["name=wino"], "cache=prefix needs responses": ["name=confidence", "cache=prefix"]}
     for message, words in impossible.items():
         overrides = [f"evaluation.sampler.{word}" for word in words]
         with pytest.raises(ValueError, match=message):

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
+from torch.nn import Module
 from transformers import AutoConfig, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -101,7 +102,7 @@ def load_base(config: ModelConfig, device: torch.device) -> LLaDAModelLM:
     if config.compile != "none":
         for block in model.model["transformer"].blocks:  # not the head, whose number of positions changes from call to call
             block.compile(mode=config.compile)
-    return model if config.quantize == "nf4" else model.to(device=device)
+    return model if config.quantize == "nf4" else Module.to(model, device)
 
 
 def locate(path: str) -> Path | str:

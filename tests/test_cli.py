@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -75,7 +74,7 @@ def test_help_of_train_lists_every_option(capsys):
         (["evaluate", "toy_sudoku", "--lengths", "128"], "answers into a template here"),
         (["grade", "nowhere.jsonl"], "no file nowhere.jsonl"),
         (["pretrain-toy", "step=3"], "unknown key 'step'; did you mean 'steps'"),
-        (["pretrain-toy", "steps=0"], "steps=0"),
+        (["pretrain-toy", "steps=20"], "steps=20: must be at least 21"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, tmp_path, monkeypatch, capsys):
@@ -134,8 +133,8 @@ def test_the_version_is_that_of_the_package(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["pretrain-toy", "steps=1", "output={taken}"], "exists; give a folder that does not"),
-        (["pretrain-toy", "steps=1", "learning_rate=inf"], "must be finite and above 0"),
+        (["pretrain-toy", "steps=21", "output={taken}"], "exists; give a folder that does not"),
+        (["pretrain-toy", "steps=21", "learning_rate=inf"], "must be finite and above 0"),
         (["plan", "toy_sudoku", "--flops", "nan"], "flops=nan: must be above 0"),
         (["export", "{taken}/nothing", "{taken}/merged", "--merge"], "no checkpoint there"),
     ],

@@ -9,6 +9,7 @@ from pathlib import Path
 from dmpo_ref.cli.parser import Parser, options_page
 from dmpo_ref.config import describe_options, option
 
+FEWEST_STEPS = 21  # so that the warm-up, 5 % of them, is more than one step
 
 @dataclass
 class PretrainConfig:
@@ -49,9 +50,9 @@ def check_options(config: PretrainConfig) -> None:
     Raises:
         ValueError: the first one.
     """
-    for name in ("steps", "batch_size", "layers", "threads"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name}={getattr(config, name)}: must be at least 1")
+    for name, least in (("steps", FEWEST_STEPS), ("batch_size", 1), ("layers", 1), ("threads", 1)):
+        if getattr(config, name) < least:
+            raise ValueError(f"{name}={getattr(config, name)}: must be at least {least}")
     if Path(config.output).exists():
         raise ValueError(f"output={config.output} exists; give a folder that does not")
     for name in ("correct_share", "prompted_share"):

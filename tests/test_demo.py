@@ -5,7 +5,7 @@ import json
 import pytest
 
 from toy import acts, demo
-from toy.pretrain import PretrainConfig
+from toy.options import PretrainConfig
 from toy.reference import pretrain
 from toy.studies import acts as study
 

@@ -23,7 +23,7 @@ from dmpo_ref.models.llada import LLaDAConfig, LLaDAModelLM
 from dmpo_ref.rollout import Prompts, Rollout
 from dmpo_ref.tasks.encoding import encode
 from dmpo_ref.tasks.sudoku import Puzzle, Sudoku
-from toy.pretrain import PretrainConfig, check_options
+from toy.options import PretrainConfig, check_options
 from toy.worlds.sudoku import build_tokenizer, split_grids
 
 

@@ -24,6 +24,7 @@ test-browser: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy dmpo_ref toy
 	$(BIN)/python notebooks/build.py --check
 
 format: $(INSTALLED)

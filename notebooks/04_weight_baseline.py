@@ -47,10 +47,11 @@ from dmpo_ref.losses import wdce
 from dmpo_ref.masking import stream
 from dmpo_ref.weights import baseline_weights, log_weights, model_baseline, target_weights
 from toy.figures.demo import COLORS
-from toy.figures.mixture import plot_baselines, table
+from toy.figures.mixture import plot_baselines
 from toy.oracle import kl_divergence, tilted
 from toy.studies.acts import by_name, read
-from toy.worlds.mixture import BASELINES, TabularPolicy, baseline_study, draw_cells, fit_forward, world_1d
+from toy.studies.baselines import baseline_study, table
+from toy.worlds.mixture import BASELINES, TabularPolicy, draw_cells, fit_forward, world_1d
 
 HUES = (*COLORS[:3], COLORS[4])  # of the baselines, in the order of BASELINES
 
@@ -393,7 +394,7 @@ for strength in (0.0, 0.1, 0.3):
 # ## 6. The small-batch experiment
 #
 # Back to a larger world: a line of 64 cells, $p^*$ with four modes, a policy with one logit per cell, one group of $N$ rollouts a round,
-# 60 rounds of 4 Adam steps (`toy.worlds.mixture.baseline_study`, the experiment of the README's figure and, in kind, of the paper's Figure 5).
+# 60 rounds of 4 Adam steps (`toy.studies.baselines.baseline_study`, the experiment of the README's figure and, in kind, of the paper's Figure 5).
 # Six seeds; mean ± standard deviation.
 
 # %%
@@ -571,5 +572,5 @@ _ = interact(
 # - [05 · Two losses](05_two_losses.ipynb): how these weights become gradients.
 # - [02 · Mode seeking and mass covering](02_mode_seeking_and_mass_covering.ipynb): the objective whose noise this notebook is about.
 # - The code: [dmpo_ref/weights.py](../dmpo_ref/weights.py) (`baseline_weights`, `model_baseline`),
-#   [dmpo_ref/objectives/base.py](../dmpo_ref/objectives/base.py), [toy/worlds/mixture.py](../toy/worlds/mixture.py) (`baseline_study`),
+#   [dmpo_ref/objectives/base.py](../dmpo_ref/objectives/base.py), [toy/worlds/mixture.py](../toy/worlds/mixture.py), [toy/studies/baselines.py](../toy/studies/baselines.py),
 #   [tests/test_mixture.py](../tests/test_mixture.py), the experiments in [LOG.md](../LOG.md).

@@ -36,7 +36,7 @@ from dmpo_ref.models.loading import load_policy
 from dmpo_ref.tasks import build_task
 from dmpo_ref.weights import effective_sample_size, target_weights
 from toy import RESULTS
-from toy.demo import GREEDY
+from toy.acts import GREEDY
 from toy.figures.demo import draw_board
 from toy.oracle import exact_distribution, kl_divergence, rewards, tilted
 from toy.worlds.sudoku import solutions

@@ -57,7 +57,7 @@ from toy.figures.demo import BLUE, COLORS, GREEN, ORANGE, draw_board
 from toy.oracle import conditional_log_prob, exact_distribution, kl_divergence
 from toy.studies.acts import by_name
 from toy.studies.acts import read as read_study
-from toy.studies.objectives import OBJECTIVES, load_puzzle, lost_a_solution, measure, read
+from toy.studies.objectives import OBJECTIVES, load_puzzle, log_order_target, lost_a_solution, measure, read
 
 PURPLE = COLORS[4]
 
@@ -73,9 +73,9 @@ PURPLE = COLORS[4]
 
 # %%
 world = load_puzzle()
-answers, log_target = world["solutions"], world["log_target"]
-where = [world["texts"].index(text) for text in answers]
-before = measure(world["reference"])
+answers, log_target = world.solutions, world.log_target
+where = [world.exact.texts.index(text) for text in answers]
+before = measure(world.policy)
 p_1, p_2 = log_target[where].exp().tolist()
 print("           solution 1   solution 2   together")
 print(f"reference  {before['shares'][0]:10.3f} {before['shares'][1]:12.3f} {before['solved']:10.3f}")
@@ -85,7 +85,7 @@ print(f"KL(p*||p_ref) = {before['kl_target_policy']:.3f} nats")
 # %% tags=["nbval-ignore-output"]
 figure, boards = plt.subplots(1, 2, figsize=(4.4, 2.4), layout="constrained")
 for axes, answer, name in zip(boards, answers, "12", strict=True):
-    draw_board(axes, world["item"].puzzle, answer, f"solution {name}")
+    draw_board(axes, world.item.puzzle, answer, f"solution {name}")
 plt.show()
 
 # %% [markdown]
@@ -173,7 +173,7 @@ for name in ("wdce", "diffu_grpo", "wd1", "reinforce", "log_variance"):
 #
 # ## 3. 84 runs
 #
-# `python -m toy.studies.objectives` (results of 2026-11-22, `toy/results/rivals.jsonl`). Every run draws 64 rollouts in each of 50 rounds, in groups
+# `python -m toy.studies.objectives` (results of 2026-11-22, `toy/results/objectives.jsonl`). Every run draws 64 rollouts in each of 50 rounds, in groups
 # of N = 4, 16 or 64, and takes 2 gradient steps a round: 3,200 rollouts, 100 steps. First a sweep: each objective with three learning
 # rates at N = 16, one seed. It keeps the rate that is best *by its own goal*: the exact probability of a right answer for those that
 # maximise reward, the exact KL(p\*‖p_θ) for those that aim at p\*. Then three other seeds at each N.
@@ -240,9 +240,9 @@ print(f"one-shot objectives: {sum(map(lost_a_solution, one_shot))} of {len(one_s
 # step feed? Ask each objective for its masks of 64 rollouts, as many as a round has.
 
 # %%
-prompts = encode(world["tokenizer"], world["task"], [world["item"]])
+prompts = encode(world.tokenizer, world.task, [world.item])
 generators = [stream(0, "masks")]
-rollout = sample(world["reference"], prompts, SamplerConfig(), world["vocabulary"], num_rollouts=64, generators=generators)
+rollout = sample(world.policy, prompts, SamplerConfig(), world.vocabulary, num_rollouts=64, generators=generators)
 for name in ("wdce", "diffu_grpo", "wd1", "reinforce", "log_variance"):
     hidden = build_objective(LossConfig(name=name), alpha=0.2).masks(rollout, generators).hidden  # [1, 64, R, S]
     print(f"{name:12s} {hidden.shape[2]} for a rollout, {hidden[..., 0].numel()} in a gradient step")
@@ -309,14 +309,14 @@ print("DMPO, rarer solution above 0.3:       ", min(after_dmpo["shares"]) > 0.3)
 # %%
 def over_answers(policy):
     """Probability of solutions 1 and 2, of the four wrong answers that the reference likes best, and of all the rest."""
-    exact = exact_distribution(policy, world["tokenizer"], world["task"], world["item"], world["vocabulary"])
+    exact = exact_distribution(policy, world.tokenizer, world.task, world.item, world.vocabulary)
     p = exact.log_prob.exp()
     shown = p[torch.tensor([*where, *wrong])]
     return [*shown.tolist(), 1 - shown.sum().item()]
 
 
 wrong = log_target.index_fill(0, torch.tensor(where), -torch.inf).topk(4).indices.tolist()
-columns = {"reference": over_answers(world["reference"]), "diffu-GRPO": over_answers(grpo), "WDCE (DMPO)": over_answers(dmpo)}
+columns = {"reference": over_answers(world.policy), "diffu-GRPO": over_answers(grpo), "WDCE (DMPO)": over_answers(dmpo)}
 shown = log_target[torch.tensor([*where, *wrong])].exp().tolist()
 columns["target p*"] = [*shown, 1 - sum(shown)]
 print("every column sums to 1:", all(abs(sum(column) - 1) < 1e-9 for column in columns.values()))
@@ -368,17 +368,17 @@ print(f"odds of p*:    at most {share**h:.4f} and {(1 - share) ** h:.4f}, {most_
 # formula. First the forward one.
 
 # %%
-blanks, symbols = prompts.response_mask[0].nonzero().squeeze(-1), world["vocabulary"].allowed.nonzero().squeeze(-1)
+blanks, symbols = prompts.response_mask[0].nonzero().squeeze(-1), world.vocabulary.allowed.nonzero().squeeze(-1)
 
 
 @torch.no_grad()
 def one_shot_marginals(policy):
     """π(o_k = a | all blanks hidden), [5, 4]: what the one-shot log-probability multiplies, and how a rollout's first token is drawn."""
     nothing = torch.zeros(1, len(blanks), dtype=torch.long)
-    return conditional_log_prob(policy, prompts, blanks, symbols, nothing, world["vocabulary"], 1.0)[0]
+    return conditional_log_prob(policy, prompts, blanks, symbols, nothing, world.vocabulary, 1.0)[0]
 
 
-exact = exact_distribution(world["reference"], world["tokenizer"], world["task"], world["item"], world["vocabulary"])
+exact = exact_distribution(world.policy, world.tokenizer, world.task, world.item, world.vocabulary)
 one_hot = (exact.tokens.unsqueeze(-1) == symbols).double()  # [1024, 5, 4]
 log_marginals = torch.einsum("c,cka->ka", log_target.exp(), one_hot).log()
 forward = torch.einsum("cka,ka->c", one_hot, log_marginals)
@@ -405,17 +405,17 @@ def best_products(loss, starts):
 
 solved = torch.zeros(len(log_target), dtype=torch.float64).index_fill(0, torch.tensor(where), 1.0)
 drawn = [torch.randn(5, 4, dtype=torch.float64, generator=stream(seed, "product")) for seed in range(6)]
-starts = torch.stack([one_shot_marginals(world["reference"]), log_marginals, *drawn])
+starts = torch.stack([one_shot_marginals(world.policy), log_marginals, *drawn])
 by_reverse_kl = best_products(lambda log_q: (log_q.exp() * (log_q - log_target)).sum(dim=-1), starts)
 by_reward = best_products(lambda log_q: -(log_q.exp() @ solved), starts[:1])
 
 # %%
-names = {world["texts"].index(text): f"solution {number}" for number, text in enumerate(answers, start=1)}
+names = {world.exact.texts.index(text): f"solution {number}" for number, text in enumerate(answers, start=1)}
 print("objective    start           ends on                   its q   KL(q||p*)   rarer solution below 1e-6")
 rows = [("reverse KL", start, log_q) for start, log_q in zip(["reference", "p*", *["random"] * 6], by_reverse_kl, strict=True)]
 for objective, start, log_q in [*rows, ("reward", "reference", by_reward[0])]:
     best = int(log_q.argmax())
-    end, lost = names.get(best, f"wrong {world['texts'][best]}"), (log_q[where].min().exp() < 1e-6).item()
+    end, lost = names.get(best, f"wrong {world.exact.texts[best]}"), (log_q[where].min().exp() < 1e-6).item()
     print(f"{objective:12s} {start:15s} {end:24s} {log_q[best].exp():6.2f} {kl_divergence(log_q, log_target):11.2f} {lost!s:>27s}")
 print(f"a point mass on solution 1: KL(q||p*) = -log p*(1) = {-log_target[where[0]]:.3f}")
 
@@ -479,7 +479,7 @@ def digits_of_1(log_p):
     return [log_p[c, int(answers[0][blanks[c]]) - 1].exp().item() for c in differ]
 
 
-first_step = {"reference": world["reference"], "diffu-GRPO": grpo, "one-shot WDCE": control, "WDCE (DMPO)": dmpo}
+first_step = {"reference": world.policy, "diffu-GRPO": grpo, "one-shot WDCE": control, "WDCE (DMPO)": dmpo}
 first_step = {name: digits_of_1(one_shot_marginals(policy)) for name, policy in first_step.items()}
 marginal = digits_of_1(log_marginals)
 print("p*        ", [f"{p:.3f}" for p in marginal])
@@ -559,8 +559,8 @@ plt.show()
 # the two?
 
 # %%
-print(f"KL(p*||E_sigma[...]) = {kl_divergence(log_target, world['log_order_target']):.5f} nats,",
-      f"shares {[f'{p:.3f}' for p in world['log_order_target'][where].exp().tolist()]}")  # fmt: skip
+print(f"KL(p*||E_sigma[...]) = {kl_divergence(log_target, log_order_target()):.5f} nats,",
+      f"shares {[f'{p:.3f}' for p in log_order_target()[where].exp().tolist()]}")  # fmt: skip
 
 # %% [markdown]
 # Half a thousandth of a nat: here it decides nothing.

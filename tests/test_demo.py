@@ -4,18 +4,18 @@ import json
 
 import pytest
 
-from dmpo_ref import config as config_module
-from toy import demo
-from toy.pretrain import PretrainConfig, pretrain
+from toy import acts, demo
+from toy.options import PretrainConfig
+from toy.reference import pretrain
 from toy.studies import acts as study
 
 
 @pytest.fixture
 def short(monkeypatch):
     """Both acts with two rounds each and few test puzzles."""
-    load = config_module.load_config
+    load = acts.load_config
     small = ("train.rounds=2", "train.prompts_per_round=2", "train.num_rollouts=4", "evaluation.num_items=8")
-    monkeypatch.setattr(demo, "load_config", lambda source, *overrides: load(source, *overrides, *small))
+    monkeypatch.setattr(acts, "load_config", lambda source, *overrides: load(source, *overrides, *small))
 
 
 def test_the_demo_leaves_one_folder_with_everything(short, tmp_path, capsys):
@@ -40,7 +40,7 @@ def test_the_demo_leaves_one_folder_with_everything(short, tmp_path, capsys):
 
 def test_a_finished_demo_is_shown_again_and_another_seed_is_refused(short, tmp_path, monkeypatch, capsys):
     demo.run(tmp_path, seed=0)
-    monkeypatch.setattr(demo, "learn_to_solve", lambda *_, **__: pytest.fail("ran again"))
+    monkeypatch.setattr(acts, "learn_to_solve", lambda *_, **__: pytest.fail("ran again"))
     demo.run(tmp_path, seed=0)
     assert "shown again" in capsys.readouterr().out
     with pytest.raises(ValueError, match="holds the demonstration with seed 0; give another --output"):

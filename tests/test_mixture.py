@@ -8,11 +8,11 @@ import torch
 
 from dmpo_ref.losses import wdce
 from dmpo_ref.weights import log_weights, model_baseline, target_weights
+from toy.studies.baselines import baseline_study, main, table
 from toy.worlds.mixture import (
     GaussianMixturePolicy,
     TabularPolicy,
     World,
-    baseline_study,
     fit_forward,
     fit_reverse,
     reverse_objective,
@@ -176,3 +176,19 @@ def test_bad_input_is_one_line(attempt, message):
     with pytest.raises(ValueError, match=message) as caught:
         attempt()
     assert "\n" not in str(caught.value)
+
+
+def test_the_table_of_the_baselines_has_mean_and_deviation_over_the_seeds():
+    rows = [{"baseline": "none", "N": 4, "seed": seed, "kl": kl, "reward": 0.5} for seed, kl in enumerate((1.0, 2.0, 3.0))]
+    header, line = table(rows).splitlines()
+    assert "nats" in header
+    assert line.split() == ["none", "4", "2.000", "±", "1.000", "0.500"]
+
+
+def test_the_command_of_the_baselines_prints_its_table_and_draws_its_figure(tmp_path, monkeypatch, capsys):
+    quick = {"num_rollouts": (4,), "seeds": range(2), "rounds": 2}
+    monkeypatch.setattr("toy.studies.baselines.baseline_study", lambda world, **fit: baseline_study(world, **quick, **fit))
+    main(["--output", str(tmp_path / "deep" / "figure.png")])
+    printed = capsys.readouterr().out
+    assert all(f"{baseline}" in printed for baseline in ("none", "uniform", "negative", "model"))
+    assert (tmp_path / "deep" / "figure.png").stat().st_size > 20_000

@@ -96,7 +96,8 @@ def test_the_base_stays_as_it_was_and_only_adapters_are_optimised(small_run):
 
 
 def test_adapters_of_another_base_are_refused_in_one_line(tmp_path):
-    from toy.pretrain import PretrainConfig, build_model
+    from toy.options import PretrainConfig
+    from toy.reference import build_model
     from toy.worlds.sudoku import build_tokenizer
 
     other, _ = build_model(PretrainConfig(width=32), build_tokenizer())

@@ -16,7 +16,7 @@ from dmpo_ref.tasks.base import BLANK
 from dmpo_ref.tasks.encoding import decode, encode
 from dmpo_ref.tasks.sudoku import Puzzle, Sudoku, is_solution, read_puzzles, write_puzzles
 from tests.cases.sudoku import ALL, AMBIGUOUS, CASES, SWAPPED, TWO
-from toy.pretrain import careless_answer
+from toy.reference import careless_answer
 from toy.small_llada import make_checkpoint
 from toy.worlds.sudoku import all_grids, build_tokenizer, make_puzzles, solutions, split_grids
 

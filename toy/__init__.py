@@ -2,4 +2,5 @@
 
 from pathlib import Path
 
-DATA, RESULTS = (Path(__file__).parent / name for name in ("data", "results"))
+DATA = Path(__file__).parent / "data"
+RESULTS = Path(__file__).parent / "results"

@@ -1,41 +1,37 @@
-"""The demonstration in two acts, and the experiments behind the results table of the README.
+"""`dmpo demo`: the method in two acts, a table and a figure of both, and what they cost.
 
-Act (a), *learn to solve*: a distribution of puzzles, solve rate on puzzles whose grids were never trained on. It shows that
-the method works; it is no evidence of mass covering, least of all with a reference that moves with the policy.
-Act (b), *match the target*: one puzzle with two solutions and a fixed reference, so that p* is fixed and known exactly.
+Act (a), *learn to solve*: many puzzles, and the share of test puzzles that are solved. Act (b), *match the target*: one puzzle with two
+solutions and a fixed reference, so that p* is known exactly. The acts are in `toy.acts`.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from dmpo_ref.config import Config, SamplerConfig
-from dmpo_ref.evaluation.answering import evaluate
-from dmpo_ref.likelihood import build_vocabulary
-from dmpo_ref.models.loading import latest_checkpoint, load_policy
-from dmpo_ref.presets.loading import PRESETS, load_config
+from dmpo_ref.cli.parser import Parser
 from dmpo_ref.runtime.files import write_atomically
-from dmpo_ref.runtime.processes import build_accelerator
-from dmpo_ref.tasks import build_task
-from dmpo_ref.train import Trained, train
-from toy.oracle import exact_distribution, kl_divergence, rewards, tilted
-from toy.worlds.sudoku import solutions
 
-GREEDY = SamplerConfig(name="confidence", temperature=0.0)
-EXACT_EVALUATIONS = 10  # in the course of act (b), the last one at its end
-TWO_SOLUTIONS = [PRESETS.parent.parent / "toy" / "data" / f"two_solutions_{i}.csv" for i in (1, 2, 3)]
+
+def main(words: list[str]) -> None:
+    """`dmpo demo`, from the words that follow it."""
+    about = "The method on the toy in two acts: solve rate on Sudoku, exact KL on one puzzle."
+    parser = Parser(prog="dmpo demo", description=about, example="dmpo demo --output runs/demo")
+    parser.add_argument("--output", default="runs/demo", help="folder of the results (default runs/demo); a finished one is shown again")
+    parser.add_argument("--seed", type=int, default=0, help="key of every random stream (default 0)")
+    args = parser.read(words)
+    run(Path(args.output), seed=args.seed)
 
 
 def run(output: Path, *, seed: int) -> dict[str, Any]:
     """Both acts; leaves metrics, checkpoints, `summary.json` and `demo.png` in `output`, prints a table.
 
-    A finished demonstration is shown again, an interrupted one goes on from its checkpoints.
+    A finished demonstration is shown again, an interrupted one continues from its checkpoints.
+
+    Raises:
+        ValueError: the folder holds the demonstration with another seed.
     """
     file = output / "summary.json"
     if file.is_file():
@@ -45,103 +41,28 @@ def run(output: Path, *, seed: int) -> dict[str, Any]:
         print(f"shown again from {file}; remove {output} to run it anew\n")
     else:
         print("Act (a): 4x4 Sudoku, the reference moves with the policy. Act (b): one puzzle with two solutions, the reference stays.")
-        start = time.perf_counter()
-        act_a = learn_to_solve(output / "act_a", seed=seed)
-        act_b = match_target(output / "act_b", TWO_SOLUTIONS[0], seed=seed)
-        summary = {"seed": seed, "act_a": act_a, "act_b": act_b, "seconds": {"act_a": act_a.pop("seconds"), "act_b": act_b.pop("seconds")}}
-        summary["seconds"]["total"] = time.perf_counter() - start
-        for count in ("rollouts", "gradient_steps", "forward_passes"):
-            summary[count] = act_a[count] + act_b[count]
-        from toy.figures.demo import draw_demo
-
-        draw_demo(output, summary)
+        summary = play(output, seed=seed)
         write_atomically(file, json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
     print(table(summary))
     print(f"\nfigure: {output / 'demo.png'}\nnumbers: {file}")
     return summary
 
 
-def learn_to_solve(output: Path, *, seed: int, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Act (a): train on puzzles of the training grids, measure the solve rate on the 256 fixed test puzzles."""
+def play(output: Path, *, seed: int) -> dict[str, Any]:
+    """Run both acts and draw the figure. Returns the summary."""
+    # seconds of torch, transformers and matplotlib, which neither --help nor a finished demonstration needs
+    from toy import acts
+    from toy.figures.demo import draw_demo
+
     start = time.perf_counter()
-    config = load_config("toy_sudoku", f"output={output}", f"seed={seed}", *overrides)
-    before = solve_rates(config, config.model.path)
-    trained = train_or_resume(config)
-    after = solve_rates(config, str(output))
-    return {
-        "reference_moves": config.weight.log_ratio == "none" or config.train.resync_every > 0,
-        "before": before,
-        "after": after,
-        **counts(trained),
-        "seconds": time.perf_counter() - start,
-    }
-
-
-def solve_rates(config: Config, path: str) -> dict[str, Any]:
-    """Solve rate at temperature 1 (also by number of blanks) and greedily, and the greedy answers."""
-    policy, tokenizer = load_policy(type(config.model)(**{**vars(config.model), "path": path}), build_accelerator(config).device)
-    task = build_task(config.task)
-    items = task.load(config.task.test)[: config.evaluation.num_items]
-    vocabulary = build_vocabulary(tokenizer, policy.config.embedding_size, alphabet=task.alphabet)
-    sampled = evaluate(policy, tokenizer, task, items, SamplerConfig(), vocabulary, num_samples=config.evaluation.num_samples)
-    greedy = evaluate(policy, tokenizer, task, items, GREEDY, vocabulary)
-    return {
-        "temperature_1": sampled.accuracy,
-        "by_blanks": sampled.by_kind,
-        "greedy": greedy.accuracy,
-        "greedy_answers": {item.puzzle: answers[0] for item, answers in zip(items[:10], greedy.answers[:10], strict=True)},
-    }
-
-
-def match_target(output: Path, puzzle_file: Path, *, seed: int, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Act (b): train on one puzzle with the reference fixed; exact KL to p* of the initial reference, before and after."""
-    start = time.perf_counter()
-    files = (f"task.train={puzzle_file}", f"task.test={puzzle_file}")
-    config = load_config("toy_two_solutions", f"output={output}", f"seed={seed}", *files, *overrides)
-    reference, tokenizer = load_policy(config.model, torch.device("cpu"))
-    task = build_task(config.task)
-    item = task.load(config.task.train)[0]
-    vocabulary = build_vocabulary(tokenizer, reference.config.embedding_size, alphabet=task.alphabet)
-    initial = exact_distribution(reference, tokenizer, task, item, vocabulary)
-    log_target = tilted(initial.log_prob, rewards(task, item, initial), config.weight.alpha)
-    answers = solutions(item.puzzle)
-
-    def exactly(policy) -> dict[str, Any]:
-        exact = exact_distribution(policy, tokenizer, task, item, vocabulary)
-        return {
-            "kl_target_policy": kl_divergence(log_target, exact.log_prob),
-            "kl_policy_target": kl_divergence(exact.log_prob, log_target),
-            "shares": [exact.probability_of(text) for text in answers],
-        }
-
-    def on_round(done: int, policy) -> dict[str, float]:
-        if done % max(1, config.train.rounds // EXACT_EVALUATIONS) and done != config.train.rounds:
-            return {}
-        return {f"exact/{name}": value for name, value in exactly(policy).items()}
-
-    trained = train_or_resume(config, on_round=on_round)
-    return {
-        "puzzle": item.puzzle,
-        "solutions": answers,
-        "alpha": config.weight.alpha,
-        "reference_moves": config.train.resync_every > 0,
-        "target_shares": [log_target[initial.texts.index(text)].exp().item() for text in answers],
-        "before": exactly(reference),
-        "after": exactly(trained.policy),
-        **counts(trained),
-        "seconds": time.perf_counter() - start,
-    }
-
-
-def train_or_resume(config: Config, on_round: Callable | None = None) -> Trained:
-    """Train, from the newest checkpoint if an earlier attempt left one."""
-    return train(config, on_round=on_round, resume=latest_checkpoint(Path(config.output)) is not None)
-
-
-def counts(trained: Trained) -> dict[str, int]:
-    """What the run cost."""
-    last = trained.metrics[-1]
-    return {"rollouts": last["rollouts"], "gradient_steps": last["step"], "forward_passes": last["forward_passes"]}
+    act_a = acts.learn_to_solve(output / "act_a", seed=seed)
+    act_b = acts.match_target(output / "act_b", acts.TWO_SOLUTIONS[0], seed=seed)
+    seconds = {"act_a": act_a.pop("seconds"), "act_b": act_b.pop("seconds"), "total": time.perf_counter() - start}
+    summary: dict[str, Any] = {"seed": seed, "act_a": act_a, "act_b": act_b, "seconds": seconds}
+    for count in ("rollouts", "gradient_steps", "forward_passes"):
+        summary[count] = act_a[count] + act_b[count]
+    draw_demo(output, summary)
+    return summary
 
 
 def table(summary: dict[str, Any]) -> str:

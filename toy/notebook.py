@@ -9,7 +9,7 @@ import torch
 
 from dmpo_ref.plots.style import use_style
 
-NEEDED = {"dmpo-ref": "0.1.0", "torch": "2.6", "transformers": "5.0"}
+NEEDED = {"torch": "2.6", "transformers": "5.0"}
 
 
 def start() -> None:

@@ -19,7 +19,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from dmpo_ref.models.llada import LLaDAConfig, LLaDAModelLM
 
 # Every field of the official config.json that is not a size or a token id, with its official value.
-OFFICIAL_FIELDS = {
+OFFICIAL_FIELDS: dict[str, Any] = {
     "activation_type": "silu",
     "alibi": False,
     "alibi_bias_max": 8.0,

@@ -1,36 +1,41 @@
-"""?"""
+"""The command line, `dmpo`: the words are read before what a command needs is imported, because torch and transformers take seconds."""
 
 from __future__ import annotations
 
-import torch
+import sys
+from pkgutil import resolve_name
 
-from dmpo_ref.cli.commands import complain, run_demo, run_evaluate
-from dmpo_ref.cli.parser import build_parser
+from dmpo_ref.cli.parser import TOY, build_parser, complain
 from dmpo_ref.runtime.interrupt import Interrupted
+
+# How to continue what was stopped. The other commands leave nothing to continue.
+CONTINUE = {"train": "the same command with --resume", "evaluate": "the same command", "demo": "the same command"}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command. Returns the exit code: 0, 2 for something the user can mend (one line on stderr), 130 after Ctrl-C."""
-    parser = build_parser()
-    args, rest = parser.parse_known_args(arguments)
-    # argparse stops collecting key=value at the first flag; those after it arrive here.
-    if wrong := [word for word in rest if "=" not in word or word.startswith("-") or not hasattr(args, "overrides")]:
-        parser.error(f"unrecognized argument {wrong[0]!r}; options are given as section.key=value, see --help")
-    if rest:
-        args.overrides = [*args.overrides, *rest]
+    """Run a command. Returns the exit code: 0, 2 for something the user can fix (one line on stderr), 130 after Ctrl-C."""
+    words = sys.argv[1:] if arguments is None else arguments
+    name = words[0] if words else ""
     try:
-        args.run(args)
+        if name in TOY:  # it has a parser of its own
+            resolve_name(TOY[name][0])(words[1:])
+        else:
+            args = build_parser().read(words)
+            resolve_name(args.run)(args)
     except Interrupted as stopped:
-        how = "the same command" if args.run is run_demo else "the same command with --resume"
-        return complain(f"{stopped}; {how} goes on", code=130)
+        return complain(f"{stopped}; {CONTINUE[name]} goes on", code=130)
     except KeyboardInterrupt:
-        how = "the same command" if args.run in (run_demo, run_evaluate) else "the same command with --resume"
-        return complain(f"stopped; what was written stands, and {how} goes on", code=130)
-    except torch.OutOfMemoryError:
-        settings = "sampler.micro_batch, train.score_micro_batch or loss.micro_batch"
-        return complain(f"out of memory; lower {settings}, or set model.gradient_checkpointing=true (see dmpo plan)", code=2)
+        rest = f"; what was written stands, and {CONTINUE[name]} goes on" if name in CONTINUE else ""
+        return complain(f"stopped{rest}", code=130)
     except (ValueError, OSError) as error:
-        if args.traceback:
+        if "--traceback" in words:
             raise
         return complain(" ".join(str(error).split()), code=2)
+    except RuntimeError as error:
+        import torch  # seconds, which grade and table need not spend
+
+        if not isinstance(error, torch.OutOfMemoryError):
+            raise
+        settings = "sampler.micro_batch, train.score_micro_batch or loss.micro_batch"
+        return complain(f"out of memory; lower {settings}, or set model.gradient_checkpointing=true (see dmpo plan)", code=2)
     return 0

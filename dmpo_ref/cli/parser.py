@@ -1,25 +1,14 @@
-"""The command line: thin commands over the library. `dmpo COMMAND --help` shows an example of each."""
+"""The words that `dmpo` understands. Nothing slow is imported here, so that `dmpo COMMAND --help` answers at once."""
 
 from __future__ import annotations
 
 import argparse
-from importlib.metadata import version
+import sys
+from typing import Any, NoReturn
 
-from dmpo_ref.cli.commands import (
-    complain,
-    run_bench,
-    run_demo,
-    run_evaluate,
-    run_export,
-    run_grade,
-    run_plan,
-    run_pretrain,
-    run_sample,
-    run_table,
-    run_train,
-)
+from dmpo_ref import __version__
 from dmpo_ref.config import describe_options
-from dmpo_ref.forecast.hardware import BANDWIDTH, FLOPS, STRATEGIES
+from dmpo_ref.forecast.hardware import BANDWIDTH, FLOPS
 
 EXAMPLES = {
     "train": "dmpo train toy_sudoku output=runs/mine weight.baseline=uniform train.rounds=30",
@@ -32,101 +21,128 @@ EXAMPLES = {
     "plan": "dmpo plan toy_sudoku --gpu-memory 24 train.num_rollouts=64",
     "export": "dmpo export runs/llada_sudoku merged --merge",
     "bench": "dmpo bench samplers",
-    "demo": "dmpo demo --output runs/demo",
-    "pretrain-toy": "dmpo pretrain-toy output=runs/pretrain_toy correct_share=0.2",
+}
+TOY = {  # name → the function that reads the other words and runs the command; its line in `dmpo --help`
+    "demo": ("toy.demo:main", "The method on the toy in two acts: solve rate on Sudoku, exact KL on one puzzle."),
+    "pretrain-toy": ("toy.pretrain:main", "Rebuild the tiny reference policy that ships in toy/checkpoint."),
 }
 
 
 class Parser(argparse.ArgumentParser):
-    """Mistakes in one line, like all others."""
+    """A command's: its help ends with an example and the options, a mistake is one line, and `key=value` may stand anywhere."""
 
-    def error(self, message: str) -> None:
+    def __init__(self, *, example: str, options: str = "", **settings: Any) -> None:
+        end = f"example:\n  {example}" + (f"\n\n{options}" if options else "")
+        super().__init__(epilog=end, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **settings)
+        self.add_argument("--traceback", action="store_true", help="show where an error came from instead of one line")
+
+    def read(self, words: list[str]) -> argparse.Namespace:
+        """Parse. argparse stops collecting `key=value` at the first flag; those after it are added here."""
+        args, rest = self.parse_known_args(words)
+        if wrong := [word for word in rest if "=" not in word or word.startswith("-") or "overrides" not in args]:
+            self.error(f"unrecognized argument {wrong[0]!r}; options are given as section.key=value")
+        if rest:
+            args.overrides = [*args.overrides, *rest]
+        return args
+
+    def error(self, message: str) -> NoReturn:
         self.exit(complain(f"{message}; see {self.prog} --help", code=2))
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser with its commands."""
-    parser = Parser(prog="dmpo", description="Distribution Matching Policy Optimization for masked diffusion language models.")
-    parser.add_argument("--version", action="version", version=f"dmpo {version('dmpo-ref')}")
+def build_parser() -> Parser:
+    """The parser with its commands; `args.run` names the function of the one that was given."""
+    about = "Distribution Matching Policy Optimization for masked diffusion language models."
+    parser = Parser(prog="dmpo", description=about, example=EXAMPLES["train"])
+    parser.add_argument("--version", action="version", version=f"dmpo {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    add_config_commands(commands)
+    add_other_commands(commands)
+    for name, (_, help) in TOY.items():
+        commands.add_parser(name, help=help, example="")
+    return parser
 
-    def add(name: str, run, help: str, *, config: bool) -> argparse.ArgumentParser:
-        epilog = f"example:\n  {EXAMPLES[name]}"
-        if config:
-            epilog += "\n\noptions of CONFIG, given there or as section.key=value:\n" + options_page()
-        command = commands.add_parser(
-            name,
-            help=help.replace("%", "%%"),
-            description=help,
-            epilog=epilog,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
+
+def add_command(commands: Any, module: str, name: str, help: str, options: str = "") -> Parser:
+    """A command of this package: `run_NAME` of a module runs it."""
+    command = commands.add_parser(name, help=help.replace("%", "%%"), description=help, example=EXAMPLES[name], options=options)
+    command.set_defaults(run=f"dmpo_ref.cli.{module}:run_{name}")
+    return command
+
+
+def add_config_commands(commands: Any) -> None:
+    """What takes a config and overrides of its options."""
+    options = "options of CONFIG, given there or as section.key=value:\n" + options_page(describe_options())
+
+    def add(name: str, help: str) -> Parser:
+        command = add_command(commands, "commands", name, help, options)
         if name == "evaluate":  # several configs, then overrides; told apart by their "="
             command.add_argument("words", nargs="+", metavar="CONFIG", help="YAML files or presets, one for each task; then key=value")
             command.set_defaults(overrides=[])
-        elif config:
+        else:
             command.add_argument("config", metavar="CONFIG", help="YAML file, or the name of a preset such as toy_sudoku")
-        command.add_argument("--traceback", action="store_true", help="show where an error came from instead of one line")
-        command.set_defaults(run=run)
+            command.add_argument("overrides", nargs="*", default=[], metavar="key=value")
         return command
 
-    command = add("train", run_train, "Fine-tune the policy of a config; metrics and checkpoints go to its output folder.", config=True)
+    command = add("train", "Fine-tune the policy of a config; metrics and checkpoints go to its output folder.")
     command.add_argument("--resume", action="store_true", help="continue the run in the output folder from its newest checkpoint")
-    command.add_argument("overrides", nargs="*", metavar="key=value")
 
-    command = add("sample", run_sample, "Let the policy answer one test item, or one of your own, and show the answers.", config=True)
+    command = add("sample", "Let the policy answer one test item, or one of your own, and show the answers.")
     command.add_argument("--item", type=int, default=0, help="number of the test item, from 0 (default 0)")
     command.add_argument("--puzzle", help="an item given as text instead: 16 digits with 0 for blanks, 30,100,93=23, or a question")
     command.add_argument("--num-samples", type=int, default=1, help="answers to draw (default 1)")
     command.add_argument("--draw", metavar="FILE", help="draw who was unmasked when, in the first answer: .png, or .gif to see it move")
-    command.add_argument("overrides", nargs="*", metavar="key=value")
 
-    command = add("evaluate", run_evaluate, "Accuracy on the test items of tasks, at several lengths, with several samplers.", config=True)
+    command = add("evaluate", "Accuracy on the test items of tasks, at several lengths, with several samplers.")
     command.add_argument("--output", metavar="FOLDER", help="keep every answer here; an evaluation that was killed goes on")
     command.add_argument("--lengths", type=as_lengths, default=[], metavar="L,…", help="generation lengths, such as 128,256,512")
     command.add_argument("--samplers", type=as_words, default=[], metavar="S,…", help="such as confidence,confidence+prefix,wino")
 
-    command = add("grade", run_grade, "Both gradings of answers in files: of dmpo evaluate, or as d1 and DMPO publish them.", config=False)
-    command.add_argument("files", nargs="+", metavar="FILE", help="NAME.jsonl of dmpo evaluate, or TASK_…_generations.json")
-    command.add_argument("--output", metavar="FILE.jsonl", help="also write the grade of every answer to this new file")
-    command.add_argument("--explain", type=int, action="append", default=[], metavar="INDEX", help="explain this item of each file, from 0")
-
-    command = add("table", run_table, "Runs side by side with the published numbers, with 95 % intervals.", config=False)
-    command.add_argument("runs", nargs="*", metavar="RUN", help="folder that dmpo evaluate --output wrote, or with files of generations")
-    command.add_argument("--markdown", action="store_true", help="a Markdown table instead of text")
-    command.add_argument("--figure", metavar="FILE", help="also draw it as bars, .png or .svg")
-
-    command = add(
-        "plan", run_plan, "Forecast parameters, memory, forward passes and time of a round, without loading weights.", config=True
-    )
+    command = add("plan", "Forecast parameters, memory, forward passes and time of a round, without loading weights.")
     command.add_argument("--prompt-length", type=int, help="tokens of the longest prompt (default 256, or what the model has room for)")
     command.add_argument("--flops", type=float, default=FLOPS, help=f"bf16 operations per second of one GPU (default {FLOPS:g}, an H100)")
     command.add_argument("--bandwidth", type=float, default=BANDWIDTH, help=f"bytes per second from its memory (default {BANDWIDTH:g})")
     command.add_argument("--gpu-memory", type=float, default=80.0, help="memory of one GPU in GB of 10^9 bytes (default 80)")
     command.add_argument("--num-processes", type=int, default=1, help="GPUs that share the prompts of a round (default 1)")
-    command.add_argument("--strategy", choices=STRATEGIES, default="ddp", help="what else they share (default ddp)")
-    command.add_argument("overrides", nargs="*", metavar="key=value")
+    command.add_argument("--strategy", default="ddp", help="ddp: each GPU holds all weights; fsdp2: they share them (default ddp)")
 
-    command = add(
-        "export", run_export, "Write the policy of a run as a plain checkpoint, or its adapters as plain PEFT adapters.", config=False
+
+def add_other_commands(commands: Any) -> None:
+    """What takes files, and the benchmark of this machine."""
+    command = add_command(
+        commands, "grading", "grade", "Both gradings of answers in files: of dmpo evaluate, or as d1 and DMPO publish them."
     )
+    command.add_argument("files", nargs="+", metavar="FILE", help="NAME.jsonl of dmpo evaluate, or TASK_…_generations.json")
+    command.add_argument("--output", metavar="FILE.jsonl", help="also write the grade of every answer to this new file")
+    command.add_argument("--explain", type=int, action="append", default=[], metavar="INDEX", help="explain this item of each file, from 0")
+
+    command = add_command(commands, "grading", "table", "Runs side by side with the published numbers, with 95 % intervals.")
+    command.add_argument(
+        "runs", nargs="*", default=[], metavar="RUN", help="folder that dmpo evaluate --output wrote, or with files of generations"
+    )
+    command.add_argument("--markdown", action="store_true", help="a Markdown table instead of text")
+    command.add_argument("--figure", metavar="FILE", help="also draw it as bars, .png or .svg")
+
+    export_help = "Write the policy of a run as a plain checkpoint, or its adapters as plain PEFT adapters."
+    command = add_command(commands, "commands", "export", export_help)
     command.add_argument("source", metavar="RUN", help="folder of a run or of one of its checkpoints")
     command.add_argument("target", metavar="OUTPUT", help="folder to write; must not exist")
     command.add_argument("--merge", action="store_true", help="add the adapters to the weights of their base")
 
-    command = add("bench", run_bench, "Measure this library on this machine.", config=False)
+    command = add_command(commands, "commands", "bench", "Measure this library on this machine.")
     what = "loss: a step with LLaDA's vocabulary, chunked against all logits; samplers: a table; grading: time for one answer"
     command.add_argument("name", choices=["loss", "samplers", "grading"], help=what)
 
-    command = add("demo", run_demo, "The method on the toy in two acts: solve rate on Sudoku, exact KL on one puzzle.", config=False)
-    command.add_argument("--output", default="runs/demo", help="folder of the results (default runs/demo); a finished one is shown again")
-    command.add_argument("--seed", type=int, default=0, help="key of every random stream (default 0)")
 
-    command = add("pretrain-toy", run_pretrain, "Rebuild the tiny reference policy that ships in toy/checkpoint.", config=False)
-    command.epilog += "\n\noptions, given as key=value:\n" + pretrain_options_page()
-    command.add_argument("overrides", nargs="*", metavar="key=value")
-    return parser
+def options_page(options: dict[str, tuple[str, Any, str, str]]) -> str:
+    """Every option with its default, symbol and description, one a line."""
+    lines = []
+    for key, option in options.items():
+        kind, default, help, symbol = option.kind, option.default, option.help, option.symbol
+        shown = "required" if default == "???" else "null" if default is None else default
+        if kind.startswith("one of"):
+            shown = f"{shown}; {kind}".replace("'", "")
+        lines.append(f"  {key} ({shown})  {help}{f' [{symbol}]' if symbol else ''}")
+    return "\n".join(lines)
 
 
 def as_words(text: str) -> list[str]:
@@ -141,20 +157,7 @@ def as_lengths(text: str) -> list[int]:
     return [int(word) for word in as_words(text)]
 
 
-def options_page(options: dict | None = None) -> str:
-    """Every option with its default, symbol and description, one a line."""
-    lines = []
-    for key, option in (options or describe_options()).items():
-        kind, default, help, symbol = option.kind, option.default, option.help, option.symbol
-        shown = "required" if default == "???" else "null" if default is None else default
-        if kind.startswith("one of"):
-            shown = f"{shown}; {kind}".replace("'", "")
-        lines.append(f"  {key} ({shown})  {help}{f' [{symbol}]' if symbol else ''}")
-    return "\n".join(lines)
-
-
-def pretrain_options_page() -> str:
-    """The options of `pretrain-toy`, read from its dataclass."""
-    from toy.pretrain import PretrainConfig
-
-    return options_page(describe_options(PretrainConfig))
+def complain(message: str, *, code: int) -> int:
+    """One line on stderr; returns the exit code."""
+    print(f"dmpo: {message}", file=sys.stderr)
+    return code

@@ -1,4 +1,4 @@
-"""What `python -m toy.worlds.mixture` shows: what the weight baselines do, and which modes the two directions of KL keep.
+"""What `python -m toy.studies.baselines` shows: what the weight baselines do, and which modes the two directions of KL keep.
 
 The notebooks draw the same panels, and fits in the plane as films.
 """
@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from itertools import groupby
 from pathlib import Path
-from statistics import mean, stdev
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -24,18 +21,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator
 from torch import Tensor
 
 from toy.oracle import kl_divergence
-
-if TYPE_CHECKING:
-    from toy.worlds.mixture import World
-
-
-def table(rows: list[dict]) -> str:
-    """Mean and standard deviation over seeds of the KL, and the mean reward, one line for each baseline and N."""
-    lines = [f"{'baseline':<10}{'N':>3}  {'KL(p*||p_theta), nats':>22}  {'E[r]':>7}"]
-    for (baseline, N), group in groupby(rows, key=lambda row: (row["baseline"], row["N"])):
-        kl, reward = zip(*[(row["kl"], row["reward"]) for row in group], strict=True)
-        lines.append(f"{baseline:<10}{N:>3}  {mean(kl):>14.3f} ± {stdev(kl):.3f}  {mean(reward):>7.3f}")
-    return "\n".join(lines)
+from toy.worlds.mixture import World
 
 
 def draw_figure(rows: list[dict], world: World, forward: Tensor, reverse: Tensor, path: Path) -> None:
@@ -132,7 +118,8 @@ def film_planes(world: World, films: dict[str, Sequence[Tensor]], captions: Sequ
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "film.gif"
-        FuncAnimation(figure, draw, frames=len(captions)).save(path, writer=PillowWriter(fps=len(captions) / seconds), dpi=75)
+        writer = PillowWriter(fps=len(captions) / seconds)  # type: ignore[arg-type]  # a fraction is right, whatever the stub says
+        FuncAnimation(figure, draw, frames=len(captions)).save(path, writer=writer, dpi=75)
         plt.close(figure)
         return path.read_bytes()
 

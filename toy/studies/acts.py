@@ -22,25 +22,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch.nn import Module
 from tqdm import tqdm
 
 from dmpo_ref.config import SamplerConfig
 from dmpo_ref.evaluation.answering import evaluate
-from dmpo_ref.likelihood import build_vocabulary
-from dmpo_ref.models.loading import load_policy
 from dmpo_ref.presets.loading import load_config
-from dmpo_ref.tasks import build_task
 from dmpo_ref.train import train
 from toy import RESULTS
-from toy.demo import TWO_SOLUTIONS, counts, learn_to_solve, match_target
+from toy.acts import TWO_SOLUTIONS, counts, learn_to_solve, match_target
+from toy.figures.demo import draw_group_size
+from toy.loading import load
 
 EXPERIMENTS = ("act_a", "act_b", "group_size", "variants", "curve")
 ROLLOUTS = 3200
 Job = tuple[str, str, int, int, tuple[str, ...]]  # act, name, seed, puzzle, overrides
 
 # name → overrides of act (a)
-ACT_A = {
+ACT_A: dict[str, tuple[str, ...]] = {
     "reference moves (log_ratio none)": (),
     "reference fixed (log_ratio path)": ("weight.log_ratio=path",),
 }
@@ -52,7 +51,7 @@ GROUPS = {
     "N=64": (64, 1, 4),
     "N=256": (256, 1, 16),
 }
-VARIANTS = {
+VARIANTS: dict[str, tuple[str, ...]] = {
     "wdce, none": (),
     "wdce, uniform": ("weight.baseline=uniform",),
     "wdce, model": ("weight.baseline=model", "loss.masks=path"),
@@ -65,7 +64,7 @@ VARIANTS = {
 }
 
 # name → overrides of act (a); 480 gradient steps in each, on 23,040 rollouts or on a quarter of them
-CURVES = {
+CURVES: dict[str, tuple[str, ...]] = {
     "120 rounds": (),
     "120 rounds, reuse 1": ("train.reuse_rounds=1",),
     "120 rounds, reuse 3": ("train.reuse_rounds=3",),
@@ -127,19 +126,18 @@ def learning_curve(output: Path, *, seed: int, overrides: tuple[str, ...]) -> di
     """Act (a) with its metrics: reward and ESS of every round, test solve rates at temperature 1 in the course of it."""
     start = time.perf_counter()
     config = load_config("toy_sudoku", f"output={output}", f"seed={seed}", "evaluation.every=0", *overrides)
-    reference, tokenizer = load_policy(config.model, torch.device("cpu"))
-    task = build_task(config.task)
-    items = task.load(config.task.test)
-    vocabulary = build_vocabulary(tokenizer, reference.config.embedding_size, alphabet=task.alphabet)
+    loaded = load(config)
+    items = loaded.task.load(config.task.test)
     measured: list[dict[str, Any]] = []
 
-    def measure(done: int, policy) -> dict[str, float]:
+    def measure(done: int, policy: Module) -> dict[str, float]:
         if done == 0 or done in {max(1, int(share * config.train.rounds)) for share in MEASURED}:
-            result = evaluate(policy, tokenizer, task, items, SamplerConfig(), vocabulary, num_samples=config.evaluation.num_samples)
+            asked = (policy, loaded.tokenizer, loaded.task, items)
+            result = evaluate(*asked, SamplerConfig(), loaded.vocabulary, num_samples=config.evaluation.num_samples)
             measured.append({"round": done, "solve_rate": result.accuracy, "by_blanks": result.by_kind})
         return {}
 
-    measure(0, reference)
+    measure(0, loaded.policy)
     trained = train(config, on_round=measure)
     last = {entry["round"]: entry for entry in trained.metrics}.values()
     rounds = {name: [round(entry[name], 4) for entry in last] for name in ("rollouts", "reward", "ess", "grad_norm")}
@@ -154,7 +152,7 @@ def read(experiment: str) -> list[dict[str, Any]]:
 
 def by_name(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """Rows grouped by the name of the setting, in the order in which they were run."""
-    groups = defaultdict(list)
+    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         groups[row["name"]].append(row)
     return dict(groups)
@@ -173,11 +171,9 @@ def show() -> None:
     for experiment in ("act_b", "group_size", "variants"):
         print_row(f"\n{experiment}, exact KL(p*‖p_θ), nats", "runs", "before", "median", "largest", "share error", "lost a mode")
         for name, rows in by_name(read(experiment)).items():
-            before, after = ([r[when]["kl_target_policy"] for r in rows] for when in ("before", "after"))
-            kl = (f"{x:.4f}" for x in (statistics.median(before), statistics.median(after), max(after)))
+            start, end = ([r[when]["kl_target_policy"] for r in rows] for when in ("before", "after"))
+            kl = (f"{x:.4f}" for x in (statistics.median(start), statistics.median(end), max(end)))
             print_row(name, len(rows), *kl, f"{max(map(share_error, rows)):.3f}", sum(map(lost_mode, rows)))
-    from toy.figures.demo import draw_group_size
-
     print(f"\nfigure: {draw_group_size(by_name(read('group_size')), Path('book/figures/group_size.png'))}")
 
 

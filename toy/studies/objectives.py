@@ -1,6 +1,6 @@
-"""DMPO against its rivals on one puzzle with two solutions and a fixed reference, where p* is known exactly.
+"""DMPO and other objectives on one puzzle with two solutions and a fixed reference, where p* is known exactly.
 
-    python -m toy.studies.objectives        # run what is missing in toy/results/rivals.jsonl, then print the table
+    python -m toy.studies.objectives        # run what is missing in toy/results/objectives.jsonl, then print the table
     python -m toy.studies.objectives show   # the table alone
 
 Every run draws 64 rollouts in each of 50 rounds, 3,200 in all, in groups of N = 4, 16 or 64, with 2 gradient steps a round.
@@ -26,21 +26,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Module
 from tqdm import tqdm
 
-from dmpo_ref.likelihood import build_vocabulary
-from dmpo_ref.models.loading import load_policy
 from dmpo_ref.presets.loading import load_config
-from dmpo_ref.tasks import build_task
 from dmpo_ref.tasks.encoding import encode
 from dmpo_ref.train import train
 from toy import RESULTS
-from toy.demo import counts
-from toy.oracle import conditional_log_prob, exact_distribution, kl_divergence, rewards, tilted
+from toy.acts import TwoSolutions, counts, load_two_solutions
+from toy.oracle import conditional_log_prob, kl_divergence, rewards
 from toy.studies.acts import by_name, print_row
-from toy.worlds.sudoku import solutions
+from toy.studies.acts import read as read_results
 
-FILE = RESULTS / "rivals.jsonl"
+FILE = RESULTS / "objectives.jsonl"
 ROLLOUTS_PER_ROUND, STEPS_PER_ROUND = 64, 2
 SIZES = (4, 16, 64)
 SWEEP_SIZE, SWEEP_SEED, SEEDS = 16, 10, (0, 1, 2)
@@ -48,7 +46,7 @@ LEARNING_RATES = (1e-4, 3e-4, 1e-3)
 
 # name → (what it aims at, overrides of the preset toy_two_solutions)
 NO_WEIGHTS = "weight.log_ratio=none"
-OBJECTIVES = {
+OBJECTIVES: dict[str, tuple[str, tuple[str, ...]]] = {
     "WDCE (DMPO)": ("target", ()),
     "diffu-GRPO": ("reward", ("loss.name=diffu_grpo", NO_WEIGHTS)),
     "diffu-GRPO, β 0.04": ("reward", ("loss.name=diffu_grpo", NO_WEIGHTS, "loss.kl=0.04")),
@@ -119,46 +117,36 @@ def one_run(kind: str, name: str, num_rollouts: int, learning_rate: float, seed:
     }
 
 
-def measure(policy) -> dict[str, Any]:
+def measure(policy: Module) -> dict[str, Any]:
     """Exact divergences from both targets, probability of each solution, and of solving the puzzle."""
     puzzle = load_puzzle()
-    exact = exact_distribution(policy, puzzle["tokenizer"], puzzle["task"], puzzle["item"], puzzle["vocabulary"])
-    shares = [exact.probability_of(text) for text in puzzle["solutions"]]
-    return {
-        "kl_target_policy": kl_divergence(puzzle["log_target"], exact.log_prob),
-        "kl_policy_target": kl_divergence(exact.log_prob, puzzle["log_target"]),
-        "kl_order_target_policy": kl_divergence(puzzle["log_order_target"], exact.log_prob),
-        "shares": shares,
-        "solved": sum(shares),
-    }
+    exact = puzzle.distribution(policy)
+    found = puzzle.compare(exact)
+    to_second = kl_divergence(log_order_target(), exact.log_prob)
+    return {**found, "kl_order_target_policy": to_second, "solved": sum(found["shares"])}
 
 
 @cache
 def reference_measures() -> tuple[dict[str, Any], dict[str, Any]]:
     """The reference itself, and the two targets: shares of the solutions, and the divergence between them."""
-    puzzle = load_puzzle()
-    index = [puzzle["texts"].index(text) for text in puzzle["solutions"]]
-    target = {name: puzzle[f"log_{name}"][index].exp().tolist() for name in ("target", "order_target")}
-    return measure(puzzle["reference"]), target | {"kl": kl_divergence(puzzle["log_target"], puzzle["log_order_target"])}
+    puzzle, second = load_puzzle(), log_order_target()
+    index = [puzzle.exact.texts.index(text) for text in puzzle.solutions]
+    shares = {"target": puzzle.log_target[index].exp().tolist(), "order_target": second[index].exp().tolist()}
+    return measure(puzzle.policy), {**shares, "kl": kl_divergence(puzzle.log_target, second)}
 
 
 @cache
-def load_puzzle() -> dict[str, Any]:
-    """The puzzle, the reference policy, and log p* and log of the second target over all answers."""
-    config = load_config("toy_two_solutions")
-    reference, tokenizer = load_policy(config.model, torch.device("cpu"))
-    task = build_task(config.task)
-    item = task.load(config.task.train)[0]
-    vocabulary = build_vocabulary(tokenizer, reference.config.embedding_size, alphabet=task.alphabet)
-    exact = exact_distribution(reference, tokenizer, task, item, vocabulary)
-    reward = rewards(task, item, exact)
-    log_ref_by_order = order_log_prob(reference, tokenizer, task, item, vocabulary)
-    return {
-        **{"reference": reference, "tokenizer": tokenizer, "task": task, "item": item, "vocabulary": vocabulary},
-        **{"texts": exact.texts, "solutions": solutions(item.puzzle)},
-        "log_target": tilted(exact.log_prob, reward, config.weight.alpha),
-        "log_order_target": order_target(log_ref_by_order, reward, config.weight.alpha),
-    }
+def load_puzzle() -> TwoSolutions:
+    """The puzzle with its reference policy and log p* over all answers."""
+    return load_two_solutions(load_config("toy_two_solutions"))
+
+
+@cache
+def log_order_target() -> Tensor:
+    """Log of the second target over all answers to the puzzle, [C]."""
+    puzzle, alpha = load_puzzle(), load_config("toy_two_solutions").weight.alpha
+    log_ref = order_log_prob(puzzle.policy, puzzle.tokenizer, puzzle.task, puzzle.item, puzzle.vocabulary)
+    return order_target(log_ref, rewards(puzzle.task, puzzle.item, puzzle.exact), alpha)
 
 
 def order_log_prob(model, tokenizer, task, item: Any, vocabulary) -> Tensor:
@@ -188,7 +176,7 @@ def order_target(log_ref: Tensor, reward: Tensor, alpha: float) -> Tensor:
 
 def read() -> list[dict[str, Any]]:
     """Results so far."""
-    return [json.loads(line) for line in FILE.read_text(encoding="utf-8").splitlines()] if FILE.is_file() else []
+    return read_results(FILE.stem)
 
 
 def lost_a_solution(row: dict[str, Any]) -> bool:
@@ -219,7 +207,7 @@ def table_cells(rows: list[dict[str, Any]]) -> list[str]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="DMPO against its rivals on one puzzle.")
+    parser = argparse.ArgumentParser(description="DMPO and other objectives on one puzzle.")
     parser.add_argument("what", nargs="?", default="run", choices=["run", "show"])
     if parser.parse_args().what == "run":
         run()

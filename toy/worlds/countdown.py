@@ -21,7 +21,7 @@ FILES = {"countdown_test_3.csv": (3, 256), "countdown_test_4.csv": (4, 256), "co
 
 
 def make_problems(
-    size: int, count: int, *, seed: int, avoid: Collection[tuple] = (), max_tries: int = 1_000_000
+    size: int, count: int, *, seed: int, avoid: Collection[tuple[int, ...]] = (), max_tries: int = 1_000_000
 ) -> list[tuple[Problem, str]]:
     """Distinct problems of `size` numbers from 1 to 99 and a target from 10 to 99, each with an expression that reaches it.
 
@@ -38,7 +38,8 @@ def make_problems(
     """
     if size < 2:
         raise ValueError(f"size={size}: at least 2 numbers are needed")
-    generator, found = stream(seed, "countdown", size), {}
+    generator = stream(seed, "countdown", size)
+    found: dict[tuple[int, ...], tuple[Problem, str]] = {}
     for _ in range(max_tries):
         if len(found) == count:
             break
@@ -68,7 +69,7 @@ def join(numbers: tuple[int, ...], generator: torch.Generator) -> tuple[Fraction
     return value, text[1:-1]  # without the outer parentheses
 
 
-def key(problem: Problem) -> tuple:
+def key(problem: Problem) -> tuple[int, ...]:
     """What makes two problems the same: the target, and the numbers in any order."""
     return (problem.target, *sorted(problem.numbers))
 
@@ -83,7 +84,8 @@ def write_problems(path: str | Path, problems: list[tuple[Problem, str]]) -> Non
 
 def shipped_problems(seed: int = 0) -> dict[str, list[tuple[Problem, str]]]:
     """The contents of the shipped files; no problem of a test file is in the training file."""
-    files, taken = {}, set()
+    files: dict[str, list[tuple[Problem, str]]] = {}
+    taken: set[tuple[int, ...]] = set()
     for name, (size, count) in FILES.items():  # the test files come first, so that training keeps away from them
         files[name] = make_problems(size, count, seed=seed, avoid=taken)
         taken |= {key(item) for item, _ in files[name]}

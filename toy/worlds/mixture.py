@@ -3,19 +3,13 @@
 The target p*(x) ∝ p_ref(x) · exp(r(x)/α) has several modes. `fit_forward` is the method itself on this world, with the weights
 and the loss of `dmpo_ref`; `fit_reverse` is reinforcement learning with a KL term. On a mixture with fewer components than p*
 has modes they differ (paper, Figure 2): one covers the mass, the other seeks modes. On a tabular policy, which can be any
-distribution, what remains is the noise of N rollouts, and what the weight baselines do about it.
-
-    python -m toy.worlds.mixture            # all baselines, N = 4, 8, 16: a table and a figure
+distribution, what remains is the noise of N rollouts, and what the weight baselines do about it (`toy.studies.baselines`).
 """
 
 from __future__ import annotations
 
-import argparse
-import itertools
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from einops import rearrange, reduce
@@ -121,6 +115,9 @@ class GaussianMixturePolicy(nn.Module):
         return log_bumps(self.points, self.means, self.log_scales.exp(), log_height).log_softmax(dim=0)
 
 
+GridPolicy = TabularPolicy | GaussianMixturePolicy
+
+
 @dataclass
 class History:
     """How a fit went: three lists with the value before the first and after every round, and one with a value per round.
@@ -147,7 +144,7 @@ class History:
 
 def fit_forward(
     world: World,
-    policy: nn.Module,
+    policy: GridPolicy,
     *,
     num_rollouts: int,
     rounds: int = 60,
@@ -194,7 +191,7 @@ def fit_forward(
     return history
 
 
-def fit_reverse(world: World, policy: nn.Module, *, rounds: int = 60, steps_per_round: int = 4, learning_rate: float = 0.03) -> History:
+def fit_reverse(world: World, policy: GridPolicy, *, rounds: int = 60, steps_per_round: int = 4, learning_rate: float = 0.03) -> History:
     """Maximise the reward with a KL term towards p_ref, by exact gradients over the grid: minimise KL(p_θ‖p*).
 
     Args:
@@ -214,51 +211,6 @@ def fit_reverse(world: World, policy: nn.Module, *, rounds: int = 60, steps_per_
 def reverse_objective(world: World, log_prob: Tensor) -> Tensor:
     """E_{p_θ}[log p_θ − log p_ref − r/α] = KL(p_θ‖p*) − log Z, in nats. [C] → scalar."""
     return log_prob.exp() @ (log_prob - world.log_ref - world.reward / world.alpha)
-
-
-def baseline_study(
-    world: World | None = None,
-    *,
-    num_rollouts: Sequence[int] = (4, 8, 16),
-    seeds: Sequence[int] = range(6),
-    **fit: float,
-) -> list[dict]:
-    """`fit_forward` of a tabular policy for every baseline, N and seed, with one group and so N rollouts per round.
-
-    Equal seeds draw equal rollouts in the first round, whatever the baseline.
-
-    Args:
-        world: `world_1d()` where not given.
-        fit: further arguments of `fit_forward`, such as `learning_rate`, `rounds` or `groups`.
-
-    Returns:
-        One row for each run: baseline, N, seed, kl = KL(p*‖p_θ) in nats and reward = E_{p_θ}[r], both at the end.
-    """
-    world = world or world_1d()
-    rows = []
-    for baseline, N, seed in itertools.product(BASELINES, num_rollouts, seeds):
-        history = fit_forward(world, TabularPolicy(world), num_rollouts=N, baseline=baseline, seed=seed, **fit)
-        rows.append({"baseline": baseline, "N": N, "seed": seed, "kl": history.forward_kl[-1], "reward": history.reward[-1]})
-    return rows
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the study, print its table, and draw it beside a forward and a reverse fit of a mixture of two components."""
-    parser = argparse.ArgumentParser(prog="python -m toy.worlds.mixture", description=main.__doc__)
-    parser.add_argument("--output", type=Path, default=Path("runs/mixture/baselines.png"), help="figure to write (PNG)")
-    parser.add_argument("--learning-rate", type=float, default=0.03, help="of the study; the two mixtures take 0.05")
-    args = parser.parse_args(argv)
-    from toy.figures.mixture import draw_figure, table  # seaborn, which nothing else here needs
-
-    torch.set_num_threads(1)  # tensors of a few dozen numbers
-    world = world_1d()
-    rows = baseline_study(world, learning_rate=args.learning_rate)
-    print(table(rows))
-    forward, reverse = (GaussianMixturePolicy(world, num_components=2) for _ in range(2))
-    fit_forward(world, forward, num_rollouts=16, groups=32, baseline="uniform", rounds=100, learning_rate=0.05)
-    fit_reverse(world, reverse, rounds=100, learning_rate=0.05)
-    draw_figure(rows, world, forward.log_prob().detach(), reverse.log_prob().detach(), args.output)
-    print(f"figure: {args.output}")
 
 
 def make_world(num_bins: int, reference: tuple, bumps: tuple, alpha: float) -> World:
@@ -291,7 +243,3 @@ def log_bumps(points: Tensor, centres: Tensor, width: Tensor, log_height: Tensor
 def draw_cells(log_prob: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Indices of independent draws from [C] log-probabilities, in the given shape."""
     return torch.multinomial(log_prob.exp(), math.prod(shape), replacement=True, generator=generator).reshape(shape)
-
-
-if __name__ == "__main__":
-    main()

@@ -24,12 +24,8 @@ def all_grids() -> tuple[str, ...]:
     rows = ["".join(p) for p in permutations("1234")]
     grids = [""]
     for _ in range(4):
-        grids = [grid + row for grid in grids for row in rows if _columns_differ(grid, row)]
+        grids = [grid + row for grid in grids for row in rows if all(row[c] not in grid[c::4] for c in range(4))]
     return tuple(grid for grid in grids if is_valid_grid(grid))
-
-
-def _columns_differ(grid: str, row: str) -> bool:
-    return all(row[c] not in grid[c::4] for c in range(4))
 
 
 def solutions(puzzle: str) -> list[str]:
@@ -69,7 +65,8 @@ def make_puzzles(
     low, high = blanks
     if not 1 <= low <= high <= 16:
         raise ValueError(f"blanks={blanks}: both ends must lie in 1…16, the lower one first")
-    rng, allowed, found = random.Random(seed), set(grids), {}
+    rng, allowed = random.Random(seed), set(grids)
+    found: dict[str, Puzzle] = {}
     for _ in tqdm(range(max_tries), desc="puzzles", disable=None if count > 1000 else True, leave=False):
         if len(found) == count:
             return list(found.values())

@@ -1,0 +1,203 @@
+"""What each command gives to the library and prints, and how `main` ends when something stops it."""
+
+import argparse
+import json
+
+import pytest
+import torch
+
+from dmpo_ref.cli import commands, grading, main
+from dmpo_ref.presets.loading import PRESETS
+from dmpo_ref.runtime.interrupt import Interrupted
+from dmpo_ref.train import Trained
+
+TOY = PRESETS.parent.parent / "toy" / "checkpoint"
+GOES_ON = "stopped; what was written stands, and the same command goes on"
+FIRST_PUZZLE = "2341002300323214"
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Calls of `train`, which returns at once what `trained.result` is."""
+    calls = argparse.Namespace(seen=[], result=None)
+
+    def train(config, *, resume):
+        calls.seen.append((config, resume))
+        if isinstance(calls.result, BaseException):
+            raise calls.result
+        return calls.result
+
+    monkeypatch.setattr(commands, "train", train)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("metrics", "is_main", "printed"),
+    [
+        ([{"reward": 0.25, "evaluation/accuracy": 0.1}, {"reward": 0.5, "evaluation/accuracy": 0.75}], True,
+         "reward 0.500 in the last round, test accuracy 0.750\npolicy, metrics and config in out\n"),
+        ([], True, "every round was done already\npolicy, metrics and config in out\n"),
+        ([{"reward": 0.5, "evaluation/accuracy": 0.75}], False, ""),
+    ],
+)  # fmt: skip
+def test_train_prints_the_last_round_once(trained, capsys, metrics, is_main, printed):
+    trained.result = Trained(None, None, metrics, "out", is_main)
+    assert main(["train", "toy_sudoku", "train.rounds=3", "--resume", "weight.alpha=0.5"]) == 0
+    ((config, resume),) = trained.seen
+    assert (config.train.rounds, config.weight.alpha, resume) == (3, 0.5, True)
+    assert capsys.readouterr().out == printed
+
+
+def test_sample_shows_the_item_and_grades_its_answers(capsys):
+    """Two grids solve it, found by hand: the four blanks take 41/14 or 14/41."""
+    assert main(["sample", "toy_sudoku", "--puzzle", FIRST_PUZZLE, "--num-samples", "4", "seed=3"]) == 0
+    shown, *answers = capsys.readouterr().out.split("\nanswer ")
+    assert "2 3 | 4 1" in shown
+    assert len(answers) == 4
+    for answer in answers:
+        grid = "".join(c for c in answer.partition("nats\n")[2] if c.isdecimal())
+        assert len(grid) == 16
+        assert (": right," in answer) == (grid in ("2341412314323214", "2341142341323214"))
+
+
+def test_sample_checks_its_words_before_a_policy_is_loaded(monkeypatch, capsys):
+    monkeypatch.setattr(commands, "load_policy", lambda *_: pytest.fail("loaded"))
+    for words in (["--item", "256"], ["--num-samples", "0"], ["--puzzle", "12"], ["--draw", "x.doc"]):
+        assert main(["sample", "toy_sudoku", *words]) == 2
+    assert capsys.readouterr().err.count("\n") == 4
+
+
+def test_evaluate_loads_a_policy_once_for_all_configs_that_ask_it_in_turn(tmp_path, monkeypatch, capsys):
+    loaded, load = [], commands.load_policy
+    monkeypatch.setattr(commands, "load_policy", lambda config, device: loaded.append(config.path) or load(config, device))
+    few = ["evaluation.num_items=2", "evaluation.num_samples=1"]
+    assert main(["evaluate", "toy_sudoku", "--samplers", "random_order,confidence", "--output", str(tmp_path), *few]) == 0
+    assert loaded == [str(TOY)]
+    names = ["sudoku_confidence", "sudoku_random_order"]
+    assert sorted(file.stem for file in tmp_path.glob("*.jsonl") if "timing" not in file.name) == names
+    printed = capsys.readouterr().out
+    for name in names:
+        lines = [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
+        assert [line["index"] for line in lines[1:]] == [0, 1]
+        assert f"\n{name}: " in printed
+
+
+def test_evaluate_checks_every_config_before_the_first_answer(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(commands, "load_policy", lambda *_: pytest.fail("loaded"))
+    words = ["evaluate", "toy_sudoku", "--samplers", "confidence,random", "evaluation.sampler.steps=99", "--output", str(tmp_path / "out")]
+    assert main(words) == 2
+    assert "steps=99" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_evaluate_with_several_processes_needs_a_folder(monkeypatch, capsys):
+    several = argparse.Namespace(num_processes=2)
+    monkeypatch.setattr(commands, "build_accelerator", lambda config: several)
+    assert main(["evaluate", "toy_sudoku"]) == 2
+    assert "give --output FOLDER" in capsys.readouterr().err
+
+
+def test_grade_and_table_report_every_problem_and_fail_with_the_last(capsys):
+    with pytest.raises(ValueError, match="^third$"):
+        grading.report_problems(["first", "second", "third"])
+    assert capsys.readouterr().err == "dmpo: first\ndmpo: second\n"
+    grading.report_problems([])
+    assert main(["grade", "first.jsonl", "second.jsonl"]) == 2
+    assert capsys.readouterr().err == "dmpo: no file first.jsonl\ndmpo: no file second.jsonl\n"
+
+
+def test_table_without_runs_prints_what_was_published(capsys):
+    assert main(["table"]) == 0
+    assert "DMPO (paper)" in capsys.readouterr().out
+
+
+def test_plan_hands_its_flags_on(monkeypatch, capsys):
+    seen = {}
+    monkeypatch.setattr(commands, "make_plan", lambda config, **options: seen.update(options, rounds=config.train.rounds))
+    monkeypatch.setattr(commands, "format_plan", lambda plan, gpu_memory: f"{gpu_memory:g} GB")
+    flags = ["--prompt-length", "7", "--flops", "1e12", "--bandwidth", "2e12", "--num-processes", "4", "--strategy", "fsdp2"]
+    assert main(["plan", "toy_sudoku", "--gpu-memory", "24", *flags, "train.rounds=5"]) == 0
+    assert seen == {"prompt_length": 7, "flops": 1e12, "bandwidth": 2e12, "num_processes": 4, "strategy": "fsdp2", "rounds": 5}
+    assert capsys.readouterr().out == "24 GB\n"
+
+
+def test_plan_refuses_a_strategy_that_is_not_there_in_one_line(capsys):
+    assert main(["plan", "toy_sudoku", "--strategy", "zero3"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "strategy=zero3" in line and "ddp" in line and "fsdp2" in line
+
+
+def test_export_writes_the_weights_of_the_policy(tmp_path, capsys):
+    from safetensors.torch import load_file
+
+    assert main(["export", str(TOY), str(tmp_path / "plain")]) == 0
+    assert capsys.readouterr().out == f"checkpoint in {tmp_path / 'plain'}\n"
+    before, after = (load_file(f"{folder}/model.safetensors") for folder in (TOY, tmp_path / "plain"))
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("name", ["loss", "samplers", "grading"])
+def test_bench_prints_the_table_of_its_name(name, monkeypatch, capsys):
+    for other in ("loss", "samplers", "grading"):
+        monkeypatch.setattr(commands, f"bench_{other}", lambda other=other: f"table of {other}")
+    assert main(["bench", name]) == 0
+    assert capsys.readouterr().out == f"table of {name}\n"
+
+
+def test_demo_hands_its_flags_on(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr("toy.demo.run", lambda output, *, seed: seen.append((output, seed)))
+    assert main(["demo", "--output", str(tmp_path), "--seed", "4"]) == 0
+    assert seen == [(tmp_path, 4)]
+
+
+def test_pretrain_toy_takes_options_before_and_after_a_flag(monkeypatch, capsys):
+    seen = []
+    monkeypatch.setattr("toy.reference.pretrain", seen.append)
+    assert main(["pretrain-toy", "steps=30", "--traceback", "output=runs/p", "correct_share=0.2"]) == 0
+    (config,) = seen
+    assert (config.steps, config.output, config.correct_share) == (30, "runs/p", 0.2)
+    assert capsys.readouterr().out.startswith("checkpoint in runs/p; ")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (Interrupted("stopped after round 2 of 5, saved in out"), 130, "out; the same command with --resume goes on"),
+        (KeyboardInterrupt(), 130, "what was written stands, and the same command with --resume goes on"),
+        (ValueError("two\n  lines"), 2, "dmpo: two lines"),
+        (FileNotFoundError("no file x"), 2, "dmpo: no file x"),
+        (torch.OutOfMemoryError("CUDA out of memory"), 2, "out of memory; lower sampler.micro_batch"),
+    ],
+)
+def test_what_stops_a_run_is_one_line_and_an_exit_code(trained, capsys, error, code, message):
+    trained.result = error
+    assert main(["train", "toy_sudoku"]) == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+def test_traceback_lets_a_mistake_through_and_a_bug_is_never_hidden(trained):
+    trained.result = ValueError("wrong")
+    with pytest.raises(ValueError, match="wrong"):
+        main(["train", "toy_sudoku", "--traceback"])
+    trained.result = RuntimeError("a bug")
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(["train", "toy_sudoku"])
+
+
+@pytest.mark.parametrize(
+    ("words", "module", "function", "line"),
+    [
+        (["demo"], "toy.demo", "run", GOES_ON),
+        (["evaluate", "toy_sudoku"], "dmpo_ref.cli.commands", "load_config", GOES_ON),
+        (["bench", "loss"], "dmpo_ref.cli.commands", "bench_loss", "stopped"),
+    ],
+)
+def test_ctrl_c_says_how_to_go_on_where_there_is_something_to_go_on_with(words, module, function, line, monkeypatch, capsys):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"{module}.{function}", interrupt)
+    assert main(words) == 130
+    assert capsys.readouterr().err == f"dmpo: {line}\n"

@@ -1,0 +1,33 @@
+"""What a config names, loaded: the policy with its tokenizer, the task, and the vocabulary that both allow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import Module
+from transformers import PreTrainedTokenizerBase
+
+from dmpo_ref.config import Config
+from dmpo_ref.likelihood import Vocabulary
+from dmpo_ref.models.loading import load_policy
+from dmpo_ref.tasks import build_task
+from dmpo_ref.tasks.encoding import allowed_vocabulary
+
+
+@dataclass
+class Loaded:
+    """A policy and what is needed to ask it: its tokenizer, the task, the allowed vocabulary."""
+
+    policy: Module
+    tokenizer: PreTrainedTokenizerBase
+    task: Any
+    vocabulary: Vocabulary
+
+
+def load(config: Config, device: torch.device | str = "cpu") -> Loaded:
+    """Load `model.path` and build the task. Errors as in `load_policy`."""
+    policy, tokenizer = load_policy(config.model, torch.device(device))
+    task = build_task(config.task)
+    return Loaded(policy, tokenizer, task, allowed_vocabulary(config.model, task, policy, tokenizer))

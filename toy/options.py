@@ -1,0 +1,45 @@
+"""The options of `dmpo pretrain-toy`, and what they may be."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from dmpo_ref.config import option
+
+FEWEST_STEPS = 21  # so that the warm-up, 5 % of them, is more than one step
+
+
+@dataclass
+class PretrainConfig:
+    output: str = option("runs/pretrain_toy", "folder of the checkpoint")
+    seed: int = option(0, "key of every random stream")
+    steps: int = option(8000, "gradient steps")
+    batch_size: int = option(64, "answers in a step")
+    learning_rate: float = option(3e-3, "AdamW learning rate at its highest; linear warm-up over 5 %, then cosine to 0")
+    correct_share: float = option(0.25, "share of the answers that are right")
+    prompted_share: float = option(0.33, "share of steps in the layout of task.generate=all: the puzzle, then all 16 cells")
+    width: int = option(64, "d_model; the feed-forward layers are twice as wide")
+    layers: int = option(2, "transformer blocks")
+    threads: int = option(1, "CPU threads")
+
+
+def check_options(config: PretrainConfig) -> None:
+    """Refuse values that are out of range, naming the option.
+
+    Raises:
+        ValueError: the first one.
+    """
+    for name, least in (("steps", FEWEST_STEPS), ("batch_size", 1), ("layers", 1), ("threads", 1)):
+        if getattr(config, name) < least:
+            raise ValueError(f"{name}={getattr(config, name)}: must be at least {least}")
+    if Path(config.output).exists():
+        raise ValueError(f"output={config.output} exists; give a folder that does not")
+    for name in ("correct_share", "prompted_share"):
+        if not 0 <= getattr(config, name) <= 1:
+            raise ValueError(f"{name}={getattr(config, name)}: a share must lie between 0 and 1")
+    if not (config.learning_rate > 0 and math.isfinite(config.learning_rate)):
+        raise ValueError(f"learning_rate={config.learning_rate}: must be finite and above 0")
+    if config.width < 4 or config.width % 4:
+        raise ValueError(f"width={config.width}: must be a multiple of the 4 attention heads")

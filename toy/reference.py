@@ -1,0 +1,121 @@
+"""The tiny reference policy, and its pre-training on answers that are mostly wrong.
+
+A quarter of the answers are right. In the others each row's missing digits are in increasing order, whatever columns and boxes say:
+rows come out right, columns and boxes mostly do not. So the policy has learned to solve puzzles but usually does not, neither when
+sampled at temperature 1 nor greedily, and the reward must change which of the two habits prevails. (Random wrong cells would not do:
+they average out, and greedy answers stay right.)
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from dmpo_ref.config import SamplerConfig, TaskConfig
+from dmpo_ref.likelihood import Vocabulary, build_vocabulary, sequence_log_prob, token_log_prob
+from dmpo_ref.masking import draw_masks, stream
+from dmpo_ref.models.llada import LLaDAConfig, LLaDAModelLM
+from dmpo_ref.rollout import Prompts, Rollout
+from dmpo_ref.tasks.encoding import encode
+from dmpo_ref.tasks.sudoku import Puzzle, Sudoku
+from toy.options import PretrainConfig, check_options
+from toy.worlds.sudoku import build_tokenizer, split_grids
+
+
+def careless_answer(puzzle: str) -> str:
+    """Each row's missing digits in increasing order: "1003" becomes "1243", whatever columns and boxes say."""
+    answer = []
+    for row in (puzzle[i : i + 4] for i in range(0, 16, 4)):
+        missing = iter(sorted(set("1234") - set(row)))
+        answer += [next(missing) if digit == "0" else digit for digit in row]
+    return "".join(answer)
+
+
+def teach(rng: random.Random, grids: list[str], correct_share: float) -> tuple[Puzzle, str]:
+    """A puzzle with 1 to 16 blanks from one of the grids, and an answer: the right one with probability `correct_share`."""
+    solution = rng.choice(grids)
+    hidden = set(rng.sample(range(16), rng.randint(1, 16)))
+    puzzle = "".join("0" if i in hidden else digit for i, digit in enumerate(solution))
+    answer = solution if rng.random() < correct_share else careless_answer(puzzle)
+    return Puzzle(puzzle, solution), answer
+
+
+def pretrain(config: PretrainConfig) -> tuple[LLaDAModelLM, PreTrainedTokenizerBase]:
+    """Maximise the ELBO of such answers; the grids of the test split are never shown. Saves the checkpoint.
+
+    The loss is the mean over answers of L_θ(o|q) / L with masks of the `exact` scheme.
+
+    Raises:
+        ValueError: an option that is out of range.
+    """
+    check_options(config)
+    torch.set_num_threads(config.threads)
+    tokenizer, (grids, _) = build_tokenizer(), split_grids()
+    model, vocabulary = build_model(config, tokenizer)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=config.steps, pct_start=0.05)
+    rng = random.Random(config.seed)
+    tasks = {layout: Sudoku(TaskConfig(generate=layout)) for layout in ("blanks", "all")}
+    for step in tqdm(range(config.steps), desc="pretrain", disable=None):
+        task = tasks["all" if rng.random() < config.prompted_share else "blanks"]
+        examples = [teach(rng, grids, config.correct_share) for _ in range(config.batch_size)]
+        prompts = encode(tokenizer, task, [puzzle for puzzle, _ in examples])
+        batch = as_rollout(prompts, tokenizer, [answer for _, answer in examples])
+        masks = draw_masks("exact", batch.response_mask, 1, [stream(config.seed, "pretrain", step)])
+        log_prob = sequence_log_prob(token_log_prob(model, batch, masks, vocabulary), masks)
+        loss = -(log_prob / batch.response_mask.sum(dim=-1)).mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+    model.eval()
+    output = Path(config.output)
+    model.save_pretrained(output)
+    tokenizer.save_pretrained(output)
+    return model, tokenizer
+
+
+def build_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerBase) -> tuple[LLaDAModelLM, Vocabulary]:
+    """The tiny policy with fresh weights: LLaDA's architecture with learned positions, which learn the grid where RoPE does not."""
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        model = LLaDAModelLM(
+            LLaDAConfig(
+                d_model=config.width,
+                n_layers=config.layers,
+                n_heads=4,
+                mlp_hidden_size=2 * config.width,
+                vocab_size=len(tokenizer),
+                max_sequence_length=32,
+                rope=False,
+                mask_token_id=tokenizer.mask_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        )
+    return model.train(), build_vocabulary(tokenizer, len(tokenizer), alphabet=Sudoku.alphabet)
+
+
+def as_rollout(prompts: Prompts, tokenizer: PreTrainedTokenizerBase, answers: list[str]) -> Rollout:
+    """Given answers in the form of rollouts, G = 1 and N = batch size, so that the likelihood code serves both."""
+    tokens = prompts.tokens.clone()
+    answer = prompts.attention_mask & ~prompts.prompt_mask
+    tokens[answer] = torch.tensor(tokenizer(answers, add_special_tokens=False).input_ids).flatten()
+    return Rollout(
+        tokens=rearrange(tokens, "n s -> 1 n s"),
+        attention_mask=rearrange(prompts.attention_mask, "n s -> 1 n s"),
+        prompt_mask=rearrange(prompts.prompt_mask, "n s -> 1 n s"),
+        response_mask=rearrange(prompts.response_mask, "n s -> 1 n s"),
+        step=torch.full((1, *tokens.shape), -1),
+        path_log_prob=None,
+        num_steps=0,
+        sampler=SamplerConfig(),
+        forwards=0,
+        fed_tokens=0,
+    )

@@ -17,7 +17,7 @@ from einops import repeat
 from torch import Tensor
 
 from dmpo_ref.config import SamplerConfig, TaskConfig
-from dmpo_ref.likelihood import Vocabulary, flatten, sequence_log_prob, token_log_prob
+from dmpo_ref.likelihood import Vocabulary, mask_rows, sequence_log_prob, token_log_prob
 from dmpo_ref.losses import wdce
 from dmpo_ref.masking import draw_masks, stream
 from dmpo_ref.models.llada import LLaDAConfig, LLaDAModelLM
@@ -232,7 +232,7 @@ def measure_loss(way: str) -> None:
 
 def token_log_prob_full_logits(model: LLaDAModelLM, rollout: Rollout, masks, vocabulary: Vocabulary) -> Tensor:
     """What `likelihood.token_log_prob` computes, with the logits of every position of every mask. [G, N, R, S]"""
-    rows = flatten(rollout, masks, vocabulary)
+    rows = mask_rows(rollout, masks, vocabulary)
     logits = model(input_ids=rows.input_ids, attention_mask=rows.attention_mask).logits
     log_prob = vocabulary.restrict(logits).log_softmax(dim=-1).gather(-1, rows.target_tokens.unsqueeze(-1)).squeeze(-1)
     return (log_prob * rows.target).view(masks.target.shape)

@@ -10,7 +10,7 @@ from torch.nn import Module
 from transformers import PreTrainedTokenizerBase
 
 from dmpo_ref.config import Config
-from dmpo_ref.likelihood import Vocabulary, build_vocabulary
+from dmpo_ref.likelihood import Vocabulary
 from dmpo_ref.models.adapters import add_adapters
 from dmpo_ref.models.llada import LLaDAModelLM
 from dmpo_ref.models.loading import latest_checkpoint, load_policy
@@ -26,6 +26,7 @@ from dmpo_ref.runtime.state import TrainState, build_optimizer
 from dmpo_ref.samplers.checks import has_path_log_prob
 from dmpo_ref.tasks import build_task
 from dmpo_ref.tasks.base import Task
+from dmpo_ref.tasks.encoding import allowed_vocabulary
 
 
 @dataclass
@@ -59,7 +60,7 @@ def prepare_run(config: Config, *, task: Task | None = None, objective: Objectiv
     train_items, test_items = task.load(config.task.train), task.load(config.task.test)[: config.evaluation.num_items]
     processes = Processes(build_accelerator(config))
     check_division(config.train, processes.count)
-    policy, tokenizer, vocabulary = load_trainable(config, checkpoint, task.alphabet, processes)
+    policy, tokenizer, vocabulary = load_trainable(config, checkpoint, task, processes)
     objective = build_objective(config.loss, config.weight) if objective is None else objective.with_baseline(config.weight.baseline)
     if objective.follows_path and not has_path_log_prob(config.sampler):
         raise ValueError(f"sampler.name={config.sampler.name}: the objective follows the path of a rollout; {NO_PATH}")
@@ -108,13 +109,9 @@ def open_run(config: Config, *, resume: bool) -> tuple[Config, Checkpoint | None
 
 
 def load_trainable(
-    config: Config, checkpoint: Checkpoint | None, alphabet: str | None, processes: Processes
+    config: Config, checkpoint: Checkpoint | None, task: Task, processes: Processes
 ) -> tuple[LLaDAModelLM, PreTrainedTokenizerBase, Vocabulary]:
-    """The policy to train, its tokenizer and its vocabulary: of a checkpoint, or the ones to start from, with new adapters if any.
-
-    Args:
-        alphabet: characters that may be generated; None for free text.
-    """
+    """The policy to train, its tokenizer and its vocabulary: of a checkpoint, or the ones to start from, with new adapters if any."""
     start = config.model if checkpoint is None else replace(config.model, path=str(checkpoint.folder))
     policy, tokenizer = load_policy(start, processes.device, trainable=True)
     if config.model.lora_rank and checkpoint is None:
@@ -123,8 +120,7 @@ def load_trainable(
         # The name that Transformers has given it since, or the one that it had in 5.0.
         enable: Any = getattr(policy, "activation_checkpointing_enable", None) or policy.gradient_checkpointing_enable
         enable({"use_reentrant": False})
-    full = config.model.vocabulary == "full"
-    vocabulary = build_vocabulary(tokenizer, policy.config.embedding_size, alphabet=alphabet, full=full)
+    vocabulary = allowed_vocabulary(config.model, task, policy, tokenizer)
     processes.shard(policy)  # before the next model is loaded
     return policy, tokenizer, vocabulary
 

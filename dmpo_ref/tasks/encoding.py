@@ -6,10 +6,14 @@ from itertools import takewhile
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
+from dmpo_ref.config import ModelConfig
+from dmpo_ref.likelihood import Vocabulary, build_vocabulary
+from dmpo_ref.models.llada import LLaDAModelLM
 from dmpo_ref.rollout import Prompts, Rollout
 from dmpo_ref.tasks.answers.marked import END_TOKENS
-from dmpo_ref.tasks.base import BLANK
+from dmpo_ref.tasks.base import BLANK, Task
 
 
 def encode(tokenizer, task, items: list, response_length: int | None = None) -> Prompts:
@@ -58,6 +62,11 @@ def chat_text(tokenizer, messages: list[dict[str, str]]) -> str:
     if tokenizer.chat_template is None:
         raise ValueError("this task asks in chat messages, but the tokenizer has no chat template: use an instruction-tuned checkpoint")
     return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+
+
+def allowed_vocabulary(config: ModelConfig, task: Task, policy: LLaDAModelLM, tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
+    """What the policy may generate for a task: the task's alphabet, if it has one; every row with `model.vocabulary=full`."""
+    return build_vocabulary(tokenizer, policy.config.embedding_size, alphabet=task.alphabet, full=config.vocabulary == "full")
 
 
 def end_ids(tokenizer) -> set[int]:

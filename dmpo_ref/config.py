@@ -29,6 +29,7 @@ ZERO_OR_ABOVE = Bound(lambda value: value >= 0 and math.isfinite(value), "must b
 FINITE = Bound(math.isfinite, "must be a finite number")
 FINITE_ABOVE_0 = Bound(lambda value: value > 0 and math.isfinite(value), "must be finite and above 0")
 PROBABILITY = Bound(lambda value: 0 < value <= 1, "a probability, above 0 and at most 1")
+ALPHA = Bound(FINITE_ABOVE_0.holds, "the temperature α must be finite and above 0, in units of reward per nat")
 BELOW_1 = Bound(lambda value: 0 <= value < 1, "must lie in [0, 1)")
 
 
@@ -91,7 +92,7 @@ class TaskConfig:
     )
     reward: Literal["solved", "recipe", "published"] = option(
         "solved",
-        "`solved`: 1 for a right answer, else 0; `recipe`: the components of the published recipe, mended where they are broken; "
+        "`solved`: 1 for a right answer, else 0; `recipe`: the components of the published recipe, corrected where they are wrong; "
         "`published`: those components as they were",
         symbol="r",
     )
@@ -139,7 +140,7 @@ class SamplerConfig:
         symbol="s",
         bound=ZERO_OR_ABOVE,
     )
-    stop_early: bool = option(False, "a row whose answer has ended is filled up with its end token and costs nothing more; for evaluation")
+    stop_early: bool = option(False, "fill a finished answer with its end token and feed it no more; for evaluation")
     micro_batch: Optional[int] = option(None, "sequences in one forward pass; null: all", bound=AT_LEAST_1)
 
 
@@ -152,7 +153,7 @@ class WeightConfig:
         0.1,
         "temperature of the target, reward per nat, above 0",
         symbol="α",
-        bound=Bound(FINITE_ABOVE_0.holds, "the temperature α must be finite and above 0, in units of reward per nat"),
+        bound=ALPHA,
     )
     log_ratio: Literal["path", "elbo", "none"] = option(
         "path",

@@ -5,13 +5,12 @@ G prompts, N rollouts each; one row is one prompt, and rows never mix.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from dmpo_ref.config import WeightConfig
+from dmpo_ref.config import ALPHA, WeightConfig
 
 TARGETS = ("tilted", "reward_softmax", "reward")
 BISECTION_STEPS = 50  # halvings of the bracket (0, 1]: an accuracy of 1e-15
@@ -60,8 +59,8 @@ def log_weights(reward: Tensor, log_ratio: Tensor, *, alpha: float, target: str 
     """
     if target not in TARGETS:
         raise ValueError(f"target={target!r} is not one of {', '.join(TARGETS)}")
-    if target == "tilted" and not (alpha > 0 and math.isfinite(alpha)):
-        raise ValueError(f"alpha={alpha} is not a temperature; it must be above 0, in units of reward per nat")
+    if target == "tilted" and not ALPHA.holds(alpha):
+        raise ValueError(f"alpha={alpha}: {ALPHA.words}")
     if reward.shape[-1] < 2:
         raise ValueError(f"N={reward.shape[-1]} rollout for each prompt: a softmax over the group needs at least 2")
     check_finite(reward, "reward")

@@ -165,7 +165,7 @@ def test_the_grid_does_not_matter_to_the_probability_of_a_mode():
 @pytest.mark.parametrize(
     ("attempt", "message"),
     [
-        (lambda: world_1d(alpha=0.0), "alpha=0.0 is not a temperature"),
+        (lambda: world_1d(alpha=0.0), "alpha=0.0: the temperature"),
         (lambda: world_1d(1), "num_bins=1"),
         (lambda: GaussianMixturePolicy(world_1d(), 0), "num_components=0"),
         (lambda: fit_forward(world_1d(), TabularPolicy(world_1d()), num_rollouts=1), "num_rollouts=1"),

@@ -225,10 +225,10 @@ def test_the_model_baseline_has_no_gradient():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"alpha": 0.0}, "alpha=0.0 is not a temperature"),
-        ({"alpha": -1.0}, "alpha=-1.0 is not a temperature"),
-        ({"alpha": math.inf}, "alpha=inf is not a temperature"),
-        ({"alpha": math.nan}, "alpha=nan is not a temperature"),
+        ({"alpha": 0.0}, "alpha=0.0: the temperature"),
+        ({"alpha": -1.0}, "alpha=-1.0: the temperature"),
+        ({"alpha": math.inf}, "alpha=inf: the temperature"),
+        ({"alpha": math.nan}, "alpha=nan: the temperature"),
         ({"reward": REWARD[:, :1], "log_ratio": LOG_RATIO[:, :1]}, "N=1 rollout.*at least 2"),
         ({"reward": torch.tensor([[1.0, 2.0, 3.0], [0.0, math.nan, 1.0]])}, "reward of prompt 1, rollout 1 is nan"),
         ({"reward": torch.tensor([[1.0, 2.0, -math.inf], [0.0, math.nan, 1.0]])}, "reward of prompt 0, rollout 2 is -inf"),

@@ -57,16 +57,16 @@ class HeadLogProb(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, slope: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, tokens, allowed, direction = ctx.saved_tensors
-        grad_hidden = None if direction is None else (slope.unsqueeze(-1) * direction).to(direction.dtype)
+        grad_hidden = None if direction is None else (grad_output.unsqueeze(-1) * direction).to(direction.dtype)
         grad_weight = None
         if ctx.needs_input_grad[1]:
             grad_weight = torch.zeros_like(weight)
             for rows in chunks(hidden, weight):
                 p = restricted_log_softmax(hidden[rows], weight, allowed, ctx.temperature).exp_()
                 residual = p.neg_().scatter_add_(-1, tokens[rows].unsqueeze(-1), torch.ones_like(p[:, :1]))
-                residual *= slope[rows].unsqueeze(-1) / ctx.temperature
+                residual *= grad_output[rows].unsqueeze(-1) / ctx.temperature
                 grad_weight += residual.to(weight.dtype).T @ hidden[rows]
         return grad_hidden, grad_weight, None, None, None
 

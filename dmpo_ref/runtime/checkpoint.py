@@ -98,7 +98,7 @@ def write_checkpoint(
     except (OSError, RuntimeError, SafetensorError) as error:  # the last two are what torch and safetensors make of a full disk
         shutil.rmtree(temporary, ignore_errors=True)
         problem = f"{folder} cannot be written: {first_line(error)}"
-        raise OSError(f"{problem}; make space or mend the folder, then go on with --resume") from error
+        raise OSError(f"{problem}; make space or repair the folder, then go on with --resume") from error
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
     force_to_disk(output)

@@ -70,10 +70,10 @@ def prepare_run(config: Config, *, task: Task | None = None, objective: Objectiv
     processes.prepare(policy)
     if checkpoint is not None:
         checkpoint.restore(state, processes)
-    room = policy.config.max_sequence_length
-    train_items = find_fitting(train_items, task, tokenizer, config.sampler, room, kind="training", report=processes.is_main)
+    max_length = policy.config.max_sequence_length
+    train_items = find_fitting(train_items, task, tokenizer, config.sampler, max_length, kind="training", report=processes.is_main)
     # Test items that are too long stay: they count as wrong.
-    find_fitting(test_items, task, tokenizer, config.evaluation.sampler, room, kind="test", report=processes.is_main)
+    find_fitting(test_items, task, tokenizer, config.evaluation.sampler, max_length, kind="test", report=processes.is_main)
     count_forwards(policy, reference, state, processes)
     prompts = PromptStream(train_items, config.train.prompts_per_round, config.seed, processes.index, processes.count)
     log = RunLog(config, processes, before_round=state.round)

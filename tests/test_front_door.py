@@ -65,7 +65,7 @@ def test_importing_the_weights_loads_torch_and_nothing_slow_besides():
     """All modules but those of `import torch, einops` are this project's."""
     listing = "import sys, torch, einops{}; print(*sys.modules)"
     torch_alone, with_weights = (set(python(listing.format(more)).split()) for more in ("", ", dmpo_ref.weights"))
-    assert with_weights - torch_alone == {"dmpo_ref", "dmpo_ref.weights"}
+    assert with_weights - torch_alone == {"dmpo_ref", "dmpo_ref.config", "dmpo_ref.weights"}
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--version"], *([command, "--help"] for command in [*EXAMPLES, *TOY])])

@@ -15,6 +15,7 @@ import torch
 from einops import rearrange, reduce
 from torch import Tensor, nn
 
+from dmpo_ref.config import ALPHA
 from dmpo_ref.losses import wdce
 from dmpo_ref.masking import stream
 from dmpo_ref.weights import baseline_weights, effective_sample_size, log_weights, model_baseline, target_weights
@@ -45,8 +46,8 @@ class World:
     modes: Tensor
 
     def __post_init__(self) -> None:
-        if not (self.alpha > 0 and math.isfinite(self.alpha)):
-            raise ValueError(f"alpha={self.alpha} is not a temperature; it must be above 0, in units of reward per nat")
+        if not ALPHA.holds(self.alpha):
+            raise ValueError(f"alpha={self.alpha}: {ALPHA.words}")
 
     @property
     def log_target(self) -> Tensor:

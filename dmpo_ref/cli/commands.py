@@ -80,8 +80,8 @@ def run_sample(args: argparse.Namespace) -> None:
 
 def run_evaluate(args: argparse.Namespace) -> None:
     """`dmpo evaluate`."""
-    sources = [word for word in args.words if "=" not in word]
-    overrides = [word for word in args.words if "=" in word] + args.overrides
+    words = [args.config, *args.overrides]
+    sources, overrides = [word for word in words if "=" not in word], [word for word in words if "=" in word]
     if not sources:
         raise ValueError("evaluate needs a CONFIG: a YAML file, or the name of a preset such as toy_sudoku")
     runs: dict[str, Config] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from typing import Any, NoReturn
 
 from dmpo_ref import __version__
@@ -31,10 +32,11 @@ TOY = {  # name → the function that reads the other words and runs the command
 class Parser(argparse.ArgumentParser):
     """A command's: its help ends with an example and the options, a mistake is one line, and `key=value` may stand anywhere."""
 
-    def __init__(self, *, example: str, options: str = "", **settings: Any) -> None:
-        end = f"example:\n  {example}" + (f"\n\n{options}" if options else "")
+    def __init__(self, *, example: str = "", options: str = "", **settings: Any) -> None:
+        end = f"example:\n  {example}\n\n{options}".rstrip() if example else None
         super().__init__(epilog=end, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **settings)
-        self.add_argument("--traceback", action="store_true", help="show where an error came from instead of one line")
+        if example:
+            self.add_argument("--traceback", action="store_true", help="show where an error came from instead of one line")
 
     def read(self, words: list[str]) -> argparse.Namespace:
         """Parse. argparse stops collecting `key=value` at the first flag; those after it are added here."""
@@ -51,37 +53,30 @@ class Parser(argparse.ArgumentParser):
 
 def build_parser() -> Parser:
     """The parser with its commands; `args.run` names the function of the one that was given."""
-    about = "Distribution Matching Policy Optimization for masked diffusion language models."
-    parser = Parser(prog="dmpo", description=about, example=EXAMPLES["train"])
+    parser = Parser(prog="dmpo", description="Distribution Matching Policy Optimization for masked diffusion language models.")
     parser.add_argument("--version", action="version", version=f"dmpo {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_config_commands(commands)
     add_other_commands(commands)
     for name, (_, help) in TOY.items():
-        commands.add_parser(name, help=help, example="")
+        commands.add_parser(name, help=help)
     return parser
 
 
 def add_command(commands: Any, module: str, name: str, help: str, options: str = "") -> Parser:
-    """A command of this package: `run_NAME` of a module runs it."""
+    """A command of this package, which `run_NAME` of a module runs; with options of a config, one that takes a config and overrides."""
     command = commands.add_parser(name, help=help.replace("%", "%%"), description=help, example=EXAMPLES[name], options=options)
     command.set_defaults(run=f"dmpo_ref.cli.{module}:run_{name}")
+    if options:
+        command.add_argument("config", metavar="CONFIG", help="YAML file, or the name of a preset such as toy_sudoku")
+        command.add_argument("overrides", nargs="*", default=[], metavar="key=value")
     return command
 
 
 def add_config_commands(commands: Any) -> None:
-    """What takes a config and overrides of its options."""
+    """What runs a policy or forecasts a run."""
     options = "options of CONFIG, given there or as section.key=value:\n" + options_page(describe_options())
-
-    def add(name: str, help: str) -> Parser:
-        command = add_command(commands, "commands", name, help, options)
-        if name == "evaluate":  # several configs, then overrides; told apart by their "="
-            command.add_argument("words", nargs="+", metavar="CONFIG", help="YAML files or presets, one for each task; then key=value")
-            command.set_defaults(overrides=[])
-        else:
-            command.add_argument("config", metavar="CONFIG", help="YAML file, or the name of a preset such as toy_sudoku")
-            command.add_argument("overrides", nargs="*", default=[], metavar="key=value")
-        return command
+    add = partial(add_command, commands, "commands", options=options)
 
     command = add("train", "Fine-tune the policy of a config; metrics and checkpoints go to its output folder.")
     command.add_argument("--resume", action="store_true", help="continue the run in the output folder from its newest checkpoint")
@@ -92,7 +87,7 @@ def add_config_commands(commands: Any) -> None:
     command.add_argument("--num-samples", type=int, default=1, help="answers to draw (default 1)")
     command.add_argument("--draw", metavar="FILE", help="draw who was unmasked when, in the first answer: .png, or .gif to see it move")
 
-    command = add("evaluate", "Accuracy on the test items of tasks, at several lengths, with several samplers.")
+    command = add("evaluate", "Accuracy on the test items of one or more tasks, a CONFIG each, at several lengths, with several samplers.")
     command.add_argument("--output", metavar="FOLDER", help="keep every answer here; an evaluation that was killed goes on")
     command.add_argument("--lengths", type=as_lengths, default=[], metavar="L,…", help="generation lengths, such as 128,256,512")
     command.add_argument("--samplers", type=as_words, default=[], metavar="S,…", help="such as confidence,confidence+prefix,wino")
@@ -108,9 +103,8 @@ def add_config_commands(commands: Any) -> None:
 
 def add_other_commands(commands: Any) -> None:
     """What takes files, and the benchmark of this machine."""
-    command = add_command(
-        commands, "grading", "grade", "Both gradings of answers in files: of dmpo evaluate, or as d1 and DMPO publish them."
-    )
+    about = "Both gradings of answers in files: of dmpo evaluate, or as d1 and DMPO publish them."
+    command = add_command(commands, "grading", "grade", about)
     command.add_argument("files", nargs="+", metavar="FILE", help="NAME.jsonl of dmpo evaluate, or TASK_…_generations.json")
     command.add_argument("--output", metavar="FILE.jsonl", help="also write the grade of every answer to this new file")
     command.add_argument("--explain", type=int, action="append", default=[], metavar="INDEX", help="explain this item of each file, from 0")
@@ -122,8 +116,8 @@ def add_other_commands(commands: Any) -> None:
     command.add_argument("--markdown", action="store_true", help="a Markdown table instead of text")
     command.add_argument("--figure", metavar="FILE", help="also draw it as bars, .png or .svg")
 
-    export_help = "Write the policy of a run as a plain checkpoint, or its adapters as plain PEFT adapters."
-    command = add_command(commands, "commands", "export", export_help)
+    about = "Write the policy of a run as a plain checkpoint, or its adapters as plain PEFT adapters."
+    command = add_command(commands, "commands", "export", about)
     command.add_argument("source", metavar="RUN", help="folder of a run or of one of its checkpoints")
     command.add_argument("target", metavar="OUTPUT", help="folder to write; must not exist")
     command.add_argument("--merge", action="store_true", help="add the adapters to the weights of their base")

@@ -20,7 +20,6 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dmpo_ref.config import Config
-from dmpo_ref.evaluation.answering import answer_texts
 from dmpo_ref.likelihood import elbo, flatten, path_log_prob, score, sequence_log_prob, token_log_prob
 from dmpo_ref.masking import Masks, draw_masks, stream
 from dmpo_ref.objectives.base import Objective
@@ -30,7 +29,7 @@ from dmpo_ref.runtime.interrupt import Interrupted, StopSignal
 from dmpo_ref.runtime.processes import is_first_process
 from dmpo_ref.runtime.run import Run
 from dmpo_ref.samplers.sampling import sample
-from dmpo_ref.tasks.encoding import encode, end_ids
+from dmpo_ref.tasks.encoding import answer_texts, encode, end_ids
 from dmpo_ref.weights import (
     baseline_weights,
     coefficient_for_ess,

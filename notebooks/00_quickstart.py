@@ -30,14 +30,13 @@ import torch
 from IPython.display import Image
 
 from dmpo_ref import load_config, train
-from dmpo_ref.evaluation.answering import answer_texts
 from dmpo_ref.likelihood import build_vocabulary
 from dmpo_ref.masking import stream
 from dmpo_ref.models.loading import load_policy
 from dmpo_ref.plots.traces import animate_trace, trace
 from dmpo_ref.samplers.sampling import sample
 from dmpo_ref.tasks import build_task
-from dmpo_ref.tasks.encoding import encode
+from dmpo_ref.tasks.encoding import answer_texts, encode
 from dmpo_ref.weights import effective_sample_size, log_weights, target_weights
 from toy.oracle import exact_distribution, kl_divergence, rewards, tilted
 from toy.worlds.sudoku import solutions

@@ -44,7 +44,6 @@ import torch
 from IPython.display import Image
 
 from dmpo_ref.config import SamplerConfig
-from dmpo_ref.evaluation.answering import answer_texts
 from dmpo_ref.likelihood import build_vocabulary, path_log_prob, token_log_prob
 from dmpo_ref.masking import Masks, draw_masks, stream
 from dmpo_ref.models.loading import load_policy
@@ -52,7 +51,7 @@ from dmpo_ref.plots.traces import animate_trace, draw_trace, trace
 from dmpo_ref.presets.loading import load_config
 from dmpo_ref.samplers.sampling import sample
 from dmpo_ref.tasks import build_task
-from dmpo_ref.tasks.encoding import encode
+from dmpo_ref.tasks.encoding import answer_texts, encode
 from toy.figures.demo import BLUE, GREEN, ORANGE
 from toy.oracle import arrival_log_prob, exact_distribution, exact_elbo
 

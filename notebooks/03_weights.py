@@ -44,7 +44,6 @@ import torch
 from ipywidgets import FloatLogSlider, SelectionSlider, interact
 
 from dmpo_ref.config import SamplerConfig
-from dmpo_ref.evaluation.answering import answer_texts
 from dmpo_ref.likelihood import build_vocabulary, elbo, path_log_prob, sequence_log_prob, token_log_prob
 from dmpo_ref.losses import wdce
 from dmpo_ref.masking import draw_masks, path_masks, stream
@@ -53,7 +52,7 @@ from dmpo_ref.plots.style import COLORS
 from dmpo_ref.presets.loading import load_config
 from dmpo_ref.samplers.sampling import sample
 from dmpo_ref.tasks import build_task
-from dmpo_ref.tasks.encoding import encode
+from dmpo_ref.tasks.encoding import answer_texts, encode
 from dmpo_ref.weights import coefficient_for_ess, effective_sample_size, log_weights, target_weights
 from toy.figures.demo import BLUE, GREEN, ORANGE
 from toy.oracle import conditional_log_prob, exact_distribution, kl_divergence, rewards, tilted

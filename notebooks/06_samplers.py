@@ -41,7 +41,6 @@ import torch
 from ipywidgets import FloatSlider, interact
 
 from dmpo_ref.config import SamplerConfig
-from dmpo_ref.evaluation.answering import answer_texts
 from dmpo_ref.likelihood import Vocabulary, build_vocabulary
 from dmpo_ref.masking import stream
 from dmpo_ref.models.loading import load_policy
@@ -50,7 +49,7 @@ from dmpo_ref.presets.loading import load_config
 from dmpo_ref.rollout import Prompts
 from dmpo_ref.samplers.sampling import sample
 from dmpo_ref.tasks import build_task
-from dmpo_ref.tasks.encoding import encode
+from dmpo_ref.tasks.encoding import answer_texts, encode
 from toy.figures.demo import BLUE, COLORS, GREEN, ORANGE, RED
 
 # %% [markdown]

@@ -31,14 +31,13 @@ def run_train(args: argparse.Namespace) -> None:
 
 def run_sample(args: argparse.Namespace) -> None:
     """`dmpo sample`."""
-    from dmpo_ref.evaluation.answering import answer_texts
     from dmpo_ref.masking import stream
     from dmpo_ref.models.loading import load_policy
     from dmpo_ref.plots.traces import check_ending, save_trace, trace
     from dmpo_ref.runtime.processes import build_accelerator
     from dmpo_ref.samplers.sampling import sample
     from dmpo_ref.tasks import build_task
-    from dmpo_ref.tasks.encoding import encode, end_ids
+    from dmpo_ref.tasks.encoding import answer_texts, encode, end_ids
 
     config = load_config(args.config, *args.overrides)
     if args.num_samples < 1:

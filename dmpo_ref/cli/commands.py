@@ -22,8 +22,8 @@ from dmpo_ref.masking import stream
 from dmpo_ref.models.loading import base_of, export, load_policy, locate, read_config
 from dmpo_ref.presets.loading import load_config
 from dmpo_ref.runtime.processes import build_accelerator
+from dmpo_ref.samplers import sample
 from dmpo_ref.samplers.checks import check_lengths
-from dmpo_ref.samplers.sampling import sample
 from dmpo_ref.tasks import build_task
 from dmpo_ref.tasks.base import BLANK
 from dmpo_ref.tasks.encoding import allowed_vocabulary, answer_texts, encode, end_ids

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 from dmpo_ref import __version__
-from dmpo_ref.config import describe_options
+from dmpo_ref.config import Option, describe_options
 from dmpo_ref.forecast.hardware import BANDWIDTH, FLOPS
 
 EXAMPLES = {
@@ -127,7 +127,7 @@ def add_other_commands(commands: Any) -> None:
     command.add_argument("name", choices=["loss", "samplers", "grading"], help=what)
 
 
-def options_page(options: dict[str, tuple[str, Any, str, str]]) -> str:
+def options_page(options: dict[str, Option]) -> str:
     """Every option with its default, symbol and description, one a line."""
     lines = []
     for key, option in options.items():

@@ -6,19 +6,20 @@ Each item has its own random stream, keyed by (seed, its index), so answers depe
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
-from torch.nn import Module
 from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dmpo_ref.config import SamplerConfig
+from dmpo_ref.config import EvaluationConfig, SamplerConfig
 from dmpo_ref.likelihood import Vocabulary
 from dmpo_ref.masking import stream
 from dmpo_ref.rollout import Rollout
+from dmpo_ref.runtime.processes import Processes
 from dmpo_ref.samplers import sample
+from dmpo_ref.tasks.base import Grade, Task, accuracy_by_kind
 from dmpo_ref.tasks.encoding import answer_texts, encode, end_ids
 
 ITEMS_PER_BATCH = 64  # finished answers are written after each batch
@@ -48,9 +49,9 @@ class Batch:
     """Answers to consecutive items, item by item, and what they cost."""
 
     answers: list[Answer]
-    seconds: float = 0.0
-    forwards: int = 0
-    fed_tokens: int = 0
+    seconds: float
+    forwards: int
+    fed_tokens: int
 
 
 @dataclass
@@ -71,9 +72,9 @@ class Evaluation:
 
 
 def evaluate(
-    model: Module,
-    tokenizer,
-    task,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
     items: list,
     sampler: SamplerConfig,
     vocabulary: Vocabulary,
@@ -84,25 +85,43 @@ def evaluate(
     """Let the policy answer every item `num_samples` times and grade the answers. An item too long to be asked counts as wrong."""
     starts = range(0, len(items), ITEMS_PER_BATCH)
     batches = list(answer_items(model, tokenizer, task, items, sampler, vocabulary, starts, num_samples=num_samples, seed=seed))
-    answers, right, total = [[] for _ in items], Counter(), Counter()
+    answers: list[list[str]] = [[] for _ in items]
     for answer in (answer for batch in batches for answer in batch.answers):
         answers[answer.index].append(answer.text)
-        grade = task.grade(items[answer.index], answer.generation or "")
-        total[grade.kind] += 1
-        right[grade.kind] += grade.correct
-    kinds = sorted(total, key=lambda kind: (len(kind), kind))
-    return Evaluation(
-        accuracy=right.total() / total.total(),
-        by_kind={kind: right[kind] / total[kind] for kind in kinds},
-        answers=answers,
-        forwards=sum(batch.forwards for batch in batches),
-    )
+    grades = grade_answers(task, items, batches)
+    accuracy = sum(grade.correct for grade in grades) / len(grades)
+    return Evaluation(accuracy, accuracy_by_kind(grades), answers, sum(batch.forwards for batch in batches))
+
+
+def test_accuracy(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    items: list,
+    config: EvaluationConfig,
+    vocabulary: Vocabulary,
+    *,
+    seed: int,
+    processes: Processes,
+) -> float:
+    """Share of right answers, by the strict grading, as `evaluate` has it; each process asks its part of the batches."""
+    starts = range(0, len(items), ITEMS_PER_BATCH)[processes.index :: processes.count]
+    batches = answer_items(model, tokenizer, task, items, config.sampler, vocabulary, starts, num_samples=config.num_samples, seed=seed)
+    grades = grade_answers(task, items, batches)
+    processes.join()
+    right, total = processes.sum([sum(grade.correct for grade in grades), len(grades)])
+    return right / total
+
+
+def grade_answers(task: Task, items: list, batches: Iterable[Batch]) -> list[Grade]:
+    """Both gradings of every answer; an item that was never asked has the empty answer."""
+    return [task.grade(items[answer.index], answer.generation or "") for batch in batches for answer in batch.answers]
 
 
 def answer_items(
-    model: Module,
-    tokenizer,
-    task,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
     items: list,
     sampler: SamplerConfig,
     vocabulary: Vocabulary,
@@ -112,15 +131,17 @@ def answer_items(
     seed: int,
 ) -> Iterator[Batch]:
     """Answers to the batches that begin at these indices of `items`."""
-    device, room = next(model.parameters()).device, model.config.max_sequence_length
+    device, longest = next(model.parameters()).device, model.config.max_sequence_length
     for start in tqdm(starts, desc="evaluate", disable=None if len(starts) > 1 else True, leave=False):
         clock = time.perf_counter()
         indices = range(start, min(start + ITEMS_PER_BATCH, len(items)))
         prompts = encode(tokenizer, task, [items[i] for i in indices], sampler.response_length)
-        fits = [i for i, length in zip(indices, prompts.attention_mask.sum(dim=-1).tolist(), strict=True) if length <= room]
-        batch = Batch([Answer(i, n, "", None, 0) for i in indices if i not in fits for n in range(num_samples)])
+        lengths = prompts.attention_mask.sum(dim=-1).tolist()
+        fits = [i for i, length in zip(indices, lengths, strict=True) if length <= longest]
+        answers = [Answer(i, n, "", None, 0) for i in indices if i not in fits for n in range(num_samples)]
+        forwards = fed_tokens = 0
         if fits:
-            if len(fits) < len(indices):
+            if answers:  # without the items that are too long, the others need less padding
                 prompts = encode(tokenizer, task, [items[i] for i in fits], sampler.response_length)
             rollout = sample(
                 model,
@@ -131,31 +152,19 @@ def answer_items(
                 generators=[stream(seed, "evaluate", i) for i in fits],
                 end_tokens=end_ids(tokenizer),
             )
-            batch.forwards, batch.fed_tokens = rollout.forwards, rollout.fed_tokens
-            batch.answers += read_answers(tokenizer, rollout, fits)
-        batch.answers.sort(key=lambda answer: (answer.index, answer.sample))
-        batch.seconds = time.perf_counter() - clock
-        yield batch
+            forwards, fed_tokens = rollout.forwards, rollout.fed_tokens
+            answers += read_answers(tokenizer, rollout, fits)
+        answers.sort(key=lambda answer: (answer.index, answer.sample))
+        yield Batch(answers, time.perf_counter() - clock, forwards, fed_tokens)
 
 
-def read_answers(tokenizer, rollout: Rollout, indices: list[int]) -> list[Answer]:
+def read_answers(tokenizer: PreTrainedTokenizerBase, rollout: Rollout, indices: list[int]) -> list[Answer]:
     """The answers of a rollout to the items of these indices."""
     ends, answers = end_ids(tokenizer), []
     for g, texts in enumerate(answer_texts(tokenizer, rollout)):
         for n, text in enumerate(texts):
-            tokens, response, prompt = (x[g, n] for x in (rollout.tokens, rollout.response_mask, rollout.prompt_mask))
-            drawn = tokens[response].tolist()
+            tokens, drawn = rollout.tokens[g, n], rollout.tokens[g, n][rollout.response_mask[g, n]].tolist()
             before_end = sum(1 for _ in takewhile(lambda token: token not in ends, drawn))
-            raw = tokenizer.decode(tokens[rollout.attention_mask[g, n] & ~prompt])
-            answers.append(Answer(indices[g], n, text, raw, num_tokens=min(before_end + 1, len(drawn))))
+            generation = str(tokenizer.decode(tokens[rollout.attention_mask[g, n] & ~rollout.prompt_mask[g, n]]))
+            answers.append(Answer(indices[g], n, text, generation, num_tokens=min(before_end + 1, len(drawn))))
     return answers
-
-
-def test_accuracy(model, tokenizer, task, items, config, vocabulary, *, seed, processes):
-    starts = range(0, len(items), ITEMS_PER_BATCH)[processes.index :: processes.count]
-    batches = answer_items(model, tokenizer, task, items, config.sampler, vocabulary, starts, num_samples=config.num_samples, seed=seed)
-    answers = [answer for batch in batches for answer in batch.answers]
-    right = sum(task.grade(items[answer.index], answer.generation or "").correct for answer in answers)
-    processes.join()
-    right, total = processes.sum([right, len(answers)])
-    return right / total

@@ -1,4 +1,4 @@
-"""Both gradings of answers that lie in files: those of `dmpo evaluate`, and those that the published evaluations of d1 and DMPO write.
+"""Both gradings of answers in files: those of `dmpo evaluate`, and those that the published evaluations of d1 and DMPO write.
 
 A published file is one JSON object, {"generations": [{"question", "generations", "ground_truth"}, …], "gen_length": …}, named
 like `countdown_instruct_256_128_0_generations.json` (task, model, generation length, steps, process).
@@ -11,12 +11,15 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tabulate import tabulate
+
 from dmpo_ref.tasks import TASKS
-from dmpo_ref.tasks.base import Grade, Verdict
+from dmpo_ref.tasks.base import Grade, Verdict, accuracy_by_kind
 
 PUBLISHED_NAMES = {"math": "math500"}  # what a published file calls a task, where this project calls it something else
 Z = 1.959963984540054  # 97.5 % quantile of the normal distribution: 95 % intervals
@@ -87,27 +90,29 @@ def grade_files(paths: Iterable[str | Path]) -> tuple[list[Item], list[str]]:
     for path in map(Path, paths):
         if not path.name.endswith(COST):
             files.setdefault(path.resolve(), path)
-    items, problems = [], []
+    items: list[Item] = []
+    problems: list[str] = []
     for path in files.values():
         try:
-            found = list(read_file(path))
+            for found in grade_file(path):
+                if isinstance(found, Item):
+                    items.append(found)
+                else:
+                    problems.append(found)
         except (OSError, ValueError) as error:
             problems.append(str(error))
-            continue
-        for item in found:
-            (problems if isinstance(item, str) else items).append(item)
     return items, problems
 
 
-def read_file(path: Path) -> Iterator[Item | str]:
-    """The graded answers of one file, or lines that say what is wrong with some."""
+def grade_file(path: Path) -> Iterator[Item | str]:
+    """The graded answers of one file, and a line for each that could not be read."""
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text: {error}") from error
-    yield from read_results(path, text) if path.suffix == ".jsonl" else read_published(path, text)
+    yield from read_results(path, text) if path.suffix == ".jsonl" else read_generations(path, text)
 
 
 def read_results(path: Path, text: str) -> Iterator[Item | str]:
@@ -118,8 +123,7 @@ def read_results(path: Path, text: str) -> Iterator[Item | str]:
         task, length = setting["task.name"], setting["evaluation.sampler.response_length"]
     except (IndexError, KeyError, TypeError, ValueError, RecursionError):
         raise ValueError(f"{path}: the first line must say what was evaluated, as dmpo evaluate writes it") from None
-    check_task(task, path)
-    check_length(length, path)
+    check_setting(path, task, length)
     run = path.with_suffix("").as_posix()
     for number, line in enumerate(lines[1:], start=2):
         try:
@@ -128,25 +132,23 @@ def read_results(path: Path, text: str) -> Iterator[Item | str]:
             grade = grade_record(task, record["question"], record["ground_truth"], record["generation"])
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             remedy = "; if it was cut off, the same dmpo evaluate completes it" if isinstance(error, json.JSONDecodeError) else ""
-            yield f"{path}, line {number}: {explain(error)}{remedy}"
+            yield f"{path}, line {number}: {describe_error(error)}{remedy}"
             continue
         yield Item(path, index, sample, run, task, length, record["generation"], grade)
 
 
-def read_published(path: Path, text: str) -> Iterator[Item | str]:
+def read_generations(path: Path, text: str) -> Iterator[Item | str]:
     """A file of the published evaluation."""
     name = path.stem.removesuffix("_generations")
     word = name.partition("_")[0]
     task = PUBLISHED_NAMES.get(word, word)
-    check_task(task, path)
-    records, settings, cut = parse_published(text)
+    records, length, is_cut = parse_generations(text)
     if records is None:
         form = '{"generations": [{"question", "generations", "ground_truth"}, …]}'
         raise ValueError(f"{path}: not a file of generations; expected {form}")
-    if cut:
+    check_setting(path, task, length)
+    if is_cut:
         yield f"{path}: the JSON is cut off or broken after {len(records)} items; those are graded"
-    length = settings.get("gen_length")
-    check_length(length, path)
     in_name = re.fullmatch(rf"([^_]+_.+?_({length or '[0-9]+'})(?:_[0-9]+)?)(_[0-9]+)?", name)
     length = int(in_name[2]) if in_name else length
     # The processes of one evaluation write a file each; their number is the last part of the name.
@@ -158,41 +160,35 @@ def read_published(path: Path, text: str) -> Iterator[Item | str]:
                 raise ValueError("generations must be a text, got null")
             grade = grade_record(task, question, truth, generation)
         except (KeyError, TypeError, ValueError, RecursionError) as error:
-            yield f"{path}, item {index}: {explain(error)}"
+            yield f"{path}, item {index}: {describe_error(error)}"
             continue
         yield Item(path, index, 0, run, task, length, generation, grade)
 
 
-def parse_published(text: str) -> tuple[list | None, dict[str, Any], bool]:
-    """Records, settings, and whether the text is broken off; records None if it is nothing of the kind."""
+def parse_generations(text: str) -> tuple[list[Any] | None, Any, bool]:
+    """(records, generation length, whether the text is cut off) of a published file; records None if it is no such file."""
     try:
         content = json.loads(text)
         records = content.get("generations") if isinstance(content, dict) else None
-        return (records, content, False) if isinstance(records, list) else (None, {}, False)
+        return (records, content.get("gen_length"), False) if isinstance(records, list) else (None, None, False)
     except (ValueError, RecursionError):
         pass
     found = re.search(r'"generations"\s*:\s*\[', text)
     if found is None:
-        return None, {}, True
-    records, decoder, place = [], json.JSONDecoder(), found.end()
-    while (start := text.find("{", place)) >= 0:
-        try:
-            record, place = decoder.raw_decode(text, start)
-        except (ValueError, RecursionError):
-            break
-        records.append(record)
+        return None, None, True
+    records, decoder, end = [], json.JSONDecoder(), found.end()
+    with suppress(ValueError, RecursionError):  # at the record that is cut off
+        while (start := text.find("{", end)) >= 0:
+            record, end = decoder.raw_decode(text, start)
+            records.append(record)
     length = re.search(r'"gen_length"\s*:\s*(\d+)', text)
-    return records, {"gen_length": int(length[1])} if length else {}, True
+    return records, int(length[1]) if length else None, True
 
 
-def check_task(task: str, path: Path) -> None:
-    """Refuse a file whose task is not known."""
+def check_setting(path: Path, task: Any, length: Any) -> None:
+    """Refuse a file whose task is not known, or whose generation length is not a number of tokens; None is allowed."""
     if not isinstance(task, str) or task not in TASKS:
         raise ValueError(f"{path}: unknown task {task!r}; the tasks are {', '.join(TASKS)}, and a file's name must begin with one")
-
-
-def check_length(length: Any, path: Path) -> None:
-    """Refuse a file whose generation length is no number of tokens; None is allowed."""
     if length is not None and (type(length) is not int or length < 1):
         raise ValueError(f"{path}: the generation length must be a whole number above 0, got {str(length)[:40]!r}")
 
@@ -205,11 +201,11 @@ def check_count(record: dict[str, Any], name: str) -> int:
 
 
 def grade_record(task: str, question: Any, truth: Any, generation: Any) -> Grade:
-    """Grade one answer of a file; ValueError if question and ground truth are not this task's, or the answer is no text.
+    """Grade one answer of a file; ValueError if question and ground truth are not this task's, or the answer is not a text.
 
     Generation None: the item was never asked, which is as wrong as an empty answer, under both gradings.
     """
-    item = TASKS[task].from_record(question, truth)
+    item: Any = TASKS[task].from_record(question, truth)  # each task has its own type of item
     if generation is None:
         return Grade("not asked", NEVER_ASKED, replace(NEVER_ASKED, total=TASKS[task].grade(item, "").published.total))
     if not isinstance(generation, str):
@@ -217,26 +213,27 @@ def grade_record(task: str, question: Any, truth: Any, generation: Any) -> Grade
     return TASKS[task].grade(item, generation)
 
 
-def explain(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """What was wrong with a record, in a line."""
     return f"the field {error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
 
 
 def summarise(items: list[Item]) -> list[Score]:
     """Accuracy for each run × task × length × grading, in this order."""
-    groups: dict[tuple, list[Item]] = defaultdict(list)
+    groups: dict[tuple[str, int, str], list[Item]] = defaultdict(list)
     for item in items:
         groups[item.task, item.length or 0, item.run].append(item)
     scores = []
-    for (task, _, run), group in sorted(groups.items(), key=lambda pair: pair[0]):
-        by_item: dict[Any, list[Item]] = defaultdict(list)
+    for (task, length, run), group in sorted(groups.items()):
+        by_item: dict[tuple[Path, int], list[bool]] = defaultdict(list)
         for item in group:
-            by_item[item.file, item.index].append(item)
-        for grading in ("published", "strict"):
-            verdicts = [getattr(item.grade, grading) for item in group]
-            right, total = sum(v.right for v in verdicts), sum(v.total for v in verdicts)
-            pass_at = pass_at_k([[item.grade.correct for item in samples] for samples in by_item.values()]) if grading == "strict" else {}
-            scores.append(Score(run, task, group[0].length, grading, right, total, len(by_item), pass_at))
+            by_item[item.file, item.index].append(item.grade.correct)
+        for grading, verdicts, pass_at in (
+            ("published", [item.grade.published for item in group], {}),
+            ("strict", [item.grade.strict for item in group], pass_at_k(list(by_item.values()))),
+        ):
+            right, total = sum(verdict.right for verdict in verdicts), sum(verdict.total for verdict in verdicts)
+            scores.append(Score(run, task, length or None, grading, right, total, len(by_item), pass_at))
     return scores
 
 
@@ -261,23 +258,21 @@ def wilson(share: float, n: int) -> tuple[float, float]:
 
 def format_scores(scores: list[Score]) -> str:
     """A table for a terminal, one line for each run × task × length × grading."""
-    rows = [("run", "task", "length", "grading", "right", "accuracy", "95 % interval", "")]
+    rows = []
     for score in scores:
-        unit = " cells" if score.task == "sudoku" and score.grading == "published" else ""
+        right = f"{score.right}/{score.total}" + " cells" * (score.task == "sudoku" and score.grading == "published")
         low, high = score.interval
         more = "  ".join(f"pass@{k} {100 * value:.2f} %" for k, value in score.pass_at.items())
         accuracy, interval = f"{100 * score.accuracy:.2f} %", f"{100 * low:.2f} – {100 * high:.2f}"
-        length, right = str(score.length or "-"), f"{score.right}/{score.total}{unit}"
-        rows.append((score.run, score.task, length, score.grading, right, accuracy, interval, more))
-    widths = [max(len(row[i]) for row in rows) for i in range(8)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+        rows.append((score.run, score.task, score.length or "-", score.grading, right, accuracy, interval, more))
+    headers = ("run", "task", "length", "grading", "right", "accuracy", "95 % interval", "")
+    return tabulate(rows, headers, tablefmt="plain", disable_numparse=True)
 
 
 def describe_kinds(items: list[Item]) -> str:
     """Strict accuracy by kind of item, and which items were never asked, indented."""
-    kinds = sorted({item.grade.kind for item in items}, key=lambda kind: (len(kind), kind))
-    by_kind = {kind: [item.grade.correct for item in items if item.grade.kind == kind] for kind in kinds}
-    text = "  strict, by kind: " + ", ".join(f"{kind} {100 * sum(right) / len(right):.1f} %" for kind, right in by_kind.items())
+    by_kind = accuracy_by_kind(item.grade for item in items)
+    text = "  strict, by kind: " + ", ".join(f"{kind} {100 * share:.1f} %" for kind, share in by_kind.items())
     if never := sorted({item.index for item in items if item.generation is None}):
         shown = ", ".join(map(str, never[:10])) + (", …" if len(never) > 10 else "")
         text += f"\n  never asked, counted as wrong: {len(never)} items longer than the model can read, index {shown}"
@@ -297,8 +292,7 @@ def as_result(item: Item) -> dict[str, Any]:
 def describe_item(item: Item) -> str:
     """What was read in an answer, from where, and why it is right or wrong, under both gradings."""
     lines = [f"{item.file}, item {item.index}, sample {item.sample} ({item.task}, length {item.length or 'of the template'})"]
-    for name in ("published", "strict"):
-        verdict = getattr(item.grade, name)
+    for name, verdict in (("published", item.grade.published), ("strict", item.grade.strict)):
         mark = "right" if verdict.right == verdict.total else "wrong" if verdict.total == 1 else f"{verdict.right} of {verdict.total}"
         lines.append(f"  {name:<9} {mark}: read {verdict.answer!r} from {verdict.source}; {verdict.reason}")
     return "\n".join(lines)

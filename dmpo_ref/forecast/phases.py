@@ -59,7 +59,7 @@ def list_phases(config: Config, P: int, L: int, num_processes: int) -> list[Phas
     masks, scored = loss.num_masks, L / 2  # masks of a rollout in one step, positions scored in each
     if objective.follows_path:
         masks, scored = T, L / T
-    if loss.name in ("diffu_grpo", "wd1"):  # one shot
+    if loss.name in ("diffu_grpo", "wd1"):  # one mask, all positions
         masks, scored = 1, L
 
     def phase(name: str, passes: int, rows: int, micro_batch: int | None, scored: float, worth: int = 1) -> Phase:
@@ -74,8 +74,8 @@ def list_phases(config: Config, P: int, L: int, num_processes: int) -> list[Phas
     stored += ["log p_ref"] if objective.uses_log_ref else []
     for name in stored:
         phases.append(phase(f"storing {name}", 1 if objective.follows_path else K, rollouts * masks, train.score_micro_batch, scored))
-    if stored and loss.micro_batch:  # a loss that is not linear needs its slopes before it is taken in parts
-        phases.append(phase("slopes of the loss", K, in_step * masks, loss.micro_batch, scored))
+    if stored and loss.micro_batch:  # a loss that is not linear needs its gradient before it is taken in parts
+        phases.append(phase("gradient of the loss", K, in_step * masks, loss.micro_batch, scored))
     # Backward counts as two: gradients of the inputs and of the weights (frozen weights skip the second). Checkpointing runs each
     # block again.
     return [*phases, phase("gradient steps", K, in_step * masks, loss.micro_batch, scored, 3 + config.model.gradient_checkpointing)]
@@ -92,9 +92,9 @@ def sampling_phase(config: Config, P: int, L: int, num_processes: int, *, fewest
     b = sampler.block_length or L
     n = passes_of_block(sampler, L, fewest=fewest)
     scored = b / n
-    if sampler.name in CONFIDENT:  # all that is still open: b, then b/n fewer after every pass
+    if sampler.name in CONFIDENT:  # all that is still masked: b, then b/n fewer after every pass
         scored = b * (n + 1) / (2 * n)
-    if sampler.name == "wino":  # what is open in the sequence, what is placed in the shadow
+    if sampler.name == "wino":  # what is masked in the sequence, what is placed in the shadow
         scored = b
     return Phase("sampling", tokens_fed(sampler, P, L, n), rows, min(batch, rows), scored, num_processes)
 
@@ -102,37 +102,32 @@ def sampling_phase(config: Config, P: int, L: int, num_processes: int, *, fewest
 def passes_of_block(sampler: SamplerConfig, L: int, *, fewest: bool) -> int:
     """Forward passes that fill a block of b positions: T b / L with a budget of T, and b without one.
 
-    How many `threshold`, `factor` and `wino` take depends on how sure the model is. Each places at least one token, net of what
-    wino takes back, so b are the most. The fewest are one, or for wino what its limit in a pass allows, min(max(⌊0.7 m⌋, 5), 20)
-    of m open positions.
+    How many `threshold`, `factor` and `wino` take depends on how confident the model is. Each places at least one token, net of
+    what wino takes back, so b are the most. The fewest are one, or for wino what its limit in a pass allows,
+    min(max(⌊0.7 m⌋, 5), 20) of m masked positions.
     """
-    b = sampler.block_length or L
-    if not fewest or sampler.name not in (*PARALLEL, "wino"):
-        return (sampler.steps or L) * b // L
-    passes, open_ = 0, b
-    while open_ > 0:
-        open_ -= b if sampler.name in PARALLEL else min(max(7 * open_ // 10, 5), 20)
-        passes += 1
-    return passes
+    b, passes = sampler.block_length or L, 0
+    if fewest and sampler.name in PARALLEL:
+        return 1
+    if fewest and sampler.name == "wino":
+        while b > 0:
+            b, passes = b - min(max(7 * b // 10, 5), 20), passes + 1
+        return passes
+    return (sampler.steps or L) * b // L
 
 
 def tokens_fed(sampler: SamplerConfig, P: int, L: int, n: int) -> list[int]:
     """Tokens of one sequence that each pass feeds; blocks from left to right, n passes each.
 
-        cache=none      P + L, and the shadow that wino has
+        cache=none      P + L; for wino also a second copy of the block, its shadow
         cache=prefix    P + L in the first pass of a block; then the block and all that follows it
         cache=dual      P + L in the first pass of a block; then the block, b
 
     A pass attends to the kept keys and values of what it does not feed.
     """
     b, fed = sampler.block_length or L, []
-    whole = P + L + shadow_length(sampler, L)
+    whole = P + L + (b if sampler.name == "wino" else 0)
     for start in range(0, L, b):
         later = {"none": whole, "prefix": L - start, "dual": b}[sampler.cache]
         fed += [whole] + [later] * (n - 1)
     return fed
-
-
-def shadow_length(sampler: SamplerConfig, L: int) -> int:
-    """Tokens that are fed behind a sequence: wino has a second copy of its block there."""
-    return (sampler.block_length or L) if sampler.name == "wino" else 0

@@ -11,7 +11,6 @@ from dmpo_ref.models.llada import LLaDAConfig
 from dmpo_ref.models.loading import base_of, locate, read_config
 
 KNOWN_8B = "GSAI-ML/LLaDA"
-BUCKET = 4 * 5e8  # bytes in which DeepSpeed collects gradients before it exchanges them, its default
 NF4_BYTES = 0.5 + 4 / 64  # a weight in 4 bits, and one float32 scale for 64 of them
 
 
@@ -64,7 +63,7 @@ def count_adapters(model: LLaDAConfig, options: ModelConfig) -> int:
     """LoRA adds A [r, inputs] and B [outputs, r] to each target.
 
     Raises:
-        ValueError: a target that is no linear layer.
+        ValueError: a target that is not a linear layer.
     """
     if options.lora_rank == 0:
         return 0
@@ -89,8 +88,7 @@ def held_bytes(model: LLaDAConfig, options: ModelConfig, n: int, strategy: str, 
         optimizer   AdamW's two moments, float32
         gathered    whole weights that a pass has fetched, and their gradients: fsdp2 only, and not counted as resident
 
-    `ddp` keeps gradients twice (communication buckets). `zero2` keeps a share of them beside one bucket, and a share of the moments
-    and of a float32 copy of the weights. `fsdp2` keeps a share of everything.
+    `ddp` keeps gradients twice (communication buckets). `fsdp2` keeps a shard of everything.
 
     Args:
         compares: p_ref is needed. It is the policy without its adapters, or where there are none a second model.
@@ -101,8 +99,6 @@ def held_bytes(model: LLaDAConfig, options: ModelConfig, n: int, strategy: str, 
     held |= {"gradients": trainable * (4 if adapters else b), "optimizer": 2 * 4 * trainable}
     if n == 1 or strategy == "ddp":
         return held | {"gradients": held["gradients"] * (1 if n == 1 else 2), "gathered": 0.0}
-    if strategy == "zero2":
-        return held | {"gradients": held["gradients"] / n + BUCKET, "optimizer": 3 * 4 * trainable / n, "gathered": 0.0}
     # A block is fetched while the one before it is computed; embedding, head and norms stay for the whole pass.
     two_blocks = min(2, model.n_layers) / model.n_layers  # as a share of all
     whole = (parameters - count_linear(model) * (1 - two_blocks)) * b

@@ -1,19 +1,25 @@
 """Tasks: text in, text out. A task knows prompts, rewards and grades; nothing here knows a model.
 
-What a task must have is written in `common.py`. To add one: write the file, add it to `TASKS` and its name to `TaskConfig`.
+What a task must have is the protocol `base.Task`. To add one: write the file, add it to `TASKS` and its name to `TaskConfig`.
 """
 
 from __future__ import annotations
 
 from dmpo_ref.config import TaskConfig
+from dmpo_ref.tasks.base import Task
 from dmpo_ref.tasks.countdown import Countdown
 from dmpo_ref.tasks.gsm8k import GSM8K
 from dmpo_ref.tasks.math500 import MATH500
 from dmpo_ref.tasks.sudoku import Sudoku
 
-TASKS = {"sudoku": Sudoku, "countdown": Countdown, "gsm8k": GSM8K, "math500": MATH500}
+TASKS: dict[str, type[Sudoku | Countdown | GSM8K | MATH500]] = {
+    "sudoku": Sudoku,
+    "countdown": Countdown,
+    "gsm8k": GSM8K,
+    "math500": MATH500,
+}
 
 
-def build_task(config: TaskConfig):
+def build_task(config: TaskConfig) -> Task:
     """The task that the config names."""
     return TASKS[config.name](config)

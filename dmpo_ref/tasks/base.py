@@ -1,20 +1,9 @@
-"""What tasks share: grades, chat prompts, the ends of an answer, and reading of data files. Text only; nothing knows a model.
-
-A task is a class with
-
-    alphabet              the characters that may be generated, or None for free text
-    load(source)          items of a file or a hub data set
-    prompt(item)          text, or chat messages, before the answer;  prefill: what the answer starts with
-    template(item)        the answer with `BLANK` at what is to be generated, or None where all of it is
-    reward(item, text)    reward by component; their sum is r
-    grade(item, text)     a `Grade`, both gradings
-    record(item)          (question, ground truth), as result files hold them;  from_record: the item back
-    show(item, text)      the item, or an answer to it, for a person to read
-"""
+"""What a task is, and what tasks share: grades and chat prompts. Text in, text out; nothing here knows a model."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -57,7 +46,7 @@ class Verdict:
 class Grade:
     """Both gradings of an answer, and the kind of item, by which accuracies are also reported.
 
-    `published` follows the rules behind the published tables, mistakes included; `strict` is right only where the answer is.
+    `published` follows the rules behind the published tables, mistakes included; `strict` accepts right answers only.
     """
 
     kind: str
@@ -70,21 +59,51 @@ class Grade:
         return self.strict.right == self.strict.total
 
 
+def accuracy_by_kind(grades: Iterable[Grade]) -> dict[str, float]:
+    """Share of right answers, by the strict grading, for each kind of item; short names of kinds first, then by alphabet."""
+    right: dict[str, list[bool]] = {}
+    for grade in grades:
+        right.setdefault(grade.kind, []).append(grade.correct)
+    return {kind: sum(right[kind]) / len(right[kind]) for kind in sorted(right, key=lambda kind: (len(kind), kind))}
+
+
 class Task(Protocol):
-    """Shim."""
+    """Prompts, rewards and grades of one kind of problem. An item is one problem, of whatever type the task likes.
+
+    Attributes:
+        alphabet: the characters that may be generated; None for free text.
+        prefill: what a free answer starts with.
+    """
 
     alphabet: str | None
     prefill: str
 
-    def load(self, source: str) -> list[Any]: ...
-    def parse(self, text: str) -> Any: ...
-    def prompt(self, item: Any) -> str | list[dict[str, str]]: ...
-    def template(self, item: Any) -> str | None: ...
-    def reward(self, item: Any, text: str) -> dict[str, float]: ...
-    def grade(self, item: Any, text: str) -> Grade: ...
-    def record(self, item: Any) -> tuple[Any, Any]: ...
-    def from_record(self, question: Any, ground_truth: Any) -> Any: ...
-    def show(self, item: Any, text: str | None = None) -> str: ...
+    def load(self, source: str) -> list[Any]:
+        """Items of a file or a hub data set."""
+
+    def parse(self, text: str) -> Any:
+        """An item typed by hand."""
+
+    def prompt(self, item: Any) -> str | list[dict[str, str]]:
+        """Text, or chat messages, before the answer."""
+
+    def template(self, item: Any) -> str | None:
+        """The answer with `BLANK` at each position to generate; None where all of it is generated."""
+
+    def reward(self, item: Any, text: str) -> dict[str, float]:
+        """Reward of an answer by component; their sum is r."""
+
+    def grade(self, item: Any, text: str) -> Grade:
+        """Both gradings of an answer."""
+
+    def record(self, item: Any) -> tuple[Any, Any]:
+        """(question, ground truth), as results files hold them."""
+
+    def from_record(self, question: Any, ground_truth: Any) -> Any:
+        """The item of such a pair; ValueError if it is not one of this task."""
+
+    def show(self, item: Any, text: str | None = None) -> str:
+        """The item, or an answer to it, for a person to read."""
 
 
 class ChatTask:

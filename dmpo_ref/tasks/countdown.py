@@ -50,7 +50,7 @@ class Countdown(ChatTask):
     """
 
     question = QUESTION + ANSWER_FORM.format(what=r"the expression in \boxed{}", example=r"\boxed{the expression}")
-    examples = (
+    examples: tuple[tuple[Problem, str], ...] = (
         (Problem((8, 75, 3), 99), worked("8 * 3 = 24 and 75 + 24 = 99.", "75 + 8 * 3")),
         (Problem((28, 5, 40), 60), worked("60 is 5 * 12, and 40 - 28 = 12.", "5 * (40 - 28)")),
         (Problem((12, 90, 6), 27), worked("90 - 12 is far too much. 90 / 6 = 15 and 15 + 12 = 27.", "90 / 6 + 12")),
@@ -123,13 +123,13 @@ class Countdown(ChatTask):
         Published: from the box (see `published_box`), where its braces do not balance from the first `<answer>…</answer>`, else from the
         whole text; `\div`, `\times`, `\cdot` replaced; cut to the expression of the first `expression = number`; see `check_published`.
         """
-        answer, source = read_published(text)
+        answer, source = published_expression(text)
         is_right, reason = check_published(item, answer)
         published = Verdict(int(is_right), 1, answer, source, reason)
         return Grade(f"{len(item.numbers)} numbers", grade_strict(item, *marked_answer(text)), published)
 
     @staticmethod
-    def record(item: Problem) -> tuple[str, list]:
+    def record(item: Problem) -> tuple[str, list[Any]]:
         """(question, ground truth) as in d1's result files: [[numbers], target]."""
         return f"Numbers: {list(item.numbers)}\nTarget: {item.target}", [list(item.numbers), item.target]
 
@@ -187,7 +187,7 @@ def grade_strict(item: Problem, answer: str | None, source: str) -> Verdict:
     return verdict(1, f"equals {item.target} and uses each number once")
 
 
-def read_published(text: str) -> tuple[str, str]:
+def published_expression(text: str) -> tuple[str, str]:
     """(the expression that the published evaluation reads, where it found it)."""
     found, source = published_box(text), "the last box" if "\\boxed" in text or "\\fbox" in text else "the whole text"
     if found is None:
@@ -220,7 +220,7 @@ def check_published(item: Problem, expression: str) -> tuple[bool, str]:
     return False, f"is {show_value(value)}, not {item.target}"
 
 
-def describe_numbers(item: Problem, used: Sequence) -> str:
+def describe_numbers(item: Problem, used: Sequence[int | str]) -> str:
     """That the numbers used are not the given ones, in words."""
     given = ", ".join(map(str, item.numbers))
     return f"uses {', '.join(map(str, used[: len(item.numbers) + 1])) or 'no number'}, not each of {given} once"

@@ -1,4 +1,4 @@
-"""?"""
+"""Rows of data files: CSV, JSON, JSON lines, or a data set of the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def read_rows(source: str, columns: tuple[str, ...]) -> list[dict[str, Any]]:
     """
     path = Path(source)
     if path.is_file():
-        rows = read_file(path)
+        rows = read_data_file(path)
     elif re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+){1,2}", source) or (":" in source and Path(source.split(":")[0]).is_dir()):
         rows = read_hub(source)
     else:
@@ -31,7 +31,7 @@ def read_rows(source: str, columns: tuple[str, ...]) -> list[dict[str, Any]]:
     return rows
 
 
-def read_file(path: Path) -> list[dict[str, Any]]:
+def read_data_file(path: Path) -> list[dict[str, Any]]:
     """Rows of a CSV, JSON-lines or JSON file, by its ending."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:  # Excel's CSV files start with a byte order mark
@@ -63,6 +63,6 @@ def read_hub(source: str) -> list[dict[str, Any]]:
     name, *config, split = source.split(":")
     try:
         return [dict(row) for row in load_dataset(name, *config, split=split)]
-    except Exception as error:  # a family of its own; whatever it is, the data set is not to be had
+    except Exception as error:  # `datasets` raises many kinds; all mean that there is no data set
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"cannot load the data set {source}: {reason}; a local file of the same columns works too") from error

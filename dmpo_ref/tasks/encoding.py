@@ -1,4 +1,4 @@
-"""?"""
+"""From items to tokens and back: prompts and templates for a sampler, the texts of a rollout."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ from dmpo_ref.tasks.answers.marked import END_TOKENS
 from dmpo_ref.tasks.base import BLANK, Task
 
 
-def encode(tokenizer, task, items: list, response_length: int | None = None) -> Prompts:
+def encode(tokenizer: PreTrainedTokenizerBase, task: Task, items: list, response_length: int | None = None) -> Prompts:
     """Tokenise the prompts and templates of items.
 
     Args:
-        task: `prompt(item)` is text, or chat messages, which the tokenizer's chat template makes text; `template(item)` is the
-            response with `BLANK` at what is to be generated, or None where all of a free response is.
-        response_length: L, positions of a free response.
+        task: chat messages of its prompts become text by the tokenizer's chat template.
+        response_length: L, positions of a free response (one without a template).
 
     Raises:
         ValueError: an item with nothing to generate, chat messages without a chat template, a free response without a length,
@@ -57,11 +56,11 @@ def encode(tokenizer, task, items: list, response_length: int | None = None) -> 
     return Prompts(tokens, attention_mask, prompt_mask, response_mask)
 
 
-def chat_text(tokenizer, messages: list[dict[str, str]]) -> str:
-    """Chat messages as the model was taught to read them, up to where its answer begins."""
+def chat_text(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> str:
+    """Chat messages in the form that the model was trained on, up to where its answer begins."""
     if tokenizer.chat_template is None:
         raise ValueError("this task asks in chat messages, but the tokenizer has no chat template: use an instruction-tuned checkpoint")
-    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
 
 
 def allowed_vocabulary(config: ModelConfig, task: Task, policy: LLaDAModelLM, tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
@@ -69,20 +68,18 @@ def allowed_vocabulary(config: ModelConfig, task: Task, policy: LLaDAModelLM, to
     return build_vocabulary(tokenizer, policy.config.embedding_size, alphabet=task.alphabet, full=config.vocabulary == "full")
 
 
-def end_ids(tokenizer) -> set[int]:
+def end_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """Tokens that end an answer."""
     return {tokenizer.eos_token_id, *map(tokenizer.added_tokens_encoder.get, END_TOKENS)} - {None}
 
 
-def decode(tokenizer, tokens: Tensor, attention_mask: Tensor, prompt_mask: Tensor) -> list[str]:
+def decode(tokenizer: PreTrainedTokenizerBase, tokens: Tensor, attention_mask: Tensor, prompt_mask: Tensor) -> list[str]:
     """Answers as text: what follows the prompt, up to the first end token, special tokens removed. [B, S] each → B strings."""
     ends = end_ids(tokenizer)
     answers = (row[keep].tolist() for row, keep in zip(tokens, attention_mask & ~prompt_mask, strict=True))
-    return [tokenizer.decode(list(takewhile(lambda t: t not in ends, answer)), skip_special_tokens=True) for answer in answers]
+    return [str(tokenizer.decode(list(takewhile(lambda t: t not in ends, answer)), skip_special_tokens=True)) for answer in answers]
 
 
-def answer_texts(tokenizer, rollout: Rollout) -> list[list[str]]:
+def answer_texts(tokenizer: PreTrainedTokenizerBase, rollout: Rollout) -> list[list[str]]:
     """The texts of a rollout, for each of the G prompts its N answers."""
-    rows = (x.flatten(0, 1) for x in (rollout.tokens, rollout.attention_mask, rollout.prompt_mask))
-    texts, n = decode(tokenizer, *rows), rollout.tokens.shape[1]
-    return [texts[i : i + n] for i in range(0, len(texts), n)]
+    return [decode(tokenizer, *of_prompt) for of_prompt in zip(rollout.tokens, rollout.attention_mask, rollout.prompt_mask, strict=True)]

@@ -65,7 +65,7 @@ class GSM8K(ChatTask):
 
     def __init__(self, config: TaskConfig):
         super().__init__(config)
-        self.rewards = {"solved": self.solved, "recipe": mended_rewards, "published": published_rewards}[config.reward]
+        self.rewards = {"solved": self.solved, "recipe": recipe_rewards, "published": published_rewards}[config.reward]
 
     def fields(self, item: Problem) -> dict[str, str]:
         return {"question": item.question}
@@ -212,8 +212,8 @@ def published_tags(text: str) -> float:
     return 0.125 * sum(once) - 0.001 * (behind + behind_again)
 
 
-def mended_rewards(item: Problem, text: str) -> dict[str, float]:
-    """The five components mended: reasoning may have many lines, the answer is read as a number, nothing is below 0.
+def recipe_rewards(item: Problem, text: str) -> dict[str, float]:
+    """The five components with their mistakes corrected: reasoning may have many lines, the answer is read as a number, nothing is below 0.
 
     The strict form is the four tags once each, alone on their lines, with nothing before or behind.
     """

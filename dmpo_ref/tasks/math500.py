@@ -19,7 +19,7 @@ from dmpo_ref.tasks.data import read_rows
 UNKNOWN_KIND = "all"
 MAX_LENGTH = 2000  # characters of an answer that the strict grading looks at
 
-# What does not change what an answer says: spacing, sizes of fractions and brackets, the font of words.
+# What does not change the meaning of an answer: spacing, sizes of fractions and brackets, the font of words.
 REWRITE = [
     (re.compile(r"\\\$|\$|(?<!\\)\\[()!,;: ]|~"), " "),
     (re.compile(r"\\(?:left|right|displaystyle)(?![A-Za-z])"), ""),
@@ -165,20 +165,20 @@ def strict_verdict(item: Problem, text: str) -> Verdict:
     """Right if the answer (see `marked_answer`) says the same as the truth, or math-verify finds them equal.
 
     Any form of the same value counts, also one that is not simplified; a percentage is both its number and its hundredth.
-    Not left to math-verify, which is generous there: words, which must be the same; the base of a number, which must be the same
-    or left out; and what holds a list together, since a pair or an interval is not a set, nor one value a list. What it cannot
-    decide within the bounds of `equality` is wrong.
+    Three things are compared here, because math-verify is too lenient with them: words must be the same; the base of a number must be
+    the same or left out; the brackets of a list must match, since a pair or an interval is not a set, and one value is not a list.
+    What math-verify cannot decide within the bounds of `equality` counts as wrong.
     """
     answer, source = marked_answer(text)
     if not answer:
         return Verdict(0, 1, None, source, "no <answer> and no \\boxed, or an empty one")
     if not item.answer:
         return Verdict(0, 1, answer, source, "the right answer is not known")
-    right, reason = compare(item.answer, answer)
+    right, reason = check_strict(item.answer, answer)
     return Verdict(int(right), 1, answer, source, f"{reason}; the right answer is {item.answer}")
 
 
-def compare(truth: str, answer: str) -> tuple[bool, str]:
+def check_strict(truth: str, answer: str) -> tuple[bool, str]:
     """Whether an answer is equal to the truth by the strict grading, and why."""
     if len(answer) > MAX_LENGTH:
         return False, f"more than {MAX_LENGTH} characters"
@@ -200,7 +200,7 @@ def compare(truth: str, answer: str) -> tuple[bool, str]:
 
 
 def rewrite(text: str) -> str:
-    """An answer without what does not change what it says."""
+    """An answer without what does not change its meaning."""
     text = text.strip()
     for pattern, new in REWRITE:
         text = pattern.sub(new, text.strip())

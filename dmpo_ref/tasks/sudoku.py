@@ -92,9 +92,9 @@ class Sudoku(ChatTask):
                 raise ValueError(f"task.{name}={value}: task.generate={config.generate} asks nothing in words; use task.generate=chat")
         self.config = config
 
-    def load(self, path: str) -> list[Puzzle]:
+    def load(self, source: str) -> list[Puzzle]:
         """Puzzles of a CSV file (see `read_puzzles`)."""
-        return read_puzzles(path)
+        return read_puzzles(source)
 
     def parse(self, text: str) -> Puzzle:
         """A puzzle typed by hand, its solution unknown.
@@ -134,34 +134,34 @@ class Sudoku(ChatTask):
     def reward(self, item: Puzzle, text: str) -> dict[str, float]:
         """Reward by component: `solved` 1 or 0 by the strict grading; or `cells`, the share of the blanks that are right.
 
-        `recipe`: a grid that is read as the strict grading does, of 16 digits that keep the clues, else 0; another solution than the
-        stored one is as right as it. `published`: the digits of the last `<answer>…</answer>`, whatever stands between them, padded or
-        cut to 16 and compared with the stored solution; clues may be changed. (In the layouts without words the grid is the answer.)
+        `recipe`: the grid is read as in the strict grading and must be 16 digits that keep the clues, else 0; any solution is right.
+        `published`: the digits of the last `<answer>…</answer>`, whatever stands between them, padded or cut to 16 and compared with
+        the stored solution; clues may be changed. (In the layouts without words the grid is the answer.)
         """
         if self.config.reward == "published":
             answer = ([None, *closed_answers(text)])[-1] if self.is_chat else text
             digits = "".join(c for c in answer or "" if c.isdigit())
-            return {"cells": count_right(item, digits) / item.num_blanks}
+            return {"cells": count_right_cells(item, digits) / item.num_blanks}
         grid = self.extract(text)
         is_solved = is_solution(item.puzzle, grid)
         if self.config.reward == "solved":
             return {"solved": float(is_solved)}
         if not is_solved and (describe_grid(grid) or not keeps_clues(item.puzzle, grid)):
             return {"cells": 0.0}
-        return {"cells": 1.0 if is_solved else count_right(item, grid) / item.num_blanks}
+        return {"cells": 1.0 if is_solved else count_right_cells(item, grid) / item.num_blanks}
 
     @staticmethod
     def grade(item: Puzzle, text: str) -> Grade:
         """Both gradings, kept apart by the number of blanks.
 
         Strict: the grid (see `read_grid`) is full, obeys the rules and keeps every clue; any solution counts.
-        Published: the blank cells that are as in the stored solution, of all blank cells (see `read_published`).
+        Published: the blank cells that are as in the stored solution, of all blank cells (see `published_grid`).
         """
         grid, source = read_grid(text)
         reason = describe_grid(grid) or describe_answer(item.puzzle, grid)
         strict = Verdict(int(not reason), 1, grid or None, source, reason or "a full grid that obeys the rules and keeps every clue")
-        cells, place = read_published(text)
-        right = count_right(item, cells)
+        cells, place = published_grid(text)
+        right = count_right_cells(item, cells)
         reason = f"{right} of {item.num_blanks} blank cells as in the stored solution"
         return Grade(f"{item.num_blanks} blanks", strict, Verdict(right, item.num_blanks, cells or None, place, reason))
 
@@ -191,7 +191,7 @@ def read_grid(text: str) -> tuple[str, str]:
     """The grid in an answer and where it was found, for the strict grading.
 
     From the last `<answer>` or the last `\\boxed{…}` (see `marked_answer`), or, in a text without either, the whole text up to its first
-    end token. White space and | + , ; / - [ ] ` between the digits go, everything else stays, to be found wrong.
+    end token. White space and | + , ; / - [ ] ` between the digits are removed; everything else stays, and makes the answer wrong.
     """
     answer, source = marked_answer(text)
     if answer is None:
@@ -199,7 +199,7 @@ def read_grid(text: str) -> tuple[str, str]:
     return SEPARATORS.sub("", answer), source
 
 
-def read_published(text: str) -> tuple[str, str]:
+def published_grid(text: str) -> tuple[str, str]:
     """What the published evaluation takes for the grid, white space removed, and where it was found.
 
     The first of these that is there and not blank: digits and white space between ``` after the first `<answer>`; the text from there
@@ -233,7 +233,7 @@ def digits_before_end(text: str) -> list[str]:
     return []
 
 
-def count_right(item: Puzzle, cells: str) -> int:
+def count_right_cells(item: Puzzle, cells: str) -> int:
     """Blank cells of the puzzle that are as in the stored solution, `cells` being padded or cut to 16."""
     return sum(cell == right for cell, right, clue in zip(cells, item.solution, item.puzzle, strict=False) if clue == "0")
 

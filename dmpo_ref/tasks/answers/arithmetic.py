@@ -59,19 +59,21 @@ class Parser:
     """Recursive descent over tokens; the recursion ends at MAX_DEPTH brackets."""
 
     def __init__(self, tokens: list[str]):
-        self.tokens, self.at, self.depth, self.numbers = tokens, 0, 0, []
+        self.tokens, self.at, self.depth = tokens, 0, 0
+        self.numbers: list[int] = []
 
     def parse(self) -> Expression:
         value = self.sum()
-        if self.next is not None:
+        if self.next:
             raise ValueError(f"{self.next!r} where an operator or the end should be")
         return Expression(value, tuple(self.numbers))
 
     @property
-    def next(self) -> str | None:
-        return self.tokens[self.at] if self.at < len(self.tokens) else None
+    def next(self) -> str:
+        """The token that is read next, "" at the end."""
+        return self.tokens[self.at] if self.at < len(self.tokens) else ""
 
-    def take(self) -> str | None:
+    def take(self) -> str:
         token, self.at = self.next, self.at + 1
         return token
 
@@ -91,7 +93,7 @@ class Parser:
 
     def operand(self) -> Fraction:
         token = self.take()
-        if token is None:
+        if not token:
             raise ValueError("it ends where a number should be")
         if token == r"\frac":
             return self.apply("/", self.bracket("{"), self.bracket("{"))
@@ -107,7 +109,7 @@ class Parser:
 
     def bracket(self, left: str) -> Fraction:
         if (token := self.take()) != left:
-            raise ValueError(f"{token!r} where {left!r} should be")
+            raise ValueError(f"{token!r} where {left!r} should be" if token else f"it ends where {left!r} should be")
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise ValueError(f"more than {MAX_DEPTH} brackets inside each other")
@@ -135,7 +137,7 @@ def plain(text: str) -> str:
 
 
 def python_value(text: str) -> complex:
-    """What `eval` gives for a text of digits + - * / ( ) . and white space; `**` and `//` are among what it understands.
+    """What `eval` gives for a text of digits + - * / ( ) . and white space; `**` and `//` are among what Python understands.
 
     Python's own parser reads the text, so that its rules hold: no leading zeros, no line break outside brackets, signs anywhere.
     A power can be complex. What has no number as its value, or fails, is an error, and so is what `eval` might never finish:
@@ -149,7 +151,7 @@ def python_value(text: str) -> complex:
     source = re.sub(r"[ \t\f]+", " ", text.strip())
     if len(source) > MAX_SOURCE:
         raise ValueError(f"longer than {MAX_SOURCE} characters")
-    values = {}
+    values: dict[ast.AST, complex] = {}
     try:
         nodes = list(ast.walk(ast.parse(source, mode="eval").body))
         for node in reversed(nodes):  # breadth first, reversed: every operand before its operation, without recursion
@@ -160,9 +162,9 @@ def python_value(text: str) -> complex:
     return values[nodes[0]]
 
 
-def compute(node: ast.expr, values: dict[ast.expr, complex]) -> complex:
+def compute(node: ast.expr, values: dict[ast.AST, complex]) -> complex:
     """The value of one node from those of its operands."""
-    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+    if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
         return node.value
     if isinstance(node, ast.UnaryOp):
         return -values[node.operand] if isinstance(node.op, ast.USub) else +values[node.operand]

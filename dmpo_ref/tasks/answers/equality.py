@@ -1,4 +1,4 @@
-"""Whether two LaTeX answers are equal, by math-verify, in a process of its own that can be given up.
+"""Whether two LaTeX answers are equal, by math-verify, in a separate process that can be abandoned.
 
 math-verify's own time limit is a signal, which works neither outside the main thread nor on Windows, and cannot interrupt one
 long multiplication such as 9^{9^{9}}. Here a second Python process compares, one pair after another. It ends itself when a pair
@@ -17,6 +17,7 @@ import os
 import re
 import subprocess
 import sys
+from subprocess import PIPE
 from threading import Lock
 
 SECONDS, START_SECONDS = 5, 120  # for one pair; for the imports of a new process, which may share its core with a training run
@@ -48,7 +49,8 @@ class Helper:
     """The process that compares, started when it is first asked. Threads take turns."""
 
     def __init__(self):
-        self.lock, self.process = Lock(), None
+        self.lock = Lock()
+        self.process: subprocess.Popen[bytes] | None = None
 
     def ask(self, truth: str, answer: str) -> bool | None:
         """As `are_equal`; None if the process ended instead of answering."""
@@ -57,8 +59,8 @@ class Helper:
                 if self.process is None or self.process.poll() is not None:
                     self.stop()
                     command = [sys.executable, os.path.abspath(__file__), str(SECONDS)]
-                    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-                    self.process = subprocess.Popen(command, **pipes)
+                    self.process = subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=subprocess.DEVNULL)
+                assert self.process.stdin and self.process.stdout  # both are pipes
                 self.process.stdin.write(json.dumps([truth, answer]).encode() + b"\n")
                 self.process.stdin.flush()
                 return json.loads(self.process.stdout.readline())
@@ -74,7 +76,7 @@ class Helper:
         if self.process is not None:
             self.process.kill()
             self.process.wait()
-            for pipe in (self.process.stdin, self.process.stdout):
+            for pipe in filter(None, (self.process.stdin, self.process.stdout)):
                 with contextlib.suppress(OSError):
                     pipe.close()
             self.process = None
@@ -90,8 +92,8 @@ def stop_helper() -> None:
         helper.stop()
 
 
-def compare(truth: str, answer: str) -> bool:
-    """What the process does with one pair."""
+def verify_pair(truth: str, answer: str) -> bool:
+    """Whether math-verify finds two answers equal; runs in the separate process."""
     from math_verify import LatexExtractionConfig, parse, verify
 
     # LaTeX alone: the other extraction takes the last number of what it cannot read.
@@ -110,13 +112,13 @@ def main(seconds: float) -> None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    # A watchdog outside the interpreter: it ends the process even in the midst of one long operation.
+    # A watchdog outside the interpreter: it ends the process even in the middle of one long operation.
     faulthandler.dump_traceback_later(START_SECONDS, exit=True)
-    compare("1", "2")
+    verify_pair("1", "2")
     for line in sys.stdin:
         faulthandler.dump_traceback_later(seconds, exit=True)
         try:
-            equal = compare(*json.loads(line))
+            equal = verify_pair(*json.loads(line))
         except (Exception, RecursionError, MemoryError):
             equal = False
         faulthandler.cancel_dump_traceback_later()

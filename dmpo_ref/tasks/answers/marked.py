@@ -1,4 +1,4 @@
-"""?"""
+"""Where the answer stands in a text: between tags, in a box, before the first end token."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-MAX_LENGTH = 200  # characters; a longer text is no answer but a story, and long numbers cost the square of their length
+MAX_LENGTH = 200  # characters; a longer text is not a short answer, and the time for a number grows as the square of its length
 
 DECIMAL = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,3}(?: [0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|(?<![A-Za-z])\.[0-9]+"
 FRACTION = r"(?:(?P<whole>[0-9]+) )?(?P<above>[1-9][0-9]*|0) ?/ ?(?P<below>[1-9][0-9]*)"
@@ -34,7 +34,7 @@ def read_number(text: str) -> tuple[Fraction | None, str]:
     """The number that an answer states, or None, and why.
 
     Read are signs, decimals, thousands (`1,000`, `1 000`, `1{,}000`, `1\\,000`), fractions (`1/2`, `\\frac{1}{2}`, `1 1/2`), with
-    currency, units and words around them. Of `a = b` it is b. Anything that could mean another number is none: two numbers
+    currency, units and words around them. Of `a = b` it is b. Anything that could mean another number is refused: two numbers
     (`12 or 13`, `3 x 4`, `3,5`), an operator or a relation, `1e3`, `5 million`, `12k`, `3!`. A percentage is its number: 5% is 5.
     """
     if len(text) > MAX_LENGTH:

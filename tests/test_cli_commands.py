@@ -139,7 +139,7 @@ def test_export_writes_the_weights_of_the_policy(tmp_path, capsys):
 @pytest.mark.parametrize("name", ["loss", "samplers", "grading"])
 def test_bench_prints_the_table_of_its_name(name, monkeypatch, capsys):
     for other in ("loss", "samplers", "grading"):
-        monkeypatch.setattr(commands, f"bench_{other}", lambda other=other: f"table of {other}")
+        monkeypatch.setattr(f"toy.measurements.bench_{other}", lambda other=other: f"table of {other}")
     assert main(["bench", name]) == 0
     assert capsys.readouterr().out == f"table of {name}\n"
 
@@ -191,7 +191,7 @@ def test_traceback_lets_a_mistake_through_and_a_bug_is_never_hidden(trained):
     [
         (["demo"], "toy.demo", "run", GOES_ON),
         (["evaluate", "toy_sudoku"], "dmpo_ref.cli.commands", "load_config", GOES_ON),
-        (["bench", "loss"], "dmpo_ref.cli.commands", "bench_loss", "stopped"),
+        (["bench", "loss"], "toy.measurements", "bench_loss", "stopped"),
     ],
 )
 def test_ctrl_c_says_how_to_go_on_where_there_is_something_to_go_on_with(words, module, function, line, monkeypatch, capsys):

@@ -5,6 +5,7 @@ rounding can change which token is drawn, and everything after it, so only the f
 """
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -42,6 +43,12 @@ def test_answers_of_an_evaluation(folder):
         kept = [(line["index"], line["question"]) for line in recorded]
         assert [(line["index"], line["question"]) for line in found] == kept
         assert sum(a == b for a, b in zip(found, recorded, strict=True)) > 0.9 * len(recorded)
+
+
+def test_the_plan_of_the_published_recipe():
+    """Every number of the page, in order; words and layout may change."""
+    found, recorded = (re.findall(r"\d[\d,.]*", page) for page in (record.plan(), NUMBERS["plan"]))
+    assert found == recorded
 
 
 def test_a_run_of_version_0_1_0_is_resumed_to_its_own_numbers(tmp_path):

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch.nn import Module
 from transformers import PreTrainedTokenizerBase
 
 from dmpo_ref.config import Config
 from dmpo_ref.likelihood import Vocabulary
+from dmpo_ref.models.llada import LLaDAModelLM
 from dmpo_ref.models.loading import load_policy
 from dmpo_ref.tasks import build_task
+from dmpo_ref.tasks.base import Task
 from dmpo_ref.tasks.encoding import allowed_vocabulary
 
 
@@ -20,9 +20,9 @@ from dmpo_ref.tasks.encoding import allowed_vocabulary
 class Loaded:
     """A policy and what is needed to ask it: its tokenizer, the task, the allowed vocabulary."""
 
-    policy: Module
+    policy: LLaDAModelLM
     tokenizer: PreTrainedTokenizerBase
-    task: Any
+    task: Task
     vocabulary: Vocabulary
 
 

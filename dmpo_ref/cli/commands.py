@@ -16,7 +16,6 @@ from dmpo_ref.cli.grading import report_problems
 from dmpo_ref.config import Config, ModelConfig
 from dmpo_ref.evaluation.gradings import describe_kinds, format_scores, grade_files, summarise
 from dmpo_ref.evaluation.results import describe_cost, evaluate_to_file, grid
-from dmpo_ref.forecast.bench import bench_grading, bench_loss, bench_samplers
 from dmpo_ref.forecast.plan import format_plan, make_plan
 from dmpo_ref.masking import stream
 from dmpo_ref.models.loading import base_of, export, load_policy, locate, read_config
@@ -158,8 +157,3 @@ def run_export(args: argparse.Namespace) -> None:
     """`dmpo export`."""
     kind = export(Path(args.source), Path(args.target), merge=args.merge)
     print(f"{kind} in {args.target}")
-
-
-def run_bench(args: argparse.Namespace) -> None:
-    """`dmpo bench`."""
-    print({"loss": bench_loss, "samplers": bench_samplers, "grading": bench_grading}[args.name]())

@@ -21,11 +21,11 @@ EXAMPLES = {
     "table": "dmpo table results/base results/mine --figure table.png",
     "plan": "dmpo plan toy_sudoku --gpu-memory 24 train.num_rollouts=64",
     "export": "dmpo export runs/llada_sudoku merged --merge",
-    "bench": "dmpo bench samplers",
 }
 TOY = {  # name → the function that reads the other words and runs the command; its line in `dmpo --help`
     "demo": ("toy.demo:main", "The method on the toy in two acts: solve rate on Sudoku, exact KL on one puzzle."),
     "pretrain-toy": ("toy.pretrain:main", "Rebuild the tiny reference policy that ships in toy/checkpoint."),
+    "bench": ("toy.bench:main", "Measure this library on this machine."),
 }
 
 
@@ -102,7 +102,7 @@ def add_config_commands(commands: Any) -> None:
 
 
 def add_other_commands(commands: Any) -> None:
-    """What takes files, and the benchmark of this machine."""
+    """What takes files."""
     about = "Both gradings of answers in files: of dmpo evaluate, or as d1 and DMPO publish them."
     command = add_command(commands, "grading", "grade", about)
     command.add_argument("files", nargs="+", metavar="FILE", help="NAME.jsonl of dmpo evaluate, or TASK_…_generations.json")
@@ -121,10 +121,6 @@ def add_other_commands(commands: Any) -> None:
     command.add_argument("source", metavar="RUN", help="folder of a run or of one of its checkpoints")
     command.add_argument("target", metavar="OUTPUT", help="folder to write; must not exist")
     command.add_argument("--merge", action="store_true", help="add the adapters to the weights of their base")
-
-    command = add_command(commands, "commands", "bench", "Measure this library on this machine.")
-    what = "loss: a step with LLaDA's vocabulary, chunked against all logits; samplers: a table; grading: time for one answer"
-    command.add_argument("name", choices=["loss", "samplers", "grading"], help=what)
 
 
 def options_page(options: dict[str, Option]) -> str:

@@ -1,7 +1,7 @@
 """What a run will cost, from its config alone: memory on each process, forward passes and time of a round.
 
 No weights are loaded and no GPU is needed. Memory counts what the code keeps, tensor by tensor. Time is a bound from two numbers
-of the hardware, arithmetic and bandwidth, not a promise. `passes.py` counts the passes of a round; `model_size.py` has the
+of the hardware, arithmetic and bandwidth, not a promise. `phases.py` counts the passes of a round; `sizes.py` has the
 arithmetic of the model.
 
 Symbols: P tokens of the longest prompt, L of the response, S = P + L; V and d rows and width of the head, b bytes of a number.
@@ -14,19 +14,21 @@ from math import ceil
 from typing import Any
 
 import torch
+from tabulate import tabulate
 
 from dmpo_ref.config import Config, SamplerConfig
-from dmpo_ref.forecast import sizes as model_size
+from dmpo_ref.forecast import sizes
 from dmpo_ref.forecast.hardware import BANDWIDTH, FLOPS, LINK, STRATEGIES
 from dmpo_ref.forecast.phases import Phase, list_phases, sampling_phase
 from dmpo_ref.models.llada import LLaDAConfig
 from dmpo_ref.models.vocabulary_head import chunk_size
 from dmpo_ref.objectives import build_objective
+from dmpo_ref.runtime.processes import check_division, check_quantize
 from dmpo_ref.samplers.checks import CONFIDENT, check_lengths
 
 PROMPT_LENGTH, RESPONSE_LENGTH = 256, 16  # tokens, where neither config nor command line says
 OVERHEAD = 2e9  # bytes of CUDA context, library workspaces and allocator slack; a rough allowance
-# Bytes a position of one chunk of `placing.propose` needs for each of the V tokens, at most: the restricted logits (4), and
+# Bytes a position of one chunk of `proposal.propose` needs for each of the V tokens, at most: the restricted logits (4), and
 # their float64 copy, log-probability, CDF and softmax (4 · 8). The logits of all positions come on top.
 SAMPLER_BYTES = 36
 ADVICE = {
@@ -42,7 +44,7 @@ class Plan:
 
     Attributes:
         parameters: of the model, adapters included; trainable: those that the optimiser changes.
-        weights, reference, adapters, gradients, optimizer, gathered: see `model_size.held_bytes`.
+        weights, reference, adapters, gradients, optimizer, gathered: see `sizes.held_bytes`.
         passing: what sampling, scoring and a gradient step need while they run, `gathered` included; they take turns.
         cache: part of sampling, the keys and values that are kept.
         activations: part of a gradient step, kept from the forward to the backward pass; by whether blocks are checkpointed.
@@ -101,7 +103,7 @@ def make_plan(
     """Forecast a run.
 
     Args:
-        prompt_length: P; None: 256, or what the model has room for beside the response.
+        prompt_length: P; None: 256, or what the model can read beside the response.
         flops: operations per second that a process achieves. bandwidth: bytes per second that it reads from its memory.
         strategy: what processes share, one of `STRATEGIES`.
 
@@ -109,24 +111,24 @@ def make_plan(
         FileNotFoundError: there is no config.json of the model.
         ValueError: lengths, steps or processes that do not fit.
     """
-    model, options = model_size.load_sizes(config.model.path), config.model
+    model, options = sizes.load_sizes(config.model.path), config.model
     P, L = choose_lengths(config, model, prompt_length)
-    check(config, L, strategy, flops=flops, bandwidth=bandwidth, num_processes=num_processes)
+    check(config, L, strategy, num_processes, flops=flops, bandwidth=bandwidth)
 
-    adapters = model_size.count_adapters(model, options)
+    adapters = sizes.count_adapters(model, options)
     phases = list_phases(config, P, L, num_processes)
     fastest = sampling_phase(config, P, L, num_processes, fewest=True)
     compares = config.weight.log_ratio != "none" or build_objective(config.loss, config.weight).uses_log_ref
-    held = model_size.held_bytes(model, options, num_processes, strategy, compares=compares)
-    needs = sampling_bytes(config, model, phases[0], P, L) | training_bytes(config, model, phases[1:], P, L)
+    held: dict[str, Any] = sizes.held_bytes(model, options, num_processes, strategy, compares=compares)
+    needs: dict[str, Any] = sampling_bytes(config, model, phases[0], P, L) | training_bytes(config, model, phases[1:], P, L)
     # Every call of the model reads all weights once, and with fsdp2 first fetches those that others hold.
-    whole = model_size.weight_bytes(model, options) + 4 * adapters
+    whole = sizes.weight_bytes(model, options) + 4 * adapters
     read = whole / bandwidth + (whole * (1 - 1 / num_processes) / LINK if strategy == "fsdp2" else 0)
     for phase in [*phases, fastest]:
         phase.seconds = least_seconds(phase, model, config, flops, read)
     return Plan(
-        parameters=model_size.count_parameters(model) + adapters,
-        trainable=adapters or model_size.count_parameters(model),
+        parameters=sizes.count_parameters(model) + adapters,
+        trainable=adapters or sizes.count_parameters(model),
         num_processes=num_processes,
         rounds=config.train.rounds,
         rollouts=config.train.prompts_per_round * config.train.num_rollouts,
@@ -145,26 +147,26 @@ def make_plan(
 def choose_lengths(config: Config, model: LLaDAConfig, prompt_length: int | None) -> tuple[int, int]:
     """P and L, as given or by default, if the model has room for them."""
     L = config.sampler.response_length or RESPONSE_LENGTH
-    room = model.max_sequence_length - L
-    P = min(PROMPT_LENGTH, room) if prompt_length is None else prompt_length
-    if not 0 <= P <= room:
+    longest = model.max_sequence_length - L
+    P = min(PROMPT_LENGTH, longest) if prompt_length is None else prompt_length
+    if not 0 <= P <= longest:
         limit = f"the model's max_sequence_length={model.max_sequence_length}"
         raise ValueError(f"a prompt of {P} and a response of {L} tokens do not fit {limit}; choose shorter ones")
     return P, L
 
 
-def check(config: Config, L: int, strategy: str, **positive: float) -> None:
+def check(config: Config, L: int, strategy: str, num_processes: int, **positive: float) -> None:
     """Refuse what the run itself would refuse."""
+    if strategy == "zero2":
+        raise ValueError("strategy=zero2: DeepSpeed was removed in version 0.2.0; use ddp (adapters) or fsdp2 (all weights)")
     if strategy not in STRATEGIES:
         raise ValueError(f"strategy={strategy}: choose among {', '.join(STRATEGIES)}")
-    if strategy == "fsdp2" and config.model.quantize != "none":
-        raise ValueError(f"model.quantize={config.model.quantize}: 4-bit weights cannot be divided by fsdp2; use none, or ddp")
-    for name, value in positive.items():
+    if strategy == "fsdp2":
+        check_quantize(config, strategy)
+    for name, value in {"num_processes": num_processes, **positive}.items():
         if not value > 0:  # NaN is not
             raise ValueError(f"{name}={value}: must be above 0")
-    for key in ("prompts_per_round", "prompts_per_step"):
-        if (getattr(config.train, key) or 0) % positive["num_processes"]:
-            raise ValueError(f"train.{key}={getattr(config.train, key)}: cannot be shared evenly by {positive['num_processes']} processes")
+    check_division(config.train, num_processes)
     check_lengths(config.sampler, torch.tensor([L]))
 
 
@@ -177,7 +179,7 @@ def least_seconds(phase: Phase, model: LLaDAConfig, config: Config, flops: float
         flops: operations per second. read: seconds to read the weights.
     """
     S = max(phase.fed)
-    compute = {fed: phase.rows * model_size.forward_flops(model, config.model, fed, S, phase.scored) / flops for fed in set(phase.fed)}
+    compute = {fed: phase.rows * sizes.forward_flops(model, config.model, fed, S, phase.scored) / flops for fed in set(phase.fed)}
     return phase.worth * sum(max(compute[fed], ceil(phase.rows / phase.batch) * read) for fed in phase.fed)
 
 
@@ -188,15 +190,15 @@ def sampling_bytes(config: Config, model: LLaDAConfig, phase: Phase, P: int, L: 
 
     Without gradients, what a block would have kept bounds what it holds while it runs.
     """
-    sampler, V, S, b = config.sampler, model.embedding_size, P + L, model_size.element_bytes(config.model)
+    sampler, V, S, b = config.sampler, model.embedding_size, P + L, sizes.element_bytes(config.model)
     scored = phase.batch * ceil(phase.scored)
     if sampler.name in (*CONFIDENT, "wino"):  # in the first pass of a block, all of it
         scored = phase.batch * (sampler.block_length or L)
     each = b * (2 if sampler.name == "wino" else 1)  # wino parts the logits of sequence and shadow
     if sampler.guidance:  # a copy in float32, c − u and its multiple, half as many
         each += 8
-    block = model_size.activation_bytes(model, config.model, max(phase.fed))
-    cache = 0 if sampler.cache == "none" else phase.batch * model_size.cache_bytes(model, config.model, S)
+    block = sizes.activation_bytes(model, config.model, max(phase.fed))
+    cache = 0 if sampler.cache == "none" else phase.batch * sizes.cache_bytes(model, config.model, S)
     uniforms = phase.rows // (2 if sampler.guidance else 1) * (len(phase.fed) + 1) * S * 8
     most = phase.batch * block + cache + scored * V * each + min(scored, chunk_size(V)) * V * SAMPLER_BYTES + uniforms
     return {"sampling": most, "cache": cache}
@@ -210,10 +212,10 @@ def training_bytes(config: Config, model: LLaDAConfig, phases: list[Phase], P: i
 
     Activations are, of every sequence, all blocks (checkpointed: one block, and the input of all), the last norm and the head's.
     """
-    V, d, S, b = model.embedding_size, model.d_model, P + L, model_size.element_bytes(config.model)
+    V, d, S, b = model.embedding_size, model.d_model, P + L, sizes.element_bytes(config.model)
     is_full = config.model.lora_rank == 0
     *scoring, step = phases
-    block = model_size.activation_bytes(model, config.model, S)
+    block = sizes.activation_bytes(model, config.model, S)
     logits = 3 * 4 * min(chunk_size(V), step.batch * L) * V  # float32 logits, their softmax, a temporary
     final = S * 4 * d + (S * is_full + 2 * L) * b * d  # last norm, and what the head keeps
     kept = {False: model.n_layers * block, True: model.n_layers * S * d * b + block}
@@ -249,37 +251,38 @@ def format_plan(plan: Plan, gpu_memory: float = 80.0) -> str:
     }
     rows = [(p.name + f" (×{p.worth})" * (p.worth > 1), p.sequences, p.tokens, p.calls, p.seconds) for p in plan.phases]
     rows.append(("together", *(sum(column) for column in list(zip(*rows, strict=True))[1:])))
-    lines = [
-        f"parameters {plan.parameters:,}, trained {plan.trainable:,} ({plan.trainable / plan.parameters:.2%})",
-        f"a round: {plan.rollouts:,} rollouts, {plan.rollouts * plan.response_length:,} tokens generated, "
-        f"sequences of {plan.sequence_length} tokens",
-        *("", "memory on each process, GB (the three `while` take turns, and contain the whole weights)"),
-        *(f"  {name:<30}{bytes_ / 1e9:9.2f}" for name, bytes_ in memory.items()),
-        *("", f"{'passes of a round':<28}{'sequences':>12}{'tokens':>16}{'calls each':>12}{'seconds >':>12}"),
-        *(f"  {name:<26}{s:>12,}{tokens:>16,}{calls:>12,}{seconds:>12.1f}" for name, s, tokens, calls, seconds in rows),
-        *explain_passes(plan),
-        f"  {plan.rounds} rounds: > {plan.rounds * plan.seconds / 3600:.1f} hours",
-        *("", verdict(plan, gpu_memory)),
-    ]
-    return "\n".join(lines)
+    sizes_in_gb = [(name, bytes_ / 1e9) for name, bytes_ in memory.items()]
+    passes = tabulate(rows, ("passes of a round", "sequences", "tokens", "calls each", "seconds >"), "plain", intfmt=",", floatfmt=".1f")
+    return f"""\
+parameters {plan.parameters:,}, trained {plan.trainable:,} ({plan.trainable / plan.parameters:.2%})
+a round: {plan.rollouts:,} rollouts, {plan.rollouts * plan.response_length:,} tokens generated, sequences of {plan.sequence_length} tokens
+
+memory on each process, GB (the three `while` take turns, and contain the whole weights)
+{tabulate(sizes_in_gb, tablefmt="plain", floatfmt=".2f", preserve_whitespace=True)}
+
+{passes}
+{explain_passes(plan)}
+{plan.rounds} rounds: > {plan.rounds * plan.seconds / 3600:.1f} hours
+
+{verdict(plan, gpu_memory)}"""
 
 
-def explain_passes(plan: Plan) -> list[str]:
+def explain_passes(plan: Plan) -> str:
     """What the table cannot say: what a gradient step costs, passes that depend on the model, feed a part, or are fed twice."""
     sampler, (most, least) = plan.sampler, (plan.phases[0], plan.fastest)
     again = ", and one again for checkpointing" if plan.checkpointing else ""
-    lines = [f"  ×{plan.phases[-1].worth}: a gradient step costs a forward pass, two for the backward{again}"]
+    lines = [f"×{plan.phases[-1].worth}: a gradient step costs a forward pass, two for the backward{again}"]
     if least.calls < most.calls:
         lines.append(
-            f"  {sampler.name} takes {len(least.fed)} to {len(most.fed)} passes for a response, fewer the surer the model is. Counted are "
-            f"{len(most.fed)}; with {len(least.fed)} sampling takes > {least.seconds:.1f} seconds"
+            f"{sampler.name} takes {len(least.fed)} to {len(most.fed)} passes for a response, fewer where the model is confident. "
+            f"Counted are {len(most.fed)}; with {len(least.fed)} sampling takes > {least.seconds:.1f} seconds"
         )
     if sampler.cache != "none":
         mean = sum(most.fed) / len(most.fed)
-        lines.append(f"  cache={sampler.cache}: a pass feeds {mean:.1f} of {plan.sequence_length} tokens on average")
+        lines.append(f"cache={sampler.cache}: a pass feeds {mean:.1f} of {plan.sequence_length} tokens on average")
     if sampler.guidance:
-        lines.append(f"  guidance={sampler.guidance:g}: each response is fed as two sequences, with its prompt and without")
-    return lines
+        lines.append(f"guidance={sampler.guidance:g}: each response is fed as two sequences, with its prompt and without")
+    return "\n".join(lines)
 
 
 def verdict(plan: Plan, gpu_memory: float) -> str:
@@ -289,5 +292,5 @@ def verdict(plan: Plan, gpu_memory: float) -> str:
         return f"{needs}: fits"
     if plan.resident + OVERHEAD > gpu_memory * 1e9:
         return f"{needs}: does not fit, whatever the micro-batches; set model.lora_rank, or model.quantize=nf4 with it, or use fsdp2"
-    largest = max(plan.passing, key=plan.passing.get)
+    largest = max(plan.passing, key=lambda name: plan.passing[name])
     return f"{needs}: does not fit; most is needed for the {largest}, so set a smaller {ADVICE[largest]}"

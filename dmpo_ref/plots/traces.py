@@ -48,7 +48,7 @@ def draw_trace(pieces: list[str], step: list[int], *, board: bool = False) -> Fi
     return figure
 
 
-def animate_trace(pieces: list[str], step: list[int], *, board: bool = False, frames_per_second: float = 4) -> bytes:
+def animate_trace(pieces: list[str], step: list[int], *, board: bool = False, frames_per_second: int = 4) -> bytes:
     """The same as a GIF: a frame for each step, the last one held. `Image(data=…, format="gif")` shows it in a notebook."""
     figure, axes = make_axes(pieces, board)
     last = max(step)

@@ -57,7 +57,7 @@ def read_line(line: str, number: int) -> Any:
 def read_hub(source: str) -> list[dict[str, Any]]:
     """Rows of a data set, by the `datasets` library: from the hub, or from a local folder in its layout."""
     try:
-        from datasets import load_dataset
+        from datasets import load_dataset  # optional, and seconds of import
     except ImportError as error:
         raise ValueError(f"{source} is a hub data set, which needs the package datasets: pip install 'dmpo-ref[benchmarks]'") from error
     name, *config, split = source.split(":")

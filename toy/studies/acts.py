@@ -22,11 +22,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from torch.nn import Module
 from tqdm import tqdm
 
 from dmpo_ref.config import SamplerConfig
 from dmpo_ref.evaluation.answering import evaluate
+from dmpo_ref.models.llada import LLaDAModelLM
 from dmpo_ref.presets.loading import load_config
 from dmpo_ref.train import train
 from toy import RESULTS
@@ -130,7 +130,7 @@ def learning_curve(output: Path, *, seed: int, overrides: tuple[str, ...]) -> di
     items = loaded.task.load(config.task.test)
     measured: list[dict[str, Any]] = []
 
-    def measure(done: int, policy: Module) -> dict[str, float]:
+    def measure(done: int, policy: LLaDAModelLM) -> dict[str, float]:
         if done == 0 or done in {max(1, int(share * config.train.rounds)) for share in MEASURED}:
             asked = (policy, loaded.tokenizer, loaded.task, items)
             result = evaluate(*asked, SamplerConfig(), loaded.vocabulary, num_samples=config.evaluation.num_samples)

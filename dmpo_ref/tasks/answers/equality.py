@@ -94,6 +94,7 @@ def stop_helper() -> None:
 
 def verify_pair(truth: str, answer: str) -> bool:
     """Whether math-verify finds two answers equal; runs in the separate process."""
+    # optional, and only this process needs it
     from math_verify import LatexExtractionConfig, parse, verify
 
     # LaTeX alone: the other extraction takes the last number of what it cannot read.
@@ -109,7 +110,7 @@ def main(seconds: float) -> None:
     logging.disable()
     output, sys.stdout = sys.stdout, sys.stderr
     with contextlib.suppress(ImportError, OSError, ValueError):
-        import resource
+        import resource  # optional: Windows has none
 
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     # A watchdog outside the interpreter: it ends the process even in the middle of one long operation.

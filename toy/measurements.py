@@ -1,4 +1,4 @@
-"""Measurements of the library against the straightforward way of doing the same. `dmpo bench NAME`."""
+"""The library against the straightforward way of doing the same, measured on this machine with random models. `dmpo bench NAME`."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def bench_grading() -> str:
 
 def output_of(call: str, **environment: str) -> str:
     """What a function of this file prints, called in a process of its own."""
-    command = [sys.executable, "-c", f"from dmpo_ref.forecast import bench; bench.{call}"]
+    command = [sys.executable, "-c", f"from toy import measurements; measurements.{call}"]
     return subprocess.run(command, env=os.environ | environment, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 

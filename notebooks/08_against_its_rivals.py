@@ -41,7 +41,7 @@ from dataclasses import replace
 import matplotlib.pyplot as plt
 import torch
 
-from dmpo_ref.config import LossConfig, SamplerConfig
+from dmpo_ref.config import LossConfig, SamplerConfig, WeightConfig
 from dmpo_ref.losses import wdce
 from dmpo_ref.masking import stream
 from dmpo_ref.objectives import build_objective
@@ -164,7 +164,7 @@ print("on-policy diffu-GRPO is -A times the gradient of the one-shot log-probabi
 # %%
 print("objective       log p_old   log p_ref   the rollout's own order")
 for name in ("wdce", "diffu_grpo", "wd1", "reinforce", "log_variance"):
-    needs = build_objective(LossConfig(name=name, kl=0.2 if name == "reinforce" else 0.0), alpha=0.2)
+    needs = build_objective(LossConfig(name=name, kl=0.2 if name == "reinforce" else 0.0), WeightConfig(alpha=0.2))
     print(f"{name:15s} {needs.uses_log_old!s:>9s} {needs.uses_log_ref!s:>11s} {needs.follows_path!s:>25s}")
 
 # %% [markdown]
@@ -244,7 +244,7 @@ prompts = encode(world.tokenizer, world.task, [world.item])
 generators = [stream(0, "masks")]
 rollout = sample(world.policy, prompts, SamplerConfig(), world.vocabulary, num_rollouts=64, generators=generators)
 for name in ("wdce", "diffu_grpo", "wd1", "reinforce", "log_variance"):
-    hidden = build_objective(LossConfig(name=name), alpha=0.2).masks(rollout, generators).hidden  # [1, 64, R, S]
+    hidden = build_objective(LossConfig(name=name), WeightConfig(alpha=0.2)).masks(rollout, generators).hidden  # [1, 64, R, S]
     print(f"{name:12s} {hidden.shape[2]} for a rollout, {hidden[..., 0].numel()} in a gradient step")
 
 # %% [markdown]
@@ -437,7 +437,7 @@ print(f"a point mass on solution 1: KL(q||p*) = -log p*(1) = {-log_target[where[
 
 # %%
 def one_shot_wdce(*overrides):
-    own = build_objective(LossConfig(name="wdce"), alpha=0.2)  # α does not enter WDCE, the weights carry it
+    own = build_objective(LossConfig(name="wdce"), WeightConfig(alpha=0.2))  # α does not enter WDCE, the weights carry it
     return short_run(*overrides, objective=replace(own, masks=one_shot_masks))
 
 

@@ -2,9 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
 
+from dmpo_ref.presets.loading import load_config
 from toy import acts, demo
+from toy.loading import load
 from toy.options import PretrainConfig
 from toy.reference import pretrain
 from toy.studies import acts as study
@@ -45,6 +48,27 @@ def test_a_finished_demo_is_shown_again_and_another_seed_is_refused(short, tmp_p
     assert "shown again" in capsys.readouterr().out
     with pytest.raises(ValueError, match="holds the demonstration with seed 0; give another --output"):
         demo.run(tmp_path, seed=1)
+
+
+@pytest.mark.parametrize(("vocabulary", "tokens"), [("allowed", ["1", "2", "3", "4"]), ("full", None)])
+def test_what_a_config_names_is_loaded_with_the_vocabulary_that_it_allows(vocabulary, tokens):
+    loaded = load(load_config("toy_sudoku", f"model.vocabulary={vocabulary}"))
+    allowed = loaded.tokenizer.convert_ids_to_tokens(loaded.vocabulary.allowed.nonzero().flatten().tolist())
+    assert allowed == (tokens or loaded.tokenizer.convert_ids_to_tokens(range(loaded.policy.config.embedding_size)))
+    assert not loaded.policy.training
+
+
+def test_the_exact_puzzle_is_compared_with_its_target_as_the_definitions_say():
+    puzzle = acts.load_two_solutions(load_config("toy_two_solutions", "weight.alpha=0.2"))
+    p_ref = puzzle.exact.log_prob.exp().numpy()
+    solved = np.array([text in puzzle.solutions for text in puzzle.exact.texts])
+    target = p_ref * np.exp(solved / 0.2)
+    target /= target.sum()
+    found = puzzle.compare(puzzle.distribution(puzzle.policy))
+    assert len(puzzle.solutions) == 2 and solved.sum() == 2
+    assert found["shares"] == pytest.approx([p_ref[puzzle.exact.texts.index(text)] for text in puzzle.solutions], rel=1e-12)
+    assert found["kl_target_policy"] == pytest.approx((target * np.log(target / p_ref)).sum(), rel=1e-9)
+    assert found["kl_policy_target"] == pytest.approx((p_ref * np.log(p_ref / target)).sum(), rel=1e-9)
 
 
 def test_committed_results_meet_what_the_readme_claims():

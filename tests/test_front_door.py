@@ -96,7 +96,7 @@ def bare(tmp_path_factory):
     (or editable) dmpo-ref: its metadata, the finder of its modules and the modules themselves. Path files in such a folder are not run.
     """
     folder = tmp_path_factory.mktemp("bare")
-    venv.create(folder / "venv", with_pip=False)
+    venv.create(folder / "venv", with_pip=False, symlinks=True)
     packages = folder / "packages"
     packages.mkdir()
     for place in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:

@@ -107,7 +107,7 @@ def check_evaluation(config: Config) -> tuple[Any, list[Any]]:
     """Task and items of a config, whose sampler can fill the answers.
 
     Raises:
-        FileNotFoundError, ValueError: no such data, or a length or a sampler that cannot be.
+        FileNotFoundError, ValueError: no such data, or a length or a sampler that does not fit.
     """
     task, sampler = build_task(config.task), config.evaluation.sampler
     items = task.load(config.task.test)[: config.evaluation.num_items]

@@ -93,7 +93,7 @@ def add_config_commands(commands: Any) -> None:
     command.add_argument("--samplers", type=as_words, default=[], metavar="S,…", help="such as confidence,confidence+prefix,wino")
 
     command = add("plan", "Forecast parameters, memory, forward passes and time of a round, without loading weights.")
-    command.add_argument("--prompt-length", type=int, help="tokens of the longest prompt (default 256, or what the model has room for)")
+    command.add_argument("--prompt-length", type=int, help="tokens of the longest prompt (default 256, or what the model can read)")
     command.add_argument("--flops", type=float, default=FLOPS, help=f"bf16 operations per second of one GPU (default {FLOPS:g}, an H100)")
     command.add_argument("--bandwidth", type=float, default=BANDWIDTH, help=f"bytes per second from its memory (default {BANDWIDTH:g})")
     command.add_argument("--gpu-memory", type=float, default=80.0, help="memory of one GPU in GB of 10^9 bytes (default 80)")

@@ -95,8 +95,8 @@ def draw_by_blanks(axes: Axes, result: dict[str, Any]) -> None:
 def draw_boards(pair: list[Axes], result: dict[str, Any]) -> None:
     """The greedy answers to the first test puzzle whose answer turned from wrong to right (else to the first one)."""
     before, after = (result[when]["greedy_answers"] for when in ("before", "after"))
-    mended = [puzzle for puzzle, answer in after.items() if is_solution(puzzle, answer) and not is_solution(puzzle, before[puzzle])]
-    puzzle = (mended or list(after))[0]
+    newly_solved = [puzzle for puzzle, answer in after.items() if is_solution(puzzle, answer) and not is_solution(puzzle, before[puzzle])]
+    puzzle = (newly_solved or list(after))[0]
     draw_board(pair[0], puzzle, before[puzzle], "Act (a), greedy: before")
     draw_board(pair[1], puzzle, after[puzzle], "and after")
     pair[0].set_xlabel("shaded: breaks a rule", fontsize=8)

@@ -22,7 +22,7 @@ import nbformat
 import yaml
 
 from book.links import Links, write
-from book.pages import api_pages, configuration_page, equations_page, modules, section
+from book.pages import api_pages, configuration_page, equations_page, modules
 
 BOOK = Path(__file__).parent
 ROOT = BOOK.parent
@@ -30,6 +30,7 @@ STAGE = ROOT / "build" / "book"
 HOWTO = ["task", "reward", "sampler", "objective", "machine", "resume", "benchmarks", "troubleshooting"]
 WIDGET = "application/vnd.jupyter.widget-view+json"
 SLIDERS = "*The sliders of this cell work in JupyterLab (`make lab`).*"
+OWN = ["intro", "method", "notation", "published", "results", "glossary", "answers", "bibliography"]
 DOCUMENTS = {"README.md": "intro.md", "LOG.md": "log.md", "CONTRIBUTING.md": "contributing.md"}
 
 
@@ -67,7 +68,10 @@ def stage(target: Path, repository: str = "") -> list[str]:
     links = Links(ROOT, repository, read_settings()["repository"]["branch"])
     links.pages |= DOCUMENTS
     links.pages |= {path: f"api/{name}.md" for name, path in modules(ROOT).items()}
-    own = [BOOK / name for name in ("intro.md", "method.md", "notation.md", "published.md", "glossary.md", "answers.md", "bibliography.md")]
+    own = [
+        BOOK / name
+        for name in ("intro.md", "method.md", "notation.md", "published.md", "results.md", "glossary.md", "answers.md", "bibliography.md")
+    ]
     own += [*(BOOK / "howto" / f"{name}.md" for name in HOWTO), *sorted((BOOK / "teaching").glob("*.md"))]
     links.pages |= {str(path.relative_to(ROOT)): str(path.relative_to(BOOK)) for path in own}
     notebooks = [*sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")), *sorted((BOOK / "teaching" / "student").glob("*.ipynb"))]
@@ -76,8 +80,7 @@ def stage(target: Path, repository: str = "") -> list[str]:
     for path in own:
         texts[str(path.relative_to(BOOK))] = links.relink(path.read_text(encoding="utf-8"), path, str(path.relative_to(BOOK)))
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for name, text in (("results.md", section(readme, "Results")), ("equations.md", equations_page(readme))):
-        texts[name] = links.relink(text, ROOT / "README.md", name)
+    texts["equations.md"] = links.relink(equations_page(readme), ROOT / "README.md", "equations.md")
     for source, name in DOCUMENTS.items():
         if name not in texts:
             texts[name] = links.relink((ROOT / source).read_text(encoding="utf-8"), ROOT / source, name)

@@ -10,7 +10,7 @@ from dmpo_ref.config import describe_options
 
 PACKAGES = ("dmpo_ref", "toy")
 EQUATIONS = "Equation to code"
-MAP = "Map of the house"
+MAP = "Map"
 NO_PAGE = ("__main__",)
 
 SECTIONS = {
@@ -52,23 +52,26 @@ def modules(root: Path) -> dict[str, str]:
         for path in sorted((root / package).rglob("*.py")):
             relative = path.relative_to(root)
             name = ".".join(relative.with_suffix("").parts).removesuffix(".__init__")
-            if relative.stem not in NO_PAGE and "presets" not in relative.parts:
+            if relative.stem not in NO_PAGE:
                 found[name] = str(relative)
     return found
 
 
 def reading_order(root: Path, readme: str) -> list[str]:
-    """Modules as the README's map names them; inside a package by name; those that the map does not name come last."""
+    """Modules and sub-packages as the README's map names them; inside a sub-package by name; what it does not name comes last."""
     by_path = {path: name for name, path in modules(root).items()}
-    links = re.findall(r"\]\(([^)#]+)\)", section(readme, MAP))
-    places = {name: i for i, name in reversed(list(enumerate(by_path[link] for link in links if link in by_path)))}
+    named = [by_path[link] for link in re.findall(r"\]\(([^)#]+)\)", section(readme, MAP)) if link in by_path]
+    places = {inside(name): i for i, name in reversed(list(enumerate(named)))}
 
-    def place(name: str) -> tuple:
-        package, _, _ = name.rpartition(".")
-        at = -1 if name in PACKAGES else places.get(name, places.get(package, len(links)) if package not in PACKAGES else len(links))
-        return (PACKAGES.index(name.split(".")[0]), at, name)
+    def place(name: str) -> tuple[int, int, str]:
+        return (PACKAGES.index(name.split(".")[0]), -1 if name in PACKAGES else places.get(inside(name), len(named)), name)
 
     return sorted(by_path.values(), key=place)
+
+
+def inside(name: str) -> str:
+    """The module or sub-package that lies directly in its package: dmpo_ref.models of dmpo_ref.models.llada."""
+    return ".".join(name.split(".")[:2])
 
 
 def api_pages(root: Path, readme: str) -> dict[str, str]:
@@ -80,8 +83,8 @@ def api_pages(root: Path, readme: str) -> dict[str, str]:
         "# Modules",
         "",
         "In reading order. A page holds the public classes and functions of a module, made from its docstrings; *[source]* shows the code.",
-        "The package itself exports {py:class}`~dmpo_ref.config.Config`, {py:func}`~dmpo_ref.presets.loading.load_config`, "
-        "{py:func}`~dmpo_ref.train.train`, {py:class}`~dmpo_ref.models.llada.LLaDAConfig` and {py:class}`~dmpo_ref.models.llada.LLaDAModelLM`.",
+        "The package itself exports the names that notebooks and how-to pages use most: `from dmpo_ref import train`; "
+        "[its page](dmpo_ref.md) says which of them are stable.",
         "",
         *("| module | what it holds |", "| --- | --- |"),
         *rows,
@@ -115,15 +118,7 @@ def configuration_page() -> str:
     for key, option in describe_options().items():
         kind, default, help, symbol = option.kind, option.default, option.help, option.symbol
         head = key.partition(".")[0] if "." in key else ""
-        shown = (
-            "required"
-            if default == "???"
-            else "null"
-            if default is None
-            else str(default).lower()
-            if default is True or default is False
-            else default
-        )
+        shown = {"???": "required", "None": "null", "True": "true", "False": "false"}.get(str(default), default)
         cells = [f"`{key}`", f"`{shown}`", symbol.replace("*", r"\*"), describe(help), f"`{kind}`"]
         groups.setdefault(head, []).append("| " + " | ".join(str(cell).replace("|", r"\|") for cell in cells) + " |")
     for head, rows in groups.items():

@@ -334,7 +334,7 @@ for name in ("random_order", "random", "confidence", "threshold", "wino"):
     print(f"{name:14s} log p of its path known: {draw(name, temperature=1.0).path_log_prob is not None}")
 one_by_one = draw("random", num=1000, temperature=1.0, steps=12)
 same = (one_by_one.tokens == draw("random_order", num=1000, temperature=1.0).tokens).all().item()
-print(f"random with 12 steps and random_order, 1000 sentences each: the same: {same}, log p known: {one_by_one.log_prob is not None}")
+print(f"random with 12 steps and random_order, 1000 sentences each: the same: {same}, log p known: {one_by_one.path_log_prob is not None}")
 
 # %% [markdown]
 # ## 4. Sudoku

@@ -1,13 +1,22 @@
-"""The README tells the truth: every function it names exists, every file it links to is there, its example runs."""
+"""The README tells the truth: every function it names exists, every file it links to is there, its example runs, its numbers are stored."""
 
-import ast
 import importlib
+import json
 import re
+import statistics
 from pathlib import Path
 
 import pytest
 
+from tests.test_architecture import FLAT, FLOORS
+from toy import RESULTS
+
 README = Path("README.md").read_text(encoding="utf-8")
+LINKS = re.findall(r"\]\((?!http)([^)#]+)\)", README)
+
+
+def section(title: str) -> str:
+    return README.split(f"## {title}\n")[1].split("\n## ")[0]
 
 
 def resolve(name: str):
@@ -25,11 +34,17 @@ def resolve(name: str):
 
 
 def equation_table() -> list[str]:
-    section = README.split("## Equation to code")[1].split("\n## ")[0]
-    return re.findall(r"`((?:dmpo_ref|toy)\.[\w.]+)`", section)
+    return re.findall(r"`((?:dmpo_ref|toy)\.[\w.]+)`", section("Equation to code"))
 
 
-def test_the_equation_table_is_there():
+def words(text: str) -> int:
+    return sum(bool(re.search(r"\w", word)) for word in text.split())
+
+
+def test_it_is_short_and_what_a_newcomer_needs_comes_first():
+    assert words(README) <= 1800
+    assert LINKS[0] == "dmpo_ref/minimal.py"
+    assert words(README.split("## Equation to code")[0]) < words(README) / 3
     assert len(equation_table()) >= 15
 
 
@@ -39,33 +54,50 @@ def test_every_function_of_the_equation_table_exists(name):
     assert resolve(name).__doc__
 
 
-@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)", README))))
+@pytest.mark.parametrize("link", sorted(set(LINKS)))
 def test_every_linked_file_exists(link):
     assert Path(link).exists()
 
 
-def test_a_room_imports_only_rooms_above_it():
-    """The map is also the reading order: what a module imports on loading stands above it there."""
-    section = README.split("## Map of the house")[1].split("\n## ")[0]
-    files = [path for path in re.findall(r"\]\((dmpo_ref/[\w/]+\.py)\)", section) if not path.startswith("dmpo_ref/tasks/")]
-    place = {path: number for number, path in enumerate(files)}
-    missing = {f"dmpo_ref/{path.name}" for path in Path("dmpo_ref").glob("[a-z]*.py")} - set(files)
-    assert not missing
-    tasks = next(number for number, path in enumerate(files) if path == "dmpo_ref/runtime/processes.py")  # the row after the tasks
-    for path, number in place.items():
-        for node in ast.parse(Path(path).read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dmpo_ref."):
-                wanted = node.module.replace(".", "/") + ".py"
-                if wanted in place:
-                    assert place[wanted] < number, f"{path} imports {wanted}, which stands below it"
-                elif node.module.startswith("dmpo_ref.tasks"):
-                    assert number >= tasks, f"{path} imports {node.module}, which stands below it"
+def test_the_map_names_every_module_and_package_and_only_goes_up():
+    """A row stands below the rows of what its modules may import; `minimal`, the page to read first, stands apart."""
+    named = [name.removesuffix("/") for name in re.findall(r"\[([\w/]+)\]\(dmpo_ref/", section("Map"))]
+    floor = {name: number for number, names in enumerate(FLOORS) for name in names}
+    assert named[0] == "minimal" and "minimal" in FLAT
+    order = [name for name in named if name in floor]
+    assert sorted(order) == sorted(floor), set(floor) ^ set(order)
+    assert [floor[name] for name in order] == sorted(floor[name] for name in order)
 
 
 def test_every_make_target_that_is_named_exists():
     makefile = Path("Makefile").read_text(encoding="utf-8")
     for target in set(re.findall(r"`make ([a-z-]+)", README)):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def stored(experiment: str, **chosen) -> list[dict]:
+    rows = [json.loads(line) for line in (RESULTS / f"{experiment}.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [row for row in rows if all(row[key] == value for key, value in chosen.items())]
+
+
+def test_the_numbers_of_the_short_list_are_those_of_the_stored_results():
+    shown = section("Results on the toy")
+    act_a = stored("act_a", name="reference moves (log_ratio none)")
+    rates = {when: [row[when]["temperature_1"] for row in act_a] for when in ("before", "after")}
+    assert len(act_a) == 3
+    assert f"solve rate {statistics.mean(rates['before']):.3f} → **{statistics.mean(rates['after']):.3f}** at temperature 1" in shown
+    greedy = [statistics.mean(row[when]["greedy"] for row in act_a) for when in ("before", "after")]
+    assert f"greedy {greedy[0]:.3f} → **{greedy[1]:.3f}**" in shown
+    act_b = stored("act_b")
+    assert len({row["puzzle"] for row in act_b}) == 3 and len({row["seed"] for row in act_b}) == 5
+    assert f"a median of **{statistics.median(row['after']['kl_target_policy'] for row in act_b):.3f}**" in shown
+    assert all(0.8 < row["before"]["kl_target_policy"] < 1.05 for row in act_b)  # "about 1 nat"
+
+    def median(name: str) -> float:
+        return statistics.median(row["after"]["kl_target_policy"] for row in stored("variants", name=name))
+
+    assert f"{median('wdce, negative'):.2f} nats where `none` reaches {median('wdce, none'):.3f}" in shown
+    assert 7.5 < median("wdce, none, elbo weights") / median("wdce, none") < 8.5  # "eight times"
 
 
 def test_the_python_example_has_about_ten_lines_and_trains(tmp_path, monkeypatch, capsys):

@@ -68,10 +68,7 @@ def stage(target: Path, repository: str = "") -> list[str]:
     links = Links(ROOT, repository, read_settings()["repository"]["branch"])
     links.pages |= DOCUMENTS
     links.pages |= {path: f"api/{name}.md" for name, path in modules(ROOT).items()}
-    own = [
-        BOOK / name
-        for name in ("intro.md", "method.md", "notation.md", "published.md", "results.md", "glossary.md", "answers.md", "bibliography.md")
-    ]
+    own = [BOOK / f"{name}.md" for name in OWN]
     own += [*(BOOK / "howto" / f"{name}.md" for name in HOWTO), *sorted((BOOK / "teaching").glob("*.md"))]
     links.pages |= {str(path.relative_to(ROOT)): str(path.relative_to(BOOK)) for path in own}
     notebooks = [*sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")), *sorted((BOOK / "teaching" / "student").glob("*.ipynb"))]

@@ -84,7 +84,7 @@ def api_pages(root: Path, readme: str) -> dict[str, str]:
         "",
         "In reading order. A page holds the public classes and functions of a module, made from its docstrings; *[source]* shows the code.",
         "The package itself exports the names that notebooks and how-to pages use most: `from dmpo_ref import train`; "
-        "[its page](dmpo_ref.md) says which of them are stable.",
+        f"[its page]({found['dmpo_ref']}) says which of them are stable.",
         "",
         *("| module | what it holds |", "| --- | --- |"),
         *rows,

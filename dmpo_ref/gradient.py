@@ -97,7 +97,7 @@ def backward(
 
     # Chain rule in two passes: the gradient of the loss with respect to every token log-probability, then that gradient into the
     # weights, a micro-batch at a time. A linear loss has the same gradient everywhere, so it needs no first pass.
-    if objective.gradient_is_known:
+    if objective.gradient_is_known:  # any scores will do; the `model` baseline, which reads them, never comes here
         scores = torch.zeros(masks.hidden.shape, device=masks.hidden.device)
     else:
         with torch.no_grad():
@@ -125,7 +125,7 @@ def real_weight(scores: Tensor, masks: Masks, batch: Experience, config: WeightC
     Args:
         scores: [G, N, R, S] token log-probabilities of the current policy, for the `model` baseline; their gradient is stopped.
     """
-    weight = batch.weight - batch.base_weight
+    weight = batch.weight - batch.base_weight  # which has the strength in it
     if config.baseline == "model":
         log_policy, log_old = sequence_log_prob(scores.detach(), masks), sequence_log_prob(need(batch.log_old), masks)
         weight = weight - config.baseline_strength * model_baseline(log_policy, log_old)

@@ -21,7 +21,7 @@ def wdce(sequence_log_prob: Tensor, weight: Tensor) -> Tensor:
     return -reduce(weight * sequence_log_prob, "g n -> g", "sum").mean()
 
 
-def wddo(log_ratio: Tensor, weight: Tensor) -> Tensor:
+def wddo(delta: Tensor, weight: Tensor) -> Tensor:
     """Weighted direct discriminative optimisation: tell samples of p* from samples of p_old.
 
         WDDO = mean over prompts of −Σ_n w[n] log σ(Δ[n]) − (1/N) Σ_n log σ(−Δ[n]),   Δ = log p_θ − log p_old
@@ -30,9 +30,9 @@ def wddo(log_ratio: Tensor, weight: Tensor) -> Tensor:
     *before* the sigmoid. Exact log-probabilities give p*; the noise and the gap of ELBOs bias it.
 
     Args:
-        log_ratio: [G, N] Δ, both log-probabilities on the same masks.
+        delta: [G, N] Δ, both log-probabilities on the same masks.
         weight: [G, N] w, rows sum to 1.
     """
-    positive = reduce(weight * F.logsigmoid(log_ratio), "g n -> g", "sum")
-    negative = reduce(F.logsigmoid(-log_ratio), "g n -> g", "mean")
+    positive = reduce(weight * F.logsigmoid(delta), "g n -> g", "sum")
+    negative = reduce(F.logsigmoid(-delta), "g n -> g", "mean")
     return -(positive + negative).mean()

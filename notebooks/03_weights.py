@@ -13,15 +13,15 @@
 # %% [markdown]
 # # 03 · From rewards to weights
 #
-# DMPO never pushes a reward through a policy gradient. It draws rollouts, gives each one a weight, and then fits the policy to the weighted
+# DMPO does not use a policy gradient. It draws rollouts, gives each one a weight, and then fits the policy to the weighted
 # rollouts as if they were data. This notebook is about the weights.
 #
 # **You will learn**
 # - what the target distribution p\* is, and what the temperature α does to it, from greedy to flat;
-# - how rollouts of an old policy become samples of p\*, and how to see in one number when they do not (the effective sample size);
-# - what the softmax over only N rollouts costs: a bias of order 1/N, here computed exactly, and what it does to training;
-# - when weights go stale, and when they do not;
-# - three ways to get the ratio of reference to old policy for a masked diffusion model, and what each of them really aims at.
+# - how weights turn rollouts of an old policy into samples of p\*, and one number that warns when this fails (the effective sample size);
+# - what it costs to normalise over only N rollouts: a bias of order 1/N, here computed exactly, and what it does to training;
+# - when weights become stale, and when they do not;
+# - three ways to get the ratio of reference to old policy for a masked diffusion model, and the distribution that each of them leads to.
 #
 # **You need** importance sampling as an idea, and the likelihoods of a masked diffusion model (ELBO, log-probability along an order).
 # **It takes** an hour to read and under a minute to run.
@@ -34,7 +34,6 @@ except ImportError:
 start()
 
 # %%
-import copy
 import itertools
 import math
 from dataclasses import replace
@@ -43,17 +42,9 @@ import matplotlib.pyplot as plt
 import torch
 from ipywidgets import FloatLogSlider, SelectionSlider, interact
 
-from dmpo_ref.config import SamplerConfig
-from dmpo_ref.likelihood import build_vocabulary, elbo, path_log_prob, sequence_log_prob, token_log_prob
-from dmpo_ref.losses import wdce
-from dmpo_ref.masking import draw_masks, path_masks, stream
-from dmpo_ref.models.loading import load_policy
+from dmpo_ref import effective_sample_size, log_weights, stream, target_weights
 from dmpo_ref.plots.style import COLORS
-from dmpo_ref.presets.loading import load_config
-from dmpo_ref.samplers import sample
-from dmpo_ref.tasks import build_task
-from dmpo_ref.tasks.encoding import answer_texts, encode
-from dmpo_ref.weights import coefficient_for_ess, effective_sample_size, log_weights, target_weights
+from dmpo_ref.weights import coefficient_for_ess
 from toy.figures.demo import BLUE, GREEN, ORANGE
 from toy.oracle import conditional_log_prob, exact_distribution, kl_divergence, rewards, tilted
 from toy.studies.acts import by_name, read
@@ -69,10 +60,10 @@ from toy.worlds.mixture import draw_cells, world_1d
 #   Z(q)=\sum_o p_{\mathrm{ref}}(o\mid q)\,e^{\,r(q,o)/\alpha}.$$
 #
 # It is the distribution with the highest $\mathbb E[r]-\alpha\,\mathrm{KL}(p\,\|\,p_{\mathrm{ref}})$. So α, in units of reward per nat, is
-# a price: how much reward one nat of distance from the reference must bring.
+# a price: the reward that one nat of distance from the reference must bring.
 #
-# We look at it where everything is a sum: a line of 64 cells (`toy.worlds.mixture.world_1d`), a broad $p_{\mathrm{ref}}$ and a reward with four
-# bumps. Before you run the next cell: what is p\* as α → 0, and as α → ∞?
+# We look at it where every expectation is a finite sum: a line of 64 cells (`toy.worlds.mixture.world_1d`), a broad $p_{\mathrm{ref}}$ and a reward
+# with four peaks. Before you run the next cell: what is p\* as α → 0, and as α → ∞?
 
 # %% tags=["slide"]
 world = world_1d()
@@ -83,8 +74,8 @@ for alpha in (0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0):
     print(f"{alpha:10g} {reward:14.3f} {kl_divergence(log_target, world.log_ref):18.3f} {log_target.exp().max().item():20.3f}")
 
 # %% [markdown]
-# From greedy to flat: at α = 0.01 nearly all mass sits on the cells with the highest reward, at α = 100 nothing is left of the reward.
-# Greedy is also far away: more than three nats from the reference. All of what follows is harder there.
+# From greedy to flat: at α = 0.01 nearly all mass is on the cells with the highest reward; at α = 100 the reward has no effect.
+# The greedy target is also far away: more than three nats from the reference. Everything that follows is harder there.
 #
 # ## 2. Importance weights
 #
@@ -175,15 +166,15 @@ def explore(alpha, N):
 
 
 # %% [markdown]
-# Move the sliders (in a running JupyterLab). At small α a single rollout takes everything, whatever N is; at large α all count once and the
-# weights say nothing. Between the two lies the useful range.
+# Move the sliders (in a running JupyterLab). At small α a single rollout has nearly all the weight, whatever N is. At large α all rollouts count the
+# same and the weights carry no information. The useful range is between the two.
 #
 # ## 4. Effective sample size
 #
 # $$\mathrm{ESS} \;=\; \frac{1}{N\sum_n w_n^2}\;\in\;[1/N,\,1]$$
 #
-# is the share of the N rollouts that really counts: $k$ equal weights and zeros elsewhere give $k/N$. As N → ∞ it tends to a property of
-# the two distributions, $1/\mathbb E_{p_{\mathrm{old}}}[(p^*/p_{\mathrm{old}})^2]$, which on the line is a sum over cells.
+# is the share of the N rollouts that really counts: $k$ equal weights and zeros elsewhere give $k/N$. As N → ∞ it tends to a number that depends on
+# the two distributions only, $1/\mathbb E_{p_{\mathrm{old}}}[(p^*/p_{\mathrm{old}})^2]$, which on the line is a sum over cells.
 
 # %% tags=["slide"]
 print("  alpha   mean ESS at N = 4      16      64     256    N -> infinity (exact)")
@@ -198,14 +189,14 @@ for alpha in (0.1, 0.3, 1.0, 3.0, 10.0):
     print(f"{alpha:7g} {row[0]:18.2f} {row[1]:8.2f} {row[2]:7.2f} {row[3]:7.2f} {limit:16.2f}")
 
 # %% [markdown]
-# The ESS of a *small* group flatters: with N = 4 it cannot fall below 0.25, and four rollouts that all missed the target look even. At α =
-# 0.1 four rollouts report six times the ESS that the two distributions have. An ESS near $1/N$ is an alarm; an ESS well above it at small N
-# is no proof.
+# The ESS of a *small* group is too high: with N = 4 it cannot fall below 0.25, and four rollouts that all missed the target have equal weights. At α =
+# 0.1 the ESS of four rollouts is six times that of the two distributions. An ESS near $1/N$ is a warning; an ESS well above it at small N
+# proves nothing.
 #
 # ## 5. The coefficient c: tempering until the weights are even enough
 #
-# One remedy for a low ESS is to flatten: $w=\mathrm{softmax}(c\,\ell)$ with $c\in(0,1]$, where c is the largest that reaches a wanted ESS.
-# ESS falls as c grows, so bisection finds it. Fifty halvings, by hand, and the library's answer:
+# A low ESS can be raised by flattening the weights: $w=\mathrm{softmax}(c\,\ell)$, with the largest $c\in(0,1]$ that reaches a wanted ESS.
+# ESS falls as c grows, so bisection finds it. Fifty halvings by hand must agree with the library:
 
 
 # %%
@@ -220,6 +211,7 @@ def bisect(log_weight, wanted):
     return low
 
 
+# %%
 cells = draw_cells(world.log_ref, (1, 64), stream(0, "look"))
 log_weight = log_weights(world.reward[cells], torch.zeros(1, 64, dtype=torch.float64), alpha=0.3)
 for wanted in (0.1, 0.3, 0.5, 0.9):
@@ -228,13 +220,13 @@ for wanted in (0.1, 0.3, 0.5, 0.9):
     print(f"wanted ESS {wanted:.1f}: c = {c:.4f}, ESS {effective_sample_size(target_weights(log_weight, coefficient=c)).item():.4f}")
 
 # %% [markdown]
-# What does the tempered softmax aim at? Multiply it out: $p_{\mathrm{old}}\,e^{c\ell}\propto p_{\mathrm{old}}^{\,1-c}\,(p^*)^{c}$, a
-# geometric mean of where we are and where we want to be. That is not p\*. But do it again from there, with the same c:
+# Which distribution do the tempered weights lead to? $p_{\mathrm{old}}\,e^{c\ell}\propto p_{\mathrm{old}}^{\,1-c}\,(p^*)^{c}$, a
+# geometric mean of the old policy and the target. That is not p\*. But repeat it from there, with the same c:
 #
 # $$\log p_{t} \;=\; (1-c)^t\,\log p_0 + \bigl(1-(1-c)^t\bigr)\log p^* + \text{const}.$$
 #
 # So c is a step size: the fixed point stays p\*, as long as ℓ holds the term $\log p_{\mathrm{ref}}-\log p_{\mathrm{old}}$. Without that
-# term (`log_ratio: none`) it is $p_{\mathrm{old}}\,e^{c\,r/\alpha}$, which has no fixed point short of greedy. Both, iterated with exact
+# term (`log_ratio: none`) one round gives $p_{\mathrm{old}}\,e^{c\,r/\alpha}$, and repeating that ends only at the greedy policy. Both, iterated with exact
 # expectations:
 
 
@@ -251,14 +243,14 @@ for t in (0, 1, 2, 4, 8, 16, 32):
     print(f"{t:5d} {iterate(world.log_ref, 0.25, t, True):14.4f} {iterate(world.log_ref, 0.25, t, False):11.4f}")
 
 # %% [markdown]
-# Without the ratio the policy passes by p\* at round 4 ($4\times 0.25=1$: exactly once the full tilt) and goes on. Neither is wrong. They
-# are different goals: a fixed target, or a target that moves with the policy and gets more greedy in every round.
+# Without the ratio the policy passes p\* at round 4 ($4\times 0.25=1$: exactly one full tilt) and goes on. Neither is wrong. They
+# are different goals: a fixed target, or a target that moves with the policy and becomes greedier in every round.
 #
 # ## 6. What self-normalising costs
 #
 # $\sum_k e^{\ell_k}$ estimates $NZ$ from the same rollouts, so $\mathbb E[\sum_n w_n f(o_n)]\ne \mathbb E_{p^*}[f]$. How large is the
-# difference? No need to simulate. Take a prompt with four possible answers. What matters of N rollouts is how often each answer came up,
-# and these counts can all be listed: 35 for N = 4, 47,905 for N = 64.
+# difference? We need no simulation. Take a prompt with four possible answers. Only the number of times that each answer was drawn matters,
+# and all such counts can be listed: 35 for N = 4, 47,905 for N = 64.
 
 # %%
 log_ref = torch.tensor([0.5, 0.3, 0.15, 0.05], dtype=torch.float64).log()
@@ -269,7 +261,7 @@ print("p_ref", [f"{p:.3f}" for p in log_ref.exp().tolist()], "\np*   ", [f"{p:.3
 
 # %%
 def all_counts(N, C):
-    """Every way to see C answers in N rollouts (stars and bars), [K, C]."""
+    """All ways in which N rollouts can fall on C answers (stars and bars), [K, C]."""
     bars = torch.combinations(torch.arange(N + C - 1), C - 1)
     ends = torch.ones(len(bars), 1, dtype=torch.long)
     return torch.cat([-ends, bars, (N + C - 1) * ends], dim=1).diff(dim=1) - 1
@@ -301,7 +293,7 @@ print("both ways:", [f"{p:.4f}" for p in slow.tolist()])
 # $$N\left(\mathbb E\Bigl[\sum_n w_n\,1_{o_n=o}\Bigr]-p^*(o)\right)\;\longrightarrow\;
 #   p^*(o)\,\bigl(\mathbb E_{p^*}[\rho]-\rho(o)\bigr),\qquad \rho=p^*/p_{\mathrm{old}} .$$
 #
-# Answers whose ratio ρ is above the average get too little: those that $p_{\mathrm{old}}$ draws too rarely.
+# Answers whose ratio ρ is above the average get too little weight: those that $p_{\mathrm{old}}$ draws too rarely.
 
 # %%
 log_weight, target = reward / alpha, log_target.exp()
@@ -314,9 +306,9 @@ limit = target * (target @ ratio - ratio)
 print("  p*   ", *(f"{p:8.4f}" for p in target), f"{limit[3]:18.3f}  (limit)")
 
 # %% [markdown]
-# The rare, good answer (the fourth) gets too little, because in most small groups it is not there to be weighed: at N = 4 it gets 0.16
-# instead of 0.47, at N = 64 0.43. What it lacks goes to the others; the second one gets more than under $p_{\mathrm{old}}$ and more than
-# under p\*. N × bias settles near its limit from N = 16 on.
+# The rare, good answer (the fourth) gets too little weight, because most small groups do not contain it: at N = 4 it gets 0.16
+# instead of 0.47, at N = 64 0.43. The others get the rest; the second one gets more than under $p_{\mathrm{old}}$ and more than
+# under p\*. From N = 16 on, N × bias is close to its limit.
 #
 # Does averaging help? Take 64 rollouts either as one softmax over 64, or as 16 softmaxes over 4 and the mean of the results.
 
@@ -327,9 +319,9 @@ print(f"one group of 64        {one_group[0][3] - target[3]:9.3f} {one_group[1][
 print(f"16 groups of 4         {sixteen_groups[0][3] - target[3]:9.3f} {sixteen_groups[1][3] / 4:14.3f}")
 
 # %% [markdown]
-# Averaging over groups shrinks the noise and leaves the bias. That looks bad for small groups. Yet training does not happen once. If
+# Averaging over groups reduces the noise but not the bias. That looks bad for small groups. But training has many rounds. If
 # $p_{\mathrm{old}}=p^*$, then ℓ is the same for every rollout, the weights are $1/N$ and the bias is zero, for every N. So p\* is a fixed
-# point. Is it reached? A tabular policy trained to the end on the expected weights has $p_{t+1}(o)=\mathbb E[\text{weight on }o]$; iterate
+# point. Is it reached? A tabular policy that is fitted exactly to the expected weights has $p_{t+1}(o)=\mathbb E[\text{weight on }o]$; iterate
 # that, exactly, with the reference fixed.
 
 # %%
@@ -353,19 +345,19 @@ left.set(xlabel="rollouts in one softmax, N", ylabel="expected weight", title="O
 left.legend(fontsize=7)
 for (N, values), color in zip(history.items(), (BLUE, ORANGE, GREEN), strict=True):
     right.plot(values, "o-", markersize=3, color=color, label=f"N = {N}")
-right.set(yscale="log", ylim=(1e-9, 3), xlabel="round", ylabel="KL(p*‖p$_t$), nats", title="Many rounds: slower, to the same place")
+right.set(yscale="log", ylim=(1e-9, 3), xlabel="round", ylabel="KL(p*‖p$_t$), nats", title="Many rounds: small N is slower, same limit")
 right.legend(fontsize=7)
 plt.show()
 
 # %% [markdown]
-# The bias of self-normalising makes each round a shorter step. It does not move the goal. What a small N does cost is noise (the standard
-# deviations above), and an answer that is never drawn is never weighed. That is why the README counts *rollouts per gradient step*, not N
+# The bias of self-normalising makes each round a shorter step. It does not change the fixed point. The real cost of a small N is noise (the standard
+# deviations above), and an answer that is never drawn gets no weight. That is why the results tables count *rollouts per gradient step*, not N
 # alone.
 #
 # ## 7. On-policy, off-policy, stale
 #
-# In the first round $p_{\mathrm{old}}=p_{\mathrm{ref}}$ and the weights are $\mathrm{softmax}(r/\alpha)$. Then the policy drifts. Let it
-# drift along the geometric path $p_s\propto p_{\mathrm{ref}}^{1-s}(p^*)^{s}$ on the line: $s=0$ is the start, $s=1$ the goal, and beyond it
+# In the first round $p_{\mathrm{old}}=p_{\mathrm{ref}}$ and the weights are $\mathrm{softmax}(r/\alpha)$. Then the policy changes. Let it
+# move along the geometric path $p_s\propto p_{\mathrm{ref}}^{1-s}(p^*)^{s}$ on the line: $s=0$ is the start, $s=1$ the target, and at $s>1$ it
 # has gone too far. Where is the ESS highest?
 #
 # The last two columns of the table are standard deviations under $p_s$, in nats, of the two parts of the log-weight: $r/\alpha$ and the
@@ -385,45 +377,57 @@ for s in (0.0, 0.5, 0.9, 1.0, 1.1, 1.5, 2.0):
 # The nearer to p\*, the more even the weights: the reward and the ratio cancel rollout by rollout. A rising ESS is a sign of progress with
 # a fixed reference. (With `log_ratio: none` it is not: there ESS rises when all rollouts of a prompt have the same reward, right or wrong.)
 #
-# Now keep old rollouts. Rollouts were drawn from $p_0=p_{\mathrm{ref}}$; the policy has moved on to $p_1$ (here: half way, on the space of
-# four answers). What do the weights aim at, as N → ∞? Four bookkeeping habits, of which one is a common mistake.
+# Now keep old rollouts. They were drawn from $p_0=p_{\mathrm{ref}}$; the policy has moved on to $p_1$ (here: half way, on the space of
+# four answers). Which distribution do the weighted rollouts represent as N → ∞? Four ways to compute the weights; one is a common mistake.
 
 # %% tags=["slide"]
 log_0 = log_ref
 log_1 = (0.5 * log_ref + 0.5 * log_target).log_softmax(dim=0)
 tilt = reward / alpha
-aims = {
+limits = {
     "old rollouts, weights kept from when they were drawn": log_0 + (tilt + log_ref - log_0),
     "new rollouts, ratio to the policy that drew them": log_1 + (tilt + log_ref - log_1),
     "old rollouts, ratio to the *current* policy (mistake)": log_0 + (tilt + log_ref - log_1),
     "new rollouts, no ratio": log_1 + tilt,
 }
-for name, aim in aims.items():
-    print(f"{name:55s} KL(p*||aim) {abs(kl_divergence(log_target, aim.log_softmax(dim=0))):.4f}")
+for name, log_limit in limits.items():
+    print(f"{name:55s} KL(p*||limit) {abs(kl_divergence(log_target, log_limit.log_softmax(dim=0))):.4f}")
 
 # %% [markdown]
-# With a fixed reference a weight belongs to its rollout for good: $\log p_{\mathrm{old}}$ is that of the policy that *drew* it, at the
-# temperature it was drawn at. So the buffer stores ℓ and w once, nothing is recomputed, and the old policy is never rebuilt
-# (`dmpo_ref.train.collect`, `train.reuse_rounds`). What goes stale is something else: the noise. The same N rollouts again and again are
-# fitted better and better, not p\*.
+# With a fixed reference the weight of a rollout stays valid: $\log p_{\mathrm{old}}$ is that of the policy that *drew* it, at the
+# temperature at which it was drawn. So weights are computed once and kept in the buffer, nothing is computed again, and the old policy is not needed any more
+# (`dmpo_ref.experience.weigh`, `train.reuse_rounds`). But the noise of the rollouts stays too. With the same N rollouts again and again the policy
+# fits these N better and better, and not p\*.
 #
-# And a kept weight is right for the target it was made for. If the reference is re-synced, or there is no ratio, the target of the next
-# round is another one.
+# A stored weight is right for the target for which it was computed. If the reference is re-synced, or there is no ratio, the next
+# round has another target.
 #
 # ## 8. Where the ratio comes from: path, ELBO, none
 #
-# On the line $\log p_{\mathrm{ref}}-\log p_{\mathrm{old}}$ was given. A masked diffusion model does not give $\log p(o)$; it is a sum over
+# On the line $\log p_{\mathrm{ref}}-\log p_{\mathrm{old}}$ was known. A masked diffusion model does not give $\log p(o)$ directly, because $p(o)$ is a sum over
 # orders. Three choices:
 #
 # - `path`: $\log p_{\mathrm{ref}}(o;\sigma)-\log p_{\mathrm{old}}(o;\sigma)$ along the order σ in which the rollout was drawn;
 # - `elbo`: the difference of two ELBOs, estimated on R random masks, the same for both;
 # - `none`: 0.
 #
-# The tiny Sudoku policy and one puzzle with 5 blanks and two solutions: 1,024 answers, all of which can be enumerated. Everything in
+# `dmpo_ref.experience.estimate_log_ratio` computes all three; `weight.log_ratio` in the config chooses.
+#
+# We use the tiny Sudoku policy and one puzzle with 5 blanks and two solutions: 1,024 answers, all of which can be enumerated. Everything is in
 # float64.
 
 # %%
-config = load_config("toy_two_solutions")
+import copy
+
+from dmpo_ref import SamplerConfig, answer_texts, build_task, build_vocabulary, draw_masks, elbo, encode, load_config, load_policy, sample
+from dmpo_ref.experience import estimate_log_ratio, mask_streams, weigh
+from dmpo_ref.gradient import gradient_step
+from dmpo_ref.models.reference import FrozenReference
+from dmpo_ref.objectives import build_objective
+from dmpo_ref.tasks.rewards import score_answers
+
+# %%
+config = load_config("toy_two_solutions", "loss.masks=path", "loss.normalise=none", "optimizer.max_grad_norm=1000")
 reference, tokenizer = load_policy(config.model, torch.device("cpu"))
 reference.double()
 task, alpha = build_task(config.task), config.weight.alpha
@@ -433,22 +437,34 @@ prompts = encode(tokenizer, task, [puzzle])
 print(task.show(puzzle), f"\nalpha = {alpha}")
 
 # %% [markdown]
-# The old policy must differ from the reference. Train it a little: five rounds of 64 rollouts, four steps each, with path weights. This is
-# the whole algorithm in small; the loss `wdce` is a matter of the [notebook on the two losses](05_two_losses.ipynb).
+# The old policy must differ from the reference. Train it a little: five rounds of 64 rollouts, four gradient steps each, with path weights. This is
+# the whole algorithm, made of the functions that `train` calls: `weigh` computes the log-ratio and the weights of the rollouts once, and
+# `gradient_step` fits the policy to them. (The objective, WDCE along the path, is explained in the [notebook on the two losses](05_two_losses.ipynb).)
 
 # %%
-policy = copy.deepcopy(reference)
+policy, p_ref = copy.deepcopy(reference), FrozenReference(reference)
+objective = build_objective(config.loss, config.weight)
 optimizer = torch.optim.Adam(policy.parameters(), lr=2e-4)
 for t in range(5):
-    rollout = sample(policy, prompts, SamplerConfig(), vocabulary, num_rollouts=64, generators=[stream(0, "drift", t)])
-    reward = torch.tensor([[sum(task.reward(puzzle, text).values()) for text in answer_texts(tokenizer, rollout)[0]]])
-    log_ratio = path_log_prob(reference, rollout, vocabulary) - rollout.path_log_prob
-    weight = target_weights(log_weights(reward, log_ratio, alpha=alpha))
-    masks = path_masks(rollout.step, rollout.num_steps)
-    for _ in range(4):
-        optimizer.zero_grad()
-        wdce(sequence_log_prob(token_log_prob(policy, rollout, masks, vocabulary), masks), weight).backward()
-        optimizer.step()
+    rollout = sample(policy, prompts, config.sampler, vocabulary, num_rollouts=64, generators=[stream(0, "drift", t)])
+    graded, _ = score_answers(task, [puzzle], answer_texts(tokenizer, rollout))
+    experience = weigh(policy, p_ref, vocabulary, objective, rollout, graded, [t], config)
+    for k in range(4):
+        masks = objective.masks(rollout, mask_streams(objective, [t], config.seed, k))
+        gradient_step(policy, optimizer, vocabulary, objective, experience, masks, config)
+print("reward in round 5:", graded.mean().item(), " ESS:", f"{effective_sample_size(experience.weight).item():.2f}")
+
+# %% [markdown]
+# `weigh` is two functions in a row: `estimate_log_ratio` and the weights of section 2. The policy has changed since, but the experience of the last round keeps
+# its weights. The formula of section 2, by hand, gives the same numbers:
+
+# %%
+by_hand = weights_by_hand(experience.reward, experience.log_ratio, torch.zeros(1, 64), alpha)
+torch.testing.assert_close(by_hand, experience.weight)
+print("the weights of the last round agree; their log-ratios go from", end=" ")
+print(f"{experience.log_ratio.min().item():.2f} to {experience.log_ratio.max().item():.2f} nats")
+
+# %%
 exact_ref, exact_old = (exact_distribution(model, tokenizer, task, puzzle, vocabulary) for model in (reference, policy))
 reward = rewards(task, puzzle, exact_ref)
 log_target = tilted(exact_ref.log_prob, reward, alpha)
@@ -456,7 +472,7 @@ for name, exact in {"ref": exact_ref, "old": exact_old}.items():
     print(f"KL(p*||p_{name}) {kl_divergence(log_target, exact.log_prob):.3f} nats")
 
 # %% [markdown]
-# To judge the estimates we need $\log p(o;\sigma)$ of *every* answer along *every* one of the $5!=120$ orders, and the score of every mask.
+# To judge the estimates we need $\log p(o;\sigma)$ of *every* answer along *every* one of the $5!=120$ orders, and the log-probability of the hidden tokens under every mask.
 # Both are sums of conditionals $\log\pi(\text{blank }i\text{ takes symbol }a\mid\text{state})$, and there are only $5^5$ states: each blank
 # open or one of four digits.
 
@@ -493,16 +509,16 @@ for name, exact in {"ref": exact_ref, "old": exact_old}.items():
     print(f"p_{name}: mean gap log p(o) - ELBO(o) under itself {gap:.3f} nats")
 
 # %% [markdown]
-# Two identities on the way, asserted against the oracle: $p(o)$ is the mean over orders of $p(o;\sigma)$, and the ELBO is the mean of its
-# *logarithm*. So the gap of the ELBO is the price of exchanging mean and logarithm; it is 0 only when all orders agree.
+# The cell also asserts two identities against the oracle: $p(o)$ is the mean over orders of $p(o;\sigma)$, and the ELBO is the mean of its
+# *logarithm*. So the gap of the ELBO comes from exchanging mean and logarithm; it is 0 only when all orders agree.
 #
-# **Path.** One order per rollout, so the path ratio is noisy. But it is the right kind of noisy: given the answer, σ is distributed as
+# **Path.** There is one order for each rollout, so the path ratio is noisy. But its mean is right: given the answer, σ is distributed as
 # $p_{\mathrm{old}}(o;\sigma)/(120\,p_{\mathrm{old}}(o))$, and
 #
 # $$\mathbb E_{\sigma\mid o}\left[\frac{p_{\mathrm{ref}}(o;\sigma)}{p_{\mathrm{old}}(o;\sigma)}\right]
 #   =\frac{p_{\mathrm{ref}}(o)}{p_{\mathrm{old}}(o)}.$$
 #
-# **ELBO.** The mean over masks is of the *logarithm*; the exponential of a noisy logarithm is too large on average, and most so where the
+# **ELBO.** Here the mean over masks is of the *logarithm*. The exponential of a noisy logarithm is too large on average, most of all where the
 # noise is largest. The estimate from one antithetic pair, for every answer and each of the 32 sets and complements:
 
 
@@ -514,6 +530,7 @@ def mask_score(name, mask):
     return sum((log_pi[name][state, d, value[:, d] - 1] for d in mask), torch.zeros(len(answers), dtype=torch.float64))
 
 
+# %%
 subsets = [set(s) for m in range(n + 1) for s in itertools.combinations(range(n), m)]
 chance = torch.tensor([1 / (n + 1) / math.comb(n, len(s)) for s in subsets], dtype=torch.float64)  # m ~ U{0..5}, then which
 pair = {}
@@ -525,8 +542,8 @@ for name, exact in {"ref": exact_ref, "old": exact_old}.items():
 print("the mean over all 32 pairs is the exact ELBO; number of estimates:", pair["ref"].numel())
 
 # %% [markdown]
-# Now each estimate of the ratio is a finite distribution for every answer, and we can ask three exact questions. How far is it from the
-# true log-ratio (root mean square, rollouts from $p_{\mathrm{old}}$)? What do weights made of it aim at as N → ∞,
+# Now each estimate of the ratio is a finite distribution for every answer, and three questions have exact answers. How far is it from the
+# true log-ratio (root mean square, rollouts from $p_{\mathrm{old}}$)? Which distribution do the weights lead to as N → ∞ (below: its *limit*),
 # $\;\propto p_{\mathrm{old}}(o)\,e^{r/\alpha}\,\mathbb E[e^{\text{estimate}}\mid o]$? What is the ESS? R = 4 masks are two independent
 # pairs, so that $\mathbb E[e^{(X_1+X_2)/2}]=(\mathbb E[e^{X/2}])^2$.
 
@@ -536,16 +553,16 @@ truth, log_old = exact_ref.log_prob - exact_old.log_prob, exact_old.log_prob
 
 
 def judge(values, probability, copies=1):
-    """values [K, 1024] of one estimate with their probabilities [K, 1024], averaged over independent copies: error, aim, ESS."""
+    """values [K, 1024] of one estimate with their probabilities [K, 1024], averaged over independent copies: error, KL of the limit, ESS."""
     log_mean = copies * (probability.log() + values / copies).logsumexp(dim=0)
     log_square = copies * (probability.log() + 2 * values / copies).logsumexp(dim=0)
     mean = (probability * values).sum(dim=0)
     variance = (probability * (values - mean).square()).sum(dim=0) / copies
     error = (log_old.exp() @ ((mean - truth).square() + variance)).sqrt().item()
     log_weight = log_old + reward / alpha
-    aim = (log_weight + log_mean).log_softmax(dim=0)
+    limit = (log_weight + log_mean).log_softmax(dim=0)
     ess = 2 * (log_weight + log_mean).logsumexp(dim=0) - (log_weight + reward / alpha + log_square).logsumexp(dim=0)
-    return error, kl_divergence(log_target, aim), ess.exp().item()
+    return error, kl_divergence(log_target, limit), ess.exp().item()
 
 
 # %%
@@ -561,22 +578,22 @@ results = {
     "ELBO, 16 masks": judge(elbo_ratio, chances, copies=8),
     "none": judge(torch.zeros(1, 1024, dtype=torch.float64), certain),
 }
-print("log-ratio           error, nats    KL(p*||aim), N -> infinity    ESS, N -> infinity")
+print("log-ratio           error, nats  KL(p*||limit), N -> infinity    ESS, N -> infinity")
 for name, (error, kl, ess) in results.items():
     print(f"{name:18s} {error:10.2f} {abs(kl):22.4f} {ess:25.3f}")
 
 # %% [markdown]
 # Read the table row by row.
 #
-# - `path` has half a nat of error and still aims at p\* exactly. Its noise only costs ESS.
-# - The ELBO with *all* masks has half that error and aims beside p\*: the two gaps do not cancel. The miss is small here.
-# - With 4 masks the noise is added, and as N → ∞ the aim is lost. The ESS says why: a few rare answers on which the estimate is sometimes
-#   hugely too large get all the weight. This is the exponential of a heavy-tailed logarithm.
-# - `none` has the largest systematic error of all and aims at $p_{\mathrm{old}}e^{r/\alpha}$. That is near p\* here, because
+# - `path` has an error of half a nat, and its limit is still exactly p\*. Its noise only lowers the ESS.
+# - The ELBO with *all* masks has half that error, but its limit is not p\*: the two gaps do not cancel. The difference is small here.
+# - With 4 masks there is noise too, and the limit is far from p\*. The ESS says why: on a few rare answers the estimate is sometimes
+#   far too large, and these get all the weight. That happens when a logarithm with heavy tails is exponentiated.
+# - `none` has the largest systematic error, and its limit is $p_{\mathrm{old}}e^{r/\alpha}$. That is near p\* here, because
 #   $p_{\mathrm{old}}$ is.
 #
 # N → ∞ is the worst case for the noisy rows: with 64 rollouts those rare answers are hardly ever drawn. So look at N = 64 as well: 4,000
-# groups, from seeded streams, with the weight that falls on each of the two solutions.
+# groups, from seeded streams, with the weight on each of the two solutions.
 
 # %%
 groups, N = 4000, 64
@@ -614,31 +631,43 @@ panels[0].set_ylabel("estimate, nats")
 plt.show()
 
 # %% [markdown]
-# One dot is one rollout of ten groups. Most rollouts are one of the two solutions, hence the two dense columns near −1 (at
-# −1.08 and −0.83). The column at −1.9 is a wrong mixture of both, 2431312431424213, that training has raised so far: row 2 of one solution
-# with row 3 of the other.
+# One dot is one rollout of ten groups. Most rollouts are one of the two solutions; these are the two dense columns near −1 (at
+# −1.08 and −0.83). The column at −1.9 is a wrong mixture of both, 2431312431424213: row 2 of one solution
+# with row 3 of the other. So far training has made it more probable.
 #
-# At N = 64 nothing explodes. With four masks a tenth of the weight falls on wrong answers, though (p\*: 1 %), and the weight on each
+# At N = 64 the weights do not blow up. But with four masks a tenth of the weight falls on wrong answers (p\*: 1 %), and the weight on each
 # solution varies more from group to group. With `none` hardly any weight falls on wrong answers, but the shares of the two solutions are
-# those of $p_{\mathrm{old}}$: nothing pulls them back.
+# those of $p_{\mathrm{old}}$: nothing brings them back to those of p\*.
 #
-# One thing keeps the ELBO usable at all: both models are scored on the *same* masks. Draw 64 rollouts and see, with the library's own
-# functions.
+# The ELBO ratio is usable only because both models are scored on the *same* masks. The next cell draws 64 rollouts and calls
+# `estimate_log_ratio` for each of the three choices; the last line breaks the rule on purpose.
 
 # %%
 rollout = sample(policy, prompts, SamplerConfig(), vocabulary, num_rollouts=64, generators=[stream(0, "fresh")])
+index = [exact_ref.texts.index(text) for text in answer_texts(tokenizer, rollout)[0]]
+ratios = {}
+for name in ("path", "elbo", "none"):
+    choice = replace(config.weight, log_ratio=name, elbo_masks="antithetic", elbo_num_masks=4)
+    ratios[name] = estimate_log_ratio(policy, p_ref, rollout, vocabulary, choice, [stream(0, "masks")])
 masks, others = (draw_masks("antithetic", rollout.response_mask, 4, [stream(0, name)]) for name in ("masks", "other masks"))
 log_ref, same, other = (elbo(m, rollout, v, vocabulary) for m, v in ((reference, masks), (policy, masks), (policy, others)))
-index = [exact_ref.texts.index(text) for text in answer_texts(tokenizer, rollout)[0]]
-for name, estimate in {
-    "path": path_log_prob(reference, rollout, vocabulary) - rollout.path_log_prob,
-    "ELBO, 4 masks, the same for both": log_ref - same,
-    "ELBO, 4 masks, others for each": log_ref - other,
-}.items():
+torch.testing.assert_close(ratios["elbo"], log_ref - same)
+ratios["elbo, other masks for each model"] = log_ref - other
+for name, estimate in ratios.items():
     print(f"{name:34s} error {(estimate[0] - truth[index]).square().mean().sqrt():.2f} nats")
 
 # %% [markdown]
-# Without shared masks the noise more than doubles, inside an exponential. How much of all this reaches a trained policy? The committed
+# The path ratio of the library is that of the enumeration above, along the order in which each answer was drawn:
+
+# %%
+orders = {order: i for i, order in enumerate(itertools.permutations(range(n)))}
+filled = [tuple(step.argsort().tolist()) for step in rollout.step[0][:, blanks]]  # blanks in the order in which they were filled
+enumerated = (path["ref"] - path["old"])[[orders[order] for order in filled], index]
+torch.testing.assert_close(ratios["path"][0], enumerated, rtol=0, atol=1e-9)
+print("largest difference below 1e-9:", (ratios["path"][0] - enumerated).abs().max().item() < 1e-9)
+
+# %% [markdown]
+# With other masks for each model the noise is more than twice as large, and it goes into an exponential. How much does this change a trained policy? The committed
 # results of `python -m toy.studies.acts variants` (2026-11-22): this puzzle, N = 64, 3,200 rollouts, WDCE without baseline, 3 seeds.
 
 # %%
@@ -648,18 +677,19 @@ for name, rows in by_name(read("variants")).items():
         print(f"{name:26s} exact KL(p*||p_theta) at the end, nats: median {kl[1]:.3f}, largest {kl[2]:.3f}")
 
 # %% [markdown]
-# The first line has path weights, the second ELBO weights from four masks. Eight times the divergence is the price for samplers that have
-# no path probability; a policy that still lands within 0.05 nats of p\* is what makes the published recipe work.
+# The first line has path weights, the second ELBO weights from four masks. With ELBO weights the divergence is eight times as large. That is the price
+# for samplers that have no path probability. But the policy still ends within 0.05 nats of p\*: ELBO weights, which the published recipe uses, are
+# good enough here.
 #
 # ## To remember
 #
 # - p\* ∝ p_ref · e^{r/α}. Log-weight: reward over α plus log p_ref − log p_old; weight: softmax over the rollouts of one prompt.
-# - ESS says which share of the rollouts counts. At small N it flatters. The coefficient c buys ESS with smaller steps, not with another goal, as long
-#   as the ratio is there.
-# - Self-normalising over N gives too little weight to what p_old draws too rarely, by O(1/N), and is exact at p\*; noise and answers never
-#   drawn are the real cost of small N.
+# - ESS says what share of the rollouts counts. At small N it is too high. The coefficient c raises it by taking smaller steps; the fixed point
+#   stays p\*, as long as the ratio is there.
+# - Self-normalising over N gives too little weight to what p_old draws too rarely, by O(1/N), and is exact at p\*. The real costs of a small N are
+#   noise and answers that are never drawn.
 # - A weight belongs to the policy that drew the rollout. Never put the current policy into its denominator.
-# - Path ratios are noisy but aim at p\*; ELBO ratios have gap and noise inside an exponential; `none` is another, moving target.
+# - Path ratios are noisy, but their limit is p\*. ELBO ratios have a gap and noise inside an exponential. `none` has another target, which moves.
 #
 # ## Exercises
 #
@@ -667,7 +697,7 @@ for name, rows in by_name(read("variants")).items():
 #    `coefficient_for_ess`.
 # 2. *Standard.* In section 6, start from a $p_{\mathrm{old}}$ that has *lost* the fourth answer ($10^{-6}$). How many rounds does N = 16 need to bring
 #    it back, and why does the expectation hide what happens in a real run?
-# 3. *Standard.* Put rollouts of $p_0$ and of $p_1$ (section 7) into *one* softmax, each with the ratio to its own policy. Is the aim still p\* as N →
+# 3. *Standard.* Put rollouts of $p_0$ and of $p_1$ (section 7) into *one* softmax, each with the ratio to its own policy. Is the limit still p\* as N →
 #    ∞? Compare the ESS with weighing both by the mixture $\tfrac12p_0+\tfrac12p_1$. Then say what would change with ELBOs.
 # 4. *Research.* The noise of the ELBO ratio is inside an exponential. Design an estimate of $p_{\mathrm{ref}}(o)/p_{\mathrm{old}}(o)$
 #    from R forward passes of each model with a smaller error *of the ratio*, and judge it with the `judge` of section 8.
@@ -675,5 +705,5 @@ for name, rows in by_name(read("variants")).items():
 # ## Where next
 #
 # [The weight baseline](04_weight_baseline.ipynb) subtracts something from the weights; [the two losses](05_two_losses.ipynb) turn them into
-# gradients. The code: [weights.py](../dmpo_ref/weights.py), [train.py](../dmpo_ref/train.py) (`collect`, `estimate_log_ratio`),
+# gradients. The code: [weights.py](../dmpo_ref/weights.py), [experience.py](../dmpo_ref/experience.py) (`weigh`, `estimate_log_ratio`),
 # [likelihood.py](../dmpo_ref/likelihood.py), [the oracle](../toy/oracle.py), [mixtures](../toy/worlds/mixture.py).

@@ -13,16 +13,16 @@
 # %% [markdown]
 # # 05 · Two losses
 #
-# Rollouts have weights now. Two objectives turn them into gradients: WDCE, weighted denoising cross-entropy, and WDDO, weighted direct
+# The rollouts have weights now. Two objectives turn them into gradients: WDCE, weighted denoising cross-entropy, and WDDO, weighted direct
 # discriminative optimisation. We build both from their definitions on a problem of two tokens, where every mask and every answer can be
-# listed.
+# listed. At the end both are compared with the functions that `train` calls.
 #
 # **You will learn**
 # - where each loss comes from, and where it is stationary;
 # - their gradients by hand, and that autograd and finite differences agree;
 # - what the choice of masks does to the variance of the likelihood, exactly, and which published choice is biased;
-# - four slips, three of them published (numbered where they are shown: 1 to 3 in section 4, 4 in section 6), each with its number;
-# - what ELBOs do to WDDO and not to WDCE, and how much of it training in rounds forgives.
+# - four mistakes, three of them published (numbered 1 to 3 in section 4, 4 in section 6), and how large the effect of each is;
+# - what ELBOs do to WDDO and not to WDCE, and how much of it remains after several rounds of training.
 #
 # **You need** [03 · From rewards to weights](03_weights.ipynb). **It takes** an hour to read and half a minute to run.
 
@@ -34,6 +34,7 @@ except ImportError:
 start()
 
 # %%
+import copy
 import itertools
 import math
 
@@ -42,15 +43,7 @@ import numpy as np
 import torch
 from torch.nn.functional import logsigmoid
 
-from dmpo_ref.config import SamplerConfig
-from dmpo_ref.likelihood import build_vocabulary, sequence_log_prob, token_log_prob
-from dmpo_ref.losses import wdce, wddo
-from dmpo_ref.masking import Masks, draw_masks, stream
-from dmpo_ref.models.loading import load_policy
-from dmpo_ref.presets.loading import load_config
-from dmpo_ref.samplers import sample
-from dmpo_ref.tasks import build_task
-from dmpo_ref.tasks.encoding import encode
+from dmpo_ref import Masks, draw_masks, sequence_log_prob, stream, token_log_prob, wdce, wddo
 from toy.figures.demo import BLUE, GREEN, ORANGE, RED
 from toy.oracle import kl_divergence, tilted
 from toy.studies.acts import by_name, read
@@ -76,7 +69,7 @@ theta_old = torch.tensor([[0.3, -0.8, 0.6], [-0.2, 1.0, 0.4]], dtype=torch.float
 print(score(theta_old, ANSWERS, BOTH).exp())
 
 # %% [markdown]
-# There are two orders of unmasking. Along "first, then second" the probability is $\pi(o_1\mid M,M)\,\pi(o_2\mid o_1,M)$. Do the two orders
+# There are two orders in which the tokens can be unmasked. Along "first, then second" the probability is $\pi(o_1\mid M,M)\,\pi(o_2\mid o_1,M)$. Do the two orders
 # give the same distribution?
 
 
@@ -92,6 +85,7 @@ def marginal(theta):
     return path_log_probs(theta).logsumexp(dim=0) - math.log(2)
 
 
+# %%
 for name, values in (
     ("1 then 2", path_log_probs(theta_old)[0]),
     ("2 then 1", path_log_probs(theta_old)[1]),
@@ -100,8 +94,8 @@ for name, values in (
     print(f"{name:10s}", [f"{p:.3f}" for p in values.exp().tolist()])
 
 # %% [markdown]
-# They do not: nothing forces the six conditionals to belong to one joint distribution. What the sampler draws from is the mean,
-# $p_{\mathrm{old}}$.
+# They do not: the six conditionals need not belong to one joint distribution. The sampler, which chooses an order at random, draws from the mean of the
+# two, $p_{\mathrm{old}}$.
 #
 # The **NELBO** ([arXiv:2502.09992](https://arxiv.org/abs/2502.09992) uses it for LLaDA) looks at all masks instead:
 #
@@ -147,15 +141,14 @@ print("p*", [f"{p:.3f}" for p in log_target.exp().tolist()])
 #   \;\approx\;\text{const}-\sum_n w_n\log p_\theta(o_n)\;\le\;\text{const}+\sum_n w_n\,\mathcal L_\theta(o_n).$$
 #
 # The first step is exact, the second replaces $p^*$ by weighted rollouts, the third $\log p_\theta$ by its bound, which needs $w_n\ge0$.
-# Divide by L, as published, and put $w_{\mathrm{real}}=w-w_{\mathrm{base}}$ for $w$ if there is a baseline. Where $w_{\mathrm{real}}$ is
-# negative the third step is no upper bound any more: pushing an ELBO down need not push $\log p_\theta$ down.
+# Divide by L, as published, and replace $w$ by $w_{\mathrm{real}}=w-w_{\mathrm{base}}$ if there is a baseline. Where $w_{\mathrm{real}}$ is
+# negative, the third step no longer gives an upper bound: an ELBO can go down while $\log p_\theta$ does not.
 #
 # $$\mathrm{WDCE}=\frac1G\sum_g\sum_n w_{\mathrm{real}}[g,n]\;\frac1L\,\widehat{\mathcal L}_\theta(o_{g,n}).$$
 #
-# $\widehat{\mathcal L}$ is a mean over R masks of each rollout. (R masks = R masks = R replicates: `loss.num_masks` in a config, the
-# class `Masks` in the code. Antithetic pairs use two.)
+# $\widehat{\mathcal L}$ is a mean over R masks of each rollout (`loss.num_masks` in a config, the class `Masks` in the code).
 #
-# By hand: loops over rollouts, over R masks of each, over positions. The masks come from the library, so that both sides use the same ones.
+# By hand: loops over rollouts, over the R masks of each, over positions. The masks come from the library, so that both sides use the same ones.
 
 
 # %%
@@ -205,13 +198,14 @@ def log_prob_gradients(theta, tokens, masks):
     return gradient
 
 
+# %%
 def finite_differences(function, theta, h=1e-5):
-    slopes = torch.zeros_like(theta)
+    gradient = torch.zeros_like(theta)
     for index in np.ndindex(*theta.shape):
         step = torch.zeros_like(theta)
         step[index] = h
-        slopes[index] = (function(theta + step) - function(theta - step)) / (2 * h)
-    return slopes
+        gradient[index] = (function(theta + step) - function(theta - step)) / (2 * h)
+    return gradient
 
 
 # %%
@@ -225,8 +219,8 @@ print("largest difference below 1e-9:", max((formula - autograd).abs().max(), (n
 
 # %% [markdown]
 # **Where it is stationary.** With all answers and all masks in the sum, WDCE is a weighted cross-entropy for each of the six conditionals
-# separately. Its minimum is known: $\pi(o_d\mid\text{rest})=p^*(o_d\mid\text{rest})$. Put these six numbers in and look: is the gradient 0,
-# is $p_\theta=p^*$, and what became of the gap?
+# separately. Its minimum is known: $\pi(o_d\mid\text{rest})=p^*(o_d\mid\text{rest})$. Put these six numbers in: is the gradient 0,
+# is $p_\theta=p^*$, and how large is the gap?
 
 # %%
 p = log_target.exp().reshape(2, 2)  # p*(o_1, o_2)
@@ -235,15 +229,15 @@ odds = torch.stack(
      torch.stack([p[:, 1].sum() / p[:, 0].sum(), p[0, 1] / p[0, 0], p[1, 1] / p[1, 0]])]
 )  # fmt: skip
 theta_star = odds.log().requires_grad_()
-(slope,) = torch.autograd.grad(wdce(exact_elbo(theta_star)[None] / 2, log_target.exp()[None]), theta_star)
-print("gradient is 0:", slope.abs().max().item() < 1e-12)
+(gradient,) = torch.autograd.grad(wdce(exact_elbo(theta_star)[None] / 2, log_target.exp()[None]), theta_star)
+print("gradient is 0:", gradient.abs().max().item() < 1e-12)
 print(f"KL(p*||p_theta) {abs(kl_divergence(log_target, marginal(theta_star).detach())):.4f} nats")
 print(f"largest gap {(marginal(theta_star) - exact_elbo(theta_star)).abs().max().item():.4f} nats")
 
 # %% [markdown]
 # At the optimum the bound is tight: the conditionals of one joint distribution agree along every order. So a loss made of ELBOs can have
-# the exact p\* as its minimum. WDCE does, because it is *linear* in the estimates: noise averages out, whatever the number of masks. Keep
-# this sentence for section 7.
+# the exact p\* as its minimum. WDCE does, because it is *linear* in the estimates: the noise of the masks has mean 0 in the loss, whatever their number.
+# Section 7 comes back to this.
 #
 # ## 3. WDDO: tell p\* from p_old
 #
@@ -282,12 +276,12 @@ print(f"random case {wddo(delta, some_weight).item():.4f}; at delta = 0 {at_zero
 #
 # $$e^{\Delta_n}=N\,w_n .$$
 #
-# Each rollout has a level of its own at which it stops pulling. Check by autograd, and look at the loss of one rollout.
+# Each rollout has a value of Δ of its own at which its gradient is 0. Check by autograd, and look at the loss of one rollout.
 
 # %%
 at_optimum = (4 * weight).log().requires_grad_()
-(slope,) = torch.autograd.grad(wddo(at_optimum, weight), at_optimum)
-print("slope at e^delta = N w is 0:", slope.abs().max().item() < 1e-12, "| N w:", [f"{x:.3f}" for x in (4 * weight)[0].tolist()])
+(gradient,) = torch.autograd.grad(wddo(at_optimum, weight), at_optimum)
+print("gradient at e^delta = N w is 0:", gradient.abs().max().item() < 1e-12, "| N w:", [f"{x:.3f}" for x in (4 * weight)[0].tolist()])
 
 # %% tags=["nbval-ignore-output", "slide"]
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
@@ -301,17 +295,18 @@ left.set(
     xlabel="Δ = log p$_θ$ − log p$_{old}$, nats", ylabel="loss of one rollout × N", title="WDDO: a minimum at Δ = log N·w", ylim=(0, 6)
 )
 left.legend(fontsize=8)
-right.set(xlabel="Δ, nats", ylabel="pull on log p$_θ$ × N", title="Its pull; dashed: half of WDCE − uniform")
+right.set(xlabel="Δ, nats", ylabel="−gradient in log p$_θ$ × N", title="−gradient; dashed: half of WDCE − uniform")
 plt.show()
 
 # %% [markdown]
-# The right panel holds the relation of the two losses. At $\Delta=0$, before the first step, the pull of WDDO is $\tfrac12(w_n-\tfrac1N)$:
-# *half of WDCE with the uniform baseline.* After that WDDO lets go when a rollout has reached its level. WDCE with the uniform baseline
-# never does: a negative weight pushes the estimate of $\log p_\theta$ down for as long as the group is used. (The baseline `model` does let
-# go: [04](04_weight_baseline.ipynb), section 2.)
+# The right panel shows how the two losses are related: the negative gradient with respect to $\log p_\theta$, that is, how strongly each loss raises
+# the log-probability of a rollout. At $\Delta=0$, before the first step, it is $\tfrac12(w_n-\tfrac1N)$ for WDDO:
+# *half of WDCE with the uniform baseline.* After that the gradient of WDDO goes to 0 as Δ reaches $\log Nw_n$. That of WDCE with the uniform baseline
+# is constant: a negative weight lowers the estimate of $\log p_\theta$ for as long as the group is used. (With the baseline `model` it goes
+# to 0 too: [04](04_weight_baseline.ipynb), section 2.)
 #
-# Both facts on the two tokens, along the orders (exact log-probabilities: a rollout and its order, 8 of them, each equally likely under the
-# uniform policy):
+# Both facts on the two tokens, along the orders, with exact log-probabilities. A rollout is an answer and an order; there are 8, each equally likely under the
+# uniform policy:
 
 # %%
 theta_0 = torch.zeros(2, 3, dtype=torch.float64, requires_grad=True)  # p_old = p_ref = uniform along every order
@@ -327,16 +322,15 @@ of_wddo, of_wdce = (torch.autograd.grad(loss, theta_0, retain_graph=True)[0] for
 torch.testing.assert_close(of_wddo, of_wdce / 2)
 print("WDDO / WDCE - uniform, at the start:", [f"{x:.3f}" for x in (of_wddo / of_wdce).flatten().tolist()])
 print("at p*: gradient of WDDO is 0:", torch.autograd.grad(losses_on_paths(theta_star)[0], theta_star)[0].abs().max().item() < 1e-12)
-print(
-    f"at p*: largest slope of WDCE - uniform: {torch.autograd.grad(losses_on_paths(theta_star)[1], theta_star)[0].abs().max().item():.3f}"
-)
+of_wdce = torch.autograd.grad(losses_on_paths(theta_star)[1], theta_star)[0]
+print(f"at p*: largest component of the gradient of WDCE - uniform: {of_wdce.abs().max().item():.3f}")
 
 # %% [markdown]
-# At p\* WDDO rests. WDCE with the uniform baseline still pulls, for the group it was given; it comes to rest only because the next round
-# brings new rollouts with new weights. (Without baseline it rests at p\*, section 2.)
+# WDDO is stationary at p\*. WDCE with the uniform baseline is not, for this group of rollouts; it becomes stationary only because the next round
+# has new rollouts with new weights. (Without baseline WDCE is stationary at p\*, section 2.)
 #
-# How low can WDDO get? Its minimum is that of a classification problem: $2\ln2-2\,\mathrm{JS}(p^*,p_{\mathrm{old}})$. A GAN has the same
-# number. So the value of the loss says how far p\* still is from $p_{\mathrm{old}}$, not how well the policy does.
+# How low can WDDO get? Its minimum is that of a classification problem: $2\ln2-2\,\mathrm{JS}(p^*,p_{\mathrm{old}})$, as for a GAN.
+# So the value of the loss says how far p\* is from $p_{\mathrm{old}}$, not how good the policy is.
 
 # %%
 uniform = torch.full((4,), 0.25, dtype=torch.float64)
@@ -345,7 +339,7 @@ jensen_shannon = (kl_divergence(log_target, middle) + kl_divergence(uniform.log(
 print(f"WDDO at p* {losses_on_paths(theta_star)[0].item():.6f}, 2 ln 2 - 2 JS {2 * math.log(2) - 2 * jensen_shannon:.6f}")
 
 # %% [markdown]
-# The gradient of WDDO in θ by the chain rule, with the slope found above in this section: coefficient
+# The gradient of WDDO in θ by the chain rule, with the derivative found above: the coefficient
 # $-w\,\sigma(-\Delta)+\sigma(\Delta)/N$ times the gradient of each log-probability.
 
 # %%
@@ -368,10 +362,12 @@ print("largest difference below 1e-9:", max((formula - autograd).abs().max(), (n
 # %% [markdown]
 # ## 4. Masks: where the noise is
 #
-# Both losses see $\log p_\theta$ through random masks. How noisy is that? Take the tiny Sudoku policy, a test puzzle with L = 6 blanks, and
-# 32 answers that it drew. There are only $2^6-1=63$ masks; one call scores all of them, each as a mask of its own.
+# Both losses estimate $\log p_\theta$ from random masks. How noisy is that? Take the tiny Sudoku policy, a test puzzle with L = 6 blanks, and
+# 32 answers that it drew. There are only $2^6-1=63$ non-empty masks; one call scores all of them.
 
 # %%
+from dmpo_ref import SamplerConfig, answer_texts, build_task, build_vocabulary, encode, load_config, load_policy, sample
+
 config = load_config("toy_sudoku")
 policy, tokenizer = load_policy(config.model, torch.device("cpu"))
 task = build_task(config.task)
@@ -403,8 +399,8 @@ for m in range(1, L + 1):
     print(f"{m:3d} {len(estimates):6d} {estimates.mean():13.2f} {estimates.std():10.2f}")
 
 # %% [markdown]
-# One hidden blank is always certain: the other five determine it. Two are nearly always certain too, but one pair of them costs 16 nats
-# once it is multiplied by L/m. That is where the noise comes from: few sets are hard, and a small hard set counts much.
+# With one blank hidden the policy is certain: the other five determine it. With two it is nearly always certain too, but one pair costs 16 nats
+# after multiplication by L/m. That is where the noise comes from: few sets are hard, and a small hard set has a large weight.
 #
 # `dmpo_ref.masking` has three unbiased schemes, and the published one to compare with:
 #
@@ -428,6 +424,7 @@ def bernoulli_sizes(L, low):
     return np.array([math.comb(L, m) * (weights / 2) @ (p**m * (1 - p) ** (L - m)) for m in range(L + 1)])
 
 
+# %%
 def coefficients(scheme, L):
     """a_m for m = 1..L, mean over the two masks of a pair."""
     m = np.arange(1, L + 1)
@@ -445,14 +442,14 @@ for scheme in ("exact", "antithetic", "naive pairs", "paper, p ~ U[0, 1]", "pape
     print(f"{scheme:25s}", *(f"{x:6.3f}" for x in coefficients(scheme, L) * np.arange(1, L + 1)))
 
 # %% [markdown]
-# Every 1 is right, everything else is bias, for any policy.
+# A value of 1 is right; any other value is a bias, for any policy.
 #
-# - *Slip 1, a natural one*, `naive pairs`: the complement of "all" is empty and the draw is wasted, so the full mask counts half.
-# - *Slip 2, published*, `paper, p ~ U[0, 1]` (the published scheme without its floor of 0.1): sizes are uniform on $0..L$. The size 0 is
-#   *clamped* to $m=1$, which changes nothing, because an empty mask has no cost; but its share of the draws is lost. Everything is too
-#   small by $L/(L+1)$. The factor $(L+1)$ of `antithetic` is the repair.
-# - *Slip 3, published*, `paper` with its floor: the full mask counts 0.70, the others 0.88 to 0.95. It is no common factor, so no
-#   learning rate makes up for it.
+# - *Mistake 1, easy to make*, `naive pairs`: the complement of "all" is empty and contributes nothing, so the full mask counts half.
+# - *Mistake 2, published*, `paper, p ~ U[0, 1]` (the published scheme without its floor of 0.1): sizes are uniform on $0..L$. The size 0 is
+#   *clamped* to $m=1$. That changes nothing, because an empty mask has no cost, but its share of the draws is lost. Every estimate is too
+#   small by the factor $L/(L+1)$. The weights $(L+1)/m$ of `antithetic` correct this.
+# - *Mistake 3, published*, `paper` with its floor: the full mask counts 0.70, the others 0.88 to 0.95. The factor depends on the size, so a
+#   different learning rate cannot correct it.
 #
 # Six tokens are few. What does the last row look like for a response of 256?
 
@@ -461,10 +458,10 @@ a = coefficients("paper", 256) * np.arange(1, 257)
 print("a_m * m for `paper`, L = 256:", *(f"m = {m}: {a[m - 1]:.2f}  " for m in (1, 13, 26, 64, 128, 192, 230, 243, 256)))
 
 # %% [markdown]
-# Sizes in the middle count 1.11; below a tenth and above nine tenths of the response only one of the two sides of a pair can reach them,
-# and they count 0.55. The contexts with which generation begins have half their weight.
+# Sizes in the middle count 1.11. Sizes below a tenth and above nine tenths of the response count 0.55, because only one of the two masks of a pair can
+# have them. So the nearly empty contexts with which generation begins have about half the weight they should have.
 #
-# Are these formulas what the code does? 20,000 draws from seeded streams, in units of standard errors:
+# Does the code do what these formulas say? 20,000 draws from seeded streams, in units of standard errors:
 
 # %%
 for scheme in ("exact", "stratified", "antithetic", "paper"):
@@ -477,8 +474,8 @@ for scheme in ("exact", "stratified", "antithetic", "paper"):
     print(f"{scheme:12s} within 4 standard errors of the formula, all sizes: {worst < 4}")
 
 # %% [markdown]
-# A small case to keep in mind, L = 4. Let a hidden token cost 1.44, 1.76, 2.08, 2.40 nats on average when 1, 2, 3, 4 are hidden: a token is
-# harder the less one sees. What do the schemes make of it?
+# A small example, L = 4. Let a hidden token cost 1.44, 1.76, 2.08, 2.40 nats on average when 1, 2, 3, 4 are hidden: the fewer tokens are visible,
+# the harder the prediction. Which estimate does each scheme give?
 
 # %%
 total_cost = np.array([1.44, 1.76, 2.08, 2.40]) * np.arange(1, 5)  # of a mask with m = 1..4 hidden
@@ -534,6 +531,7 @@ def pair_moments(COST, low, factor, chance):
     return chances @ pairs, variance(pairs, chances)
 
 
+# %%
 BERNOULLI = bernoulli_sizes(L, 0.1)
 MOMENTS = {
     "exact": exact_moments,
@@ -551,7 +549,7 @@ for scheme, values in EXACT.items():
     print(f"{scheme:20s} {round(bias, 9) + 0.0:14.3f} {deviation:24.3f} {math.hypot(bias, deviation / 32**0.5):40.3f}")
 
 # %% [markdown]
-# The schemes were rebuilt here, so compare them with the library's: 20,000 draws for the first answer.
+# These are formulas of our own, so compare them with the library: 20,000 draws for the first answer.
 
 # %%
 bit = 2 ** torch.arange(L)
@@ -592,22 +590,22 @@ right.set_xticklabels(EXACT, rotation=20, fontsize=8, ha="right", rotation_mode=
 plt.show()
 
 # %% [markdown]
-# Three things to see.
+# Three observations.
 #
-# - For this policy the three unbiased schemes are alike within three per cent. *Which* tokens are hidden makes the noise, hardly how many.
+# - For this policy the three unbiased schemes differ by less than three per cent. The noise comes from *which* tokens are hidden, hardly from how many.
 #   And complements help little: a hard set does have an easy complement (centre), but so have most easy sets.
-# - The biased schemes have the *smaller* spread: they give less weight. One estimate alone is even a little nearer to the truth. But noise
+# - The biased schemes have the *smaller* spread, because their weights are smaller. A single estimate is even a little nearer to the truth. But noise
 #   averages out and bias does not: with 32 pairs the order is reversed (last column), and a gradient step averages over hundreds.
-# - Does the bias harm WDCE? Not its minimum: any positive $a_m$ give a cross-entropy for each conditional, and p\* minimises them all
-#   (section 7 has the number). It harms where the estimate is used as a *likelihood*: in ELBO weights, in WDDO, in a reported bound. And it
-#   changes what a policy that cannot fit everything attends to.
+# - Does the bias harm WDCE? It does not change the minimum: any positive $a_m$ give a cross-entropy for each conditional, and p\* minimises them all
+#   (section 7 has the number). It matters where the estimate is used as a *likelihood*: in ELBO weights, in WDDO, in a reported bound. And it
+#   changes what is fitted best by a policy that cannot fit everything.
 #
 # ## 6. The sum and the mean
 #
-# *Slip 4, published.* In the published form of WDDO the softmax weights, which sum to 1, stand inside a *mean* over the N rollouts:
+# *Mistake 4, published.* In the published form of WDDO the softmax weights, which sum to 1, stand inside a *mean* over the N rollouts:
 # $-\frac1N\sum_n[w_n\log\sigma(\Delta_n)+\log\sigma(-\Delta_n)]$. The positive term is N times too weak, and the stationary point moves to
 # $e^{\Delta_n}=w_n$. Does it matter, when $p_\theta$ must sum to 1? Minimise both over all distributions of four answers,
-# $p_{\mathrm{old}}$ uniform, each answer drawn once. (By default that code also *sums* $\log p_\theta$ over the R replicates, where
+# $p_{\mathrm{old}}$ uniform, each answer drawn once. (By default that code also *sums* $\log p_\theta$ over the R masks, where
 # $\log p_{\mathrm{old}}$ is a mean. At $p_\theta=p_{\mathrm{old}}$, $\Delta$ is then $R-1$ times the log-probability instead of 0.)
 
 
@@ -646,7 +644,7 @@ for name, loss in {"sum (here)": ours, "mean (published)": published}.items():
 print(f"{'p*':18s}", [f"{p:.3f}" for p in log_target.exp().tolist()])
 
 # %% [markdown]
-# It does: normalisation does not rescue the mean. The best answer gets 0.86 instead of 0.58; the loss aims at a distribution much greedier
+# It does: that probabilities sum to 1 does not correct the mean. The best answer gets 0.86 instead of 0.58; the minimum of this loss is much greedier
 # than p\*.
 #
 # ## 7. WDDO with ELBOs
@@ -663,11 +661,11 @@ for name, rows in by_name(read("variants")).items():
         print(f"{name:34s} {kl[1]:10.3f} {kl[2]:9.3f}")
 
 # %% [markdown]
-# (`wdce, model` too saw exact log-probabilities; that baseline needs them.) Without baseline WDCE hardly cares whether it sees exact
-# log-probabilities or masks. WDDO goes from the lowest median (three seeds; `model` is within noise) to ten times that. Two things can bias
+# (`wdce, model` used exact log-probabilities too; that baseline needs them.) For WDCE without baseline it makes little difference whether it uses exact
+# log-probabilities or masks. WDDO has the lowest median with exact ones (three seeds; `model` is within noise), and ten times that with masks. Two things can bias
 # it: the *gap*, since Δ is then a difference of bounds, and the *noise* of R masks, since the sigmoid is not linear. On two tokens we can
 # separate them: minimise the exact expectation over all answers and all masks, for one fixed $p_{\mathrm{old}}$, and see where the minimum
-# lies.
+# is.
 #
 # Three masks, so R draws are counts $(k_1,k_2,k_3)$ with multinomial probabilities.
 
@@ -683,6 +681,7 @@ def mask_mixtures(R):
     return torch.tensor(counts, dtype=torch.float64) / R, torch.tensor(ways, dtype=torch.float64)
 
 
+# %%
 def expected_wddo(theta, shares, chances, theta_old=theta_old):
     """E over masks of −E_{p*} log σ(Δ) − E_{p_old} log σ(−Δ); Δ on the same masks, averaged before the sigmoid."""
     delta = shares @ (mask_estimates(theta) - mask_estimates(theta_old))  # [K, 4]
@@ -713,23 +712,23 @@ figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
 Rs = [1, 2, 4, 8, 16]
 left.plot(Rs, [KL[f"ELBO, R = {R}"] for R in Rs], "o-", color=ORANGE, label="WDDO, R masks: gap and noise")
 left.axhline(KL["ELBO, all masks"], color=GREEN, linestyle="--", label="WDDO, all masks: gap alone")
-left.set(xlabel="masks per rollout, R", ylabel="KL(p*‖p$_θ$), nats", title="Where WDDO with ELBOs comes to rest", ylim=(0, None))
+left.set(xlabel="masks per rollout, R", ylabel="KL(p*‖p$_θ$), nats", title="The minimum of WDDO with ELBOs", ylim=(0, None))
 left.legend(fontsize=8)
 for k, (name, color) in enumerate({"path, exact": BLUE, "ELBO, all masks": GREEN, "ELBO, R = 1": ORANGE}.items()):
     right.bar(np.arange(4) + 0.2 * k, marginal(fits[name]).exp(), 0.2, color=color, label=name)
 right.bar(np.arange(4) + 0.6, log_target.exp(), 0.2, color="0.7", label="p*")
 right.set(xticks=np.arange(4) + 0.3, xticklabels=["00", "01", "10", "11"])
-right.set(xlabel="answer", ylabel="probability", title="The four answers there")
+right.set(xlabel="answer", ylabel="probability", title="The four answers at the minimum")
 right.legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
-# The gap alone costs 0.003 nats; gap and noise of one mask 0.1. With few masks (R = 1 or 2) every answer moves *back towards*
-# $p_{\mathrm{old}}$: noise makes a classifier less sure, and an unsure classifier sets the ratio nearer to 1. At R ≥ 4 the third answer
+# The gap alone moves the minimum 0.003 nats away from p\*; gap and noise of one mask 0.1 nats. With few masks (R = 1 or 2) every answer moves from p\* *towards*
+# $p_{\mathrm{old}}$: noise makes a classifier less certain, and then the best ratio $p_\theta/p_{\mathrm{old}}$ is nearer to 1. At R ≥ 4 the third answer
 # moves slightly the other way (0.264 to 0.267; p\* has 0.261, $p_{\mathrm{old}}$ 0.200), because gap and noise differ from answer to
-# answer. WDCE sits at p\* with any number of masks, and with the biased masks too.
+# answer. The minimum of WDCE is p\* with any number of masks, and with the biased masks too.
 #
-# But this is one round, trained to its end. What if $p_{\mathrm{old}}$ is then replaced, as the algorithm does?
+# But this is one round, trained until it converges. What if $p_{\mathrm{old}}$ is then replaced, as the algorithm does?
 
 # %%
 for R in (1, 2, 4):
@@ -740,40 +739,108 @@ for R in (1, 2, 4):
     print(f"R = {R}: KL(p*||p_theta) after rounds 1 to 6:", *(f"{abs(kl):.4f}" for kl in row))
 
 # %% [markdown]
-# It melts away. If $p_{\mathrm{old}}=p_\theta$, both are scored on the same masks, so Δ is exactly 0 whatever the masks, and no noise
-# reaches the sigmoid. p\* is a fixed point over rounds; gap and noise make each round a shorter step, as self-normalising did in [notebook
+# The error gets smaller in every round. If $p_{\mathrm{old}}=p_\theta$, both are scored on the same masks, so Δ is exactly 0 whatever the masks, and there is no noise
+# inside the sigmoid. p\* is a fixed point over rounds; gap and noise make each round a shorter step, as self-normalising did in [notebook
 # 03](03_weights.ipynb).
 #
-# Then why is the trained policy ten times worse? The expectation cannot tell; what is left is the noise around it. Look at the table again:
-# WDCE with the uniform baseline, half of whose pull WDDO has at Δ = 0: on paths it is good (0.006), on masks it is the worst row of that
-# table (0.070). Both lack what WDCE without baseline has, a pull towards the data that is there in every step and holds the policy in place
-# (section 3). That fits, but nothing on this page proves it; exercise 4 asks for the proof.
+# Then why does the trained policy end ten times further from p\*? The expectation does not explain it; what remains is the noise around it. Look at the table again:
+# WDCE with the uniform baseline, whose gradient is twice that of WDDO at Δ = 0, is good on paths (0.006), and on masks it is the worst row of that
+# table (0.070). Neither has what WDCE without baseline has: in every step a gradient towards the data, which keeps the policy near them
+# (section 3). This would explain the result, but nothing on this page proves it; exercise 4 asks for the proof.
+#
+# ## 8. The objectives of `train`
+#
+# In the library an objective is two functions: `masks`, which positions are hidden, and `loss`, a scalar made of the token log-probabilities, the
+# masks, the experience and $w_{\mathrm{real}}$. Do they compute what we built by hand? Take the 32 answers of section 4. `weigh` computes what is known once the
+# rollouts are drawn; WDDO also needs $\log p_{\mathrm{old}}$ on the masks of every gradient step, which `score_on_masks` computes.
+
+# %%
+from dmpo_ref.experience import mask_streams, score_on_masks, weigh
+from dmpo_ref.gradient import choose_batch, gradient_step, real_weight
+from dmpo_ref.objectives import build_objective
+from dmpo_ref.tasks.rewards import score_answers
+
+graded, _ = score_answers(task, [puzzle], answer_texts(tokenizer, rollout))
+print(f"{graded.sum().item():.0f} of the {graded.numel()} answers are right")
+
+
+# %%
+def prepare(name):
+    """Config, objective and experience of the 32 answers, for one loss; p_old = p_ref, so that no reference is needed."""
+    config = load_config("toy_sudoku", f"loss.name={name}", "weight.baseline=uniform" if name == "wdce" else "weight.baseline=none")
+    objective = build_objective(config.loss, config.weight)
+    return config, objective, weigh(policy, None, vocabulary, objective, rollout, graded, [0], config)
+
+
+for name in ("wdce", "wddo"):
+    config, objective, experience = prepare(name)
+    stored = None if experience.log_old is None else tuple(experience.log_old.shape)
+    print(f"{name}: w [G, N] {tuple(experience.weight.shape)}, log p_old stored [K, G, N, R, S]: {stored}")
+log_old, _ = score_on_masks(policy, None, vocabulary, objective, rollout, [0], config)
+print("what weigh stored is the result of score_on_masks:", torch.equal(log_old, experience.log_old))
+
+# %% [markdown]
+# Now a policy that differs from $p_{\mathrm{old}}$, so that Δ is not 0, and both losses on the masks of the first gradient step.
+
+
+# %%
+def by_hand(name, config, experience, masks, scores):
+    """The loss from its definition: log-probabilities of the responses [1, 32], then the functions of sections 2 and 3."""
+    log_prob = (masks.weight * scores.sum(dim=-1)).mean(dim=-1)
+    if name == "wdce":
+        w_real = experience.weight - 1 / 32  # minus the uniform baseline
+        return -(w_real * log_prob / L).sum()
+    log_prob_old = (masks.weight * experience.log_old.sum(dim=-1)).mean(dim=-1)
+    return wddo_by_hand(log_prob - log_prob_old, experience.weight)
+
+
+learner = copy.deepcopy(policy)
+with torch.no_grad():
+    for parameter in learner.parameters():
+        parameter += 0.02 * torch.randn(parameter.shape, generator=draw, dtype=torch.float64)
+
+# %%
+for name in ("wdce", "wddo"):
+    config, objective, experience = prepare(name)
+    batch = choose_batch([experience], 0, config, 0)
+    masks = objective.masks(batch.rollout, mask_streams(objective, batch.position, config.seed, k=0))
+    with torch.no_grad():
+        scores = token_log_prob(learner, batch.rollout, masks, vocabulary)
+    library = objective.loss(scores, masks, batch, real_weight(scores, masks, batch, config.weight))
+    torch.testing.assert_close(library, by_hand(name, config, batch, masks, scores))
+    print(f"{name}: library {library.item():.6f}, by hand {by_hand(name, config, batch, masks, scores).item():.6f}", end="; ")
+    trained = copy.deepcopy(learner)
+    loss, _ = gradient_step(trained, torch.optim.SGD(trained.parameters(), 1e-3), vocabulary, objective, batch, masks, config)
+    print("gradient_step returns the same:", math.isclose(loss, library.item()))
+
+# %% [markdown]
+# Notebook [07](07_dmpo_on_sudoku.ipynb) takes a whole round step by step with these functions.
 #
 # ## To remember
 #
-# - WDCE is maximum likelihood on weighted rollouts. Linear in the estimates of log p, so masks may be noisy; at its minimum the bound is
+# - WDCE is maximum likelihood on weighted rollouts. It is linear in the estimates of log p, so masks may be noisy. At its minimum the bound is
 #   tight and p_θ = p\*.
-# - WDDO is a classifier of p\* against p_old made of the policy itself; e^Δ = N·w at rest. At the first step it is half of WDCE with the
-#   uniform baseline; then it lets go.
+# - WDDO trains the policy as a classifier of p\* against p_old; it is stationary at e^Δ = N·w. At the first step its gradient is half of that of WDCE with the
+#   uniform baseline; then it goes to 0.
 # - An unbiased mask scheme has expected weight 1/m on size m. `exact`, `stratified` and `antithetic` do; naive pairs and the published
 #   scheme do not.
 # - Softmax weights belong in a sum, not in a mean.
-# - With ELBOs, gap and noise go through the sigmoid and move the minimum of each *round*, with few masks towards p_old; over
-#   rounds the shift vanishes. In training WDDO with ELBOs is still ten times worse than with exact log-probabilities.
+# - With ELBOs, gap and noise enter the sigmoid and move the minimum of each *round*; with few masks it moves towards p_old. After several
+#   rounds this effect is gone. In training, WDDO with ELBOs still ends ten times further from p\* than with exact log-probabilities.
 #
 # ## Exercises
 #
 # 1. *Warm-up.* Show that at p_θ = p_old = p\* and w = 1/N both WDDO and WDCE with the uniform baseline have gradient 0, for any policy family.
-# 2. *Standard.* Average the replicates *after* the sigmoid instead of before it (section 7): the loss, or the classifier. Predict the direction of the change for R = 4
+# 2. *Standard.* Average over the masks *after* the sigmoid instead of before it (section 7): the loss, or the classifier. Predict the direction of the change for R = 4
 #    before you compute it.
 # 3. *Standard.* Give `paper` the weights that make it unbiased (divide by its own $a_m\,m$). What is its standard deviation then, against
 #    `antithetic`?
 # 4. *Research.* On the two tokens, follow the *covariance* of θ under stochastic steps near p\* for WDCE, WDCE − uniform and WDDO, with
 #    masks and on paths (everything can be enumerated for N = 2). Does it explain the table of section 7? Then find a change to WDDO that
-#    mends it at the same number of forward passes.
+#    corrects it with the same number of forward passes.
 #
 # ## Where next
 #
-# The weight baseline has a [notebook of its own](04_weight_baseline.ipynb). The code: [losses.py](../dmpo_ref/objectives/base.py),
-# [masking.py](../dmpo_ref/masking.py), [likelihood.py](../dmpo_ref/likelihood.py), and their tests,
+# The weight baseline has a [notebook of its own](04_weight_baseline.ipynb). The code: [losses.py](../dmpo_ref/losses.py),
+# [objectives/](../dmpo_ref/objectives/dmpo.py), [masking.py](../dmpo_ref/masking.py), [likelihood.py](../dmpo_ref/likelihood.py), and their tests,
 # [test_losses.py](../tests/test_losses.py) and [test_masking.py](../tests/test_masking.py).

@@ -13,15 +13,15 @@
 # %% [markdown]
 # # 06 · Samplers
 #
-# One token for each forward pass is exact and slow. Everything else is a rule about which blanks may be filled together. This notebook runs
-# each rule where it can be followed by eye, then on Sudoku, and asks what speed costs.
+# Filling one token per forward pass is exact and slow. Faster samplers fill several blanks at once, and each has a rule that says which
+# ones. This notebook shows each rule step by step on a small example, then on Sudoku, and measures how much quality the speed costs.
 #
 # **You will learn**
-# - what every sampler does in each step, on a sentence whose probabilities you know;
+# - what every sampler does in each step, on a sentence whose probabilities are known;
 # - why tokens that are drawn together can contradict each other, and how three rules avoid it;
-# - that a sampler can write only correct sentences and still not draw from the policy;
-# - what the caches feed, guidance and early stopping;
-# - how to choose: for rollouts, for evaluation, for speed.
+# - that a sampler can generate only correct sentences and still not sample from the policy;
+# - which tokens are fed with a cache, and what guidance and early stopping do;
+# - how to choose a sampler: for rollouts, for evaluation, for speed.
 #
 # **You need** [01 · Masked diffusion](01_masked_diffusion.ipynb). **It takes** 45 minutes to read and under a minute to run.
 
@@ -40,24 +40,28 @@ import matplotlib.pyplot as plt
 import torch
 from ipywidgets import FloatSlider, interact
 
-from dmpo_ref.config import SamplerConfig
-from dmpo_ref.likelihood import Vocabulary, build_vocabulary
-from dmpo_ref.masking import stream
-from dmpo_ref.models.loading import load_policy
+from dmpo_ref import (
+    Prompts,
+    SamplerConfig,
+    answer_texts,
+    build_task,
+    build_vocabulary,
+    encode,
+    load_config,
+    load_policy,
+    sample,
+    stream,
+)
+from dmpo_ref.likelihood import Vocabulary
 from dmpo_ref.plots.traces import paint, trace
-from dmpo_ref.presets.loading import load_config
-from dmpo_ref.rollout import Prompts
-from dmpo_ref.samplers import sample
-from dmpo_ref.tasks import build_task
-from dmpo_ref.tasks.encoding import answer_texts, encode
 from toy.figures.demo import BLUE, COLORS, GREEN, ORANGE, RED
 
 # %% [markdown]
 # ## 1. A model that knows nine sentences
 #
-# The text model shipped here, a small checkpoint of LLaDA's layout, has random weights and knows nothing. To see what a rule does we need a
-# model whose confidence we can work out, so we build one. Its whole world is nine sentences: one of three facts, one of three endings,
-# independently, with these probabilities (in the northern hemisphere):
+# The small text model of this repository, a checkpoint of LLaDA's layout, has random weights, so its predictions mean nothing. To see what
+# a rule does, we need a model whose confidence we can compute, so we build one. It knows only nine sentences: one of three facts and one of
+# three endings, drawn independently, with these probabilities (true in the northern hemisphere):
 
 # %%
 FACTS = {"January is a winter month of 31 days": 0.4, "July is a summer month of 31 days": 0.3, "June is a summer month of 30 days": 0.3}
@@ -69,14 +73,14 @@ ID = {word: i for i, word in enumerate(WORDS)}
 print(f"{len(SENTENCES)} sentences of 12 words, {len(WORDS)} words; probabilities add up to {sum(SENTENCES.values()):.2f}")
 
 # %% [markdown]
-# The exact mask predictor of this world is Bayes' rule: weigh each sentence by how well it fits the words in sight, then look up its word at
-# the position asked for. One or two words in a thousand are noise, so that even a contradiction has a probability:
+# The exact mask predictor of these sentences is Bayes' rule: weight each sentence by how well it fits the visible words, then take its word
+# at the wanted position. One or two words in a thousand are noise, so that even a contradiction has a positive probability:
 #
 # $$\pi(o_d=v\mid o_{\text{seen}})=\sum_k p(k\mid o_{\text{seen}})\,e_{kd}(v),\qquad
 #   p(k\mid o_{\text{seen}})\propto p(k)\prod_{s\ \text{seen}}e_{ks}(o_s).$$
 #
 # It takes the same arguments as a LLaDA model (`visible` and `position_ids` are for WINO, below), so every sampler of the library runs on
-# it. A mask is no evidence; the first position is the prompt, a question mark.
+# it. Masked positions give no evidence; the first position is the prompt, a question mark.
 
 
 # %%
@@ -121,7 +125,8 @@ words = Vocabulary(ID[MASK], torch.tensor([word not in (MASK, QUESTION) for word
 print(read(draw("random_order").tokens[0, 0]))
 
 # %% [markdown]
-# Before any rule: what does it say with everything masked? Sort the positions by *confidence*, the probability of the most probable word.
+# First, without any rule: what does the model predict when everything is masked? Sort the positions by *confidence*, the probability of the
+# most probable word.
 
 # %%
 logits = library(question().tokens, torch.ones(1, 13, dtype=torch.bool)).logits[1:]
@@ -130,14 +135,14 @@ for d in confidence.argsort(descending=True, stable=True).tolist():
     print(f"position {d + 1:2d}  {WORDS[best[d]]:8s} {confidence[d]:.3f}")
 
 # %% [markdown]
-# Read down the list of favourites: *January is a summer month of 31 days.* Summer, because two of the three months are summer months; 31,
-# because two of the three have 31 days; January, because it is the most frequent. Each word is the best bet, and the sentence is false. Keep
-# it in mind: this is the trap that the rules below step into, or not.
+# Put the most probable words together: *January is a summer month of 31 days.* Summer, because two of the three months are summer months;
+# 31, because two of the three have 31 days; January, because it is the most frequent. Each word is the most probable one, and the sentence
+# is false. We call this sentence the trap: some of the rules below generate it, others avoid it.
 #
 # ## 2. Every rule, step by step
 #
-# All samplers share one loop: a forward pass, a proposed word for each blank, and a rule that says which of the proposals to keep. We watch
-# by standing between the sampler and the model and noting what is fed.
+# All samplers share one loop: a forward pass, a proposed word for each blank, and a rule that says which of the proposals to keep. To watch
+# it, we put a small class between the sampler and the model, which records what is fed.
 
 
 # %%
@@ -160,8 +165,8 @@ def watch(name, **options):
 
 
 # %% [markdown]
-# **`random_order`** keeps one proposal, at a random position. Twelve words, twelve forwards. **`random`** has a budget of steps and shares
-# the positions out evenly, still at random. (Temperature 0 throughout this section: a proposal is the most probable word.)
+# **`random_order`** keeps one proposal, at a random position: twelve words, twelve forward passes. **`random`** has a fixed number of steps
+# and divides the positions evenly among them, also at random. (The temperature is 0 in this section: a proposal is the most probable word.)
 
 # %%
 print("random_order")
@@ -170,8 +175,9 @@ print("random, steps = 4")
 watch("random", steps=4)
 
 # %% [markdown]
-# **`confidence`** (low-confidence remasking, LLaDA, [arXiv:2502.09992](https://arxiv.org/abs/2502.09992)) has a budget too, and keeps the
-# proposals with the highest confidence. So the easy words come first and the hard ones profit from them. With 4, 3 and 1 steps:
+# **`confidence`** (low-confidence remasking, LLaDA, [arXiv:2502.09992](https://arxiv.org/abs/2502.09992)) has a fixed number of steps too,
+# and keeps the proposals with the highest confidence. So the easy words are filled first, and they are visible when the hard ones are
+# predicted. With 4, 3 and 1 steps:
 
 # %%
 for steps in (4, 3, 1):
@@ -179,11 +185,12 @@ for steps in (4, 3, 1):
     watch("confidence", steps=steps)
 
 # %% [markdown]
-# In one step it falls into the trap. With three it must take four words a step, and takes *January* and *summer* together. With four steps
-# it is lucky: 31 comes before the month and the season.
+# With one step it falls into the trap. With three steps it must take four words in a step, and takes *January* and *summer* together. With
+# four steps it is lucky: 31 is filled before the month and the season.
 #
-# A budget does not ask how sure the model is. **`threshold`** does (Fast-dLLM, [arXiv:2505.22618](https://arxiv.org/abs/2505.22618)): keep
-# every proposal with confidence ≥ τ, and at least one. Before you run it: how many words does τ = 0.9 keep in its first step? And 0.5, 0.3?
+# A fixed number of steps ignores how sure the model is. **`threshold`** does not (Fast-dLLM,
+# [arXiv:2505.22618](https://arxiv.org/abs/2505.22618)): keep every proposal with confidence ≥ τ, and at least one. Before you run it: how
+# many words does τ = 0.9 keep in its first step? And 0.5, 0.3?
 
 # %%
 for threshold in (0.9, 0.5, 0.3):
@@ -191,12 +198,13 @@ for threshold in (0.9, 0.5, 0.3):
     watch("threshold", threshold=threshold)
 
 # %% [markdown]
-# τ = 0.9 takes the five words that are the same in all sentences, then 31 alone since nothing reaches 0.9, then sees that the month is now
-# January or July. τ = 0.5 takes summer and 31 at once; they *can* stand together, in July, so all is well. τ = 0.3 takes everything.
+# τ = 0.9 takes the five words that are the same in all sentences, then 31 alone, since no word reaches 0.9; then the month can only be
+# January or July. τ = 0.5 takes summer and 31 at once; they *can* occur together, in July, so the sentence becomes true. τ = 0.3 takes
+# everything.
 #
 # Why is a high τ safe? If $n$ proposals have confidences $c_1\ge\dots\ge c_n$, the chance that they are not all right *together* is at most
-# $\sum_k(1-c_k)$, whatever the dependence (a union bound). One threshold ignores that more words mean more risk. **`factor`** has a stricter
-# demand on each when there are more: sorted by confidence, keep the longest run with
+# $\sum_k(1-c_k)$, for any dependence (a union bound). With a single threshold, this bound grows with the number of words. **`factor`**
+# therefore asks for more confidence when it takes more words: sort the proposals by confidence and keep the longest run with
 #
 # $$c_k\;\ge\;1-\frac{f}{k+1},\qquad k=1,2,\dots$$
 
@@ -208,13 +216,15 @@ for f in (1.0, 4.0):
     watch("factor", factor=f)
 
 # %% [markdown]
-# With f = 1 the sixth word, 31, has 0.70 and would need 0.86. With f = 4 it may come along, and so may summer, but the month (0.40 against
-# 0.56) may not. Two forwards and a true sentence: the rule stopped just before the trap. That is luck of the numbers, not a guarantee.
+# With f = 1 the sixth word, 31, has confidence 0.70 and would need 0.86. With f = 4 it is kept, and so is summer, but the month (0.40
+# against 0.56) is not. Two forward passes give a true sentence: the rule stopped just before the trap. This is luck with these numbers, not
+# a guarantee.
 #
-# **`wino`** (Wide-In, Narrow-Out, [arXiv:2507.18578](https://arxiv.org/abs/2507.18578)) is generous and takes words *back*. Behind the
-# sequence it feeds a shadow of the block: a mask for each position that sees everything *but* the word it shadows. So the same forward pass
-# that proposes new words also says how probable each placed word is, given all the others. Below τ_back it is masked again. We choose τ =
-# 0.3 to make it careless, and τ_back = 0.5; the published values are 0.6 and 0.9.
+# **`wino`** (Wide-In, Narrow-Out, [arXiv:2507.18578](https://arxiv.org/abs/2507.18578)) fills many words at once and can take words *back*.
+# After the sequence it feeds a shadow of the block: for each position a mask token that attends to everything *except* the word at this
+# position. So the same forward pass that proposes new words also tells how probable each placed word is, given all the others. A word with
+# a probability below τ_back is masked again. We choose τ = 0.3, so that it makes mistakes, and τ_back = 0.5; the published values are 0.6
+# and 0.9.
 
 # %%
 print("wino, τ = 0.3, τ_back = 0.5")
@@ -223,12 +233,12 @@ print("wino, τ = 0.3, τ_back = 0.9")
 watch("wino", threshold=0.3, back_threshold=0.9)
 
 # %% [markdown]
-# Careless in the first forward: *January … summer … 31*. In the second the ending comes, and *January* (no summer month) and *summer* (not
-# in January) go. In the third both are asked again with only 31 in sight, and January and winter win. With τ_back = 0.9 it also takes 31
-# back, and falls into the same trap again; the block is then complete, and a complete block is never checked. Taking back is a chance to
-# repair, not a proof.
+# The first forward pass makes the mistake: *January … summer … 31*. The second one adds the ending, and takes back *January* (not a summer
+# month) and *summer* (not in January). In the third, both are predicted again with 31 visible, and January and winter are the most
+# probable. With τ_back = 0.9 it also takes 31 back, and falls into the same trap again; the block is then complete, and a complete block is
+# never checked. So taking words back can repair mistakes, but does not always do so.
 #
-# Try other thresholds (in a running JupyterLab). Where does each rule step into the trap?
+# Try other thresholds (in a running JupyterLab). For which thresholds does each rule fall into the trap?
 
 
 # %% tags=["nbval-ignore-output"]
@@ -241,8 +251,9 @@ def explore(tau, tau_back):
 
 
 # %% [markdown]
-# A word taken back has no step of its own, so a path, and with it a path probability, does not exist for this sampler. All the same runs as
-# strips, each word on the colour of the step in which it was *last* placed: dark first, yellow last, each strip on a scale of its own.
+# Because words are taken back, this sampler has no path in the sense of [01](01_masked_diffusion.ipynb), and so no path probability. The
+# figure shows the runs above as strips. The colour of a word is the step in which it was *last* placed: dark first, yellow last, each strip
+# with its own scale.
 
 # %%
 RUNS = {
@@ -271,8 +282,9 @@ plt.show()
 # %% [markdown]
 # ## 3. What is drawn together is drawn independently
 #
-# Now at temperature 1, where words are drawn and not chosen. The probability that *one* forward pass for all words gives one of the nine
-# sentences is a sum of products of marginals, and can be written down. The endings: four words that must all agree.
+# Now we use temperature 1: words are drawn from their distribution. The probability that *one* forward pass for all words gives one of the
+# nine sentences is a sum of products of marginals, and can be computed exactly. It is small, mainly because all four words of an ending
+# must agree.
 
 # %%
 marginal = words.restrict(logits).softmax(dim=-1)  # [12, V]
@@ -287,8 +299,8 @@ print(f"exact: {together.sum():.4f}; 5000 draws within 4 standard errors: {abs(r
 print(f"share among the 5000 draws: {right:.4f}, standard error {error:.4f}")
 
 # %% [markdown]
-# One in ninety. Now every rule, 1,000 sentences each: how many forwards does a sentence take, how many sentences are true, and, among the
-# true ones, are the *months* as frequent as they should be: 0.4, 0.3, 0.3?
+# This is one in ninety. Now every rule, with 1,000 sentences each: how many forward passes does a sentence take, how many sentences are
+# true, and, among the true ones, do the *months* have the right frequencies: 0.4, 0.3, 0.3?
 
 # %%
 RULES = {
@@ -312,22 +324,22 @@ for rule, settings in RULES.items():
         print(f"{label:38s} {forwards:8.1f} {len(true) / 1000:7.2f} {months}")
 
 # %% [markdown]
-# Two lessons in one table.
+# The table shows two things.
 #
-# - *True*: the parallel rules at their defaults (τ = 0.9, f = 1, WINO with τ = 0.6) write only true sentences, with half the forwards.
-#   `random` pays for every word that is drawn together with another. A budget of six is worse than one of four for `confidence`, by accident
-#   of which words share a step: a rule that does not ask cannot know. (What `random_order` misses is the noise that we put in: it draws from
-#   the model, mistakes included.)
-# - *As frequent as they should be*: those of `random_order` and, within the standard error of 0.02, of `random` with 6 and 4 steps.
-#   `random` asks for nothing, so it prefers nothing; what it spoils is dependence. But that is not spoilt evenly: with two steps July
-#   gains, which agrees with both majorities. All rules that look at confidence keep a drawn word *because it is probable*, so probable
-#   words win twice: June, three sentences in ten, becomes one in ten or less. At temperature 1 these samplers do not draw from $p_\theta$,
-#   however many steps they take.
+# - *True sentences*: the parallel rules at their defaults (τ = 0.9, f = 1, WINO with τ = 0.6) generate only true sentences, with half the
+#   forward passes. With `random`, every word that is drawn together with another can cause a mistake. For `confidence`, six steps are worse
+#   than four, because of which words happen to share a step: this rule does not look at how sure the model is before it takes them. (The
+#   mistakes of `random_order` are the noise that we added: it samples from the model, mistakes included.)
+# - *Frequencies of the months*: they are right for `random_order` and, within the standard error of 0.02, for `random` with 6 and 4 steps.
+#   `random` does not look at the words, so it prefers none; it only loses dependences between words. But this does not affect all months
+#   equally: with two steps July becomes more frequent, because summer and 31 are both in the majority. All rules that look at confidence
+#   keep a drawn word *because it is probable*, so probable words are preferred twice: June, three sentences in ten, becomes one in ten or
+#   less. At temperature 1 these samplers do not sample from $p_\theta$, even with many steps.
 #
-# For an evaluation the second is no harm. For DMPO it is: its weights assume rollouts of $p_{\mathrm{old}}$, and an answer that the sampler
-# hardly ever gives cannot be reinforced. That is why the toy runs use `random_order`. It alone reports the probability of its path. For
-# the others `log_prob` is `None`, with one token a step too: `random` then draws from the same distribution, from the same random numbers
-# even the same sentences, but does not report how probable they were.
+# For evaluation, wrong frequencies do no harm. For DMPO they do: its weights assume rollouts of $p_{\mathrm{old}}$, and an answer that the
+# sampler hardly ever generates cannot be reinforced. That is why the toy runs use `random_order`. It is the only sampler that reports the
+# probability of its path. For the others `path_log_prob` is `None`, even with one token per step: `random` then samples from the same
+# distribution, and with the same random numbers it generates the same sentences, but it does not report their probability.
 
 # %%
 for name in ("random_order", "random", "confidence", "threshold", "wino"):
@@ -339,9 +351,9 @@ print(f"random with 12 steps and random_order, 1000 sentences each: the same: {s
 # %% [markdown]
 # ## 4. Sudoku
 #
-# A real network now: the tiny policy of [01](01_masked_diffusion.ipynb), which is right about one time in four. With `task.generate=all` the
-# puzzle is the prompt and all 16 cells are generated after it, an unbroken run. Caches and WINO need that. In the layout where clues stand
-# between the blanks they refuse:
+# Now a real network: the tiny policy of [01](01_masked_diffusion.ipynb), which is right about one time in four. With `task.generate=all`
+# the puzzle is the prompt, and all 16 cells are generated after it, as one contiguous response. Caches and WINO need this. In the layout
+# with clues between the blanks they are refused:
 
 # %%
 config = load_config("toy_sudoku", "task.generate=all")
@@ -358,8 +370,8 @@ for options in (SamplerConfig("confidence", cache="dual"), SamplerConfig("wino")
         print(error)
 
 # %% [markdown]
-# WINO feeds 16 shadows behind 32 tokens. They have the positions of the cells they shadow, so a network made for 32 positions needs no new
-# ones.
+# WINO feeds 16 shadow tokens after 32 tokens. They have the position ids of the cells that they stand for, so a network made for 32
+# positions needs no more.
 
 
 # %%
@@ -393,11 +405,11 @@ for panel, (name, rollout) in zip(axes, WHEN.items(), strict=True):
 plt.show()
 
 # %% [markdown]
-# Five orders, one answer, and it is wrong: in each row the missing digits in increasing order, as the careless teacher writes them. The
-# order of asking is not what this policy lacks. What differs is the number of forwards.
+# Five orders give the same answer, and it is wrong: in each row the missing digits are in increasing order, as in the training data
+# ([01](01_masked_diffusion.ipynb)). So this mistake does not depend on the order. Only the number of forward passes differs.
 #
-# Framed in red are the cells that the prompt gives; they need only be copied. Do the samplers that look at confidence copy first and think
-# afterwards? Nobody told them to. Count it over all 64 puzzles, for `threshold`:
+# The cells framed in red are given in the prompt and only need to be copied. Do the samplers that look at confidence copy these first,
+# although nothing tells them to? We count over all 64 puzzles, for `threshold`:
 
 # %%
 given = torch.tensor([[cell != "0" for cell in puzzle.puzzle] for puzzle in puzzles])
@@ -406,10 +418,10 @@ copied, guessed = (at_once[cells].double().mean() for cells in (given, ~given))
 print(f"placed in the first forward: {copied:.2f} of the given cells, {guessed:.2f} of the blanks")
 
 # %% [markdown]
-# It does copy first. Half of the blanks come along: those that the policy is sure of, rightly or not.
+# It does copy them first. Half of the blanks are filled in the same pass: those that the policy is sure of, rightly or wrongly.
 #
-# Speed against quality: 64 test puzzles, three answers each at temperature 1; and greedily, 192 puzzles. An answer's forwards are counted
-# until its last cell is placed.
+# Speed against quality: 64 test puzzles with three answers each at temperature 1, and 192 puzzles with greedy decoding. The forward passes
+# of an answer are counted until its last cell is filled.
 
 # %%
 RULES = {
@@ -440,22 +452,24 @@ axes[1].legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
-# The standard error of a point is about 0.03, so read trends and not points. Fewer forwards cost quality under every rule. But those that
-# ask how sure the model is (`threshold`, `factor`, `wino`) solve with four or five forwards what the budget rules need sixteen forwards
-# for, and the three lie on one curve: *that* a rule asks matters, *how* hardly does. WINO pays more per forward: 48 tokens in place of 32.
+# The standard error of a point is about 0.03, so only trends are meaningful. With every rule, fewer forward passes cost quality. But the
+# rules that use the model's confidence to decide how many cells to fill (`threshold`, `factor`, `wino`) solve as much with four or five
+# forward passes as the rules with a fixed number of steps with sixteen. The three lie on one curve: it matters *that* a rule uses the
+# confidence, but hardly *how*. A forward pass of WINO costs more: 48 tokens instead of 32.
 #
-# The policy itself sets the ceiling: it believes in the careless teacher, and no sampler can talk it out of that. Training can, in
-# [07](07_dmpo_on_sudoku.ipynb).
+# The policy itself limits the share solved: it has learned to write digits in increasing order, and no sampler can change that. Training
+# can: see [07](07_dmpo_on_sudoku.ipynb).
 #
 # ## 5. Caches
 #
-# In a block-wise run most of what is fed hardly changes from step to step. The caches of Fast-dLLM keep keys and values of a full pass at
-# the beginning of each block, and then feed only a part:
+# When a response is generated block by block, most of the input hardly changes from step to step. The caches of Fast-dLLM keep the keys and
+# values of a full pass at the beginning of each block, and then feed only a part:
 #
-# - `prefix`: the block and all that follows it;
-# - `dual`: the block alone.
+# - `prefix`: the block and everything after it;
+# - `dual`: only the block.
 #
-# What is kept was computed when the block was still masked, so it is an approximation. Here is what the network sees, block length 4:
+# The cached keys and values were computed when the block was still masked, so they are approximations. The cell shows which tokens are fed,
+# with block length 4:
 
 # %%
 FED = {}
@@ -480,8 +494,8 @@ axes[0].set(ylabel="forward pass")
 plt.show()
 
 # %% [markdown]
-# Every fourth row is a full pass; between them the staircase of `prefix` and the small squares of `dual`. Is the approximation harmful? The
-# same puzzles, greedily, with and without:
+# Every fourth row is a full pass; between them, `prefix` feeds from the block to the end, and `dual` only the block. Does the approximation
+# do harm? The same puzzles, with greedy decoding, with and without a cache:
 
 # %%
 plain = solve(more_puzzles, temperature=0.0, name="confidence", block_length=4)
@@ -491,11 +505,10 @@ for cache in ("prefix", "dual"):
     print(f"{cache:7s} share solved {rate:.2f} (without cache {plain[0]:.2f}), cells with the same digit {same:.3f}")
 
 # %% [markdown]
-# One cell in a hundred comes out differently, and the share solved is the same within its error (0.03).
+# One cell in a hundred differs, and the share solved is the same within its standard error (0.03).
+# ## 6. The cost, measured
 #
-# ## 6. The price, measured
-#
-# Counting forwards is fair between machines; seconds are what one waits. From the project's [log](../LOG.md), command
+# The number of forward passes does not depend on the machine; the time does. From the project's [log](../LOG.md), command
 # `dmpo bench samplers`, 2026-11-22: a random model (width 256, 4 layers, vocabulary 4,096), prompt 64, response 128, block 32, batch 8,
 # temperature 0.2, 2 CPU threads, the better of two runs:
 #
@@ -511,8 +524,8 @@ for cache in ("prefix", "dual"):
 # | factor | 7.12 | 1.89 | 127 | 193,728 |
 # | wino | 8.77 | 2.33 | 126 | 221,760 |
 #
-# A random model is never sure, so `threshold`, `factor` and `wino` show their worst case: one token a step. The caches do what they promise
-# there too. Check two numbers of the table by hand: 8 rows, 192 positions, 4 blocks of 32, 16 steps each:
+# A random model is never sure, so this is the worst case of `threshold`, `factor` and `wino`: one token per step. The caches save time here
+# too. We check the numbers of fed tokens by hand: 8 rows, 192 positions, 4 blocks of 32, 16 steps each:
 
 # %%
 full, steps, blocks = 8 * 192, 16, range(4)
@@ -523,9 +536,9 @@ print(f"none {len(blocks) * steps * full:,}, prefix {prefix:,}, dual {dual:,}")
 # %% [markdown]
 # ## 7. Guidance
 #
-# Classifier-free guidance asks twice, with the prompt (logits $c$) and with the prompt masked ($u$), and exaggerates the difference:
-# $u+(s+1)(c-u)$. Suppose the question were "cold?", asked 2.5 times as often when the answer is January. From odds 2 : 3 without the
-# question, $(2/3)\cdot2.5^{\,s+1}$ are expected for winter against summer, as long as the season is asked first:
+# Classifier-free guidance runs the model twice, with the prompt (logits $c$) and with the prompt masked ($u$), and enlarges the difference:
+# $u+(s+1)(c-u)$. Suppose the question is "cold?", and is asked 2.5 times as often when the answer is January. The odds of winter against
+# summer are 2 : 3 without the question, so we expect $(2/3)\cdot2.5^{\,s+1}$ with guidance, if the season is filled first:
 
 # %%
 asked = Library(SENTENCES)
@@ -539,50 +552,53 @@ for s in (0.0, 1.0, 3.0):
     print(f"{s:3g} {odds / (1 + odds):20.3f} {share:30.2f} {rollout.fed_tokens / 2000:32.0f}")
 
 # %% [markdown]
-# It works, at twice the price, and the result is no longer a sample of $p_\theta$ for $s>0$: guided rollouts have no path probability. (The
-# share lies near the expected one and not on it, because other words, drawn first and guided too, have already spoken for a month.)
+# It works, at twice the cost, and for $s>0$ the result is no longer a sample of $p_\theta$: guided rollouts have no path probability. (The
+# share is near the expected one but not equal to it, because other words are often drawn first, with guidance too, and they already give
+# evidence for a month.)
 #
 # ## 8. Early stopping
 #
-# Real answers are shorter than the room they are given; the rest is end tokens, and each costs as much as a word. With `stop_early` a row is
-# closed as soon as an end token stands and nothing before it is open. Blocks make this happen early. Our sentences with room for 36 words:
+# Real answers are shorter than the response length; the rest is filled with end tokens, and each costs as much as a word. With `stop_early`
+# a row is finished as soon as it has an end token and no open position before it. With blocks this happens early. Our sentences with a
+# response length of 36 words:
 
 # %%
-roomy = Library(SENTENCES, length=36)
+longer = Library(SENTENCES, length=36)
 for name in ("confidence", "wino"):
     texts = []
     for stop in (False, True):
-        rollout = draw(name, roomy, length=36, block_length=6, ends=[ID[END]], stop_early=stop)
+        rollout = draw(name, longer, length=36, block_length=6, ends=[ID[END]], stop_early=stop)
         texts.append(read(rollout.tokens[0, 0]))
         print(f"{name:11s} stop_early={stop!s:6s} {rollout.forwards:2d} forwards, {rollout.fed_tokens} tokens fed")
     print(f"{'':11s} the same text: {texts[0] == texts[1]}")
 
 # %% [markdown]
-# Two blocks of words and one end token: thirteen forwards in place of 36. The text is the same by construction. The tokens after the end
-# were never drawn, so again there is no path probability: this is a switch for evaluation.
+# Two blocks of words and one end token: thirteen forward passes instead of 36. The text is the same by construction. The tokens after the
+# end token were never drawn, so again there is no path probability: this option is for evaluation.
 #
 # ## To remember
 #
-# - Words drawn in one forward pass are drawn independently. Every rule is a bet that they do not depend on each other.
-# - Budgets (`random`, `confidence` with `steps`) do not look; `threshold` and `factor` look first; `wino` looks afterwards too.
-# - `random_order` draws from $p_\theta$ and reports its path probability: take it for rollouts whose weights need that. `random` with one
-#   token a step draws the same and reports nothing; with fewer steps it breaks dependences. Rules that look at confidence are sharper than
-#   $p_\theta$.
-# - Caches change the price of a forward pass, the parallel rules their number; `threshold` with the dual cache has both.
-# - Compare forwards, fed tokens and quality together. One alone flatters somebody.
+# - Words drawn in one forward pass are drawn independently. Every parallel rule assumes that they hardly depend on each other.
+# - With a fixed number of steps (`random`, `confidence` with `steps`), the sampler does not check how sure the model is; `threshold` and
+#   `factor` check before a word is filled; `wino` checks afterwards too.
+# - `random_order` samples from $p_\theta$ and reports its path probability: use it for rollouts whose weights need that. `random` with one
+#   token per step samples from the same distribution, but does not report the probability; with fewer steps it loses dependences. Rules
+#   that look at confidence sample from a sharper distribution than $p_\theta$.
+# - Caches reduce the cost of a forward pass, parallel rules the number of passes; `threshold` with the dual cache does both.
+# - Compare forward passes, fed tokens and quality together. Each of them alone can be misleading.
 #
 # ## Exercises
 #
-# 1. *Warm-up.* With $n$ words of confidence $c$ each, what does the union bound promise? Which $n$ does `factor` allow for $c=0.9$, f = 1?
+# 1. *Warm-up.* With $n$ words of confidence $c$ each, what is the union bound? Which $n$ does `factor` allow for $c=0.9$, f = 1?
 # 2. *Standard.* Two words that contradict each other cannot both have a confidence above 0.5. Show it. Then construct three facts in which
-#    three words of confidence 2/3 contradict each other, although any two of them go together.
+#    three words of confidence 2/3 contradict each other, although any two of them can occur together.
 # 3. *Standard.* At temperature 1, which distribution over the three months does `threshold` draw from? Compute it exactly for τ = 0.9 and
 #    compare with section 3.
-# 4. *Research.* Give WINO a last check of the complete block. Which stopping rule still ends, and what does it gain on Sudoku for each
-#    extra forward?
+# 4. *Research.* Let WINO check the complete block once more. Which stopping rule still terminates, and how much does it gain on Sudoku for
+#    each extra forward pass?
 #
 # ## Where next
 #
 # [07 · DMPO on Sudoku](07_dmpo_on_sudoku.ipynb) uses rollouts; [10 · Benchmarks](10_benchmarks.ipynb) evaluates. The code:
-# [samplers.py](../dmpo_ref/samplers/sampling.py), [placing.py](../dmpo_ref/samplers/proposal.py), [wino.py](../dmpo_ref/samplers/wino.py),
-# [draw.py](../dmpo_ref/plots/traces.py).
+# [samplers/blockwise.py](../dmpo_ref/samplers/blockwise.py), [samplers/proposal.py](../dmpo_ref/samplers/proposal.py),
+# [samplers/wino.py](../dmpo_ref/samplers/wino.py), [plots/traces.py](../dmpo_ref/plots/traces.py).

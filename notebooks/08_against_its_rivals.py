@@ -13,15 +13,15 @@
 # %% [markdown]
 # # 08 · Against its rivals
 #
-# Six other objectives for the same policy, the same rollouts and the same puzzle, on a problem so small that the right answer is known: one
-# Sudoku with two solutions, where p\* and every policy can be enumerated.
+# Six other objectives are compared with DMPO on the same policy, the same number of rollouts and the same puzzle. The problem is so small
+# that the exact result is known: one Sudoku with two solutions, where p\* and every policy can be enumerated.
 #
 # **You will learn**
-# - each rival's loss in two lines, and what it needs to know of the policy;
-# - which objectives reach p\*, which only solve the puzzle, and which forget one of its two solutions;
-# - that two of the rivals are the same thing in the first step, and that one of them does as well as DMPO here;
-# - what a product of marginals can and cannot hold, as an exact inequality, and how far it explains what was measured;
-# - a control experiment that separates two explanations that usually come together.
+# - the loss of each objective in two lines, and which log-probabilities it needs;
+# - which objectives reach p\*, which only solve the puzzle, and which lose one of its two solutions;
+# - that two of the other objectives have the same gradient in the first step, and that one of them does as well as DMPO here;
+# - which distributions a product of marginals can represent, as an exact inequality, and how much of the measurements it explains;
+# - a control experiment that separates two possible explanations.
 #
 # **You need** [03](03_weights.ipynb) for the weights, [05](05_two_losses.ipynb) for WDCE. **It takes** three quarters of an hour to read
 # and a minute to run.
@@ -41,18 +41,13 @@ from dataclasses import replace
 import matplotlib.pyplot as plt
 import torch
 
-from dmpo_ref.config import LossConfig, SamplerConfig, WeightConfig
-from dmpo_ref.losses import wdce
-from dmpo_ref.masking import stream
+from dmpo_ref import SamplerConfig, encode, load_config, sample, stream, train, wdce
+from dmpo_ref.config import LossConfig, WeightConfig
 from dmpo_ref.objectives import build_objective
 from dmpo_ref.objectives.diffu_grpo import clip_loss, one_shot_masks
 from dmpo_ref.objectives.log_variance import log_variance
 from dmpo_ref.objectives.reinforce import reinforce
 from dmpo_ref.objectives.wd1 import wd1
-from dmpo_ref.presets.loading import load_config
-from dmpo_ref.samplers import sample
-from dmpo_ref.tasks.encoding import encode
-from dmpo_ref.train import train
 from toy.figures.demo import BLUE, COLORS, GREEN, ORANGE, draw_board
 from toy.oracle import conditional_log_prob, exact_distribution, kl_divergence
 from toy.studies.acts import by_name
@@ -69,7 +64,7 @@ PURPLE = COLORS[4]
 #
 # $$p^*(o)\;\propto\; p_{\mathrm{ref}}(o)\,e^{\,r(o)/\alpha}$$
 #
-# is one fixed list of 1024 numbers. `toy.oracle` enumerates it and any policy, in float64.
+# is a fixed list of 1024 numbers. `toy.oracle` computes it, and the distribution of any policy, in float64.
 
 # %%
 world = load_puzzle()
@@ -89,23 +84,23 @@ for axes, answer, name in zip(boards, answers, "12", strict=True):
 plt.show()
 
 # %% [markdown]
-# Black digits are clues, blue ones were filled in. The solutions differ in four of the five blanks, and those four hang together: a 3 in
-# the second row's first cell decides the other three. Three good cells of solution 1 with one of solution 2 are worth nothing.
+# Black digits are clues, blue ones were filled in. The solutions differ in four of the five blanks, and these four depend on each other: a
+# 3 in the first cell of the second row determines the other three. An answer with three cells of solution 1 and one of solution 2 has
+# reward 0.
 #
-# Tilting multiplies both solutions by the same $e^{5}$, so p\* keeps the odds that the reference gave them, 62 to 38. A method that only
-# wants reward has no reason to.
+# The target multiplies the probability of both solutions by the same $e^{5}$, so p\* keeps the odds that the reference gives them, 62 to
+# 38. A method that only maximises reward has no reason to keep them.
+# ## 2. The objectives, two lines each
 #
-# ## 2. The rivals, two lines each
+# $A_n=r_n-\bar r$ is the advantage in a group of N rollouts. There are three kinds of log-probability:
 #
-# $A_n=r_n-\bar r$ is the advantage in a group of N rollouts. Three ways to get a log-probability appear:
-#
-# - along the **path**: $\log p_\theta(o;\sigma)=\sum_i\log\pi_\theta(o_{\sigma(i)}\mid o_{\sigma(<i)})$, exact for random-order rollouts, L
-#   forward passes' worth of work;
+# - along the **path**: $\log p_\theta(o;\sigma)=\sum_i\log\pi_\theta(o_{\sigma(i)}\mid o_{\sigma(<i)})$, exact for random-order rollouts,
+#   at the cost of L forward passes;
 # - on random **masks**, an estimate of the ELBO;
 # - in **one shot**: $\ell^1_\theta(o)=\sum_k\log\pi_\theta(o_k\mid \tilde q, M\dots M)$, the whole response hidden, one forward pass. This
 #   is the log-probability of a *product of marginals*, not of the policy that drew the rollout. As in d1, $\tilde q$ is the prompt with
-#   each token hidden with probability 0.15, drawn afresh for each rollout and gradient step and shared by $p_\theta$,
-#   $p_{\mathrm{old}}$ and $p_{\mathrm{ref}}$; the clues of a board count as prompt.
+#   each token hidden with probability 0.15, drawn anew for each rollout and gradient step, the same for $p_\theta$, $p_{\mathrm{old}}$ and
+#   $p_{\mathrm{ref}}$; the clues of a board count as prompt.
 #
 # **WDCE (DMPO)**, [arXiv:2510.08233](https://arxiv.org/abs/2510.08233), `dmpo_ref.losses.wdce`, masks:
 # $$-\sum_n w_n\,\mathrm{ELBO}_\theta(o_n)/L,$$
@@ -127,7 +122,8 @@ plt.show()
 # **Log-variance**, as in MDNS, [arXiv:2508.10684](https://arxiv.org/abs/2508.10684), `dmpo_ref.objectives.log_variance.log_variance`, path:
 # $$\operatorname{Var}_n\bigl[\log p_\theta(o_n;\sigma_n)-\log p_{\mathrm{ref}}(o_n;\sigma_n)-r_n/\alpha\bigr].$$
 #
-# Formulas hide relatives. Let us look for them in the gradients, on random numbers in the place of log-probabilities.
+# Some of these objectives are related, which the formulas do not show. We compare their gradients, with random numbers as
+# log-probabilities.
 
 # %%
 draw = stream(0, "relatives")
@@ -141,8 +137,8 @@ ratio = by_variance / by_reinforce
 print(f"gradient of log-variance / gradient of REINFORCE with KL: {ratio.min():.6f} to {ratio.max():.6f};  2/alpha = {2 / alpha:g}")
 
 # %% [markdown]
-# On fresh rollouts they are *the same* gradient, sample by sample. They part in the second step of a round, where the rollouts are stale:
-# REINFORCE then carries a ratio ρ, the variance needs none.
+# On fresh rollouts, the two gradients are the same up to this factor, for every rollout. They differ from the second step of a round on,
+# where the rollouts are stale: REINFORCE then has a ratio ρ, and the log-variance needs none.
 
 # %%
 A = r - r.mean(dim=-1, keepdim=True)
@@ -150,16 +146,16 @@ same = torch.allclose(wd1(log_policy, r), wdce(log_policy, A.softmax(dim=-1) - (
 print("wd1 is WDCE with the weights softmax(A) - softmax(-A):", same)
 token = torch.randn(3, 8, 1, 5, generator=draw, dtype=torch.float64, requires_grad=True)
 loss = clip_loss(token, token.detach(), None, torch.ones(3, 8, 1, 5, dtype=torch.bool), A, clip=0.2, kl=0.0)
-(slope,) = torch.autograd.grad(loss, token)
-by_hand = (-A / 5 / 24)[:, :, None, None].expand_as(slope)
-print("on-policy diffu-GRPO is -A times the gradient of the one-shot log-probability / L:", torch.allclose(slope, by_hand, rtol=1e-12))
+(gradient,) = torch.autograd.grad(loss, token)
+by_hand = (-A / 5 / 24)[:, :, None, None].expand_as(gradient)
+print("on-policy diffu-GRPO is -A times the gradient of the one-shot log-probability / L:", torch.allclose(gradient, by_hand, rtol=1e-12))
 
 # %% [markdown]
-# So wd1 differs from WDCE in three things: weights that do not aim at p\*, a part with negative sign, and the one-shot log-probability.
-# Which of these matters? Section 6 changes one of them alone.
+# So wd1 differs from WDCE in three ways: its weights do not lead to p\*, some of its weights are negative, and it uses the one-shot
+# log-probability. Which of these matters? Section 6 changes only one of them.
 #
-# Every objective is a pair `masks` and `loss` (`dmpo_ref.objectives.base.Objective`) and says what it must know of the old policy and of the
-# reference *inside the loss*:
+# Every objective is a pair of functions, `masks` and `loss` (`dmpo_ref.objectives.base.Objective`), and declares whether its *loss* needs
+# log-probabilities of the old policy and of the reference:
 
 # %%
 print("objective       log p_old   log p_ref   the rollout's own order")
@@ -168,15 +164,16 @@ for name in ("wdce", "diffu_grpo", "wd1", "reinforce", "log_variance"):
     print(f"{name:15s} {needs.uses_log_old!s:>9s} {needs.uses_log_ref!s:>11s} {needs.follows_path!s:>25s}")
 
 # %% [markdown]
-# (`reinforce` with its KL term.) WDCE wants nothing: $p_{\mathrm{ref}}$ and $p_{\mathrm{old}}$ have gone into the weights, once, when the
-# rollouts were drawn. wd1 wants nothing either, since it never looks at them.
+# (`reinforce` with its KL term.) WDCE needs neither: $p_{\mathrm{ref}}$ and $p_{\mathrm{old}}$ enter only the weights, which are computed
+# once, when the rollouts are drawn. wd1 needs neither, because it does not use them at all.
 #
 # ## 3. 84 runs
 #
-# `python -m toy.studies.objectives` (results of 2026-11-22, `toy/results/objectives.jsonl`). Every run draws 64 rollouts in each of 50 rounds, in groups
-# of N = 4, 16 or 64, and takes 2 gradient steps a round: 3,200 rollouts, 100 steps. First a sweep: each objective with three learning
-# rates at N = 16, one seed. It keeps the rate that is best *by its own goal*: the exact probability of a right answer for those that
-# maximise reward, the exact KL(p\*‖p_θ) for those that aim at p\*. Then three other seeds at each N.
+# `python -m toy.studies.objectives` (results of 2026-11-22, `toy/results/objectives.jsonl`). Every run draws 64 rollouts in each of 50
+# rounds, in groups of N = 4, 16 or 64, and takes 2 gradient steps a round: 3,200 rollouts, 100 steps. First comes a sweep: each objective
+# with three learning rates at N = 16, one seed. For each objective, the rate that is best *by its own goal* is used from then on: the exact
+# probability of a right answer for those that maximise reward, the exact KL(p\*‖p_θ) for those whose target is p\*. Then come three other
+# seeds at each N.
 
 # %%
 final = by_name([row for row in read() if row["kind"] == "final"])
@@ -218,15 +215,15 @@ draw_runs()
 plt.show()
 
 # %% [markdown]
-# Three families.
+# The objectives form three groups.
 #
 # - **WDCE, REINFORCE with KL, log-variance** end near p\*, for every N.
-# - **Plain REINFORCE** solves the puzzle best of all and drifts away from p\* by 0.1 to 0.3 nats, mostly towards equal shares. It does not
-#   lose a solution in 100 steps, though nothing in its goal holds on to both: any split of the probability over the two solutions has
-#   the same reward.
+# - **Plain REINFORCE** solves the puzzle most often and drifts away from p\* by 0.1 to 0.3 nats, mostly towards equal shares. It does not
+#   lose a solution in 100 steps, although its goal does not require both: every split of the probability over the two solutions has the
+#   same reward.
 # - **The one-shot objectives** lose one of the two solutions in every run, with and without a KL term.
 #
-# Is DMPO the best? Count.
+# Is DMPO the best? We compare the numbers.
 
 # %%
 median = {name: statistics.median(row["after"]["kl_target_policy"] for row in rows) for name, rows in final.items()}
@@ -236,8 +233,8 @@ one_shot = [row for name in ("diffu-GRPO", "diffu-GRPO, β 0.04", "wd1") for row
 print(f"one-shot objectives: {sum(map(lost_a_solution, one_shot))} of {len(one_shot)} runs lost a solution")
 
 # %% [markdown]
-# The column of forward passes hides a difference: it counts *calls* of the network, whatever the batch. How many sequences does a gradient
-# step feed? Ask each objective for its masks of 64 rollouts, as many as a round has.
+# The number of forward passes does not show the whole cost: it counts *calls* of the network, for batches of any size. How many sequences
+# does a gradient step feed? The cell draws the masks of each objective for 64 rollouts, as many as in a round.
 
 # %%
 prompts = encode(world.tokenizer, world.task, [world.item])
@@ -248,17 +245,18 @@ for name in ("wdce", "diffu_grpo", "wd1", "reinforce", "log_variance"):
     print(f"{name:12s} {hidden.shape[2]} for a rollout, {hidden[..., 0].numel()} in a gradient step")
 
 # %% [markdown]
-# **DMPO is not better than KL-regularised REINFORCE here.** Both come within a hundredth of a nat, and which is ahead changes with N. Where
-# exact path log-probabilities of the current policy are there to be had, regularised policy gradient is a good way to p\*, and nothing on
-# this page says otherwise.
+# **DMPO is not better than KL-regularised REINFORCE here.** Both come within a hundredth of a nat of p\*, and which one is better depends
+# on N. Where exact path log-probabilities of the current policy are available, regularised policy gradient is a good way to reach p\*;
+# nothing in this notebook contradicts this.
 #
-# What DMPO needs less of is the path. Its gradient asks the current policy for a mask estimate, two masks here and so two sequences for a
-# rollout, whatever sampler drew the answer; low-confidence remasking and parallel decoding, which have no such log-probability, can be used
-# (though what they draw is not a sample of $p_\theta$, so the weights then aim beside p\*: [06](06_samplers.ipynb), section 3). REINFORCE
-# and log-variance need $\log p_\theta(o;\sigma)$ for every step of the rollout, with gradient: L sequences for a rollout. At five blanks
-# that costs little; at 256 tokens it is the whole difference. One thing must be added: the *weights* of these WDCE runs did use path
-# probabilities, of $p_{\mathrm{ref}}$ and $p_{\mathrm{old}}$, once and without gradient. What if they must be ELBOs too? (Command
-# `python -m toy.studies.acts variants`, 2026-11-22, the same puzzle, N = 64, 200 steps, learning rate 2e-4.)
+# The advantage of DMPO is that its loss does not need the path. Its gradient needs only a mask estimate of the current policy, here with
+# two masks and so two sequences for each rollout, for any sampler. Low-confidence remasking and parallel decoding, which have no path
+# log-probability, can be used too (although their answers are not samples of $p_\theta$, so that the weights then lead to a distribution
+# other than p\*: [06](06_samplers.ipynb), section 3). REINFORCE and log-variance need $\log p_\theta(o;\sigma)$ at every step of the
+# rollout, with gradient: L sequences for each rollout. For five blanks this costs little; for 256 tokens the difference is large. But the
+# *weights* of these WDCE runs did use path probabilities, of $p_{\mathrm{ref}}$ and $p_{\mathrm{old}}$, once and without gradient. What
+# happens if these must be ELBOs too? (Command `python -m toy.studies.acts variants`, 2026-11-22, the same puzzle, N = 64, 200 steps,
+# learning rate 2e-4.)
 
 # %%
 variants = by_name(read_study("variants"))
@@ -266,10 +264,10 @@ for name in ("wdce, none", "wdce, none, elbo weights"):
     print(f"{name:26s} median KL(p*||p) {statistics.median(row['after']['kl_target_policy'] for row in variants[name]):.3f} nats")
 
 # %% [markdown]
-# Then DMPO is eight times as far from p\*, still on the right side of every one-shot objective.
+# Then DMPO is eight times as far from p\*, but still nearer than every one-shot objective.
 #
-# A second look at the sweep, because it chose the learning rates. Rates that maximise the probability of a right answer may be just those
-# that lose a solution.
+# The sweep deserves a closer look, because it chose the learning rates. The rates that maximise the probability of a right answer may be
+# exactly those that lose a solution.
 
 # %%
 print(f"{'N = 16, one seed':20s} learning rate  solved  rarer solution  KL(p*||p)")
@@ -279,15 +277,15 @@ for row in (row for row in read() if row["kind"] == "sweep" and OBJECTIVES[row["
     print(f"{row['name']:20s} {row['learning_rate']:13g} {numbers}")
 
 # %% [markdown]
-# So it is. At a tenth of the chosen rate the one-shot objectives still hold both solutions, and solve the puzzle in two of three tries
-# instead of nine of ten or more. REINFORCE solves it more often at *its* lowest rate than they do anywhere that keeps both. Losing a
-# solution is not a matter of the rate alone, but "in every run" holds for rates chosen by a reward maximiser, in a sweep of three rates and
-# one seed.
+# They are. At a tenth of the chosen rate the one-shot objectives still keep both solutions, and solve the puzzle two times out of three
+# instead of nine times out of ten or more. REINFORCE at *its* lowest rate solves it more often than they do at any rate that keeps both. So
+# the rate is not the only cause of a lost solution. But "in every run" is true for the rates that maximise reward, in a sweep of three
+# rates and one seed.
 #
 # ## 4. Watch it happen
 #
-# Half as many rounds (25), one seed. The first run is diffu-GRPO with the rate of the table, the second WDCE with its own; the rates
-# differ, and section 6 shows that this is not what matters. A few seconds.
+# Half as many rounds (25) and one seed. The first run is diffu-GRPO with the rate of the table, the second one WDCE with its own rate. The
+# rates differ, but section 6 shows that this is not the cause of the difference. This takes a few seconds.
 
 
 # %%
@@ -332,23 +330,24 @@ axes.legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
-# Accuracy cannot tell the two apart in the end; diffu-GRPO's is even higher. Only whoever asks for *several* answers notices (pass@k), or
-# whoever needs solution 2 one day: a policy that gives it with probability $10^{-5}$ draws it once in a hundred thousand rollouts, so no
-# reward will bring it back.
+# In the end, accuracy does not show the difference; that of diffu-GRPO is even higher. It only shows when *several* answers are sampled
+# (pass@k), or when solution 2 is needed later: a policy that gives it probability $10^{-5}$ draws it once in a hundred thousand rollouts,
+# so no reward will bring it back.
 #
 # ## 5. A hypothesis
 #
-# *"The one-shot log-probability is that of a product of marginals. A product cannot hold two correlated answers, so it must drop one."*
+# *"The one-shot log-probability is that of a product of marginals. A product cannot represent two correlated answers, so it must drop
+# one."*
 #
-# Make it exact. Let $q$ be a product, one distribution for each cell, and let the two solutions differ in $h$ cells. In cell $c$ of these it
-# gives $a_c$ to the digit of solution 1 and $b_c$ to that of solution 2, so $a_c+b_c\le 1$. Since geometric means are superadditive, the
-# probabilities $q(1)$ and $q(2)$ of the two solutions obey
+# We make this exact. Let $q$ be a product, one distribution for each cell, and let the two solutions differ in $h$ cells. In each such cell
+# $c$, $q$ gives probability $a_c$ to the digit of solution 1 and $b_c$ to that of solution 2, so $a_c+b_c\le 1$. Since geometric means are
+# superadditive, the probabilities $q(1)$ and $q(2)$ of the two solutions satisfy
 #
 # $$q(1)^{1/h}+q(2)^{1/h}\;\le\;\Bigl(\prod_c a_c\Bigr)^{1/h}+\Bigl(\prod_c b_c\Bigr)^{1/h}
 # \;\le\;\Bigl(\prod_c (a_c+b_c)\Bigr)^{1/h}\;\le\;1 .$$
 #
-# Equality: the same $a_c=1-b_c$ in each of the $h$ cells, and certainty in the others. Here $h=4$. What is the best product with the odds
-# of p\*?
+# Equality holds when $a_c=1-b_c$ is the same in each of the $h$ cells, and the other cells are certain. Here $h=4$. Which product with the
+# odds of p\* solves the puzzle most often?
 
 # %%
 h = sum(a != b for a, b in zip(*answers, strict=True))
@@ -359,13 +358,13 @@ print(f"equal shares:  at most {0.5**h:.4f} each, {2 * 0.5**h:.4f} together")
 print(f"odds of p*:    at most {share**h:.4f} and {(1 - share) ** h:.4f}, {most_solved:.4f} together; p* has {p_1 + p_2:.4f}")
 
 # %% [markdown]
-# An eighth. A product that is to solve the puzzle reliably *must* put everything on one solution; with $q(1)=0.9$ no more than
-# $(1-0.9^{1/4})^4$, half a millionth, is left for solution 2. This half of the hypothesis is a theorem.
+# At most about an eighth. A product that solves the puzzle reliably *must* have nearly all of its probability on one solution: with
+# $q(1)=0.9$, solution 2 has at most $(1-0.9^{1/4})^4$, half a millionth. This half of the hypothesis is a theorem.
 #
-# And if a product is *trained* towards p\*? It depends on the direction of the KL, as in
-# [02](02_mode_seeking_and_mass_covering.ipynb). Forward KL has its minimum at the marginals of p\*, exactly. Reverse KL, which is what
+# What happens if a product is *trained* towards p\*? It depends on the direction of the KL, as in
+# [02](02_mode_seeking_and_mass_covering.ipynb). The minimum of forward KL is exactly at the marginals of p\*. Reverse KL, which is what
 # "reward with a KL term" means ($\mathbb E_q[r]-\alpha\,\mathrm{KL}(q\|p_{\mathrm{ref}})=\text{const}-\alpha\,\mathrm{KL}(q\|p^*)$), has no
-# formula. First the forward one.
+# minimum in closed form. First the forward one.
 
 # %%
 blanks, symbols = prompts.response_mask[0].nonzero().squeeze(-1), world.vocabulary.allowed.nonzero().squeeze(-1)
@@ -386,8 +385,8 @@ forward_kl, forward_shares = kl_divergence(log_target, forward), forward[where].
 print(f"forward KL: best product {forward_kl:.3f} nats from p*, solutions {[f'{q:.3f}' for q in forward_shares]}")
 
 # %% [markdown]
-# The reverse one we minimise by gradient descent, from eight starts at once: the one-shot marginals of the reference, the marginals of p\*,
-# and six drawn at random. Likewise the plain expected reward.
+# We minimise the reverse KL by gradient descent, from eight starts at once: the one-shot marginals of the reference, the marginals of p\*,
+# and six random starts. We do the same for the expected reward without a KL term, from one start.
 
 
 # %%
@@ -420,19 +419,19 @@ for objective, start, log_q in [*rows, ("reward", "reference", by_reward[0])]:
 print(f"a point mass on solution 1: KL(q||p*) = -log p*(1) = {-log_target[where[0]]:.3f}")
 
 # %% [markdown]
-# Reverse KL in a product has many local minima: whole answers, right or wrong, one each. From the reference's own marginals the descent ends
-# on a *wrong* answer, 5.5 nats from p\*, because its four cells begin with favourites that do not go together. The best of our starts ends
-# on solution 1 with 0.50 nats, about the 0.493 of a point mass there; we found none better. (Adam is not quite at rest after 1,000 steps.)
-# Wherever a start ends, at most one of the two solutions is kept, *with a KL term of the full strength α*. So half a nat is what losing
-# solution 2 costs in reverse KL, and we found no product that keeps both for less. The live diffu-GRPO run, which is no product, ended at
-# 0.6. In this picture it is no surprise that β does not save diffu-GRPO in the table.
+# The reverse KL of a product has many local minima, each near a single answer, right or wrong. From the marginals of the reference, the
+# descent ends on a *wrong* answer, 5.5 nats from p\*, because the most probable digits of its four cells do not go together. The best of
+# our starts ends on solution 1 with 0.50 nats, about the 0.493 of a point mass there; we found no better one. (Adam has not fully converged
+# after 1,000 steps.) From every start, at most one of the two solutions is kept, *with a KL term of the full strength α*. So losing
+# solution 2 costs half a nat of reverse KL, and we found no product that keeps both and costs less. The diffu-GRPO run of section 4, whose
+# policy is not a product, ended at 0.6. This makes it plausible that the KL term β does not prevent the loss of a solution in the table.
 #
 # ## 6. The control
 #
-# But the policy is not a product. It is drawn token by token, each given those before. So does the theorem say anything about it? And was
-# it the product, or the direction? In sections 3 and 4 both changed at once, and the learning rate too. Change one: WDCE with the
-# *weights of DMPO*, towards p\*, and the *one-shot* log-probability. An objective is two functions, so we exchange the one called `masks`.
-# Both versions run at both rates of section 4.
+# But the policy is not a product. Its answers are drawn token by token, each token given those before. So does the theorem say anything
+# about the policy? And what is the cause, the product or the direction of the KL? In sections 3 and 4 both changed at once, and the
+# learning rate too. Now we change only one: WDCE with the *weights of DMPO*, towards p\*, and the *one-shot* log-probability. An objective
+# is two functions, so we replace the one called `masks`. Both versions run at both rates of section 4.
 
 
 # %%
@@ -465,9 +464,9 @@ print(f"best product in forward KL                {forward_shares[0]:8.3f} {forw
 print(f"diffu-GRPO       0.001 {after_grpo['solved']:8.3f}; KL(p||p*) {after_grpo['kl_policy_target']:.3f}")
 
 # %% [markdown]
-# At either rate it keeps both, and it is a *bad* policy: it solves the puzzle in six or seven of ten tries, where real WDCE, with the same
-# weights, rate and number of steps, solves it in 96 % or more and is almost twenty times nearer to p\*. Look at its first step, which is
-# drawn from just those one-shot marginals (both at rate 3e-4, diffu-GRPO as in section 4):
+# At both rates it keeps both solutions, but it is a *bad* policy: it solves the puzzle six or seven times out of ten. The usual WDCE, with
+# the same weights, rate and number of steps, solves it in 96 % or more and is almost twenty times nearer to p\*. Look at the first step of
+# sampling, which is drawn from exactly these one-shot marginals (both WDCE policies at rate 3e-4, diffu-GRPO as in section 4):
 
 
 # %%
@@ -529,65 +528,66 @@ plt.show()
 
 # %% [markdown]
 # On the left the three lines at 0.6 nearly coincide: one-shot WDCE, WDCE and p\* agree on every marginal. On the right (colours as on the
-# left; p\* is the hollow square) they do not agree on the answers. Products live in the grey corner.
-#
-# ## 7. What the hypothesis explains, and what not
+# left; p\* is the hollow square) they do not agree on the answers. All products are in the grey corner.
+# ## 7. What the hypothesis explains, and what it does not
 #
 # It explains
 # - why one-shot WDCE is bad: its gradient never shows the policy *which digits go together*. It has learned the marginals, and they are
-#   those of p\*; the rest of the work is left to what the network knew before;
-# - why a KL term need not help a one-shot objective: the products that descent in reverse KL found had lost at least one solution, the best
-#   of them as well;
-# - how the loss in the likelihood becomes a loss in the policy: the first token of a rollout *is* drawn from the one-shot marginals. Where
-#   these have become certain, the other solution has no way in, whatever the later conditionals know.
+#   those of p\*; for everything else it relies on what the network knew before;
+# - why a KL term need not help a one-shot objective: all products that were found by descent in reverse KL had lost at least one solution,
+#   even the best one;
+# - how the policy loses a solution that the one-shot likelihood has lost: the first token of a rollout *is* drawn from the one-shot
+#   marginals. Where these have become certain, the other solution cannot be drawn, whatever the later conditionals are.
 #
 # It does not explain
 # - that diffu-GRPO loses a solution *because* of the product. One-shot WDCE has the same product and keeps both. The product together with
-#   a goal that seeks modes loses it; neither does alone: plain REINFORCE seeks reward too, along the path, and kept both in 9 of 9 runs;
-# - the policies that were measured: they are no products. The grey region of the figure bounds the one-shot likelihood, not the sampler,
-#   and the control lies well outside it;
-# - the gradient itself. The rollouts come from the sequential sampler, the log-probability from the product, so
-#   $\sum_n A_n\nabla\ell^1_\theta(o_n)$ is the policy gradient of neither. Section 5 trains a product on its *own* expected reward, which
-#   is a model of what happens and not what happens.
+#   a mode-seeking goal loses it; neither of them alone does: plain REINFORCE maximises reward too, along the path, and kept both in 9 of 9
+#   runs;
+# - the policies that were measured: they are not products. The grey region of the figure bounds the one-shot likelihood, not the sampler,
+#   and one-shot WDCE is well outside it;
+# - the gradient itself. The rollouts come from the sequential sampler, the log-probability from the product, so $\sum_n
+#   A_n\nabla\ell^1_\theta(o_n)$ is the policy gradient of neither. Section 5 trains a product on its *own* expected reward, which is only a
+#   model of this.
 #
-# More caveats. One puzzle, one tiny network, two solutions, 3 seeds at each N; learning rates from three values on one seed; 100 steps. The
-# published methods use rewards with partial credit, LoRA and 8B parameters, none of which is here. And every row had the same 3,200
-# rollouts, not the same time.
+# There are more limitations: one puzzle, one tiny network, two solutions, 3 seeds at each N; learning rates from three values on one seed;
+# 100 steps. The published methods use rewards with partial credit, LoRA and 8B parameters, none of which is tested here. And every row had
+# the same 3,200 rollouts, not the same time.
 #
-# A last one about the target. Where $Z(\sigma)$ depends on the order, REINFORCE with KL converges to
-# $\mathbb E_\sigma[p_{\mathrm{ref}}(o;\sigma) e^{r/\alpha}/Z(\sigma)]$, not to p\*, even with infinitely many rollouts. How far apart are
-# the two?
+# The last limitation concerns the target. Where $Z(\sigma)$ depends on the order, REINFORCE with KL converges to $\mathbb
+# E_\sigma[p_{\mathrm{ref}}(o;\sigma) e^{r/\alpha}/Z(\sigma)]$, not to p\*, even with infinitely many rollouts. How far apart are the two?
 
 # %%
 print(f"KL(p*||E_sigma[...]) = {kl_divergence(log_target, log_order_target()):.5f} nats,",
       f"shares {[f'{p:.3f}' for p in log_order_target()[where].exp().tolist()]}")  # fmt: skip
 
 # %% [markdown]
-# Half a thousandth of a nat: here it decides nothing.
+# Half a thousandth of a nat: this is too small to change any result here.
 #
 # ## To remember
 #
-# - With exact path log-probabilities, KL-regularised REINFORCE and log-variance reach p\* as well as DMPO does. On fresh rollouts the two
-#   are one method.
-# - DMPO's gain is what it does not need: no path log-probability of the current policy, any sampler, any mask estimate.
-# - One-shot objectives solved the puzzle and lost one of its two solutions in all 27 runs at the rates that their own goal chose.
-# - A product of marginals obeys $q(1)^{1/h}+q(2)^{1/h}\le1$. It cannot hold two answers that differ in many tokens, and it cannot teach
-#   what goes together. Losing one takes a mode-seeking goal besides.
-# - Accuracy sees none of this. Look at shares, or at pass@k.
+# - With exact path log-probabilities, KL-regularised REINFORCE and log-variance reach p\* as well as DMPO does. On fresh rollouts the
+#   gradients of these two are the same up to a factor.
+# - The advantage of DMPO is what it does not need: its loss needs no path log-probability of the current policy, and works with any sampler
+#   and any mask estimate.
+# - One-shot objectives solved the puzzle and lost one of its two solutions in all 27 runs, at the learning rates that are best for their
+#   own goal.
+# - A product of marginals satisfies $q(1)^{1/h}+q(2)^{1/h}\le1$. It cannot represent two answers that differ in many tokens, and its
+#   gradient does not show which tokens go together. But an answer is lost only if the goal is mode seeking as well.
+# - Accuracy shows none of this. Look at shares, or at pass@k.
 #
 # ## Exercises
 #
 # 1. *Warm-up.* Two answers of 100 tokens differ in all of them. What is the largest probability of the rarer one under a product, and under
 #    a mixture of two products?
-# 2. *Standard.* In section 6, exchange `masks` for `path_masks` (`dmpo_ref.masking`) instead. Predict KL(p\*‖p_θ) first.
-# 3. *Standard.* Plain REINFORCE drifts towards equal shares. Is that luck? The reward is the same for any split. Still, compute what the
-#    exact gradient of the expected reward, at the reference, does to the odds of the two solutions. Does a longer run lose one?
+# 2. *Standard.* In section 6, replace `masks` by `path_masks` (`dmpo_ref.masking`) instead. Predict KL(p\*‖p_θ) first.
+# 3. *Standard.* Plain REINFORCE drifts towards equal shares. Is this chance? The reward is the same for any split. Compute how the exact
+#    gradient of the expected reward, at the reference, changes the odds of the two solutions. Does a longer run lose one?
 # 4. *Research.* Give diffu-GRPO the mask estimate of DMPO instead of one shot (coupled-GRPO,
-#    [arXiv:2506.20639](https://arxiv.org/abs/2506.20639), is on the way), as a file in `dmpo_ref/rivals`. How many masks does it take to
-#    keep both solutions, and what does the variance do to it?
+#    [arXiv:2506.20639](https://arxiv.org/abs/2506.20639), goes in this direction), as a file in `dmpo_ref/objectives`. How many masks are
+#    needed to keep both solutions, and what is the effect of the variance?
 #
 # ## Where next
 #
 # [From the toy to LLaDA](09_from_the_toy_to_llada.ipynb): what changes at 8B parameters. [Benchmarks](10_benchmarks.ipynb): pass@k. The
-# code: [the rivals](../dmpo_ref/objectives/__init__.py), [losses.py](../dmpo_ref/objectives/base.py), [toy/studies/objectives.py](../toy/studies/objectives.py),
-# [toy/oracle.py](../toy/oracle.py).
+# code: [objectives/](../dmpo_ref/objectives/__init__.py), [objectives/base.py](../dmpo_ref/objectives/base.py),
+# [toy/studies/objectives.py](../toy/studies/objectives.py), [toy/oracle.py](../toy/oracle.py).

@@ -1,17 +1,16 @@
 # %% [markdown]
 # # 09 · From the toy to LLaDA-8B
 #
-# The claim of this project is that the toy and the real thing are the same code. This notebook lets you check it.
+# This project claims that the toy and LLaDA-8B run the same code. In this notebook you can check it.
 #
 # **You will learn**
 # - what differs between the config of the toy and that of LLaDA-8B, option by option, and that nothing else does;
-# - what a round costs on one GPU or eight, before you have one: parameters, memory, forward passes, seconds;
-# - how a small random checkpoint of LLaDA's layout goes through train, stop, resume, evaluate, export and reload, here
-#   and now;
-# - the commands for the real one.
+# - how to compute what a round costs before you have a GPU: parameters, memory, forward passes, seconds;
+# - how to train a small random checkpoint of LLaDA's layout, stop and resume the run, export the result and load it again;
+# - the commands for LLaDA-8B.
 #
-# **You need** notebook [00](00_quickstart.ipynb). No GPU; the last cell uses one if it is there. **It takes** twenty
-# minutes to read and 30 seconds to run.
+# **You need** notebook [00](00_quickstart.ipynb). A GPU is not needed; the last cell uses one if there is one. **It takes** twenty minutes
+# to read and 30 seconds to run.
 
 # %%
 try:
@@ -30,12 +29,10 @@ import matplotlib.pyplot as plt
 import torch
 from transformers.utils.logging import disable_progress_bar
 
+from dmpo_ref import load_config, load_policy, train
 from dmpo_ref.cli import main
 from dmpo_ref.config import flat
 from dmpo_ref.forecast.plan import format_plan, make_plan
-from dmpo_ref.models.loading import load_policy
-from dmpo_ref.presets.loading import load_config
-from dmpo_ref.train import train
 from toy.small_llada import make_checkpoint
 
 folder = Path(tempfile.mkdtemp())
@@ -44,39 +41,38 @@ disable_progress_bar()  # of reading and writing weights
 # %% [markdown]
 # ## 1. Two files, side by side
 #
-# A run is described by one YAML file. Here is every option in which LLaDA-8B's differs from the toy's.
+# A run is described by one YAML file. The cell prints every option whose value for LLaDA-8B differs from that of the toy.
 
 # %%
 toy, llada = (flat(load_config(name)) for name in ("toy_sudoku", "llada_sudoku"))
-toy["model.path"] = "…/" + "/".join(Path(toy["model.path"]).parts[-2:])  # the folder it stands in is not the same everywhere
+toy["model.path"] = "…/" + "/".join(Path(toy["model.path"]).parts[-2:])  # its folder differs between machines
 for key in toy:
     if toy[key] != llada[key]:
         print(f"{key:<36}{toy[key]!s:<20}{llada[key]!s}")
 
 # %% [markdown]
-# Read it in five groups.
+# The options form five groups.
 #
-# *The model*: another checkpoint, in bfloat16, with adapters instead of all weights. The reference policy p_ref is then
-# the same model with its adapters switched off: no second copy.
+# *The model*: another checkpoint, in bfloat16. Only adapters are trained, not all weights. The reference policy p_ref is then the same
+# model with its adapters switched off, so no second copy is needed.
 #
-# *What is asked*: a chat message and a free answer of 256 tokens, drawn by the confidence sampler at temperature 0.2,
-# instead of blanks filled in random order. This sampler has no path probability,
-# so the log-ratio is estimated by ELBOs (`log_ratio: elbo`). Notebook [03](03_weights.ipynb) measures what that costs.
-# And what this sampler draws is not a sample of p_θ ([06](06_samplers.ipynb)): the recipe published in March 2026 aims beside p\*
-# (that of 2025 drew in random order, as the toy does).
+# *The task and the sampler*: a chat message and a free answer of 256 tokens, drawn by the confidence sampler at temperature 0.2, instead of
+# blanks filled in random order. This sampler has no path probability, so the log-ratio is estimated by ELBOs (`log_ratio: elbo`). Notebook
+# [03](03_weights.ipynb) measures what that costs. And the answers of this sampler are not samples of p_θ ([06](06_samplers.ipynb)): the
+# target of the recipe published in March 2026 is therefore not exactly p\* (the recipe of 2025 sampled in random order, as the toy does).
 #
-# *The objective and its optimiser* (`weight`, `loss`, `optimizer`): the published values. α = 0.04: the recipe's reward is the share of
-# the blanks that are right, so one blank of ten is worth $e^{0.1/0.04}=e^{2.5}\approx12$ in the weight; the toy's reward is
-# 0 or 1. The learning rate is 800 times smaller than the toy's and stays constant; the toy's falls linearly to 0, because
-# its run ends. `uniform` is the paper's choice; on the toy with masks it did worse than `none`
-# (notebook [04](04_weight_baseline.ipynb), §7); at this size it is not decided.
+# *The objective and its optimiser* (`weight`, `loss`, `optimizer`): the published values. α = 0.04: the reward of the recipe is the share
+# of correct blanks, so one more correct blank of ten multiplies the weight by $e^{0.1/0.04}=e^{2.5}\approx12$; the toy's reward is 0 or 1.
+# The learning rate is 800 times smaller than the toy's and stays constant; that of the toy falls linearly to 0, because the length of its
+# run is fixed. `uniform` is the paper's choice; on the toy with masks it did worse than `none` (notebook [04](04_weight_baseline.ipynb),
+# §7); for 8B parameters we do not know which is better.
 #
 # *Evaluation*: the protocol of the published tables, one greedy answer for each item.
 #
-# *Sizes* (and where a run is stored): micro-batches bound the memory. They change numbers by rounding only, and by the draws of
+# *Sizes* (and the output folder): micro-batches limit the memory. They change the results only by rounding and by the random numbers of
 # LoRA dropout.
 #
-# The file also says, value by value, what is published and where it departs from that:
+# The file also says, for each value, what is published and why it differs:
 
 # %%
 text = (Path(__import__("dmpo_ref").__file__).parent / "presets" / "llada_sudoku.yaml").read_text()
@@ -85,14 +81,13 @@ print("\n".join(line for line in text.splitlines() if "published:" in line))
 # %% [markdown]
 # ## 2. What will it cost?
 #
-# `dmpo plan` reads the config alone: no weights, no GPU. How much memory do you think the *vocabulary logits* of one
-# sequence take? 512 tokens × 126,464 words × 4 bytes are 259 MB; a micro-batch of 8 sequences, kept for the
-# backward pass, would be 2 GB and more in float32. The line `of it vocabulary logits` says what is really held, since
-# only masked response positions are scored, a chunk at a time.
+# `dmpo plan` reads only the config: it needs no weights and no GPU. How much memory do the *vocabulary logits* of one sequence take? 512
+# tokens × 126,464 words × 4 bytes are 259 MB; a micro-batch of 8 sequences, kept for the backward pass, would take 2 GB or more in float32.
+# The line `of it vocabulary logits` shows how much is really held, since only masked response positions are scored, one chunk at a time.
 #
-# How to read the page: sampling, scoring and gradient steps take turns, so of the three lines `while …` only the largest
-# is added to what is always held. *Whole weights of a pass* are what a process fetches from the others when the weights are
-# divided among GPUs (`fsdp2`); here there are none. *Calls each* counts the calls of the model on one process, each with one
+# How to read the output: sampling, scoring and gradient steps follow one another, so only the largest of the three lines `while …` is added
+# to the memory that is always held. *Whole weights of a pass* are the weights that a process fetches from the others when the weights are
+# sharded over GPUs (`fsdp2`); here there are none. *Calls each* is the number of calls of the model on one process, each with one
 # micro-batch; *seconds >* is a lower bound.
 
 # %%
@@ -100,9 +95,9 @@ plan = make_plan(load_config("llada_sudoku"))
 print(format_plan(plan, gpu_memory=80))
 
 # %% [markdown]
-# Time is a bound from two numbers of the hardware, operations per second and memory bandwidth, not a promise.
-# Sampling takes 128 passes for each of 128 rollouts; it is where caches and parallel decoding
-# (notebook [06](06_samplers.ipynb)) are worth most. Without the prefix cache, and two other trades:
+# The time is a lower bound from two numbers of the hardware, operations per second and memory bandwidth; the real time is longer. Sampling
+# takes 128 passes for each of 128 rollouts, so caches and parallel decoding (notebook [06](06_samplers.ipynb)) save most there. The cell
+# compares the preset with three variants: without the prefix cache, without gradient checkpointing, and with a 4-bit base model:
 
 # %%
 VARIANTS = {
@@ -116,10 +111,10 @@ for name, each in plans.items():
     print(f"{name:<18}{each.peak / 1e9:6.1f} GB {each.seconds:8.0f} s a round")
 
 # %% [markdown]
-# The prefix cache buys time with memory: keys and values of 64 sequences are 17 GB. Without checkpointing each block runs
-# forward once only; the activations are then kept, and to bound them the micro-batch is halved, to 4. The 4-bit base saves
-# memory. It costs time to unpack the weights in each pass (the preset's comment above says so); dequantisation is not in
-# the forecast, hence the same seconds.
+# The prefix cache saves time and costs memory: the keys and values of 64 sequences take 17 GB. Without checkpointing, each block of the
+# network runs forward only once; but the activations are then kept, and to limit them the micro-batch is halved, to 4. The 4-bit base saves
+# memory. Unpacking its weights in each pass costs time (see the comment of the preset above); the forecast does not include this, so the
+# seconds are the same.
 
 # %% tags=["nbval-ignore-output"]
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained", sharey=True)
@@ -143,9 +138,8 @@ plt.show()
 # %% [markdown]
 # ## 3. The same layout, small enough for a laptop
 #
-# `toy.small_llada` makes a checkpoint with every field of the official `config.json`, sharded bfloat16 weights under
-# the official key names, LLaDA's special tokens and a chat template. Its weights are random, so what it
-# writes is noise; what is tested is the way.
+# `toy.small_llada` makes a checkpoint with every field of the official `config.json`, bfloat16 weights in several files under the official
+# key names, LLaDA's special tokens and a chat template. Its weights are random, so its answers are noise; the point is to test the code.
 
 # %%
 small = make_checkpoint(folder / "small", d_model=32, n_heads=4, n_kv_heads=2)
@@ -154,10 +148,10 @@ print(type(policy).__name__, f"{policy.num_parameters():,} parameters,", policy.
 print([name for name, _ in policy.named_parameters() if ".blocks.0." in name])
 
 # %% [markdown]
-# Now `train`, with the *same preset* as the 8B model and overrides for size. One more: no baseline. A random model solves
-# nothing, all its weights are 1/N, and w − 1/N would train nothing. The run is killed at the end of
-# the second round, before its checkpoint (Ctrl-C would have saved it), and resumed from the first; beside it runs one that is never
-# stopped.
+# Now `train`, with the *same preset* as the 8B model and overrides for size. One more override: no baseline. A random model solves nothing,
+# so all its weights are 1/N, and with w − 1/N = 0 nothing would be trained. One run is stopped by an error at the end of the second round,
+# before its checkpoint is written (Ctrl-C would have written it), and is resumed from the checkpoint of the first round. Another run is
+# never stopped.
 
 # %%
 SMALL = [
@@ -191,11 +185,11 @@ print("stopped and resumed, bit for bit the same weights:", same)
 print("metrics of every gradient step the same:", [m["loss"] for m in whole.metrics] == [m["loss"] for m in resumed.metrics])
 
 # %% [markdown]
-# The second round was lost with its checkpoint and run again; every random number is keyed by what it is for, so there
-# is no generator state that could be forgotten.
+# The second round had no checkpoint and was run again. Every random number is drawn from a stream with a key that says what it is for, so
+# there is no generator state that a checkpoint would have to store.
 #
-# Export writes plain files: adapters for PEFT, or one checkpoint with the adapters added, under LLaDA's own key names,
-# that anyone's code can load.
+# `dmpo export` writes plain files: adapters for PEFT, or one checkpoint with the adapters merged, under LLaDA's own key names, which other
+# code for LLaDA can load.
 
 # %%
 for name, flags in (("adapters", []), ("merged", ["--merge"])):
@@ -209,10 +203,10 @@ with torch.no_grad():
     rounded = (merged(input_ids=tokens).logits - trained).norm()  # the merged weights are bfloat16, as the base is
     with resumed.policy.disable_adapter():
         learned = (resumed.policy(input_ids=tokens).logits - trained).norm()
-print("the merged model misses less than a hundredth of what was learned:", bool(rounded < 0.01 * learned))
+print("merging loses less than a hundredth of what was learned:", bool(rounded < 0.01 * learned))
 
 # %% [markdown]
-# ## 4. The real one
+# ## 4. LLaDA-8B
 #
 # ```bash
 # dmpo plan llada_sudoku                                            # does it fit?
@@ -223,27 +217,27 @@ print("the merged model misses less than a hundredth of what was learned:", bool
 # dmpo export runs/llada_sudoku merged --merge
 # ```
 #
-# A group of rollouts stays on one process, and random streams are keyed by prompt; so eight GPUs give the numbers of
-# one, up to rounding, LoRA dropout and `train.prompts_per_step` (how many of a round's prompts a gradient step
-# sees; in the preset all of them, and if fewer, each process chooses among its own). If the GPU has less memory, lower the micro-batches or
-# set `model.quantize=nf4`; `dmpo plan … --gpu-memory 24` says what then fits.
+# A group of rollouts stays on one process, and random streams are keyed by prompt. So eight GPUs give the same numbers as one, up to
+# rounding, LoRA dropout and `train.prompts_per_step` (how many of a round's prompts a gradient step uses; in the preset all of them; if
+# fewer, each process chooses among its own). If the GPU has less memory, lower the micro-batches or set `model.quantize=nf4`; `dmpo plan …
+# --gpu-memory 24` says whether the run then fits.
 #
-# With a CUDA device here, the next cell asks the plan about it; without one it says so.
+# The next cell compares the plan with the CUDA device of this machine, if there is one.
 
 # %% tags=["nbval-ignore-output"]
 if torch.cuda.is_available():
     device = torch.cuda.get_device_properties(0)
     print(f"{device.name}: {'fits' if plan.peak < device.total_memory else 'does not fit; try model.quantize=nf4'}")
 else:
-    print("no CUDA device here; everything above ran on the CPU, with the code that runs there")
+    print("no CUDA device here; everything above ran on the CPU, with the same code")
 
 # %% [markdown]
 # ## To remember
 #
-# - One YAML file is the whole difference between the toy and LLaDA-8B.
-# - `dmpo plan` before you rent a GPU: memory by part, passes and a lower bound on time.
-# - Checkpoints are complete and appear by a rename; a resumed run ends with the same numbers.
-# - Nothing of a model hub is executed: the project's own class loads the official files.
+# - The toy and LLaDA-8B differ only in one YAML file.
+# - Run `dmpo plan` before you rent a GPU: it shows the memory of each part, the passes and a lower bound on the time.
+# - Checkpoints are complete and are put in place by a rename; a resumed run ends with the same numbers.
+# - No code from a model hub is executed: the project's own class loads the official files.
 #
 # ## Exercises
 #
@@ -252,11 +246,11 @@ else:
 #    difference not exactly zero?
 # 3. *Standard.* Train `small` with `weight.log_ratio=none` and with `elbo`, and count forward passes in `metrics.jsonl`.
 #    Does the plan agree?
-# 4. *Research.* The recipe estimates the log-ratio by four antithetic masks. At which number would you stop for answers
-#    of 256 tokens? Propose an experiment on the toy that decides it.
+# 4. *Research.* The recipe estimates the log-ratio by four antithetic masks. How many masks would you use for answers of 256 tokens?
+#    Propose an experiment on the toy that decides it.
 #
 # ## Where next
 #
-# [10](10_benchmarks.ipynb) for the four benchmarks. The code: [dmpo_ref/models/llada.py](../dmpo_ref/models/llada.py),
+# [10](10_benchmarks.ipynb) shows the four benchmarks. The code: [dmpo_ref/models/llada.py](../dmpo_ref/models/llada.py),
 # [dmpo_ref/models/loading.py](../dmpo_ref/models/loading.py), [dmpo_ref/forecast/plan.py](../dmpo_ref/forecast/plan.py),
 # [dmpo_ref/runtime/processes.py](../dmpo_ref/runtime/processes.py).

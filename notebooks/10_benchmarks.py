@@ -1,14 +1,14 @@
 # %% [markdown]
 # # 10 · Benchmarks
 #
-# How far can the numbers in a results table be trusted, and how are yours made comparable with them?
+# How reliable are the numbers in a results table, and how do you make yours comparable with them?
 #
 # **You will learn**
-# - what the paper reports for LLaDA-8B before and after DMPO, and which of the differences the number of test items can
-#   carry;
-# - why every answer is graded twice, `published` and `strict`, and where the two part;
-# - how to grade files that already exist, and how to evaluate a policy so that a killed evaluation goes on;
-# - what pass@k says that accuracy does not.
+# - what the paper reports for LLaDA-8B before and after DMPO, and which of the differences are larger than the error from the number of
+#   test items;
+# - why every answer is graded twice, `published` and `strict`, and where the two differ;
+# - how to grade files that already exist, and how to continue an evaluation that was interrupted;
+# - what pass@k shows and accuracy does not.
 #
 # **You need** notebook [00](00_quickstart.ipynb); nothing here trains. **It takes** half an hour to read and 20 seconds
 # to run.
@@ -30,11 +30,11 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
+from dmpo_ref import load_config
 from dmpo_ref.cli import main
 from dmpo_ref.config import TaskConfig
 from dmpo_ref.evaluation.gradings import describe_item, format_scores, grade_files, pass_at_k, summarise, wilson
 from dmpo_ref.evaluation.table import PUBLISHED, format_table
-from dmpo_ref.presets.loading import load_config
 from dmpo_ref.tasks import TASKS
 
 folder = Path(tempfile.mkdtemp())
@@ -50,10 +50,9 @@ folder = Path(tempfile.mkdtemp())
 # tokens, temperature 0,
 # low-confidence remasking.
 #
-# There are *two* published rows for the same base model: d1's files
-# ([arXiv:2504.12216](https://arxiv.org/abs/2504.12216)), and the DMPO paper's own run
-# ([arXiv:2510.08233v2](https://arxiv.org/abs/2510.08233v2), Figure 1). They differ by up to five points, with the same
-# weights. Keep that in mind when a method is said to gain three.
+# There are *two* published rows for the same base model: one from d1's files ([arXiv:2504.12216](https://arxiv.org/abs/2504.12216)), one
+# from the DMPO paper's own run ([arXiv:2510.08233v2](https://arxiv.org/abs/2510.08233v2), Figure 1). They differ by up to five points,
+# although the weights are the same. Remember this when a paper reports a gain of three points.
 
 # %%
 print(format_table(PUBLISHED))
@@ -61,8 +60,8 @@ print(format_table(PUBLISHED))
 # %% [markdown]
 # ## 2. What n items can tell
 #
-# A share $\hat p$ of $n$ items is a measurement. Wilson's 95 % interval holds every $p$ for which the share seen would
-# not be surprising:
+# A share $\hat p$ of $n$ items is a measurement. Wilson's 95 % interval contains every $p$ at which the measured share is at most 1.96
+# standard errors away:
 #
 # $$|\hat p - p| \le 1.96 \sqrt{p\,(1-p)/n}.$$
 #
@@ -98,16 +97,15 @@ axes.legend()
 plt.show()
 
 # %% [markdown]
-# Countdown and Sudoku: far apart. MATH-500: the intervals overlap widely; a gain of three points on 500 items is what
-# the *same* policy may show on another 500 problems. GSM8K, with 1,319 items, lies in between. Overlap is not a test:
-# both rows answer the *same* items, so a paired comparison would be sharper, but it needs the answers, and only
-# accuracies were printed.
-# (Sudoku counts blank *cells*, which are not independent within a puzzle; the interval counts puzzles.)
+# For Countdown and Sudoku, the intervals are far apart. For MATH-500 they overlap widely; the *same* policy could differ by three points on
+# another 500 problems. GSM8K, with 1,319 items, is in between. Overlap of intervals is not a test: both rows answer the *same* items, so a
+# paired comparison would be more precise, but it needs the answers, and only accuracies were published. (Sudoku counts blank *cells*, which
+# are not independent within a puzzle; the interval counts puzzles.)
 #
 # ## 3. Two gradings
 #
-# `published` repeats the rules behind the tables, mistakes included, so that numbers compare. `strict` is right only
-# where the answer is right. Each answer below is graded by both; read the reasons.
+# `published` repeats the rules of the published tables, including their mistakes, so that numbers are comparable. `strict` accepts an
+# answer only if it is correct. Each answer below is graded by both; read the reasons.
 
 # %% tags=["slide"]
 CASES = [
@@ -124,19 +122,19 @@ for task, (question, truth), text in CASES:
     print(f"{task:<10}{text[:42]!r:<46} published {marks[0]}, strict {marks[1]}\n{'':10}strict: {grade.strict.reason}")
 
 # %% [markdown]
-# - The first Sudoku answer fills both blanks as in the stored solution, so it scores 2 of 2 cells; but it has changed a
-#   *clue*. No puzzle is solved by that.
-# - `8**2` is made of the right digits and has the right value; the published rule hands it to Python, where `**` is a
-#   power.
-# - `1,000` is read as 1 by the published rule, since a comma ends a number there.
-# - The published rule takes the *first* box with a number. A model that boxes its intermediate results is marked down.
-# - It also takes the first number of `12 or 13`. Guessing twice is not knowing.
+# - The Sudoku answer fills both blanks as in the stored solution, so it scores 2 of 2 cells; but it has changed a *clue*, so it does not
+#   solve the puzzle.
+# - `8**2` contains the right numbers and has the right value; the published rule evaluates it in Python, where `**` is a power.
+# - The published rule reads `1,000` as 1, because for it a comma ends a number.
+# - The published rule takes the *first* box with a number. A model that boxes its intermediate results scores lower.
+# - It also takes the first number of `12 or 13`. The strict rule does not accept two guesses.
 #
-# Neither grading is more generous throughout. What can be said: only `strict` can be maximised without harm.
+# Neither grading always gives higher scores. But only `strict` is safe to maximise: a policy that maximises `published` can learn its
+# mistakes.
 #
 # ## 4. Files that already exist
 #
-# `dmpo grade FILES…` reads what the published evaluations write. Here is such a file, with one item broken on purpose.
+# `dmpo grade FILES…` reads the files that the published evaluations write. Here is such a file, with one broken item as an example.
 
 # %%
 question = "Solve the following Sudoku puzzle: 1200341221434321\n"
@@ -158,14 +156,14 @@ print(problems[0].replace(str(folder), "…"))
 print(describe_item(items[1]).replace(str(folder), "…"))
 
 # %% [markdown]
-# Zero of two cells, and no puzzle: 4 and 3 were exchanged. The bad item is named, the others are scored. On the command
-# line:
+# Zero of two cells are right, and the puzzle is not solved: 4 and 3 were exchanged. The broken item is reported, the others are scored. On
+# the command line:
 #
 # ```bash
 # dmpo grade countdown_instruct_256_128_*_generations.json --output graded.jsonl --explain 3
 # ```
 #
-# Several processes each write a file; they are put together by name.
+# If several processes have each written a file, the files are merged by name.
 #
 # ## 5. Prompts: the same in training and in evaluation
 #
@@ -182,8 +180,7 @@ print(f"[assistant]\n{countdown.prefill}…")
 # %% [markdown]
 # ## 6. An evaluation from beginning to end
 #
-# `dmpo evaluate` writes each answer to a results file as soon as it is there. The toy policy on 32 puzzles, four
-# samples each:
+# `dmpo evaluate` writes each answer to a results file as soon as it is generated. The toy policy on 32 puzzles, with four samples each:
 
 # %% tags=["nbval-ignore-output"]
 arguments = [
@@ -198,8 +195,8 @@ arguments = [
 code = main(arguments)
 
 # %% [markdown]
-# The reference policy is right a quarter of the time, and pass@4 is about twice that. *pass@k* is the probability that
-# $k$ of the $n$ samples, drawn without replacement, hold a right one: with $c$ right ones,
+# The reference policy is right in a quarter of all cases, and pass@4 is about twice that. *pass@k* is the probability that $k$ of the $n$
+# samples, drawn without replacement, contain a correct one. With $c$ correct ones,
 #
 # $$\text{pass@}k = 1 - \binom{n-c}{k} \Big/ \binom{n}{k}.$$
 
@@ -209,12 +206,12 @@ _, strict = summarise(grade_files([folder / "reference" / "sudoku_random_order.j
 print("accuracy below 0.35:", strict.accuracy < 0.35, "  pass@4 above accuracy:", strict.pass_at[4] > strict.accuracy)
 
 # %% [markdown]
-# Why it matters here: a method that only *sharpens* a policy raises accuracy and leaves pass@k where it was, or lowers
-# it. DMPO aims at a distribution, p*, and keeps what p_ref could do; notebook
-# [08](08_against_its_rivals.ipynb) measures which methods keep several solutions.
+# This matters here because a method that only *sharpens* a policy raises accuracy, but does not raise pass@k, or even lowers it. The target
+# of DMPO is a distribution, p\*, which keeps the solutions that p_ref can find; notebook [08](08_against_its_rivals.ipynb) measures which
+# methods keep several solutions.
 #
-# Killed? The same command goes on where it stopped, and counts nothing twice. Another seed, sampler or checkpoint into
-# the same file is refused:
+# After an interruption, the same command continues where it stopped, and counts no item twice. Another seed, sampler or checkpoint is
+# refused for the same file:
 
 # %%
 with contextlib.redirect_stderr(io.StringIO()) as message:
@@ -222,19 +219,18 @@ with contextlib.redirect_stderr(io.StringIO()) as message:
 print(f"exit code {code}, {message.getvalue().replace(str(folder), '…')}")
 
 # %% [markdown]
-# ## 7. The real thing
+# ## 7. LLaDA-8B
 #
 # On a machine with a GPU and a network, for each of `llada_gsm8k`, `llada_math500`, `llada_countdown` and `llada_sudoku`:
 #
 # ```bash
-# dmpo evaluate llada_countdown model.path=GSAI-ML/LLaDA-8B-Instruct --lengths 128,256,512 --output results/base
-# accelerate launch -m dmpo_ref evaluate llada_countdown model.path=runs/llada_countdown --lengths 128,256,512 --output results/dmpo   # on several GPUs
-# dmpo table results/base results/dmpo --markdown --figure table.png
+# dmpo evaluate llada_countdown model.path=GSAI-ML/LLaDA-8B-Instruct --lengths 128,256,512 --output results/base accelerate launch -m
+# dmpo_ref evaluate llada_countdown model.path=runs/llada_countdown --lengths 128,256,512 --output results/dmpo   # on several GPUs dmpo
+# table results/base results/dmpo --markdown --figure table.png
 # ```
 #
-# `dmpo table` puts the runs beside the published numbers, each with its source and its interval. Without a GPU, a small
-# random checkpoint of the same layout takes the same way; its accuracy is what chance gives:
-# notebook [09](09_from_the_toy_to_llada.ipynb).
+# `dmpo table` shows the runs next to the published numbers, each with its source and its interval. Without a GPU, you can use a small
+# random checkpoint of the same layout (notebook [09](09_from_the_toy_to_llada.ipynb)); its accuracy is that of random answers.
 
 # %%
 config = load_config("llada_countdown")
@@ -248,20 +244,20 @@ print(
 # %% [markdown]
 # ## To remember
 #
-# - Two published rows of one base model differ by up to five points; 500 items leave four points either way.
-# - `published` is for comparing, `strict` is for knowing. Report both, with intervals.
-# - A results file holds every raw answer, so it can be graded again by anyone.
-# - pass@k beside accuracy shows whether a policy has learned or only become surer.
+# - Two published rows of one base model differ by up to five points; with 500 items the interval is about four points to each side.
+# - Use `published` to compare with published numbers, and `strict` to know how many answers are correct. Report both, with intervals.
+# - A results file contains every raw answer, so everyone can grade it again.
+# - pass@k together with accuracy shows whether a policy has learned something new or has only become more confident.
 #
 # ## Exercises
 #
-# 1. *Warm-up.* How many test items would make the intervals of 35.0 % and 38.2 % part?
+# 1. *Warm-up.* How many test items are needed so that the intervals of 35.0 % and 38.2 % do not overlap?
 # 2. *Standard.* Write a generation for the Countdown problem [8, 2, 3] → 64 that `published` calls right and `strict`
 #    wrong, without `**`.
 # 3. *Standard.* Given both rows' answers to the same 500 items, which test would you use, and what is the smallest
 #    difference it can see if the two policies agree on 90 % of the items?
-# 4. *Research.* The published Sudoku score counts cells. Find a policy without any knowledge of the puzzle that
-#    maximises it, and its score.
+# 4. *Research.* The published Sudoku score counts cells. Find the policy that maximises this score without using the puzzle, and compute
+#    its score.
 #
 # ## Where next
 #

@@ -93,7 +93,7 @@ def read_deck(deck: Path) -> list[list[NotebookNode]]:
     """The slides of a deck, each a list of cells.
 
     Raises:
-        ValueError: a line that names cells which are not there.
+        ValueError: a line names cells that do not exist.
     """
     pages = []
     for number, text in enumerate(re.split(r"^---$", deck.read_text(encoding="utf-8"), flags=re.MULTILINE)):
@@ -125,7 +125,7 @@ def tagged_cells(name: str, heading: str, where: str) -> list[NotebookNode]:
     """
     path = NOTEBOOKS / f"{name}.ipynb"
     if not path.is_file():
-        raise ValueError(f"{where}: there is no notebook {name}; run make notebooks, or mend the line")
+        raise ValueError(f"{where}: there is no notebook {name}; run make notebooks, or correct the line")
     current, found = "", []
     for cell in nbformat.read(path, as_version=4).cells:
         if cell.cell_type == "markdown":

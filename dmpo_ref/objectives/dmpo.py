@@ -27,7 +27,10 @@ def build_wdce(config: LossConfig, alpha: float) -> Objective:
 
 
 def build_wddo(config: LossConfig, alpha: float) -> Objective:
-    """WDDO: `losses.wddo` of Δ = log p_θ − log p_old, both on the masks on which log p_old was stored."""
+    """WDDO: `losses.wddo` of Δ = log p_θ − log p_old, both on the masks on which log p_old was stored.
+
+    Its weight is w: w_real without a baseline, which `presets.checks` asks for, because the loss has a negative term of its own.
+    """
 
     def loss(token_log_prob: Tensor, masks: Masks, experience: Experience, weight: Tensor) -> Tensor:
         log_old = sequence_log_prob(need(experience.log_old), masks)

@@ -1,4 +1,4 @@
-"""What several checks need: comparing numbers, one line of complaint, a model small enough to enumerate."""
+"""What several checks need: comparing numbers, one-line messages, a model small enough to enumerate."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Wrong(Exception):
 
 
 class SmallModel:
-    """A mask predictor for n positions with A values each; its conditionals are random and belong to no joint distribution.
+    """A mask predictor for n positions with A values each; its conditionals are random and are not those of any joint distribution.
 
     `model(state)` takes a tuple with a value, or None where the position is hidden, and returns for every position its A
-    probabilities. `calls` counts how often it was asked.
+    probabilities. `calls` counts the calls.
     """
 
     def __init__(self, n: int, A: int = 2, seed: int = 0) -> None:
@@ -65,7 +65,7 @@ def path_losses(model: SmallModel, answer: Sequence[int]) -> list[float]:
 
 
 def same(got: Any, want: Any, what: str, *, tolerance: float = 1e-8, **given: Any) -> None:
-    """Raise `Wrong` unless two numbers, or lists or tensors of numbers, agree; the message does not say what was wanted."""
+    """Raise `Wrong` unless two numbers, or lists or tensors of numbers, agree; the message does not give the expected value."""
     where = f" for {show(given)}" if given else ""
     want = torch.as_tensor(want, dtype=torch.float64)
     try:

@@ -1,4 +1,4 @@
-"""Checks of `05_evaluation`: intervals, pass@k, a reward with a hole, and a grader without one."""
+"""Checks of `05_evaluation`: intervals, pass@k, a reward with holes, and a strict grader."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HONEST = ("30 + 100 - 93", "2 * 3 + 7", "5 * 5 + 5")
 
 
 def check_wilson(f: Callable) -> None:
-    """Both ends solve (k/n − p)² = z² p (1 − p)/n: there the observed share lies exactly z standard errors off."""
+    """Both ends solve (k/n − p)² = z² p (1 − p)/n: there the observed share is exactly z standard errors away."""
     for k, n, z in ((5, 10, 1.96), (0, 20, 1.96), (20, 20, 1.96), (3, 256, 2.576), (250, 256, 1.0)):
         low, high = f(k, n, z)
         given = {"k": k, "n": n, "z": z}
@@ -35,9 +35,9 @@ def check_pass_at_k(f: Callable) -> None:
 
 
 def lenient_reward(text: str, numbers: Sequence[int], target: int) -> float:
-    """A Countdown reward as one may write it in a hurry: 1 if the numbers occur and the value is near the target. It has holes.
+    """A carelessly written Countdown reward: 1 if the numbers occur and the value is near the target. It has holes.
 
-    It does not let names, calls or powers through, so the holes are in the rules of the game, not in Python.
+    Names, calls and powers are refused, so the holes are in the rules of the game, not in Python.
     """
     if not re.fullmatch(r"[0-9+\-*/(). ]{1,200}", text) or "**" in text or "//" in text:
         return 0.0
@@ -64,14 +64,14 @@ def plain_value(node: ast.AST) -> float:
 
 
 def check_exploit(f: Callable) -> None:
-    """The lenient reward pays in every problem, and the numbers in the text are not the given ones, each once."""
-    for numbers, target in (*PROBLEMS, ((1, 1, 1), 99), ((2, 4, 6), 51)):  # the last two have no honest answer
+    """The lenient reward is 1 in every problem, and the text does not use each given number exactly once."""
+    for numbers, target in (*PROBLEMS, ((1, 1, 1), 99), ((2, 4, 6), 51)):  # the last two have no solution
         text = f(list(numbers), target)
         given = {"numbers": numbers, "target": target}
         require(isinstance(text, str), "a text is expected", **given)
-        require(lenient_reward(text, numbers, target) == 1.0, "lenient_reward does not pay for your text", **given)
+        require(lenient_reward(text, numbers, target) == 1.0, "lenient_reward is not 1 for your text", **given)
         used = sorted(int(run) for run in re.findall(r"\d+", text))
-        require(used != sorted(numbers), "your text uses each number once: that is honest work, not a hole", **given)
+        require(used != sorted(numbers), "your text uses each number once, as the rules say: that is not a hole", **given)
 
 
 ATTACKS = (
@@ -96,10 +96,10 @@ ATTACKS = (
 
 
 def check_countdown_grade(f: Callable) -> None:
-    """Honest answers pass; a list of attacks does not, and none of them makes the grader raise."""
-    cases = [(text, *item, True, "an honest answer") for text, item in zip(HONEST, PROBLEMS, strict=False)]
+    """Correct answers are accepted, a list of attacks is refused, and none of them makes the grader raise."""
+    cases = [(text, *item, True, "a correct answer") for text, item in zip(HONEST, PROBLEMS, strict=False)]
     cases += [
-        ("8 / (3 - 8 / 3)", (8, 3, 8, 3), 24, True, "an honest answer with a fraction on the way"),
+        ("8 / (3 - 8 / 3)", (8, 3, 8, 3), 24, True, "a correct answer with a fraction as an intermediate value"),
         (" (7+2)*3 ", (2, 3, 7), 27, True, "spaces"),
     ]
     cases += [(text, numbers, target, False, kind) for text, numbers, target, kind in ATTACKS]
@@ -109,6 +109,6 @@ def check_countdown_grade(f: Callable) -> None:
             got = f(text, list(numbers), target)
         except NotImplementedError:
             raise
-        except Exception as error:  # a grader must be total
+        except Exception as error:  # a grader must not raise
             require(False, f"raised {type(error).__name__} on {kind},", **given)
         require(bool(got) == want, f"{'accepts' if got else 'refuses'} {kind},", **given)

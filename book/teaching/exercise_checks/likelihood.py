@@ -1,6 +1,6 @@
 """Checks of `02_likelihood`: orders, the exact NELBO, masks and the weights that make them unbiased.
 
-What most of them lean on: the mean over all orders σ of −log p(o; σ) is the NELBO. So an enumeration of masks is compared with an
+Most of them use that the mean over all orders σ of −log p(o; σ) is the NELBO: they compare an enumeration of masks with an
 enumeration of orders.
 """
 
@@ -27,7 +27,7 @@ def check_path_log_prob(f: Callable) -> None:
 
 
 def check_random_order_prob(f: Callable) -> None:
-    """Probabilities of all answers sum to 1, and each is what a walk over the sets of filled positions arrives with."""
+    """Probabilities of all answers sum to 1, and each is the probability of a walk over the sets of filled positions."""
     model = SmallModel(3, 2, seed=1)
     got = {answer: float(f(model, answer)) for answer in answers_of(3)}
     for answer, value in got.items():
@@ -46,7 +46,7 @@ def check_random_order_fast(f: Callable) -> None:
 
 
 def arrival(model: SmallModel, answer: tuple[int, ...]) -> float:
-    """Probability that a random-order sampler ends at an answer, as a walk that goes forward over sets."""
+    """Probability that a random-order sampler generates an answer, by a forward walk over sets."""
     chance = {frozenset(): 1.0}
     for filled in range(model.n):
         then: Counter = Counter()
@@ -95,7 +95,7 @@ def check_size_probability(f: Callable) -> None:
 
 
 def check_stratified_sizes(f: Callable) -> None:
-    """Pooled over the replicates, and over U, every size comes equally often; and in each draw as evenly as R allows."""
+    """Pooled over the masks and over u, every size is equally frequent; in each draw, as nearly as R allows."""
     for L, R in ((4, 4), (6, 3), (3, 7), (5, 1), (4, 6)):
         pooled: Counter = Counter()
         steps = 60 * L * R
@@ -105,7 +105,7 @@ def check_stratified_sizes(f: Callable) -> None:
             require(len(sizes) == R, f"{R} sizes are expected", L=L, R=R, u=u)
             require(all(1 <= m <= L for m in sizes), f"a size is outside 1 to {L}", L=L, R=R, u=u)
             count = [sizes.count(m) for m in range(1, L + 1)]
-            require(max(count) - min(count) <= 1, "one size comes two times more often than another in the same draw", L=L, R=R, u=u)
+            require(max(count) - min(count) <= 1, "in one draw, the numbers of masks of two sizes differ by more than 1", L=L, R=R, u=u)
             pooled.update(sizes)
         even = all(pooled[m] == steps * R // L for m in range(1, L + 1))
         require(even, "on average over u, the sizes 1 to L are not equally frequent", L=L, R=R)

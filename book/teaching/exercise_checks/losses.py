@@ -1,4 +1,4 @@
-"""Checks of `03_losses`: gradients by finite differences, stationary points by whether the loss is flat there."""
+"""Checks of `03_losses`: gradients by finite differences, stationary points by a test that the loss is flat there."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def finite_difference(function: Callable, point: torch.Tensor, step: float = 1e-
 
 
 def check_wdce_gradient(f: Callable) -> None:
-    """Finite differences of −Σ w_n log p_θ(o_n), also for weights that do not sum to 1, with the same answer drawn twice."""
+    """Finite differences of −Σ w_n log p_θ(o_n), also for weights that do not sum to 1, and with an answer drawn twice."""
     for answers, weight in (([0, 2, 1], [0.5, 0.3, 0.2]), ([3, 3, 0, 1], [0.2, 0.1, -0.1, -0.2]), ([1, 2], [0.9, -0.4])):
         theta = uniform(4, key="theta", low=-1)
 

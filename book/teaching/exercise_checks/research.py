@@ -1,4 +1,4 @@
-"""Checks of `06_research`: blocks, a sampler of one's own, a weight baseline of one's own."""
+"""Checks of `06_research`: blocks, a sampler of your own, a weight baseline of your own."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from exercise_checks.common import SmallModel, answers_of, require, same
 from toy.worlds.mixture import world_1d
 
 RUNS, ROUNDS, STEPS, LEARNING_RATE = 64, 40, 4, 0.03  # of the study of baselines
-MARGIN = 0.9  # an own baseline must end at 0.9 times the divergence of `uniform`, or less
+MARGIN = 0.9  # the baseline must end at 0.9 times the divergence of `uniform`, or less
 
 
 def check_block_distribution(f: Callable) -> None:
-    """All orders that finish a block before the next one begins, listed and averaged."""
+    """The average over all orders that finish a block before the next one begins."""
     model = SmallModel(4, 2, seed=9)
     for block in (4, 2, 1):
         pieces = [itertools.permutations(range(start, start + block)) for start in range(0, 4, block)]
@@ -71,7 +71,7 @@ def run_sampler(f: Callable, joint: dict[tuple[int, ...], float]) -> tuple[Count
 
 
 def conditionals(joint: dict, state: tuple) -> list[list[float]]:
-    """Exact π(value | what is visible) of every position; where what is visible cannot occur, even odds."""
+    """Exact π(value | what is visible) of every position; 1/2 where the visible values cannot occur."""
     fits = {o: p for o, p in joint.items() if all(v is None or v == o[d] for d, v in enumerate(state))}
     total = sum(fits.values())
     if total == 0:
@@ -85,7 +85,7 @@ def three_pairs() -> dict[tuple[int, ...], float]:
 
 
 def noisy_sum() -> dict[tuple[int, ...], float]:
-    """A fair bit, a second that copies it nine times in ten, whether they differ, and a bit that is 1 in 98 % of all cases."""
+    """A fair bit, a second one that copies it with probability 0.9, whether they differ, and a bit that is 1 with probability 0.98."""
     return {
         (a, b, int(a != b), d): 0.5 * (0.9 if a == b else 0.1) * (0.98 if d else 0.02) for a, b, d in itertools.product((0, 1), repeat=3)
     }
@@ -103,19 +103,19 @@ def check_my_baseline(f: Callable) -> None:
         ends.append(got / uniform)
     require(max(ends) < 1, f"at one of N = 8, 16 KL(p*‖p_θ) ends at {max(ends):.2f} times that of `uniform`")
     average = sum(ends) / 2
-    require(average <= MARGIN, f"KL(p*‖p_θ) ends at {average:.2f} times that of `uniform` on average; at most {MARGIN} is asked for")
+    require(average <= MARGIN, f"KL(p*‖p_θ) ends at {average:.2f} times that of `uniform` on average; it must be at most {MARGIN}")
 
 
 @lru_cache
 def uniform_divergence(N: int) -> float:
-    """What w_base = 1/N reaches."""
+    """The final divergence with w_base = 1/N."""
     return mean_divergence(lambda weight, log_policy, log_old: torch.full_like(weight, 1 / N), N)
 
 
 def mean_divergence(baseline: Callable[[Tensor, Tensor, Tensor], Tensor], N: int) -> float:
     """KL(p*‖p_θ) in nats at the end, mean over the runs, of softmax tables trained by −Σ_n (w_n − w_base[n]) log p_θ(x_n).
 
-    The gradient is written out, so that all runs go side by side: the derivative of log p_θ(x) in the logits is e_x − p_θ.
+    The gradient is written out, so that all runs are computed together: the derivative of log p_θ(x) in the logits is e_x − p_θ.
 
     Args:
         baseline: (weight, log_policy, log_old), each [runs, N], to w_base [runs, N]; called before every gradient step.

@@ -10,11 +10,11 @@ from exercise_checks.common import require, same, uniform
 
 
 def check_confidence_step(f: Callable) -> None:
-    """No position that was left open is surer than one that was filled; filled with the most probable value."""
+    """No position that was left open has a higher confidence than a filled one; each is filled with its most probable value."""
     for number, (is_open, k) in enumerate([([1, 1, 1, 1], 2), ([0, 1, 1, 0, 1], 1), ([1, 0, 0, 1, 1, 1], 3), ([0, 0, 1], 2), ([1, 1], 1)]):
         n, is_open = len(is_open), [bool(x) for x in is_open]
         probability = (4 * uniform(n, 3, key=f"confidence {number}")).softmax(dim=-1)
-        probability[:2] = torch.tensor([[0.45, 0.3, 0.25], [0.5, 0.49, 0.01]], dtype=torch.float64)  # the surer one by no margin
+        probability[:2] = torch.tensor([[0.45, 0.3, 0.25], [0.5, 0.49, 0.01]], dtype=torch.float64)  # surer, but by a smaller margin
         probability[~torch.tensor(is_open)] = torch.tensor([0.999, 0.001, 0.0], dtype=torch.float64)  # a given token: very sure
         got = f(probability.tolist(), is_open, k)
         given = {"open": is_open, "k": k, "probability": probability}
@@ -24,18 +24,18 @@ def check_confidence_step(f: Callable) -> None:
         for d, value in got.items():
             require(probability[d, value] == max(probability[d]), f"position {d} did not get its most probable value", **given)
             left = [max(probability[j]) for j in range(n) if is_open[j] and j not in got]
-            require(all(max(probability[d]) >= other for other in left), "a surer position was left open", **given)
+            require(all(max(probability[d]) >= other for other in left), "a position with higher confidence was left open", **given)
 
 
 def check_threshold_count(f: Callable) -> None:
-    """One by one: a position is placed exactly if its confidence reaches τ, and the surest is placed anyhow."""
+    """A position is filled exactly if its confidence is at least τ; the one with the highest confidence is always filled."""
     for confidence, tau in (([0.95, 0.5, 0.9], 0.9), ([0.3, 0.4], 0.9), ([0.99, 0.98, 0.97], 0.5), ([0.2], 0.9), ([0.6, 0.9, 0.6], 0.6)):
         want = 1 if max(confidence) < tau else len([c for c in confidence if not c < tau])
         same(f(confidence, tau), want, "the number of positions placed", confidence=confidence, tau=tau)
 
 
 def check_factor_count(f: Callable) -> None:
-    """k positions are placed if every one of the k surest passes its own bar; the largest such k, at least 1."""
+    """k positions are filled if each of the k most confident ones passes its own bound; the largest such k, at least 1."""
     for confidence, factor in (
         ([0.99, 0.9, 0.8], 1.0),
         ([0.4, 0.4, 0.97, 0.7], 1.0),
@@ -51,7 +51,7 @@ def check_factor_count(f: Callable) -> None:
 
 
 def check_fed_tokens(f: Callable) -> None:
-    """The slots that each forward pass is given, listed one by one."""
+    """The slots that each forward pass is fed, enumerated."""
     for prompt, response, block in ((3, 8, 4), (0, 6, 2), (10, 4, 4), (5, 3, 1)):
         for cache in ("none", "prefix", "dual"):
             want = 0

@@ -1,4 +1,4 @@
-"""Checks of `01_weights`: the target, importance weights, effective sample size, what groups and stale samples do."""
+"""Checks of `01_weights`: the target, importance weights, effective sample size, groups and stale samples."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def check_ess(f: Callable) -> None:
 
 
 def check_limits(f: Callable) -> None:
-    """p* at temperatures so low, and so high, that float64 cannot tell it from the limit."""
+    """p* at temperatures so low, and so high, that it equals the limit in float64."""
     for p_ref, reward in (([0.1, 0.2, 0.3, 0.4], [2.0, 0.0, 2.0, 1.0]), ([0.5, 0.3, 0.2], [0.0, 1.0, 3.0]), ([0.25, 0.75], [1.0, 1.0])):
         log_ref, r = torch.tensor(p_ref, dtype=torch.float64).log(), torch.tensor(reward, dtype=torch.float64)
         cold, hot = f(p_ref, reward)
@@ -61,14 +61,14 @@ def check_limits(f: Callable) -> None:
 
 
 def check_coefficient(f: Callable) -> None:
-    """softmax(c·ℓ) has the wanted ESS, computed here in plain Python; c is 1 where that is even enough."""
+    """softmax(c·ℓ) has the wanted ESS, computed here in plain Python; c is 1 where its ESS is large enough."""
     for number, (spread, wanted) in enumerate([(3.0, 0.5), (8.0, 0.3), (8.0, 0.9), (0.5, 0.5), (40.0, 0.2)]):
         log_weight = uniform(8, key=f"coefficient {number}", high=spread).tolist()
         given = {"wanted": wanted, "log_weight": log_weight}
         c = float(f(log_weight, wanted))
         require(0 < c <= 1, "c is not in (0, 1]", **given)
         if plain_ess(log_weight, 1.0) >= wanted:
-            require(c == 1, "c = 1 is even enough already and c is not 1", **given)
+            require(c == 1, "with c = 1 the ESS is already large enough, but c is not 1", **given)
         else:
             same(plain_ess(log_weight, c), wanted, "the ESS at your c", tolerance=1e-6, **given)
 
@@ -80,7 +80,7 @@ def plain_ess(log_weight: list[float], c: float) -> float:
 
 
 def check_expected_weight(f: Callable) -> None:
-    """Grouped by how often each answer came up (multinomial), not listed rollout by rollout."""
+    """A sum over the counts of the answers (multinomial), not over the groups themselves."""
     for p_old, log_weight, N in (
         ([0.5, 0.5], [0.0, math.log(3)], 2),
         ([0.7, 0.2, 0.1], [0.0, 1.0, 2.0], 3),
@@ -98,7 +98,7 @@ def check_expected_weight(f: Callable) -> None:
 
 
 def check_buffer_weights(f: Callable) -> None:
-    """Each group is weighed by the policy that drew it: one group after the other, by the definition."""
+    """Each group is weighted with the policy that drew it: one group after the other, by the definition."""
     T, G, N = 3, 4, 5
     reward, log_ref, log_policy = uniform(G, N, key="r"), uniform(G, N, key="s", low=-4), uniform(T, G, N, key="t", low=-4)
     round_of, alpha = torch.tensor([2, 0, 1, 0]), 0.4

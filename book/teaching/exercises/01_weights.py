@@ -1,10 +1,10 @@
 # %% [markdown]
 # # Exercises 1 · The target and its weights
 #
-# Seven exercises on how rewards become weights. Read [notebook 03](../../../notebooks/03_weights.ipynb) first, or beside them.
+# Seven exercises on how rewards become weights. Read [notebook 03](../../../notebooks/03_weights.ipynb) before or together with them.
 #
-# Replace each `# YOUR CODE HERE` and the line below it. `check(your_function)` then says `right`, or which property fails on which
-# input. Use plain Python, or torch in float64. Nothing from `dmpo_ref.weights`: that is what you are writing.
+# Replace each `# YOUR CODE HERE` and the line below it. `check(your_function)` then prints `right`, or which property fails on which input.
+# Use plain Python, or torch in float64. Do not use `dmpo_ref.weights`: it contains the functions that you write here.
 
 # %%
 import itertools
@@ -27,7 +27,7 @@ start()
 #
 # $$p^*(o) = \frac{p_{\mathrm{ref}}(o)\,e^{r(o)/\alpha}}{\sum_{o'} p_{\mathrm{ref}}(o')\,e^{r(o')/\alpha}} .$$
 #
-# Do $p_{\mathrm{ref}}=(\tfrac12,\tfrac14,\tfrac14)$, $r=(0, \alpha\ln 2, \alpha\ln 4)$ on paper, then write the function. Rewards may
+# Do $p_{\mathrm{ref}}=(\tfrac12,\tfrac14,\tfrac14)$, $r=(0, \alpha\ln 2, \alpha\ln 4)$ on paper first, then write the function. Rewards may
 # be large: $r/\alpha = 900$ must not overflow.
 
 
@@ -47,8 +47,8 @@ check(tilted)
 # %% [markdown]
 # ## 1.2 Weights of a group (warm-up)
 #
-# N rollouts of $p_{\mathrm{old}}$ for each of G prompts. Their self-normalised weights are
-# $w_{gn} = \mathrm{softmax}_n\,\ell_{gn}$ with $\ell = r/\alpha + \log p_{\mathrm{ref}} - \log p_{\mathrm{old}}$. Prompts never mix.
+# N rollouts of $p_{\mathrm{old}}$ for each of G prompts. Their self-normalised weights are $w_{gn} = \mathrm{softmax}_n\,\ell_{gn}$ with
+# $\ell = r/\alpha + \log p_{\mathrm{ref}} - \log p_{\mathrm{old}}$. Rollouts of different prompts are never normalised together.
 
 
 # %%
@@ -65,8 +65,8 @@ check(group_weights)
 # %% [markdown]
 # ## 1.3 Effective sample size (warm-up)
 #
-# $\mathrm{ESS}=1/(N\sum_n w_n^2)$, as a share of the N rollouts. Before you write it: what is it for one weight of 1 and zeros
-# elsewhere?
+# $\mathrm{ESS}=1/(N\sum_n w_n^2)$, as a share of the N rollouts. Before you write it: what is its value if one weight is 1 and all others
+# are 0?
 
 
 # %%
@@ -83,8 +83,8 @@ check(ess)
 # %% [markdown]
 # ## 1.4 Cold and hot (standard)
 #
-# What does p\* become as $\alpha\to 0$, and as $\alpha\to\infty$? Mind answers that share the highest reward. Give both limits without
-# taking an exponential of a reward.
+# What does p\* become as $\alpha\to 0$, and as $\alpha\to\infty$? Note that several answers can have the highest reward. Compute both
+# limits without an exponential of a reward.
 
 
 # %%
@@ -102,8 +102,8 @@ check(limits)
 # %% [markdown]
 # ## 1.5 The coefficient, by bisection (standard)
 #
-# $w=\mathrm{softmax}(c\,\ell)$ grows more even as c falls from 1 to 0. Find the largest $c\in(0,1]$ whose ESS is at least `wanted`
-# (a share between 0 and 1). The ESS falls as c grows, so bisection works. When is the answer exactly 1?
+# $w=\mathrm{softmax}(c\,\ell)$ becomes more even as c falls from 1 to 0. Find the largest $c\in(0,1]$ whose ESS is at least `wanted` (a
+# share between 0 and 1). The ESS falls as c grows, so bisection works. When is the answer exactly 1?
 
 
 # %%
@@ -132,10 +132,11 @@ check(coefficient)
 # ## 1.6 The bias of self-normalising (hard)
 #
 # A softmax over N rollouts divides by a *sampled* normaliser, so the expected weight on an answer is not p\*(o). For C answers and N
-# rollouts there are only $C^N$ groups. Compute the expectation over groups drawn from $p_{\mathrm{old}}$ of the total weight that falls
-# on each answer, $\mathbb E\bigl[\sum_n w_n 1_{o_n=o}\bigr]$.
+# rollouts there are only $C^N$ groups. Compute the total weight of each answer, in expectation over groups drawn from $p_{\mathrm{old}}$:
+# $\mathbb E\bigl[\sum_n w_n 1_{o_n=o}\bigr]$.
 #
-# Afterwards: for two answers with $p_{\mathrm{old}}=(\tfrac12,\tfrac12)$ and $e^\ell=(1,3)$, on which side of p\* is it, and why?
+# Then answer: for two answers with $p_{\mathrm{old}}=(\tfrac12,\tfrac12)$ and $e^\ell=(1,3)$, on which side of p\* is the expected weight,
+# and why?
 
 
 # %%
@@ -158,9 +159,9 @@ check(expected_weight)
 # %% [markdown]
 # ## 1.7 Stale samples (standard)
 #
-# A buffer holds G groups that were drawn in different rounds. `log_policy[t]` is what the policy at the start of round t gives to every
-# rollout; `round_of[g]` says in which round group g was drawn. The present is the last round. Compute the weights. Only one of the T
-# policies may appear in a group's log-weight: which one?
+# A buffer holds G groups that were drawn in different rounds. `log_policy[t]` contains the log-probability of every rollout under the
+# policy at the start of round t; `round_of[g]` is the round in which group g was drawn. The current round is the last one. Compute the
+# weights. Only one of the T policies may appear in a group's log-weight: which one?
 
 
 # %%

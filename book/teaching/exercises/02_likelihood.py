@@ -1,13 +1,13 @@
 # %% [markdown]
 # # Exercises 2 · Likelihoods
 #
-# Nine exercises on what a masked diffusion model gives to an answer: along one order, averaged over orders, and as a bound estimated on
-# random masks. Background: [notebook 01](../../../notebooks/01_masked_diffusion.ipynb), and section 4 of
-# [notebook 05](../../../notebooks/05_two_losses.ipynb).
+# Nine exercises on the probability of an answer under a masked diffusion model: along one order, averaged over orders, and as a bound
+# estimated on random masks. Background: [notebook 01](../../../notebooks/01_masked_diffusion.ipynb), and section 4 of [notebook
+# 05](../../../notebooks/05_two_losses.ipynb).
 #
-# `model` is a mask predictor small enough to be enumerated. `model(state)` takes a tuple with a value, or `None` where the position is
+# `model` is a mask predictor that is small enough to enumerate. `model(state)` takes a tuple with a value, or `None` where the position is
 # hidden, and returns the probabilities of every position: `model((None, 1, None))[0][1]` is π(position 0 = 1 | position 1 is 1). `model.n`
-# is the number of positions L. Like a trained network, its conditionals belong to no joint distribution.
+# is the number of positions L. As for a trained network, there is no joint distribution that has all its conditionals.
 
 # %%
 import itertools
@@ -29,8 +29,8 @@ print([[round(p, 3) for p in row] for row in model((None, 1, None))])
 # %% [markdown]
 # ## 2.1 Along one order (warm-up)
 #
-# $\log p(o;\sigma)=\sum_i \log\pi\bigl(o_{\sigma(i)}\mid o_{\sigma(1)},\dots,o_{\sigma(i-1)}\bigr)$: begin with everything hidden, reveal
-# one position after the other in the order σ.
+# $\log p(o;\sigma)=\sum_i \log\pi\bigl(o_{\sigma(i)}\mid o_{\sigma(1)},\dots,o_{\sigma(i-1)}\bigr)$: start with all positions hidden, and
+# reveal one position after the other in the order σ.
 
 
 # %%
@@ -51,7 +51,8 @@ check(path_log_prob)
 # %% [markdown]
 # ## 2.2 A random order (standard)
 #
-# The random-order sampler draws σ uniformly from the L! orders. What is the probability that it ends at the answer o? List the orders.
+# The random-order sampler draws σ uniformly from the L! orders. What is the probability that it generates the answer o? Enumerate the
+# orders.
 
 
 # %%
@@ -69,9 +70,9 @@ check(random_order_prob)
 # %% [markdown]
 # ## 2.3 The same without listing orders (hard)
 #
-# L! grows fast, the number of sets of visible positions only like $2^L$. Let $P(S)$ be the probability that the sampler passes through
-# "the positions S are filled, with the values of o". Find the recursion of $P(S)$ over $P(S\setminus d)$, and use it with at most one call
-# of the model for each set.
+# L! grows fast; the number of sets of visible positions is only $2^L$. Let $P(S)$ be the probability that the sampler passes through "the
+# positions S are filled, with the values of o". Find the recursion of $P(S)$ over $P(S\setminus d)$, and use it with at most one call of
+# the model for each set.
 
 
 # %%
@@ -100,7 +101,7 @@ check(random_order_fast)
 # $$L_\theta(o)=\mathbb E_{m\sim U\{1..L\}}\Bigl[\tfrac Lm\;\mathbb E_{\text{mask of size }m}
 #   \sum_{d\text{ masked}}-\log\pi(o_d\mid\text{what is not masked})\Bigr]$$
 #
-# Compute it by listing all masks. How much does one mask of size m count?
+# Compute it by enumerating all masks. What is the weight of a single mask of size m?
 
 
 # %%
@@ -121,8 +122,8 @@ def exact_nelbo(model, answer):
 check(exact_nelbo)
 
 # %% [markdown]
-# Compare it with 2.2 on an answer of your choice: $L_\theta \ge -\log p$. The check of 2.4 never lists masks. It averages
-# $-\log p(o;\sigma)$ over all orders, which is the same number. Why?
+# Compare it with 2.2 on an answer of your choice: $L_\theta \ge -\log p$. The check of 2.4 does not enumerate masks. It averages $-\log
+# p(o;\sigma)$ over all orders, which gives the same number. Why?
 #
 # ## 2.5 Where L/m comes from (standard)
 #
@@ -163,8 +164,8 @@ check(size_probability)
 # %% [markdown]
 # ## 2.7 Stratified sizes (standard)
 #
-# With R masks for one answer it is wasteful to draw the same size twice by accident. Use one $u\in[0,1)$ for all R replicates, so that
-# each size 1 to L is equally likely *in the pool of all replicates*, and no size comes two times more often than another in the same draw.
+# With R masks for one answer it is wasteful to draw the same size twice by chance. Use one $u\in[0,1)$ for all R masks, so that over many
+# draws each size from 1 to L is equally frequent, and in one draw the numbers of masks of any two sizes differ by at most 1.
 
 
 # %%
@@ -182,8 +183,7 @@ check(stratified_sizes)
 # ## 2.8 Antithetic pairs (hard)
 #
 # Draw $m\sim U\{0,\dots,L\}$, a set S of that size, and use S *and* its complement as masks. The estimate is the mean of both weighted
-# losses; an empty side counts 0. Which two weights make it unbiased? The tempting pair L/m and L/(L−m) is wrong. Two lines of algebra show
-# by which factor.
+# losses; an empty side counts 0. Which two weights make it unbiased? The obvious pair L/m and L/(L−m) is wrong; find out by which factor.
 
 
 # %%
@@ -202,8 +202,8 @@ check(antithetic_weights)
 #
 # The scheme of the published code: draw $u\sim U(0,1)$; hide each position independently with probability $\rho=0.1+0.9u$; the second mask
 # is the complement. Each side has the weight $L/\max(m,1)$, m being its own size, and the estimate is the mean of both. Compute its exact
-# expectation. Sum over masks and integrate over ρ (numerically is fine, to six digits). Then compare with 2.4: how large is the bias, and
-# which sizes are to blame?
+# expectation. Sum over masks and integrate over ρ (a numerical integral with six correct digits is enough). Then compare with 2.4: how
+# large is the bias, and which sizes cause it?
 
 
 # %%

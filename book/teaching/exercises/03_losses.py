@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Exercises 3 · Losses and baselines
 #
-# Five exercises on what the weights do to the policy. The policy is a table, $p_\theta=\mathrm{softmax}(\theta)$ over C answers, so that
+# Five exercises on how the weights change the policy. The policy is a table, $p_\theta=\mathrm{softmax}(\theta)$ over C answers, so that
 # every gradient can be written by hand. Background: notebooks [04](../../../notebooks/04_weight_baseline.ipynb) and
 # [05](../../../notebooks/05_two_losses.ipynb).
 
@@ -22,7 +22,7 @@ start()
 # ## 3.1 The real weight (warm-up)
 #
 # $w_{\mathrm{real}}=w-w_{\mathrm{base}}$, with $w=\mathrm{softmax}(r/\alpha+\text{log-ratio})$ and $w_{\mathrm{base}}$ one of `none`: 0;
-# `uniform`: 1/N; `negative`: the weights of the target with the reward turned round. Turn the reward round, nothing else.
+# `uniform`: 1/N; `negative`: the weights of the target for the reward −r. Change the sign of the reward, nothing else.
 
 
 # %%
@@ -44,8 +44,8 @@ check(real_weight)
 # %% [markdown]
 # ## 3.2 The WDCE gradient by hand (standard)
 #
-# The loss of one group is $-\sum_n w_n\log p_\theta(o_n)$. Its gradient in θ, for *any* weights: do not assume that they sum to 1. What is
-# left of it for an answer that was not drawn, if they sum to 0?
+# The loss of one group is $-\sum_n w_n\log p_\theta(o_n)$. Compute its gradient with respect to θ, for *any* weights: do not assume that
+# they sum to 1. What is its component for an answer that was not drawn, if the weights sum to 0?
 
 
 # %%
@@ -64,9 +64,9 @@ check(wdce_gradient)
 # %% [markdown]
 # ## 3.3 What the uniform baseline adds (standard)
 #
-# Subtracting $w_{\mathrm{base}}=1/N$ adds the term $+\frac1N\sum_n\log p_\theta(o_n)$ to the loss. Its expected gradient in θ, with
-# $o_n\sim p_{\mathrm{old}}$: find it as a function of both distributions. When is it zero, and is it zero at the *second* gradient step
-# of a round?
+# Subtracting $w_{\mathrm{base}}=1/N$ adds the term $+\frac1N\sum_n\log p_\theta(o_n)$ to the loss. Find its expected gradient with respect
+# to θ, with $o_n\sim p_{\mathrm{old}}$, as a function of both distributions. When is it zero? Is it zero at the *second* gradient step of a
+# round?
 
 
 # %%
@@ -81,11 +81,11 @@ def baseline_gradient(p_old, p_theta):
 check(baseline_gradient)
 
 # %% [markdown]
-# ## 3.4 Where WDDO rests (hard)
+# ## 3.4 The minimum of WDDO (hard)
 #
-# For one group the loss is $-\sum_n w_n\log\sigma(\Delta_n)-\frac1N\sum_n\log\sigma(-\Delta_n)$, with
-# $\Delta_n=\log p_\theta(o_n)-\log p_{\mathrm{old}}(o_n)$. Rollouts with the same answer share one Δ. At which Δ is the loss smallest, if Δ
-# could be chosen freely for each different answer? Start with answers that all differ.
+# For one group the loss is $-\sum_n w_n\log\sigma(\Delta_n)-\frac1N\sum_n\log\sigma(-\Delta_n)$, with $\Delta_n=\log p_\theta(o_n)-\log
+# p_{\mathrm{old}}(o_n)$. Rollouts with the same answer share one Δ. At which Δ is the loss smallest, if Δ can be chosen freely for each
+# different answer? Start with the case that all answers differ.
 
 
 # %%
@@ -107,10 +107,9 @@ check(wddo_delta)
 # %% [markdown]
 # ## 3.5 Where the negative baseline leads (hard)
 #
-# Take $N\to\infty$, path log-ratios and $p_{\mathrm{old}}=p_\theta$. With the baseline `negative` at strength s, the expected gradient
-# step pushes θ along $p^*-s\,p^- -(1-s)\,p_\theta$, where $p^-\propto p_{\mathrm{ref}}e^{-r/\alpha}$. (Derive this from 3.2.) Find the
-# policy that stays where it is, or return `None` if there is none that gives every answer a chance. What happens at s = 1, the published
-# default?
+# Take $N\to\infty$, path log-ratios and $p_{\mathrm{old}}=p_\theta$. With the baseline `negative` at strength s, the expected gradient step
+# pushes θ along $p^*-s\,p^- -(1-s)\,p_\theta$, where $p^-\propto p_{\mathrm{ref}}e^{-r/\alpha}$. (Derive this from 3.2.) Find the fixed
+# point, or return `None` if no fixed point gives every answer a positive probability. What happens at s = 1, the published default?
 
 
 # %%

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Exercises 4 · Samplers
 #
-# Four exercises on single steps of the samplers of [notebook 06](../../../notebooks/06_samplers.ipynb): which positions come next, how many
-# at once, and what a cache saves. The rules are those of low-confidence remasking
+# Four exercises on single steps of the samplers of [notebook 06](../../../notebooks/06_samplers.ipynb): which positions are filled next,
+# how many at once, and how much a cache saves. The rules are those of low-confidence remasking
 # ([arXiv:2502.09992](https://arxiv.org/abs/2502.09992)) and of Fast-dLLM ([arXiv:2505.22618](https://arxiv.org/abs/2505.22618)).
 
 # %%
@@ -18,9 +18,9 @@ start()
 # %% [markdown]
 # ## 4.1 One confidence step (warm-up)
 #
-# At temperature 0 the sampler proposes the most probable value at every open position. Its confidence there is that probability. It keeps
-# the k proposals it is surest of, and leaves the rest hidden. Filled positions are given: they are not candidates, however sure the
-# model is of them.
+# At temperature 0 the sampler proposes the most probable value at every open position. The probability of this value is its confidence. The
+# sampler keeps the k proposals with the highest confidence and leaves the rest hidden. Filled positions are not candidates, even if the
+# model is very sure of them.
 
 
 # %%
@@ -39,7 +39,7 @@ check(confidence_step)
 # %% [markdown]
 # ## 4.2 Threshold (warm-up)
 #
-# Parallel decoding places all open positions whose confidence is at least τ. How many is that? The sampler must end.
+# Parallel decoding fills all open positions whose confidence is at least τ. How many are these? Remember that the sampler must terminate.
 
 
 # %%
@@ -56,8 +56,8 @@ check(threshold_count)
 # %% [markdown]
 # ## 4.3 Factor (standard)
 #
-# Sort the confidences, surest first: $c_1\ge c_2\ge\dots$ The factor rule places the longest *leading run* with $c_k\ge 1-f/(k+1)$: each
-# further position meets a higher bar. (The same as $(k+1)(1-c_k)\le f$.)
+# Sort the confidences in descending order: $c_1\ge c_2\ge\dots$ The factor rule fills the longest *leading run* with $c_k\ge 1-f/(k+1)$:
+# each further position needs a higher confidence. (This is the same as $(k+1)(1-c_k)\le f$.)
 
 
 # %%
@@ -80,8 +80,8 @@ check(factor_count)
 # ## 4.4 What a cache saves (standard)
 #
 # A prompt of P tokens, a response of L in blocks of b, one token a step. Without a cache every step feeds all P + L tokens. With a cache,
-# the first step of each block feeds everything; the later steps of that block feed the block and all that follows it (`prefix`), or the
-# block alone (`dual`). Count the tokens fed in the whole response. For P = 100, L = 256, b = 32: which share of the work is left?
+# the first step of each block feeds everything; the later steps of that block feed the block and everything after it (`prefix`), or only
+# the block (`dual`). Count the tokens that are fed for the whole response. For P = 100, L = 256, b = 32: which share of the work remains?
 
 
 # %%

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Exercises 5 · Measuring
 #
-# Four exercises on numbers that can be trusted: intervals, pass@k, and rewards that can be cheated. Background:
-# [notebook 10](../../../notebooks/10_benchmarks.ipynb).
+# Four exercises on reliable measurements: intervals, pass@k, and rewards that can be exploited. Background: [notebook
+# 10](../../../notebooks/10_benchmarks.ipynb).
 
 # %%
 import ast
@@ -22,9 +22,9 @@ start()
 # %% [markdown]
 # ## 5.1 The Wilson interval (warm-up)
 #
-# k of n items were solved. The Wilson interval holds every p at which k/n is at most z standard errors away, with the standard error
-# *at p*: $(k/n-p)^2\le z^2\,p(1-p)/n$. Solve the quadratic. What does the textbook interval
-# $\hat p\pm z\sqrt{\hat p(1-\hat p)/n}$ say at k = 0?
+# k of n items were solved. The Wilson interval contains every p at which k/n is at most z standard errors away, with the standard error *at
+# p*: $(k/n-p)^2\le z^2\,p(1-p)/n$. Solve the quadratic. What does the textbook interval $\hat p\pm z\sqrt{\hat p(1-\hat p)/n}$ give at k =
+# 0?
 
 
 # %%
@@ -43,8 +43,8 @@ check(wilson)
 # %% [markdown]
 # ## 5.2 pass@k (standard)
 #
-# n answers were drawn, c of them right. pass@k is the chance that at least one of k *different* answers among these n is right. It is
-# unbiased for "at least one of k fresh answers"; $1-(1-c/n)^k$ is not.
+# n answers were drawn, and c of them are right. pass@k is the probability that at least one of k *different* answers among these n is
+# right. It is an unbiased estimate of the probability that at least one of k new answers is right; $1-(1-c/n)^k$ is biased.
 
 
 # %%
@@ -61,8 +61,8 @@ check(pass_at_k)
 # %% [markdown]
 # ## 5.3 A reward that can be hacked (standard)
 #
-# Countdown: reach the target with the given numbers, each used exactly once. `lenient_reward(text, numbers, target)` is a reward as one
-# may write it in a hurry. Read it, then write a function whose text is paid 1 in *every* problem, solvable or not, without solving any.
+# Countdown: reach the target with the given numbers, each used exactly once. `lenient_reward(text, numbers, target)` is a reward that was
+# written carelessly. Read it, then write a function whose text gets reward 1 in *every* problem, solvable or not, without solving it.
 
 # %%
 print(inspect.getsource(lenient_reward))
@@ -80,14 +80,14 @@ def exploit(numbers, target):
 check(exploit)
 
 # %% [markdown]
-# A policy trained on this reward finds your text, or another one. How would it show in a training curve?
+# A policy trained on this reward finds your text, or another one. How would you see this in a training curve?
 #
 # ## 5.4 A strict grader (hard)
 #
-# Write the grader that nothing of the kind gets past: + − * / and brackets only, each given number exactly once (equal numbers as often as
-# they are given), the exact value, `True` or `False` for every string whatsoever, no `eval`. `ast.parse` and `Fraction` help.
+# Write a grader that refuses all such texts. Rules: only + − * / and brackets; each given number exactly once (equal numbers as often as
+# they are given); the exact value; `True` or `False` for every string; no `eval`. `ast.parse` and `Fraction` help.
 #
-# Then look for a text that your grader refuses and should not, or accepts and should not, or argue that there is none.
+# Then look for a text that your grader wrongly refuses or wrongly accepts, or argue that there is none.
 
 
 # %%

@@ -2,7 +2,7 @@
 # # Exercises 6 · Small research
 #
 # Three open-ended exercises. The first has one right answer and asks what follows from it. The other two ask for a rule of your own. The
-# check measures whether it is good enough; the bar can be passed in several ways.
+# check measures whether the rule is good enough; several rules are.
 
 # %%
 import itertools
@@ -22,7 +22,7 @@ start()
 # ## 6.1 Shorter blocks are another model (hard)
 #
 # Semi-autoregressive sampling fills blocks of b positions from left to right, in random order inside a block. Compute the exact
-# distribution of the answers for a model with conditionals that fit no joint distribution (`SmallModel`, see exercises 2).
+# distribution of the answers for a model whose conditionals are not those of any joint distribution (`SmallModel`, see exercises 2).
 
 
 # %%
@@ -51,8 +51,8 @@ def block_distribution(model, block):
 check(block_distribution)
 
 # %% [markdown]
-# Now use it. How far is the sampler with blocks of b from the one with a single block? If the model were trained with the NELBO, whose
-# masks spread over the whole response, which of the two is the model that was trained?
+# Now use it. How far is the sampler with blocks of b from the one with a single block? Suppose the model was trained with the NELBO, whose
+# masks cover the whole response. Which of the two distributions was then trained?
 
 
 # %%
@@ -74,10 +74,11 @@ except NotImplementedError:
 # %% [markdown]
 # ## 6.2 A sampler of your own (research)
 #
-# Placing several tokens in one pass is exact only if they are independent given what is visible, and one pass shows marginals only. Write
-# the rule that chooses which positions to fill next. The check enumerates the distribution that your rule samples from on two small joint
-# distributions with exact conditionals (*three pairs*: six fair bits, equal in pairs; *noisy sum*: a bit, a copy that errs one time in ten,
-# their difference, and a bit that is nearly always 1). It asks for at most 0.02 nats of divergence, in at most 4 of 6 and 3.2 of 4 passes.
+# Filling several tokens in one pass is exact only if they are independent given the visible tokens, and one pass gives only marginals.
+# Write a rule that chooses which positions to fill next. The check computes the distribution that your rule samples from, for two small
+# joint distributions with exact conditionals (*three pairs*: six fair bits, equal in pairs; *noisy sum*: a bit, a copy of it that is wrong
+# one time in ten, their difference, and a bit that is nearly always 1). The divergence must be at most 0.02 nats, with at most 4 passes for
+# the 6 bits and 3.2 for the 4.
 #
 # The threshold rule of 4.2 is exact on the pairs and needs all six passes. Why does it waste passes?
 
@@ -86,7 +87,7 @@ except NotImplementedError:
 def choose(probability, is_open):
     """Positions to fill in this pass, each drawn from its own probabilities [n][2]; at least one, open ones only."""
     # BEGIN SOLUTION
-    # Filling a set is wrong by at most the sum of its entropies less the largest one: what is nearly certain, and one more.
+    # The error of filling a set at once is at most the sum of its entropies without the largest one.
     # This is entropy-bounded unmasking (arXiv 2505.24857) with its error proxy.
     entropy = {d: -sum(p * math.log(p) for p in probability[d] if p > 0) for d in range(len(is_open)) if is_open[d]}
     chosen, budget = [], 0.1
@@ -104,20 +105,20 @@ check(choose)
 # %% [markdown]
 # ## 6.3 A baseline of your own (research)
 #
-# On the line of notebook 04, with N rollouts in a group, `uniform` leaves a divergence KL(p\*‖p_θ) that `model` hardly improves. Find a
-# $w_{\mathrm{base}}$ that ends at 0.9 times the divergence of `uniform` or less, averaged over N = 8 and 16, and below it for both. Your
-# function is called before each gradient step. It sees the weights $w$, $\log p_\theta$ now and $\log p_{\mathrm{old}}$ of the N rollouts
-# of many independent runs.
+# On the line of notebook 04, with N rollouts in a group, training with `uniform` ends at a divergence KL(p\*‖p_θ) that `model` hardly
+# improves. Find a $w_{\mathrm{base}}$ with at most 0.9 times the final divergence of `uniform`, averaged over N = 8 and 16, and below that
+# of `uniform` for both. Your function is called before each gradient step. Its arguments are the weights $w$, the current $\log p_\theta$
+# and $\log p_{\mathrm{old}}$ of the N rollouts of many independent runs.
 #
-# Where to look: which part of $w-w_{\mathrm{base}}$ is noise, and what tells you how much of it there is?
+# A hint: which part of $w-w_{\mathrm{base}}$ is noise, and how can you estimate its size?
 
 
 # %%
 def my_baseline(weight, log_policy, log_old):
     """w_base [runs, N] from three tensors [runs, N]."""
     # BEGIN SOLUTION
-    # Shrink: a group with a low effective sample size knows little, so it moves the policy little. What is left of w − w_model
-    # is in proportion to the ESS, and fades as p_θ comes to agree with the group.
+    # Shrinkage: a group with a low effective sample size contains little information, so it should change the policy little.
+    # The real weight is w − w_model times the ESS; it vanishes when p_θ agrees with the group.
     model = (log_policy - log_old).softmax(dim=-1)
     share = 1 / (weight.shape[-1] * weight.square().sum(dim=-1, keepdim=True))
     return weight - share * (weight - model)
@@ -136,5 +137,5 @@ except NotImplementedError:
     print("not written yet")
 
 # %% [markdown]
-# A rule that wins on one line of 64 cells may lose elsewhere. Try it with another temperature, another N, a larger learning rate, and on
-# Sudoku (`toy.studies.acts`). Does it aim at p\* at all: is p\* still a fixed point in expectation? Write down what you find, failures included.
+# A rule that is best on one line of 64 cells may be worse elsewhere. Try it with another temperature, another N, a larger learning rate,
+# and on Sudoku (`toy.studies.acts`). Is p\* still a fixed point in expectation? Write down what you find, including failures.

@@ -1,4 +1,4 @@
-"""Plausible wrong answers to `01_weights`, each under the misconception it stands for; the checks must refuse all of them."""
+"""Plausible wrong answers to `01_weights`, each named after its misconception; the checks must refuse all of them."""
 
 import itertools
 import math
@@ -42,7 +42,7 @@ WRONG = {
         ),
     },
     "group_weights": {
-        "the ratio upside down": lambda r, ref, old, alpha: (r / alpha + old - ref).softmax(dim=-1),
+        "the ratio inverted": lambda r, ref, old, alpha: (r / alpha + old - ref).softmax(dim=-1),
         "one softmax over all prompts": lambda r, ref, old, alpha: (r / alpha + ref - old).flatten().softmax(dim=0).reshape(r.shape),
         "a softmax over prompts": lambda r, ref, old, alpha: (r / alpha + ref - old).softmax(dim=0),
         "p_old forgotten": lambda r, ref, old, alpha: (r / alpha + ref).softmax(dim=-1),
@@ -54,13 +54,13 @@ WRONG = {
         "counts weights above 0": lambda w: (w > 0).double().mean(dim=-1),
     },
     "limits": {
-        "the best answers share evenly": lambda p, r: (normalised([float(x == max(r)) for x in r]), p),
+        "uniform over the best answers": lambda p, r: (normalised([float(x == max(r)) for x in r]), p),
         "only one best answer": lambda p, r: ([float(i == r.index(max(r))) for i in range(len(r))], p),
-        "hot is uniform": lambda p, r: (normalised([q * (x == max(r)) for q, x in zip(p, r, strict=True)]), [1 / len(p)] * len(p)),
+        "uniform for α → ∞": lambda p, r: (normalised([q * (x == max(r)) for q, x in zip(p, r, strict=True)]), [1 / len(p)] * len(p)),
         "the two limits exchanged": lambda p, r: (p, normalised([q * (x == max(r)) for q, x in zip(p, r, strict=True)])),
     },
     "coefficient": {
-        "some c that is even enough, not the largest": smallest_coefficient,
+        "a c with a sufficient ESS, but not the largest": smallest_coefficient,
         "never exactly 1": bisection_without_a_look_at_one,
         "the wanted ESS itself": lambda log_weight, wanted: wanted,
     },
@@ -70,7 +70,7 @@ WRONG = {
         "the weights average to p_old": lambda p, ell, N: p,
     },
     "buffer_weights": {
-        "the present policy in the denominator": lambda r, ref, pol, t, alpha: (r / alpha + ref - pol[-1]).softmax(dim=-1),
+        "the current policy in the denominator": lambda r, ref, pol, t, alpha: (r / alpha + ref - pol[-1]).softmax(dim=-1),
         "the first policy for all": lambda r, ref, pol, t, alpha: (r / alpha + ref - pol[0]).softmax(dim=-1),
         "no correction for staleness": lambda r, ref, pol, t, alpha: (r / alpha).softmax(dim=-1),
         "groups of one round in one softmax": lambda r, ref, pol, t, alpha: (

@@ -1,4 +1,4 @@
-"""Plausible wrong answers to `02_likelihood`, each under the misconception it stands for; the checks must refuse all of them."""
+"""Plausible wrong answers to `02_likelihood`, each named after its misconception; the checks must refuse all of them."""
 
 import itertools
 import math
@@ -82,14 +82,14 @@ WRONG = {
     "path_log_prob": {
         "everything else is visible": pseudo_likelihood,
         "everything is hidden": one_pass,
-        "from left to right, whatever σ": lambda model, answer, order: path(model, answer, range(model.n)),
+        "from left to right for every σ": lambda model, answer, order: path(model, answer, range(model.n)),
         "a probability": lambda model, answer, order: math.exp(path(model, answer, order)),
         "the order backwards": lambda model, answer, order: path(model, answer, order[::-1]),
     },
     "random_order_prob": {
         "the mean of logarithms": lambda model, answer: math.exp(mean(paths(model, answer))),
         "a sum over orders": lambda model, answer: sum(map(math.exp, paths(model, answer))),
-        "one order stands for all": lambda model, answer: math.exp(path(model, answer, range(model.n))),
+        "only one order": lambda model, answer: math.exp(path(model, answer, range(model.n))),
         "a logarithm": lambda model, answer: math.log(mean(map(math.exp, paths(model, answer)))),
     },
     "random_order_fast": {
@@ -130,7 +130,7 @@ WRONG = {
         "twice, because there are two": lambda L, m: (2 * (L + 1) / m if m else 0.0, 2 * (L + 1) / (L - m) if m < L else 0.0),
     },
     "paper_expectation": {
-        "unbiased after all": lambda model, answer: -mean(paths(model, answer)),
+        "the NELBO, as if unbiased": lambda model, answer: -mean(paths(model, answer)),
         "the complement forgotten": lambda model, answer: bernoulli(model, answer, complement=False),
         "ρ from 0 to 1": lambda model, answer: bernoulli(model, answer, least=0.0),
     },

@@ -1,4 +1,4 @@
-"""Plausible wrong answers to `03_losses`, each under the misconception it stands for; the checks must refuse all of them."""
+"""Plausible wrong answers to `03_losses`, each named after its misconception; the checks must refuse all of them."""
 
 import math
 
@@ -28,16 +28,16 @@ def pull(p_ref, reward, alpha, strength):
 
 WRONG = {
     "real_weight": {
-        "the paper's 1 without normalising": lambda kind, r, q, alpha: real(kind, r, q, alpha, uniform=1.0),
-        "the ratio turned round with the reward": lambda kind, r, q, alpha: real(kind, r, q, alpha, flip_ratio=True),
+        "the paper's 1, not normalised": lambda kind, r, q, alpha: real(kind, r, q, alpha, uniform=1.0),
+        "the log-ratio negated with the reward": lambda kind, r, q, alpha: real(kind, r, q, alpha, flip_ratio=True),
         "minus the weight": lambda kind, r, q, alpha: -real(kind, r, q, alpha),
         "negative means the sign of w": lambda kind, r, q, alpha: (
             -real("none", r, q, alpha) if kind == "negative" else real(kind, r, q, alpha)
         ),
     },
     "wdce_gradient": {
-        "weights that sum to 1 taken for granted": lambda t, a, w: t.softmax(dim=0) - drawn(t, a, w),
-        "the undrawn left alone": lambda t, a, w: -drawn(t, a, w),
+        "assumes that weights sum to 1": lambda t, a, w: t.softmax(dim=0) - drawn(t, a, w),
+        "answers that were not drawn get no gradient": lambda t, a, w: -drawn(t, a, w),
         "the gradient of +log p": lambda t, a, w: drawn(t, a, w) - sum(w) * t.softmax(dim=0),
         "a mean over N": lambda t, a, w: (sum(w) * t.softmax(dim=0) - drawn(t, a, w)) / len(a),
         "a later draw overwrites an earlier one": lambda t, a, w: (
@@ -52,7 +52,7 @@ WRONG = {
     },
     "wddo_delta": {
         "log w": lambda a, w: [math.log(x) for x in w],
-        "each rollout for itself": lambda a, w: [math.log(len(w) * x) for x in w],
+        "each rollout on its own": lambda a, w: [math.log(len(w) * x) for x in w],
         "the odds of w": lambda a, w: [math.log(x / (1 - x)) for x in w],
         "N·w without the logarithm": lambda a, w: [len(w) * x for x in w],
         "weights added, draws not counted": lambda a, w: [
@@ -64,6 +64,6 @@ WRONG = {
         "not normalised": lambda p, r, alpha, s: None if s == 1 or (pull(p, r, alpha, s) <= 0).any() else pull(p, r, alpha, s),
         "negative probabilities": lambda p, r, alpha, s: None if s == 1 else pull(p, r, alpha, s) / (1 - s),
         "cut off at 0 and rescaled": lambda p, r, alpha, s: pull(p, r, alpha, s).clamp(min=0) / pull(p, r, alpha, s).clamp(min=0).sum(),
-        "never one": lambda p, r, alpha, s: None,
+        "never a fixed point": lambda p, r, alpha, s: None,
     },
 }

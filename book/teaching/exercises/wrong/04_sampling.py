@@ -1,4 +1,4 @@
-"""Plausible wrong answers to `04_sampling`, each under the misconception it stands for; the checks must refuse all of them."""
+"""Plausible wrong answers to `04_sampling`, each named after its misconception; the checks must refuse all of them."""
 
 
 def step(probability, is_open, k, *, least=False, only_open=True, value=None):
@@ -36,26 +36,26 @@ def fed(prompt, response, block, cache, *, first=True, prefix=None, steps=None):
 
 WRONG = {
     "confidence_step": {
-        "filled positions compete": lambda p, o, k: step(p, o, k, only_open=False),
+        "filled positions are candidates": lambda p, o, k: step(p, o, k, only_open=False),
         "the least confident first": lambda p, o, k: step(p, o, k, least=True),
         "the margin between the two best": margin_step,
         "value 0 everywhere": lambda p, o, k: step(p, o, k, value=0),
-        "one position, whatever k": lambda p, o, k: step(p, o, 1),
+        "one position for every k": lambda p, o, k: step(p, o, 1),
     },
     "threshold_count": {
-        "may place none": lambda c, tau: sum(x >= tau for x in c),
+        "may fill none": lambda c, tau: sum(x >= tau for x in c),
         "strictly above": lambda c, tau: max(1, sum(x > tau for x in c)),
-        "all as soon as the mean is sure": lambda c, tau: len(c) if sum(c) / len(c) >= tau else 1,
+        "all if the mean is at least τ": lambda c, tau: len(c) if sum(c) / len(c) >= tau else 1,
     },
     "factor_count": {
         "not sorted": lambda c, f: max(1, next((i for i, x in enumerate(c) if x < 1 - f / (i + 2)), len(c))),
         "k for k + 1": lambda c, f: run(c, lambda k: 1 - f / k),
-        "may place none": lambda c, f: next((i for i, x in enumerate(sorted(c, reverse=True)) if x < 1 - f / (i + 2)), len(c)),
+        "may fill none": lambda c, f: next((i for i, x in enumerate(sorted(c, reverse=True)) if x < 1 - f / (i + 2)), len(c)),
         "the same bar for all": lambda c, f: run(c, lambda k: 1 - f / 2),
     },
     "fed_tokens": {
         "only the first block feeds everything": lambda p, n, b, cache: fed(p, n, b, cache, first=False),
-        "prefix feeds the block alone": lambda p, n, b, cache: fed(p, n, b, cache, prefix=b),
+        "prefix feeds only the block": lambda p, n, b, cache: fed(p, n, b, cache, prefix=b),
         "prefix feeds the whole response": lambda p, n, b, cache: fed(p, n, b, cache, prefix=n),
         "the cache changes nothing": lambda p, n, b, cache: n * (p + n),
     },

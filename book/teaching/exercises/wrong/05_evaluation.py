@@ -1,4 +1,4 @@
-"""Plausible wrong answers to `05_evaluation`, each under the misconception it stands for; the checks must refuse all of them."""
+"""Plausible wrong answers to `05_evaluation`, each named after its misconception; the checks must refuse all of them."""
 
 import ast
 import math
@@ -66,17 +66,17 @@ WRONG = {
         "all k right": lambda n, c, k: math.comb(c, k) / math.comb(n, k),
     },
     "exploit": {
-        "honest work on one problem": lambda numbers, target: "30 + 100 - 93",
+        "solves one problem": lambda numbers, target: "30 + 100 - 93",
         "the target alone": lambda numbers, target: str(target),
         "works where the target is small": lambda numbers, target: f"0 * ({' + '.join(map(str, numbers))})" + " + 1" * min(target, 40),
-        "a call that the reward does not let through": lambda numbers, target: f"int('{target}') + 0 * sum({numbers})",
+        "a call, which the reward refuses": lambda numbers, target: f"int('{target}') + 0 * sum({numbers})",
     },
     "countdown_grade": {
         "a set of numbers": lambda t, n, g: grade(t, n, g, rule=lambda a, b: set(a) == set(b)),
         "numbers may be left out": lambda t, n, g: grade(t, n, g, rule=lambda a, b: all(a.count(x) <= b.count(x) for x in a)),
-        "other numbers may help": lambda t, n, g: grade(t, n, g, rule=lambda a, b: all(x in a for x in b)),
-        "near is good enough": lambda t, n, g: grade(t, n, g, tolerance=1e-5),
-        "powers are arithmetic too": lambda t, n, g: grade(t, n, g, operators=(ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow)),
+        "other numbers allowed": lambda t, n, g: grade(t, n, g, rule=lambda a, b: all(x in a for x in b)),
+        "an approximate value accepted": lambda t, n, g: grade(t, n, g, tolerance=1e-5),
+        "powers allowed": lambda t, n, g: grade(t, n, g, operators=(ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow)),
         "raises on division by zero": lambda t, n, g: grade(t, n, g, total=False),
         "eval, numbers read from the text": digits_in_text,
         "no division": lambda t, n, g: grade(t, n, g, operators=(ast.Add, ast.Sub, ast.Mult)),

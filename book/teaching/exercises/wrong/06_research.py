@@ -1,4 +1,4 @@
-"""Plausible wrong answers to `06_research`, each under the misconception it stands for; the checks must refuse all of them."""
+"""Plausible wrong answers to `06_research`, each named after its misconception; the checks must refuse all of them."""
 
 import itertools
 import math
@@ -37,7 +37,7 @@ def threshold(probability, is_open, tau):
 
 WRONG = {
     "block_distribution": {
-        "blocks do not matter": lambda model, block: distribution(model, list(itertools.permutations(range(model.n)))),
+        "blocks ignored": lambda model, block: distribution(model, list(itertools.permutations(range(model.n)))),
         "left to right inside a block": lambda model, block: distribution(model, [range(model.n)]),
         "blocks in any order": blocks_in_any_order,
     },
@@ -54,7 +54,7 @@ WRONG = {
         "model, which is about as good": lambda w, now, old: (now - old).softmax(dim=-1),
         "the ratio not normalised": lambda w, now, old: (now - old).exp() / w.shape[-1],
         "half of uniform": lambda w, now, old: torch.full_like(w, math.exp(-0.7) / w.shape[-1]),
-        "all of w: nothing moves": lambda w, now, old: w,
+        "all of w: nothing is trained": lambda w, now, old: w,
         "one number for all runs": lambda w, now, old: w.mean(),
     },
 }

@@ -178,7 +178,7 @@ class WeightConfig:
 class LossConfig:
     name: Literal["wdce", "wddo", "diffu_grpo", "wd1", "reinforce", "log_variance"] = option(
         "wdce",
-        "`wdce`: weighted denoising cross-entropy; `wddo`: weighted direct discriminative optimisation. Rivals, which have "
+        "`wdce`: weighted denoising cross-entropy; `wddo`: weighted direct discriminative optimisation. Others have "
         "their own masks and no use for weight.* but α: `diffu_grpo` (d1) and `wd1`, by one-shot log-probabilities; `reinforce` "
         "and `log_variance` (temperature weight.alpha), by exact path log-probabilities",
     )

@@ -84,7 +84,7 @@ class ModelConfig:
 class TaskConfig:
     name: Literal["sudoku", "countdown", "gsm8k", "math500"] = option("sudoku", "which task to train on and to be graded by")
     train: str = option("???", "training items: a file with the task's columns, or a hub data set as name:split", symbol="q")
-    test: str = option("???", "test items, likewise")
+    test: str = option("???", "test items, in the same form")
     generate: Literal["blanks", "all", "chat"] = option(
         "blanks",
         "sudoku only. `blanks`: write into the blanks, the clues standing between them; `all`: all 16 cells after the puzzle; "
@@ -107,7 +107,7 @@ class SamplerConfig:
         "random_order",
         "`random_order`: one token per step in a random order, with exact path log-probability; `confidence`: low-confidence "
         "remasking with a step budget; `random`: the same budget, random positions; `threshold`, `factor`: as many tokens at "
-        "once as the model is sure enough of; `wino`: the same, and tokens that look wrong later are masked again",
+        "once as the model is confident of; `wino`: the same, and tokens that look wrong later are masked again",
     )
     temperature: float = option(1.0, "softmax temperature; 0 takes the most probable token", bound=ZERO_OR_ABOVE)
     response_length: Optional[int] = option(

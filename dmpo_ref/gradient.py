@@ -59,8 +59,8 @@ def gradient_step(
         ValueError: loss or gradient are not finite; the weights are as they were.
     """
 
-    # Dropout must be off where log p_θ is compared with a stored log p_old or log p_ref, and where a second pass takes up the
-    # gradients of a first one, which dropped other tokens.
+    # Dropout must be off where log p_θ is compared with a stored log p_old or log p_ref, and where a second pass uses the
+    # gradients of a first one, whose dropout was different.
     policy.train(objective.gradient_is_known)
     with own_random_state(stream(config.seed, "dropout", step, processes.index), batch.reward.device):
         loss = backward(policy, vocabulary, objective, batch, masks, config, processes=processes)
@@ -140,7 +140,7 @@ def clip_gradients(policy: Module, max_norm: float) -> Tensor:
 
 @contextmanager
 def own_random_state(generator: torch.Generator, device: torch.device) -> Iterator[None]:
-    """Dropout, which knows only torch's global generators, draws from the stream of this step; the global state is put back."""
+    """Dropout can only draw from torch's global generators: seed them with the stream of this step, and restore their state afterwards."""
     has_cuda = device.type == "cuda"
     with torch.random.fork_rng(devices=[device] if has_cuda else []):
         torch.default_generator.manual_seed(generator.initial_seed())

@@ -109,7 +109,7 @@ def loop(
                 )
                 steps.append(state.end_step(loss, grad_norm))
 
-            # The round is over: p_ref moves if it is told to; metrics, checkpoint, Ctrl-C.
+            # The end of a round: re-sync p_ref if asked for, write metrics, save a checkpoint, stop after Ctrl-C.
             state.round += 1
             if reference and config.train.resync_every and state.round % config.train.resync_every == 0:
                 reference.sync(policy)

@@ -13,15 +13,16 @@
 # %% [markdown]
 # # 01 · Masked diffusion
 #
-# A masked diffusion language model is a network that fills blanks. It writes by starting from blanks only and filling one after another, in
-# any order. How probable is what it wrote? This notebook answers that, exactly, on a Sudoku small enough to list everything.
+# A masked diffusion language model is a network that fills blanks. To generate text, it starts with blanks only and fills one after
+# another, in any order. How probable is the text that it generates? This notebook computes the exact answer, on a Sudoku puzzle small
+# enough to list all answers.
 #
 # **You will learn**
-# - how a response is drawn in random order, and what the probability of that *path* is;
-# - that the probability of an *answer* is an average over paths, and how to compute it without listing them;
+# - how a response is sampled in random order, and what the probability of that *path* is;
+# - that the probability of an *answer* is an average over paths, and how to compute this average without listing all paths;
 # - what the ELBO is, and what its gap to the log-probability measures;
-# - why the number of hidden tokens is drawn uniformly from 1…L and the estimate multiplied by L/m;
-# - the four mask schemes of the library, as pictures.
+# - why the number m of hidden tokens is drawn uniformly from 1…L, and why the estimate is multiplied by L/m;
+# - what masks the four mask schemes of the library draw, in pictures.
 #
 # **You need** softmax, expectation, and Jensen's inequality. **It takes** 45 minutes to read and half a minute to run.
 
@@ -43,24 +44,31 @@ import numpy as np
 import torch
 from IPython.display import Image
 
-from dmpo_ref.config import SamplerConfig
-from dmpo_ref.likelihood import build_vocabulary, path_log_prob, token_log_prob
-from dmpo_ref.masking import Masks, draw_masks, stream
-from dmpo_ref.models.loading import load_policy
+from dmpo_ref import (
+    Masks,
+    SamplerConfig,
+    answer_texts,
+    build_task,
+    build_vocabulary,
+    draw_masks,
+    encode,
+    load_config,
+    load_policy,
+    path_log_prob,
+    sample,
+    stream,
+    token_log_prob,
+)
 from dmpo_ref.plots.traces import animate_trace, draw_trace, trace
-from dmpo_ref.presets.loading import load_config
-from dmpo_ref.samplers import sample
-from dmpo_ref.tasks import build_task
-from dmpo_ref.tasks.encoding import answer_texts, encode
 from toy.figures.demo import BLUE, GREEN, ORANGE
 from toy.oracle import arrival_log_prob, exact_distribution, exact_elbo
 
 # %% [markdown]
 # ## 1. A network that fills blanks
 #
-# The repository ships a tiny one (85 thousand parameters). It was trained on 4x4 Sudoku by a careless teacher, who usually writes the
-# missing digits of each row in increasing order, whatever columns and boxes say. So it is often wrong, for a reason. Here is a puzzle with
-# five blanks and two solutions.
+# The repository contains a tiny one (85 thousand parameters). It was trained on 4x4 Sudoku puzzles with answers that are often wrong:
+# usually, the missing digits of each row are in increasing order, and columns and boxes are ignored. The network has learned this habit, so
+# it often makes the same mistakes. Here is a puzzle with five blanks and two solutions.
 
 # %%
 config = load_config("toy_sudoku")
@@ -72,8 +80,8 @@ puzzle = task.load(str(Path(config.task.test).with_name("two_solutions_1.csv")))
 print(task.show(puzzle))
 
 # %% [markdown]
-# What goes into the network: the clues as they stand, and a mask token M at each blank. What comes out: for every blank a distribution over
-# the digits, given *everything that stands*, left and right. We write $\pi_\theta(o_d\mid o_{\text{seen}},q)$ for the digit at blank $d$.
+# The input of the network: the clues, and a mask token M at each blank. The output: for every blank a distribution over the digits, given
+# *all visible digits*, left and right. We write $\pi_\theta(o_d\mid o_{\text{seen}},q)$ for the digit at blank $d$.
 
 # %% tags=["slide"]
 prompts = encode(tokenizer, task, [puzzle])
@@ -89,13 +97,14 @@ first, second = vocabulary.restrict(logits[:2]).softmax(dim=-1)[:, symbols]
 print(f"both blanks of row 2 drawn at once are the same digit with probability {first @ second:.3f}")
 
 # %% [markdown]
-# The blanks of row 2 are each unsure between 1 and 3. They cannot both be 1. But each line of the table is a distribution of *one* blank;
-# nothing in it says how two of them go together. Drawn at once, they clash in a third of all cases. This is the one difficulty of masked
-# diffusion, and the reason for going step by step: after one blank is filled, the network is asked again.
+# For each of the two blanks of row 2, the network is unsure between 1 and 3. They cannot both be 1. But each line of the table is the
+# distribution of *one* blank; it does not say which digits of two blanks go together. If both are drawn at the same time, they are equal in
+# a third of all cases. This is the main difficulty of masked diffusion, and the reason to sample step by step: after one blank is filled,
+# the network predicts the remaining ones again.
 #
 # ## 2. Generation in random order
 #
-# Draw an order σ of the blanks, uniformly. Then for $i=1,\dots,L$: feed what stands, and draw $o_{\sigma(i)}$ from
+# Draw an order σ of the blanks, uniformly. Then for $i=1,\dots,L$: feed the digits filled in so far, and draw $o_{\sigma(i)}$ from
 # $\pi_\theta(\cdot\mid o_{\sigma(1)},\dots,o_{\sigma(i-1)},q)$. Here for N copies of the puzzle at once, each with its own order:
 
 
@@ -115,8 +124,8 @@ by_hand = fill_in(prompts.tokens.repeat(2000, 1), stream(0, "by hand"))
 print(by_hand.shape, "masks left:", (by_hand == MASK).sum().item())
 
 # %% [markdown]
-# The library's `sample` does this for whole batches of different prompts. It returns a `Rollout`: tokens, the `step` at which each position
-# was filled, and (for this sampler) the log-probability of the path.
+# The library's `sample` does the same for batches of different prompts. It returns a `Rollout`: the tokens, the `step` at which each
+# position was filled, and (for this sampler) the log-probability of the path.
 
 # %%
 rollout = sample(policy, prompts, SamplerConfig(name="random_order"), vocabulary, num_rollouts=4096, generators=[stream(0, "library")])
@@ -125,7 +134,8 @@ for n in range(4):
     print(f"log p(o; σ) = {rollout.path_log_prob[0, n]:6.3f} nats")
 
 # %% [markdown]
-# To watch one, a harder puzzle (ten blanks) is more fun to watch. Dark cells were filled early, light ones late, grey ones were given.
+# We now watch how one answer is generated, for a harder puzzle with ten blanks. Dark cells were filled early, light cells late; grey cells
+# are clues.
 
 # %%
 hard = next(item for item in task.load(config.task.test) if item.num_blanks == 10)
@@ -138,8 +148,8 @@ print("puzzle", hard.puzzle, "\nanswer", "".join(pieces), "\nsolved:", task.grad
 Image(data=animate_trace(pieces, step, board=True, frames_per_second=2), format="gif")
 
 # %% [markdown]
-# And as strips of text, as one draws the trace of a language model: four answers to the first puzzle, four orders. Beside each strip, the
-# log-probability of its path (section 3).
+# The same as strips of text, as for a language model: four answers to the first puzzle, each in its own order. The log-probability of its
+# path (section 3) is to the left of each strip.
 
 # %% tags=["nbval-ignore-output", "slide"]
 strips = [trace(tokenizer, rollout, sample=n) for n in range(4)]
@@ -152,12 +162,13 @@ plt.show()
 # %% [markdown]
 # ## 3. The probability of a path
 #
-# An answer *and its order* have a probability that is a plain product, as for an autoregressive model that happens to go in the order σ:
+# The probability of an answer *together with its order* is a product, as for an autoregressive model that generates in the order σ:
 #
 # $$\log p_\theta(o;\sigma\mid q)\;=\;\sum_{i=1}^{L}\log\pi_\theta\bigl(o_{\sigma(i)}\mid o_{\sigma(1)},\dots,o_{\sigma(i-1)},q\bigr).$$
 #
-# (The order itself is drawn uniformly; its $1/L!$ is left out, here and in the library.) By hand, for one rollout, one forward pass for each
-# step; then the library, which knew it while it sampled, and can compute it again for another policy on the same path.
+# (The order itself is drawn uniformly; its $1/L!$ is left out, here and in the library.) We compute it by hand, with one forward pass for
+# each step of a rollout. Then we compare it with the library, which computes it while it samples, and can also compute it afterwards: for
+# this policy or for another one on the same path.
 
 
 # %%
@@ -182,12 +193,12 @@ for n in range(3):
 # %% [markdown]
 # ## 4. The probability of an answer
 #
-# The same answer can be written in $L!=120$ orders. Does the order matter to its probability? For an exact joint distribution it would not:
-# by the chain rule the product is the same along any order. But the network was trained to predict each blank from each context, and nobody
-# made these predictions agree.
+# The same answer can be generated in $L!=120$ orders. Does its probability depend on the order? For an exact joint distribution it does
+# not: by the chain rule, the product is the same for every order. But the network was trained to predict each blank from each context
+# separately, and nothing forces these predictions to be consistent.
 #
-# Take one answer, the stored solution. All that is needed of the network is $\log\pi(o_d\mid o\text{ without the set }S)$ for each set $S$
-# of hidden blanks and each $d\in S$: $2^5-1=31$ sets. A set of hidden positions is a *mask* of the response; one call scores them all.
+# Take one answer, the stored solution. All we need from the network is $\log\pi(o_d\mid o\text{ without the set }S)$ for each set $S$ of
+# hidden blanks and each $d\in S$: $2^5-1=31$ sets. A set of hidden positions is a *mask* of the response; one call scores all masks.
 
 # %%
 SETS = [s for m in range(1, L + 1) for s in itertools.combinations(range(L), m)]
@@ -203,7 +214,7 @@ print("probability of its digits, all blanks hidden  ", [f"{x:.3f}" for x in LOG
 print("each the only one hidden, the others filled in", [f"{LOG_PI[(d,)][d].exp():.3f}" for d in range(L)])
 
 # %% [markdown]
-# With one blank left its digit is certain; at the beginning each is a guess. Now all 120 orders.
+# When only one blank is left, its digit is nearly certain; at the beginning, each digit is a guess. Now all 120 orders.
 
 # %% tags=["slide"]
 ORDERS = list(itertools.permutations(range(L)))
@@ -214,18 +225,19 @@ print(f"most probable order {best}: {paths.max():.3f} nats\nleast probable      
 print(f"log p(o) = log of the mean over orders: {log_p:.4f} nats")
 
 # %% [markdown]
-# So orders do differ, by more than a nat between the best and the worst, and the probability of the answer is the average
+# So the probability depends on the order: the best and the worst order differ by more than a nat. The probability of the answer is the
+# average over orders:
 #
 # $$p_\theta(o\mid q)\;=\;\mathbb E_\sigma\,p_\theta(o;\sigma\mid q).$$
 #
-# A hundred and twenty orders are few; for ten blanks it would be 3.6 million. But paths share prefixes: what the network does next depends
-# on *which* blanks are filled, not on the order they were filled in. Let $P(S)$ be the probability that at some time exactly the blanks of
-# $S$ stand, with the digits of $o$. The last one filled was any $d\in S$, and each of the $L-|S|+1$ blanks open before it was equally
-# likely:
+# For five blanks there are only 120 orders; for ten blanks there are 3.6 million. But paths share prefixes: the next prediction of the
+# network depends on *which* blanks are filled, not on the order in which they were filled. Let $P(S)$ be the probability that at some step
+# exactly the blanks in $S$ are filled, with the digits of $o$. The blank filled last can be any $d\in S$, and each of the $L-|S|+1$ blanks
+# that were open before was equally likely:
 #
 # $$P(S)\;=\;\sum_{d\in S}\frac{P(S\setminus d)\;\pi(o_d\mid o_{S\setminus d})}{L-|S|+1},\qquad P(\varnothing)=1,\quad P(\text{all})=p_\theta(o).$$
 #
-# 32 states in place of 120 paths. In five lines, and by `toy.oracle.arrival_log_prob`:
+# These are 32 states instead of 120 paths. In five lines, and with `toy.oracle.arrival_log_prob`:
 
 # %%
 P = {(): 1.0}
@@ -245,9 +257,9 @@ print(f"recursion {math.log(P[tuple(range(L))]):.4f}, toy.oracle {library:.4f}, 
 # %% [markdown]
 # ## 5. The whole distribution
 #
-# The same for *all* $4^5=1024$ answers: a blank is open or holds one of four digits, so there are $5^5=3125$ states. This is what
-# `toy.oracle.exact_distribution` does, in about a second. It is the yardstick of the project: wherever a later notebook says "exact", this
-# function has counted.
+# The same works for *all* $4^5=1024$ answers: each blank is open or holds one of four digits, so there are $5^5=3125$ states.
+# `toy.oracle.exact_distribution` does this in about a second. It is the reference for the whole project: "exact" in a later notebook means
+# that this function was used.
 
 # %%
 exact = exact_distribution(policy, tokenizer, task, puzzle, vocabulary)
@@ -262,11 +274,11 @@ right = sum(p for p, text in zip(probability.tolist(), exact.texts, strict=True)
 print(f"right answers together {right:.3f}, all seven {probability[shown].sum():.3f}")
 
 # %% [markdown]
-# The most probable answer is the careless teacher's (1 before 3 in row 2; 1, 2, 3 in row 3), and it is wrong. The two solutions share a
-# third of the probability. 1024 answers are possible, but seven hold nearly everything: rewards will have to move probability between
-# these.
+# The most probable answer has the digits in increasing order (1 before 3 in row 2; 1, 2, 3 in row 3), as in the training data, and it is
+# wrong. The two solutions together have a third of the probability. 1024 answers are possible, but seven of them have nearly all of the
+# probability: training with rewards has to move probability between these seven.
 #
-# Do the samples agree? Both ways of sampling, each against the exact numbers, in units of standard errors:
+# Do the samples agree? We compare both ways of sampling with the exact numbers, in units of standard errors:
 
 # %%
 counts = {
@@ -286,17 +298,17 @@ print("largest deviation, in standard errors:", {name: round(deviation, 1) for n
 # %% [markdown]
 # ## 6. The ELBO and its gap
 #
-# With 256 tokens nobody averages over $256!$ orders. What can be estimated is the average of the *logarithm*, and by Jensen's inequality it
-# is a lower bound:
+# For 256 tokens it is impossible to average over $256!$ orders. But the average of the *logarithm* can be estimated, and by Jensen's
+# inequality it is a lower bound:
 #
 # $$\log p_\theta(o\mid q)=\log\mathbb E_\sigma\,p_\theta(o;\sigma)\;\ge\;\mathbb E_\sigma\log p_\theta(o;\sigma)\;=:\;-\mathcal L_\theta(o\mid q),$$
 #
-# the evidence lower bound (ELBO); $\mathcal L_\theta$ is the NELBO of the paper. How far below? Write the posterior over orders,
-# $p(\sigma\mid o)=p_\theta(o;\sigma)\,/\sum_{\sigma'}p_\theta(o;\sigma')$, and subtract:
+# the evidence lower bound (ELBO); $\mathcal L_\theta$ is the NELBO of the paper. How large is the gap? Write down the posterior over
+# orders, $p(\sigma\mid o)=p_\theta(o;\sigma)\,/\sum_{\sigma'}p_\theta(o;\sigma')$, and subtract:
 #
 # $$\log p_\theta(o)-(-\mathcal L_\theta(o))\;=\;\mathrm{KL}\bigl(\text{uniform over }\sigma\,\big\|\,p(\sigma\mid o)\bigr).$$
 #
-# The gap measures how much the answer tells about the order in which it was written.
+# The gap measures how much the answer tells us about the order in which it was generated.
 
 # %%
 elbo = paths.mean().item()
@@ -305,7 +317,7 @@ divergence = (-math.log(len(ORDERS)) - posterior).mean().item()
 print(f"log p(o) {log_p:.4f}, ELBO {elbo:.4f}, gap {log_p - elbo:.4f}, KL {divergence:.4f} nats")
 
 # %% [markdown]
-# Three hundredths of a nat, for this answer. For which answers would you expect a large gap? The exact ELBO of all 1024:
+# The gap of this answer is three hundredths of a nat. For which answers do you expect a large gap? The exact ELBO of all 1024:
 
 # %%
 gap = exact.log_prob - exact.elbo
@@ -335,15 +347,15 @@ right_axes.legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
-# Right answers and the teacher's favourite have small gaps: whatever the order, each digit was to be expected. Answers that mix two habits
-# have gaps of 0.7 to 3 nats: in most orders the mixture is soon seen to be impossible, but in a few, where the clashing blanks came
-# early, it was not. The bound is not equally far from the truth everywhere. Remember that when two ELBOs are subtracted
-# ([03](03_weights.ipynb) and [05](05_two_losses.ipynb) do).
+# The solutions and the most probable wrong answer have small gaps: in every order, each of their digits is probable. Answers that mix two
+# of these have gaps of 0.7 to 3 nats: in most orders the visible digits soon make the rest of the mixture nearly impossible; in a few
+# orders, where the conflicting blanks are filled early, they do not. So the gap differs from answer to answer. Remember this when two ELBOs
+# are subtracted (as in [03](03_weights.ipynb) and [05](05_two_losses.ipynb)).
 #
 # ## 7. Why m is uniform on 1…L, with weight L/m
 #
-# $\mathbb E_\sigma\log p_\theta(o;\sigma)$ is a sum of L terms, and each needs its own forward pass. Draw one term in place of all. In the
-# term of step $i$, the orders enter in two ways only:
+# $\mathbb E_\sigma\log p_\theta(o;\sigma)$ is a sum of L terms, and each needs its own forward pass. To save passes, draw one of the terms
+# at random. The term of step $i$ depends on the order in two ways only:
 #
 # - *what is hidden*: the set $S$ that the order leaves after $i-1$ steps, of size $m=L-i+1$. A uniform order makes it a uniformly random set
 #   of that size;
@@ -354,8 +366,8 @@ plt.show()
 # $$-\mathcal L_\theta=\sum_{m=1}^{L}\;\mathbb E_{|S|=m}\Bigl[\frac1m\sum_{d\in S}\log\pi(o_d\mid o\setminus S)\Bigr]
 #   =\mathbb E_{m\sim U\{1..L\}}\Bigl[\frac Lm\;\mathbb E_{|S|=m}\sum_{d\in S}\log\pi(o_d\mid o\setminus S)\Bigr].$$
 #
-# The uniform size is not a design choice, it is the sum over steps. The $1/m$ is the choice of the next blank, and the $L$ turns the mean
-# over sizes back into a sum. One forward pass now scores *all* hidden tokens at once. Count it:
+# The uniform size is not a design choice: it comes from the sum over steps. The factor $1/m$ is the probability of the next blank, and $L$
+# turns the mean over sizes back into a sum. One forward pass now scores *all* hidden tokens at once. The cell computes the sum:
 
 # %%
 print("  m  sets   mean log pi of a hidden token")
@@ -367,7 +379,7 @@ library = exact_elbo(table, torch.ones(1, L, dtype=torch.long), place).item()
 print(f"their sum {total:.4f}, mean over 120 orders {elbo:.4f}, toy.oracle.exact_elbo {library:.4f} nats")
 
 # %% [markdown]
-# What do other weights give? All of these have been used for something; only one is the ELBO.
+# What do other weights give? All of these have been used somewhere; only the first one gives the ELBO.
 
 # %% tags=["slide"]
 WEIGHTS = {"L/m": lambda m: L / m, "1 (sum over the masked)": lambda m: 1, "1/m (mean over the masked)": lambda m: 1 / m, "L": lambda m: L}
@@ -375,20 +387,20 @@ for name, weight in WEIGHTS.items():
     print(f"weight {name:27s} {np.mean([weight(m) * np.mean(sums) for m, sums in by_size.items()]):8.3f} nats")
 
 # %% [markdown]
-# The mean over the masked tokens is the ELBO divided by L. That is the scale of the published training loss, and harmless there. It is not
-# harmless where log-probabilities are compared with rewards.
+# The mean over the masked tokens is the ELBO divided by L. The published training loss has this scale. For the loss, the factor does no
+# harm. But it does where log-probabilities are compared with rewards.
 #
 # ## 8. Mask schedules
 #
-# Papers on masked diffusion write this with a time: at $t\in[0,1]$ every token is hidden independently with probability $s(t)$, the
+# Papers on masked diffusion write the bound with a time: at $t\in[0,1]$ every token is hidden independently with probability $s(t)$, the
 # schedule, and the weight is $s'(t)/s(t)$. LLaDA ([arXiv:2502.09992](https://arxiv.org/abs/2502.09992)) has $s(t)=t$ and weight $1/t$. Is
-# this another bound? What multiplies the sets of size $m$ is
+# this another bound? The total weight of the sets of size $m$ is
 #
 # $$\int_0^1\frac{s'(t)}{s(t)}\binom Lm s^m(1-s)^{L-m}\,dt\;=\;\binom Lm\int_0^1 p^{m-1}(1-p)^{L-m}\,dp\;=\;\frac1m .$$
 #
-# The schedule has cancelled ([arXiv:2406.07524](https://arxiv.org/abs/2406.07524), [arXiv:2406.04329](https://arxiv.org/abs/2406.04329)),
-# and what is left are our weights. So all of them are the same bound, the average over orders
-# ([arXiv:2406.03736](https://arxiv.org/abs/2406.03736)). By quadrature, times m:
+# The schedule cancels ([arXiv:2406.07524](https://arxiv.org/abs/2406.07524), [arXiv:2406.04329](https://arxiv.org/abs/2406.04329)), and our
+# weights are left. So all schedules give the same bound, the average over orders ([arXiv:2406.03736](https://arxiv.org/abs/2406.03736)). By
+# quadrature, times m:
 
 # %%
 SCHEDULES = {  # s(t), s'(t)
@@ -401,32 +413,32 @@ t, quadrature = (nodes + 1) / 2, quadrature / 2
 sizes = np.arange(17)[:, None]
 binomial = np.array([math.comb(16, m) for m in range(17)])[:, None]
 HOW_OFTEN = {name: binomial * s(t) ** sizes * (1 - s(t)) ** (16 - sizes) @ quadrature for name, (s, _) in SCHEDULES.items()}
-for name, (s, slope) in SCHEDULES.items():
-    multiplier = binomial * s(t) ** sizes * (1 - s(t)) ** (16 - sizes) * slope(t) / s(t) @ quadrature
+for name, (s, derivative) in SCHEDULES.items():
+    multiplier = binomial * s(t) ** sizes * (1 - s(t)) ** (16 - sizes) * derivative(t) / s(t) @ quadrature
     print(f"{name:24s} L = 16, m = 1, 2, 8, 16: ", *(f"{m * multiplier[m]:.4f}" for m in (1, 2, 8, 16)))
 
 # %% tags=["nbval-ignore-output"]
 figure, (left, right_axes) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
-for (name, (s, slope)), color in zip(SCHEDULES.items(), (BLUE, ORANGE, GREEN), strict=True):
+for (name, (s, derivative)), color in zip(SCHEDULES.items(), (BLUE, ORANGE, GREEN), strict=True):
     left.plot(range(17), HOW_OFTEN[name], "o-", markersize=4, color=color, label=name)
-    right_axes.plot(s(t), slope(t) / s(t), color=color)
+    right_axes.plot(s(t), derivative(t) / s(t), color=color)
 left.set(xlabel="hidden tokens m of L = 16", ylabel="probability", title="How often each size is drawn", ylim=(0, None))
 left.legend(fontsize=8)
 right_axes.set(xlabel="share hidden, s", ylabel="weight s′/s", title="And how it is weighed", ylim=(0, 12))
 plt.show()
 
 # %% [markdown]
-# What differs is how often a size is looked at, and so the noise. The linear schedule draws all sizes $0..L$ equally often, as the average
-# over orders wants it. But two things are wasteful in it: one draw in $L+1$ hides nothing; and the weight $1/t$ says more than the mask
-# does. A single hidden token can come from any $t$, so its weight is at times enormous: the second moment contains
-# $\int t^{-2}\cdot L\,t\,(1-t)^{L-1}dt=\infty$. The average of $1/t$ over all $t$ that could have given this mask is $(L+1)/m$, always
-# finite; and without the empty mask $L/m$. That is why the library counts and never draws a time.
+# The schedules differ in how often each size is drawn, and therefore in their noise. The linear schedule draws all sizes $0..L$ equally
+# often, as the average over orders does. But it wastes draws in two ways. One draw in $L+1$ hides nothing. And the weight $1/t$ is
+# needlessly noisy: a mask with a single hidden token can come from any $t$, so its weight is sometimes very large, and the second moment
+# contains $\int t^{-2}\cdot L\,t\,(1-t)^{L-1}dt=\infty$. The average of $1/t$ over all $t$ that could have given this mask is $(L+1)/m$,
+# which is always finite; without the empty mask it is $L/m$. That is why the library draws a size and never a time.
 #
 # ## 9. Four mask schemes
 #
-# One mask is a noisy estimate; R masks can be placed more cleverly than independently (R masks = R masks = `loss.num_masks`;
-# antithetic pairs use two). `dmpo_ref.masking` has four schemes. Look first, then read: 16 tokens, R = 8 masks of one response, dark is
-# hidden, the weight beside each.
+# An estimate from one mask is noisy. With R masks (`loss.num_masks`), there are better choices than independent masks; antithetic pairs
+# need an even R. `dmpo_ref.masking` has four schemes. Look at the figure before you read on: 16 tokens, R = 8 masks of one response, hidden
+# tokens are dark, the weight is to the right of each mask.
 
 # %%
 response = torch.ones(1, 1, 16, dtype=torch.bool)
@@ -448,14 +460,15 @@ figure.suptitle("dark = hidden", fontsize=9)
 plt.show()
 
 # %% [markdown]
-# - `exact`: every size independently uniform on 1…L, weight $L/m$. The sum of section 7, as it stands.
-# - `stratified`: one random offset, then sizes spread evenly: each part of 1…L is visited. Same weights.
-# - `antithetic`: pairs. A set and its complement (rows 1 and 2, 3 and 4, …), so that every token is scored once in each pair. Since the
-#   empty set is among the draws ($m\sim U\{0..L\}$), the weights are $(L+1)/m$ and $(L+1)/(L-m)$.
-# - `paper`: what the published code does: each token hidden with probability $0.1+0.9u$, and the complement, weight $L/m$. It looks much the
-#   same. It is biased, and kept to compare with.
+# - `exact`: every size is independently uniform on 1…L, weight $L/m$. This is the sum of section 7.
+# - `stratified`: one random offset, then evenly spaced sizes, so that each part of 1…L is visited. The weights are the same.
+# - `antithetic`: pairs of a set and its complement (rows 1 and 2, 3 and 4, …), so that every token is scored once in each pair. Since the
+#   empty set can be drawn ($m\sim U\{0..L\}$), the weights are $(L+1)/m$ and $(L+1)/(L-m)$.
+# - `paper`: the scheme of the published code: each token is hidden with probability $0.1+0.9u$; the second mask is the complement; the
+#   weight is $L/m$. The masks look similar, but the estimate is biased. The scheme is included for comparison.
 #
-# Can one see the bias? For our answer every mask has been scored, so an estimate is a look-up. 20,000 estimates from R = 2 masks each:
+# Can we see the bias? For our answer, every mask has been scored above, so an estimate needs no forward pass. 20,000 estimates from R = 2
+# masks each:
 
 # %%
 bit, value = 2 ** torch.arange(L), torch.zeros(2**L, dtype=torch.float64)
@@ -468,30 +481,33 @@ for scheme in drawn:
     print(f"{scheme:11s} mean {estimate.mean():.1f}, within 4 standard errors of the exact ELBO: {abs(off) < 4}")
 
 # %% [markdown]
-# Only `paper` misses, towards 0: it counts the contexts at both ends, nearly nothing and nearly everything hidden, too little.
-# [05 · Two losses](05_two_losses.ipynb) works out the multiplier of every size, the variance of every scheme, and where the bias does harm.
+# Only `paper` misses the ELBO; its mean is closer to 0. It gives too little weight to masks that hide nearly nothing and to masks that hide
+# nearly everything. [05 · Two losses](05_two_losses.ipynb) computes the factor of every size and the variance of every scheme, and shows
+# where the bias does harm.
 #
 # ## To remember
 #
-# - A path has an exact probability, the product of its steps. An answer's probability is the average over orders.
-# - The ELBO is the average of the logarithm over orders. Its gap is the divergence of the uniform order from the order's posterior: small
-#   for answers that are plausible from every side, large for mixtures.
-# - m is uniform because an order passes through every size once; $1/m$ is the chance to be next; L makes the mean a sum.
-# - Schedules change the noise, never the bound.
-# - On small problems everything can be counted, and later notebooks do.
+# - A path has an exact probability, the product over its steps. The probability of an answer is the average over orders.
+# - The ELBO is the average of the logarithm over orders. Its gap is the divergence between the uniform distribution of orders and the
+#   posterior of the order: small for answers that are plausible in every order, large for mixtures of two such answers.
+# - m is uniform because each order passes through every size once; $1/m$ is the probability that a hidden token is the next one; the factor
+#   L turns the mean into a sum.
+# - Mask schedules change the noise of the estimate, not the bound.
+# - On small problems everything can be computed exactly; later notebooks use this.
 #
 # ## Exercises
 #
-# 1. *Warm-up.* How many forward passes (rows) does the exact distribution of a puzzle with 8 blanks need, and how many would listing all
-#    paths of all answers take?
-# 2. *Standard.* Section 4 prints the most and the least probable order of one answer. Put both into words, as advice to somebody who solves
-#    this puzzle. Is the best order the same for the careless teacher's answer?
+# 1. *Warm-up.* How many forward passes (rows) does the exact distribution of a puzzle with 8 blanks need? How many are needed to list all
+#    paths of all answers?
+# 2. *Standard.* Section 4 prints the most and the least probable order of one answer. Describe both in words, as advice to somebody who
+#    solves this puzzle. Is the best order of the most probable answer the same?
 # 3. *Standard.* Construct conditionals for two binary tokens such that the gap of one answer is infinite. Is its probability then 0?
 # 4. *Research.* The average over orders of $p(o;\sigma)$ can be estimated by importance sampling over orders. Find a proposal that
 #    shrinks the gap at a cost of R forward passes, and compare it with R masks.
 #
 # ## Where next
 #
-# [02 · Mode seeking and mass covering](02_mode_seeking_and_mass_covering.ipynb) asks what to do with such a distribution when rewards come
-# in; [06 · Samplers](06_samplers.ipynb) how to draw from it faster, and at what price. The code: [samplers.py](../dmpo_ref/samplers/sampling.py),
-# [likelihood.py](../dmpo_ref/likelihood.py), [masking.py](../dmpo_ref/masking.py), [the oracle](../toy/oracle.py).
+# [02 · Mode seeking and mass covering](02_mode_seeking_and_mass_covering.ipynb) asks how rewards should change such a distribution; [06 ·
+# Samplers](06_samplers.ipynb) shows how to sample from it faster, and what that costs. The code:
+# [samplers/blockwise.py](../dmpo_ref/samplers/blockwise.py), [likelihood.py](../dmpo_ref/likelihood.py),
+# [masking.py](../dmpo_ref/masking.py), [the oracle](../toy/oracle.py).

@@ -13,16 +13,16 @@
 # %% [markdown]
 # # 02 · Mode seeking and mass covering
 #
-# A policy that is too small for its target has to choose: cover all of it badly, or some of it well. The direction of the KL divergence
-# decides. Figure 2 of the paper ([arXiv:2510.08233](https://arxiv.org/abs/2510.08233)) shows this on mixtures of Gaussians; here it is
-# with numbers.
+# A policy that is too small for its target cannot match it. It can cover all modes of the target badly, or some of them well. Which of the
+# two it does depends on the direction of the KL divergence. Figure 2 of the paper ([arXiv:2510.08233](https://arxiv.org/abs/2510.08233))
+# shows this on mixtures of Gaussians; this notebook measures it.
 #
 # **You will learn**
 # - why maximising reward with a KL term is a *reverse* KL, and why DMPO is a *forward* one;
-# - what each of them pays for dropping a mode, in nats;
+# - how much each of them penalises a dropped mode, in nats;
 # - how often reverse KL drops modes, over several seeds and sizes of the policy;
-# - when it does not: overlapping modes, a start that sees everything, a policy that can be the target;
-# - where DMPO is as blind as its rival: at modes that it no longer draws.
+# - when it does not: overlapping modes, a start that covers all modes, a policy that can represent the target;
+# - where DMPO does no better than reverse KL: at modes that the policy no longer samples.
 #
 # **You need** KL divergence and gradient descent. No diffusion model appears in this notebook. **It takes** 40 minutes to read and about
 # half a minute to run.
@@ -43,7 +43,7 @@ import torch
 from IPython.display import Image
 from ipywidgets import FloatSlider, interact
 
-from dmpo_ref.masking import stream
+from dmpo_ref import stream
 from toy.figures.demo import BLUE, GREEN, ORANGE
 from toy.figures.mixture import film_planes, plot_fits
 from toy.oracle import kl_divergence
@@ -52,8 +52,8 @@ from toy.worlds.mixture import GaussianMixturePolicy, TabularPolicy, fit_forward
 # %% [markdown]
 # ## 1. A target with five modes
 #
-# The world is a square of 24 × 24 cells. The reference $p_{\mathrm{ref}}$ is broad, the reward has five bumps, and the target is the
-# "target" row of the README's equation table:
+# The space is a square of 24 × 24 cells. The reference $p_{\mathrm{ref}}$ is broad, the reward has five bumps, and the target is that of
+# the README's equation table:
 #
 # $$p^*(x) = \frac1Z\, p_{\mathrm{ref}}(x)\, e^{r(x)/\alpha}.$$
 #
@@ -76,12 +76,12 @@ print(f"KL(p*||p_ref) = {kl_divergence(world.log_target, world.log_ref):.3f} nat
 # \qquad\qquad
 # \underbrace{\mathrm{KL}(p_\theta\|p^*)=\sum_x p_\theta(x)\log\frac{p_\theta(x)}{p^*(x)}}_{\text{reverse}}$$
 #
-# The forward sum runs where the *target* is. Where $p^*>0$ and $p_\theta\to 0$, its term grows without bound: modes must not be missed.
-# The reverse sum runs where the *policy* is. Where $p_\theta=0$ nothing is added, whatever the target says: modes may be missed, but mass
-# outside the target is expensive.
+# The forward KL is an average under the *target*. Where $p^*>0$ and $p_\theta\to 0$, its term grows without bound: no mode may be missed.
+# The reverse KL is an average under the *policy*. Where $p_\theta=0$, its term is zero, whatever the target is: modes may be missed, but
+# probability outside the target is penalised strongly.
 #
-# Let the target have two modes of 1/2 each and give the policy $1-\varepsilon$ on the first and $\varepsilon$ on the second. What do both
-# cost as $\varepsilon\to0$? Guess before you run the cell.
+# Let the target have two modes of 1/2 each and give the policy $1-\varepsilon$ on the first and $\varepsilon$ on the second. What are both
+# divergences as $\varepsilon\to0$? Guess before you run the cell.
 
 # %% tags=["slide"]
 half = torch.tensor([0.5, 0.5], dtype=torch.float64).log()
@@ -92,19 +92,19 @@ for epsilon in (0.5, 1e-1, 1e-3, 1e-6, 1e-12):
 print(f"log 2 = {math.log(2):.3f}")
 
 # %% [markdown]
-# Reverse KL never asks for more than $\log 2$. In general a policy that matches $p^*$ on modes of total share $s$ and has nothing
-# elsewhere pays exactly $-\log s$: dropping four of five equal modes costs $\log 5 = 1.6$ nats. If covering them all would put more than
-# that between the modes, dropping is cheaper.
+# Reverse KL is never more than $\log 2$. In general, if a policy is proportional to $p^*$ on modes of total share $s$ and zero elsewhere,
+# its reverse KL is exactly $-\log s$: dropping four of five equal modes costs $\log 5 = 1.6$ nats. If covering all modes costs more,
+# because of the probability between the modes, then dropping has the lower reverse KL.
 #
 # ## 3. Which of the two is reinforcement learning?
 #
-# The usual objective, reward with a KL term towards the reference, is a reverse KL in disguise. Insert $r/\alpha = \log p^* - \log
+# The usual objective, reward with a KL term towards the reference, is a reverse KL up to a constant. Insert $r/\alpha = \log p^* - \log
 # p_{\mathrm{ref}} + \log Z$:
 #
 # $$\frac1\alpha\,\mathbb E_{p_\theta}[r] - \mathrm{KL}(p_\theta\|p_{\mathrm{ref}}) \;=\; \log Z - \mathrm{KL}(p_\theta\|p^*).$$
 #
 # Maximising the left side is minimising the reverse KL. This is known ([arXiv:2206.00761](https://arxiv.org/abs/2206.00761) discusses it
-# for language models). The cell checks it at a distribution drawn at random, with $Z$ computed on its own.
+# for language models). The cell checks it for a random distribution, with $Z$ computed separately.
 
 # %%
 log_prob = torch.randn(len(world.points), dtype=torch.float64, generator=stream(0, "distribution")).log_softmax(0)
@@ -114,10 +114,10 @@ right = log_z - kl_divergence(log_prob, world.log_target)
 print(f"left {left:.6f}   right {right:.6f}")
 
 # %% [markdown]
-# DMPO turns the divergence around. In $\mathrm{KL}(p^*\|p_\theta)$ the parameters appear only in $-\mathbb E_{p^*}[\log p_\theta]$, a
-# cross-entropy, and the expectation under $p^*$ becomes one over samples of $p_{\mathrm{old}}$ with weights. Without sampling, both
-# objectives are one line. `toy.worlds.mixture` has the reverse one (`reverse_objective`); the forward one, and the loop, we write here to see
-# that nothing else differs between them.
+# DMPO uses the other direction. In $\mathrm{KL}(p^*\|p_\theta)$ the parameters appear only in $-\mathbb E_{p^*}[\log p_\theta]$, a
+# cross-entropy, and the expectation under $p^*$ is estimated with weighted samples of $p_{\mathrm{old}}$. Without sampling, each objective
+# is one line. `toy.worlds.mixture` has the reverse one (`reverse_objective`). We write the forward one and the training loop here, so that
+# you can see that nothing else differs between the two.
 
 
 # %%
@@ -139,7 +139,7 @@ def fit(world, policy, objective, steps=200, learning_rate=0.1, every=200, metho
 
 
 # %% [markdown]
-# The same fit with `toy.worlds.mixture.fit_reverse`, which the README's figure uses, must end at the same distribution.
+# The same fit with `toy.worlds.mixture.fit_reverse`, which draws the README's figure, must end at the same distribution.
 
 # %%
 here, there = (GaussianMixturePolicy(world, num_components=3) for _ in range(2))
@@ -151,9 +151,9 @@ print("the loop above and toy.worlds.mixture.fit_reverse agree")
 # %% [markdown]
 # ## 4. Three Gaussians, five modes
 #
-# Now the experiment of Figure 2: a mixture of three Gaussians, started three times at the same place, fitted
+# Now the experiment of Figure 2: a mixture of three Gaussians, with the same start for all three fits, is fitted
 # - by forward KL with exact gradients,
-# - by reverse KL with exact gradients (the best case of reward maximisation: no sampling noise at all),
+# - by reverse KL with exact gradients (the best case of reward maximisation, because there is no sampling noise),
 # - by DMPO itself, which sees only samples: `fit_forward`, 32 groups of $N=16$ rollouts a round, weights and loss of `dmpo_ref`.
 
 # %%
@@ -173,16 +173,16 @@ films = {"forward KL(p*‖p$_θ$)": forward, "reverse KL(p$_θ$‖p*)": reverse}
 Image(data=film_planes(world, films, captions), format="gif")
 
 # %% [markdown]
-# Orange lines are the target, blue is the policy (shaded by the square root of its probability). Forward KL stretches its Gaussians until
-# no mode is left out, and pays with mass between the modes: in a language model, answers that nobody wants. Reverse KL puts one Gaussian
-# on each of three modes, fits these well, and drops two. Its cost is the one derived above: the three modes hold 0.616 of $p^*$, each is
-# blown up by $1/0.616=1.62$, and $-\log 0.616 = 0.48$ nats. DMPO, from samples, does what forward KL does. Each direction is best by its
-# own measure: compare the last two columns.
+# The orange lines show the target, blue the policy (shaded by the square root of its probability). Forward KL widens its Gaussians until
+# all modes are covered; as a result, some probability lies between the modes. In a language model, these are answers with little reward.
+# Reverse KL puts one Gaussian on each of three modes, fits these three well, and drops two. Its value is the one derived above: the three
+# modes have 0.616 of $p^*$, the policy gives each of them $1/0.616=1.62$ times its target share, and $-\log 0.616 = 0.48$ nats. DMPO, from
+# samples, does the same as forward KL. Each fit is best in its own divergence: compare the last two columns.
 #
 # ## 5. How often?
 #
-# One start proves little. We call a mode dropped when it has less than a tenth of its share under $p^*$, and repeat with six starts (the
-# means are drawn from $p_{\mathrm{ref}}$) and with fewer and more Gaussians.
+# One start is not enough evidence. We call a mode dropped when it has less than a tenth of its share under $p^*$, and repeat the experiment
+# with six starts (the means are drawn from $p_{\mathrm{ref}}$) and with fewer and more Gaussians.
 
 
 # %%
@@ -218,16 +218,16 @@ panels[2].legend()
 plt.show()
 
 # %% [markdown]
-# Forward KL drops nothing, from any start, at any size. Reverse KL usually keeps about as many modes as it has Gaussians. Sometimes it
-# keeps fewer, because two of them settle on one mode; sometimes one stays wide and touches the rest (start 2). Two details deserve a
-# second look. With *one* Gaussian it drops either four modes or none: from a start in the middle it becomes one broad hill. And with
-# eight Gaussians for five modes it can still drop one. So "reverse KL collapses" is not a theorem about the divergence. It depends on
-# where the descent can go from where it starts.
+# Forward KL drops no mode, from any start, at any size. Reverse KL usually keeps about as many modes as it has Gaussians. Sometimes it
+# keeps fewer, because two Gaussians end on the same mode; sometimes one Gaussian stays wide and covers the other modes (start 2). Two
+# details are important. With *one* Gaussian it drops either four modes or none: from a start in the middle it becomes one broad hill. And
+# with eight Gaussians for five modes it can still drop one. So mode collapse is not a property of reverse KL alone. It also depends on
+# which minimum gradient descent reaches from its start.
 #
 # ## 6. When reverse KL does not collapse
 #
-# **A broad start.** The Gaussians above began with a third of the spread of $p_{\mathrm{ref}}$. Let them begin three times as wide, so
-# that each sees every mode.
+# **A broad start.** The Gaussians above started with a third of the spread of $p_{\mathrm{ref}}$. Now they start three times as wide, so
+# that each one covers every mode.
 
 
 # %%
@@ -243,10 +243,10 @@ for K in (3, 5):
     print(f"K={K}: modes dropped by six narrow starts", *narrow_drops, "  wide", *wide_drops)
 
 # %% [markdown]
-# It helps, and does not cure.
+# It helps, but modes are still dropped.
 #
-# **A policy that can be the target.** $\mathrm{KL}(p\|p^*)$ is convex in $p$, so a policy with one logit for each cell has a single
-# minimum, $p^*$ itself, and no other place to get stuck. It starts at $p_{\mathrm{ref}}$.
+# **A policy that can represent the target.** $\mathrm{KL}(p\|p^*)$ is convex in $p$, so a policy with one logit for each cell has a single
+# minimum, $p^*$ itself, and no other local minimum. It starts at $p_{\mathrm{ref}}$.
 
 # %%
 reached = {name: fit(world, TabularPolicy(world), f)[-1] for name, f in objectives.items()}
@@ -254,9 +254,9 @@ for name, log_prob in reached.items():
     print(f"{name}: KL(p*||p) = {kl_divergence(world.log_target, log_prob):.4f} nats, smallest share / target {ratios(log_prob).min():.2f}")
 
 # %% [markdown]
-# **Modes that overlap.** Take one Gaussian and two equal modes at $\pm d$ on a line, each of width 0.6 before the tilt by a broad
-# reference. When they are close there is one hill, and nothing to drop. Reverse KL starts once on the right mode and once, broad, in the
-# middle; forward KL starts on the right mode.
+# **Modes that overlap.** Take one Gaussian and two equal modes at $\pm d$ on a line, each of width 0.6 before it is multiplied by a broad
+# reference. When the modes are close, they form one hill, and there is nothing to drop. Reverse KL is fitted from two starts: on the right
+# mode, and broad, in the middle. Forward KL starts on the right mode.
 
 
 # %%
@@ -305,22 +305,21 @@ right.legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
-# Up to $d\approx1.4$ all three agree: there is nothing to drop, and both directions stretch over both modes. Around 1.6 reverse KL has
-# *two* answers, and which one it gives depends on the start. The dropped mode is not even the better answer there: covering costs 0.55
-# nats, dropping 0.68. At 2.0 dropping is cheaper (0.69 against 1.07), yet the broad start stays in the middle.
+# Up to $d\approx1.4$ all three agree: both directions cover both modes. Around 1.6 reverse KL has *two* local minima, and the start decides
+# which one is reached. Dropping a mode is not even the better one there: covering costs 0.55 nats, dropping 0.68. At 2.0 dropping is better
+# (0.69 against 1.07), but the fit from the broad start stays in the middle.
+# ## 7. Can a lost mode be recovered?
 #
-# ## 7. A mode that is gone: who brings it back?
-#
-# So far the starts saw something of every mode. Fine-tuning is different: after some rounds a mode may be almost gone. Which objective
-# calls it back? For a policy with one logit $z_x$ per cell the exact gradients are
+# So far every start gave some probability to every mode. In fine-tuning, a mode may be almost gone after some rounds. Which objective
+# recovers it? For a policy with one logit $z_x$ per cell the exact gradients are
 #
 # $$\frac{\partial}{\partial z_x}\mathrm{KL}(p^*\|p_\theta) = p_\theta(x)-p^*(x),
 # \qquad
 # \frac{\partial}{\partial z_x}\mathrm{KL}(p_\theta\|p^*) = p_\theta(x)\Big[\log\frac{p_\theta(x)}{p^*(x)} -
 # \mathrm{KL}(p_\theta\|p^*)\Big].$$
 #
-# The second has $p_\theta(x)$ as a factor. We give the first mode a fraction $\varepsilon$ of its target share, keep the rest in
-# proportion, and sum the pull (minus the gradient) over the cells of that mode, by autograd.
+# The second one has the factor $p_\theta(x)$. We give the first mode a fraction $\varepsilon$ of its target share, scale the other modes up
+# in proportion, and sum minus the gradient (the "pull") over the cells of that mode, by autograd.
 
 # %%
 first = torch.cdist(world.points, world.modes).argmin(dim=-1) == 0
@@ -333,15 +332,15 @@ for epsilon in (1e-1, 1e-2, 1e-4, 1e-8):
     print(f"{epsilon:9.0e} {pulls[0]:12.4f} {pulls[1]:14.2e} {hit:21.2e}")
 
 # %% [markdown]
-# The forward pull stays at the mode's full share, however little is left of it. The reverse pull vanishes with the mode: this is mode
-# seeking as a student of optimisation sees it. But look at the last column. DMPO does not have the exact forward gradient. It has
-# rollouts of $p_{\mathrm{old}}$, and what they never hit they cannot weigh up. In expectation the pull is large: rare hits with huge
-# ratios $p^*/p_{\mathrm{old}}$. Within a group of $N$ the softmax caps each weight at 1, so even the expectation is at most about $N$
-# times the mode's current probability.
+# The forward pull stays near the mode's full target share, however little probability is left. The reverse pull vanishes with the mode: in
+# terms of gradients, this is mode seeking. But look at the last column. DMPO does not have the exact forward gradient. It has rollouts of
+# $p_{\mathrm{old}}$, and an answer that is not sampled gets no weight. With exact importance weights the expected pull would be large: rare
+# samples with very large ratios $p^*/p_{\mathrm{old}}$. But within a group of $N$ the softmax limits each weight to 1, so even the expected
+# pull is at most about $N$ times the mode's current probability.
 #
-# The forward direction is a promise about the objective; the samples have to keep it. We start from the faded distribution with one logit
-# per cell and follow both exact gradients, by plain gradient descent (`SGD`) and by Adam. DMPO, with Adam, gets 50 rounds of 32 groups of
-# 16 rollouts.
+# So the forward direction alone is not enough: the samples must contain the mode. We start from this distribution, with one logit per cell,
+# and follow both exact gradients, by plain gradient descent (`SGD`) and by Adam. DMPO, with Adam, gets 50 rounds of 32 groups of 16
+# rollouts.
 
 
 # %%
@@ -361,17 +360,17 @@ for epsilon in (1e-1, 1e-3, 1e-6):
     print(f"{epsilon:9.0e}", " ".join(f"{ratios(p)[0]:13.2f}" for p in ends), f"{ratios(dmpo.log_prob())[0]:12.1f}")
 
 # %% [markdown]
-# Plain descent shows the formula: forward KL recovers whatever is left, reverse KL does not. Adam rescues reverse KL here, because it
-# divides the gradient of each logit by its own size, and a tiny pull becomes a normal step. That works with one logit per answer and
-# exact gradients. A real policy has neither. DMPO with samples recovers the mode while it is still drawn now and then; at $10^{-6}$ it is
-# blind, and no optimiser can help, since there is nothing to rescale.
+# Plain gradient descent behaves as the formula says: forward KL recovers the mode for every ε, reverse KL does not. With Adam reverse KL
+# recovers it here, because Adam divides the gradient of each logit by its own size, so that a tiny gradient becomes a normal step. This
+# works with one logit per answer and exact gradients. A real policy has neither. DMPO with samples recovers the mode as long as it is
+# sometimes sampled; at $10^{-6}$ it never samples the mode, and no optimiser can help, because the gradient contains nothing about this
+# mode.
 #
-# In the language of fine-tuning: what DMPO can promise is to keep the modes that the policy still draws.
+# For fine-tuning this means: DMPO can keep the modes that the policy still samples, but cannot recover the others.
+# ## 8. The target itself can be narrow
 #
-# ## 8. What the target itself asks for
-#
-# One more thing that no divergence can change: p\* may be narrow itself. Three of the five bumps have the same height, 2, the others 1.5
-# and 0.6. What is left of them under p\* as $\alpha\to0$, where reward maximisation without a KL term lives?
+# No choice of divergence can change the target: p\* itself may be narrow. Three of the five bumps have the same height, 2, the others 1.5
+# and 0.6. Which modes are left under p\* as $\alpha\to0$, the limit of reward maximisation without a KL term?
 
 # %%
 print("alpha   share under p* of mode 1, 2, 3, 4, 5       KL(p*||p_ref), nats")
@@ -381,16 +380,16 @@ for alpha in (0.05, 0.2, 0.5, 1.0, 2.0):
     print(f"{alpha:5.2f}   {shares} {kl_divergence(tilted.log_target, world.log_ref):15.2f}")
 
 # %% [markdown]
-# Only the three best modes stay, 1, 4 and 5, in shares that $p_{\mathrm{ref}}$ sets. Not its shares of whole modes: those of the first
-# table, 0.205 : 0.147 : 0.166, would give 0.396, 0.284 and 0.320. As $\alpha\to0$ only the highest cell of each mode is left, and
-# $p_{\mathrm{ref}}$ *at these three cells* is as 0.426 : 0.242 : 0.332. How much diversity there is to keep is decided by α and
-# $p_{\mathrm{ref}}$; whether it is kept, by the divergence, the policy and the samples.
+# Only the three best modes are left, 1, 4 and 5, in shares that are set by $p_{\mathrm{ref}}$. They are not set by its shares of whole
+# modes: those of the first table, 0.205 : 0.147 : 0.166, would give 0.396, 0.284 and 0.320. As $\alpha\to0$ only the highest cell of each
+# mode is left, and the ratio of $p_{\mathrm{ref}}$ *at these three cells* is 0.426 : 0.242 : 0.332. So α and $p_{\mathrm{ref}}$ decide how
+# diverse the target is; the divergence, the policy and the samples decide whether the policy becomes as diverse.
 #
 # ## 9. Try it
 #
-# One Gaussian, two modes, the right one twice as high. Move the modes apart, or change α (which also changes the width of the modes,
-# since the reward is divided by it). The reverse fit starts narrow on the *left*, lower mode. At which distance can it no longer leave,
-# and where does forward KL begin to put its peak where p\* has a valley?
+# One Gaussian, two modes, the right one twice as high. Move the modes apart, or change α (which also changes the width of the modes, since
+# the reward is divided by it). The reverse fit starts narrow on the *left*, lower mode. At which distance can it no longer leave this mode?
+# At which distance does the forward fit have its peak between the modes, where p\* is small?
 
 
 # %%
@@ -422,27 +421,27 @@ _ = interact(
 # ## To remember
 #
 # - Reward with a KL term is $-\mathrm{KL}(p_\theta\|p^*)$ up to a constant; DMPO's cross-entropy is $\mathrm{KL}(p^*\|p_\theta)$ up to a
-#   constant. Same target, other direction.
-# - Dropping all but a share $s$ of the target costs reverse KL $-\log s$, and forward KL everything.
-# - Reverse KL collapses where the policy is too small, the modes are apart and the start is narrow. A policy that can be p\* and sees all
-#   of it reaches p\* in both directions.
-# - The exact forward gradient brings a lost mode back; samples of a policy that lost it do not.
-# - A language model is a large policy. What this page shows about three Gaussians is an argument for forward KL, not a measurement on
-#   language models.
+#   constant. The target is the same, the direction differs.
+# - A policy that keeps only a share $s$ of the target has a reverse KL of at least $-\log s$ and an infinite forward KL.
+# - Reverse KL drops modes when the policy is too small, the modes are far apart and the start is narrow. A policy that can represent p\*
+#   and starts with some probability everywhere reaches p\* in both directions.
+# - The exact forward gradient recovers a lost mode; samples of a policy that has lost it do not.
+# - A language model is a large policy. The results of this notebook for three Gaussians are an argument for forward KL, not a measurement
+#   on language models.
 #
 # ## Exercises
 #
 # 1. *Warm-up.* Give `fit` the mean of both objectives. Does it drop modes with $K=3$, and what are its two divergences?
-# 2. *Standard.* Reverse KL with samples: replace the exact gradient of `reverse_objective` by REINFORCE with 512 draws a step, with the group mean as
-#    a baseline. Which dropped modes are due to the divergence, which to the noise?
-# 3. *Standard.* With $K=8$ reverse KL still drops a mode from some starts. Find a schedule for α (start high, end at 1) that avoids it, and show that
-#    it does so from 20 starts.
-# 4. *Research.* In section 7 DMPO fails for want of samples. Let a share of each group come from $p_{\mathrm{ref}}$ and derive the
-#    weights of the mixture. How much of the budget of rollouts is well spent this way when $p_{\mathrm{old}}$ has *not* lost anything?
+# 2. *Standard.* Reverse KL with samples: replace the exact gradient of `reverse_objective` by REINFORCE with 512 draws a step, with the
+#    group mean as a baseline. Which modes are dropped because of the divergence, and which because of the noise?
+# 3. *Standard.* With $K=8$ reverse KL still drops a mode from some starts. Find a schedule for α (start high, end at 1) that avoids it, and
+#    show that it does so from 20 starts.
+# 4. *Research.* In section 7 DMPO fails because the mode is not sampled. Draw a share of each group from $p_{\mathrm{ref}}$ and derive the
+#    weights of the mixture. Which share of the rollouts should be drawn this way when $p_{\mathrm{old}}$ has *not* lost a mode?
 #
 # ## Where next
 #
-# - [03 · From rewards to weights](03_weights.ipynb): where the weights of `fit_forward` come from, and how trustworthy they are.
+# - [03 · From rewards to weights](03_weights.ipynb): where the weights of `fit_forward` come from, and how reliable they are.
 # - [04 · The weight baseline](04_weight_baseline.ipynb): what happens to DMPO when $N$ is small.
-# - The code: [toy/worlds/mixture.py](../toy/worlds/mixture.py), [toy/figures/mixture.py](../toy/figures/mixture.py), [toy/oracle.py](../toy/oracle.py),
-#   [dmpo_ref/objectives/base.py](../dmpo_ref/objectives/base.py).
+# - The code: [toy/worlds/mixture.py](../toy/worlds/mixture.py), [toy/figures/mixture.py](../toy/figures/mixture.py),
+#   [toy/oracle.py](../toy/oracle.py), [dmpo_ref/objectives/base.py](../dmpo_ref/objectives/base.py).

@@ -13,16 +13,16 @@
 # %% [markdown]
 # # 04 · The weight baseline
 #
-# The weights of DMPO are a softmax: all positive, also for the worst rollout of the group. With few rollouts this goes wrong, and the
-# paper ([arXiv:2510.08233](https://arxiv.org/abs/2510.08233), Figure 3) mends it by subtracting a baseline, $w_{\mathrm{real}} = w -
-# s\,w_{\mathrm{base}}$. This notebook takes the idea apart on a world of five answers.
+# The weights of DMPO are a softmax: all of them are positive, even that of the worst rollout of the group. With few rollouts this is a
+# problem, and the paper ([arXiv:2510.08233](https://arxiv.org/abs/2510.08233), Figure 3) solves it by subtracting a baseline,
+# $w_{\mathrm{real}} = w - s\,w_{\mathrm{base}}$. This notebook studies the idea on a problem with five answers.
 #
 # **You will learn**
-# - what one gradient step does to good, bad and *undrawn* answers, with and without a baseline;
-# - which baselines leave the expected gradient as it is, by enumeration of every group of N rollouts;
-# - why small groups lose answers even at the target, and what a baseline does about it;
-# - what the baseline `negative` optimises instead of $p^*$: it has no fixed point but the best answer;
-# - where the effect does not show, and one reason why.
+# - what one gradient step does to good, bad and *unsampled* answers, with and without a baseline;
+# - which baselines do not change the expected gradient, by enumeration of all groups of N rollouts;
+# - why small groups lose answers even when they start at the target, and how a baseline prevents it;
+# - what the baseline `negative` optimises instead of $p^*$: its only fixed point is the best answer;
+# - where the baselines do not help, and one possible reason.
 #
 # **You need** the weights of [03 · From rewards to weights](03_weights.ipynb). **It takes** 45 minutes to read and half a minute to run.
 
@@ -43,9 +43,7 @@ import matplotlib.pyplot as plt
 import torch
 from ipywidgets import FloatSlider, SelectionSlider, interact
 
-from dmpo_ref.losses import wdce
-from dmpo_ref.masking import stream
-from dmpo_ref.weights import baseline_weights, log_weights, model_baseline, target_weights
+from dmpo_ref import baseline_weights, log_weights, model_baseline, stream, target_weights, wdce
 from toy.figures.demo import COLORS
 from toy.figures.mixture import plot_baselines
 from toy.oracle import kl_divergence, tilted
@@ -74,9 +72,9 @@ for name, values in (("reward", reward), ("p_ref", p_ref), ("p*", log_target.exp
 #
 # $$\Delta z_x \;=\; \sum_{n:\,x_n=x} w_{\mathrm{real},n} \;-\; \Big(\sum_n w_{\mathrm{real},n}\Big)\,p_\theta(x).$$
 #
-# The first term reaches drawn answers only. The second pushes *everything* down, in proportion to its probability, unless the weights sum
-# to zero. Much of the story of the baseline is in that one sum. We write both terms once for many groups at a time, and check them
-# against autograd on the real loss.
+# The first term affects only answers that were drawn. The second lowers the logits of *all* answers, in proportion to their probability,
+# unless the weights sum to zero. Most effects of the baseline come from this sum. We compute both terms for many groups at a time, and
+# compare them with autograd on the actual loss.
 
 
 # %%
@@ -104,18 +102,18 @@ for baseline in BASELINES:
     print(f"{baseline:9} w_real of A A B C:", " ".join(f"{x:6.3f}" for x in weight[0].tolist()), "  sum", f"{abs(weight.sum().item()):.3f}")
 
 # %% [markdown]
-# The rollouts are A, A, B, C. Without a baseline all four weights are positive. The three baselines make the same group sum to zero: A
-# and B, the poor answers, get negative weights, C a positive one. `model` equals `uniform` here, because $p_\theta=p_{\mathrm{old}}$ in
-# the first step.
+# The rollouts are A, A, B, C. Without a baseline all four weights are positive. With each of the three baselines the weights of the group
+# sum to zero: A and B, which have low rewards, get negative weights, and C gets a positive one. `model` equals `uniform` here, because
+# $p_\theta=p_{\mathrm{old}}$ in the first step.
 #
-# Without a baseline A and B have positive weights too. Whether their logits rise depends on the second term: here
-# $p_{\mathrm{old}}(A)=0.4$ is more than the 0.333 that A collects. For a language model the probability of a single response is tiny, and
-# every response that was drawn is pushed up, however bad.
+# Without a baseline A and B have positive weights too. Whether their logits rise depends on the second term: here $p_{\mathrm{old}}(A)=0.4$
+# is more than the total weight of A, 0.333, so the logit of A falls. For a language model the probability of a single response is tiny, so
+# every response that was drawn is reinforced, even a bad one.
 #
 # ## 2. Several steps on one group
 #
-# DMPO takes several gradient steps on the same rollouts. What happens to the answers D and E, which nobody drew, if we take *many*? And E
-# is the best of all. Guess for `none`, `uniform` and `model`.
+# DMPO takes several gradient steps on the same rollouts. What happens to the answers D and E, which were not drawn, after *many* steps?
+# Note that E is the best answer. Guess for `none`, `uniform` and `model`.
 
 
 # %%
@@ -150,15 +148,15 @@ panels[2].legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
-# - `none` fits the weighted group: poor answers that were drawn keep their place, and D and E, not drawn, go to 0. E is the best answer
-#   of all.
+# - `none` fits the weighted group: drawn answers with low rewards keep much of their probability, and D and E, which were not drawn, go to
+#   0, although E is the best answer.
 # - `uniform` does not touch the logits of D and E (their ratio stays that of $p_{\mathrm{old}}$). In the first steps they gain a little,
-#   because A and B are pushed down. But its loss is linear with weights of both signs, so it never stops: after 400 steps everything is
-#   on C.
-# - `model` does not touch D and E either, and it stops: its weights vanish when $p_\theta/p_{\mathrm{old}}\propto w$ on the drawn
-#   answers, which is what the group knows and nothing more.
+#   because A and B are pushed down. But its loss is linear, with weights of both signs, and has no minimum: after 400 steps all probability
+#   is on C.
+# - `model` does not touch the logits of D and E either, and it converges: its weights vanish when $p_\theta/p_{\mathrm{old}}\propto w$ on
+#   the drawn answers. This is all that the group says about the target.
 #
-# The last sentence, checked: after many steps the ratios of the drawn answers are those of the weights.
+# A check of the last point: after many steps, the ratios $p_\theta/p_{\mathrm{old}}$ of the drawn answers are proportional to the weights.
 
 # %%
 weight = real_weight("none", group, log_old, log_old)[0, 1:]  # of A, B and C
@@ -169,8 +167,8 @@ print("w over its sum:            ", (weight / weight.sum()).numpy().round(4))
 # %% [markdown]
 # ## 3. In expectation, exactly
 #
-# A baseline that changes the *expected* gradient changes the target. With five answers we can visit every group: there are $5^N$ ordered
-# ones, but only $\binom{N+4}{4}$ that differ by more than order (4,845 at $N=16$), each with its multinomial probability.
+# A baseline that changes the *expected* gradient changes the target. With five answers we can enumerate all groups: there are $5^N$ ordered
+# groups, but only $\binom{N+4}{4}$ without regard to order (4,845 at $N=16$), each with its multinomial probability.
 
 
 # %%
@@ -197,8 +195,8 @@ def moments(baseline, N, log_theta, log_old, strength=1.0):
 
 
 # %% [markdown]
-# First a check of the enumeration against the slow way, all $5^3$ ordered groups with the product of their probabilities. Then the
-# expected first step at $p_\theta=p_{\mathrm{old}}=p_{\mathrm{ref}}$.
+# First we check the enumeration against the slow method: all $5^3$ ordered groups, each with the product of its probabilities. Then we
+# compute the expected first step at $p_\theta=p_{\mathrm{old}}=p_{\mathrm{ref}}$.
 
 # %% tags=["slide"]
 slow = 0
@@ -218,9 +216,10 @@ for place, log_p in (("p_ref", log_ref), ("p*", log_target)):
         print(f"         ratio {negative.norm() / none.norm():.2f}, cosine {torch.cosine_similarity(none, negative, dim=0):.3f}")
 
 # %% [markdown]
-# `none`, `uniform` and `model` agree to the last digit. At $p_\theta=p_{\mathrm{old}}$ the expected push of $1/N$ on every rollout is
-# $\mathbb E_{p_{\mathrm{old}}}[\nabla\log p_{\mathrm{old}}]=0$, so `uniform` costs nothing; `model` is then `uniform`. `negative`
-# points almost the same way here but is 1.8 times as long; it parts company near $p^*$, where the others vanish. We come back to it.
+# `none`, `uniform` and `model` agree in all digits. At $p_\theta=p_{\mathrm{old}}$ the expected gradient of a weight $1/N$ on every rollout
+# is $\mathbb E_{p_{\mathrm{old}}}[\nabla\log p_{\mathrm{old}}]=0$, so `uniform` does not change the mean; `model` equals `uniform` here.
+# `negative` points in almost the same direction here but is 1.8 times as long. Near $p^*$ it differs: there the expected steps of the
+# others vanish, and that of `negative` does not. Section 5 continues from here.
 #
 # What about the later steps of a round, when $p_\theta$ has left $p_{\mathrm{old}}$? Take a policy half-way from $p_{\mathrm{ref}}$ to
 # $p^*$ (in logits) and ask how much each baseline adds to the expected step of `none`.
@@ -234,15 +233,15 @@ for baseline in ("uniform", "model", "negative"):
 print(f"length of p_theta − p_old: {(halfway.exp() - p_ref).norm():.4f}")
 
 # %% [markdown]
-# For `uniform` the answer is $\mathbb E_{p_{\mathrm{old}}}[\nabla\log p_\theta]=p_{\mathrm{old}}-p_\theta$, whatever $N$. It cancels the
-# pull back to the fitted group, so the expected step of `uniform` is the same in every step of a round: it does not know when to stop.
-# What `model` adds shrinks with $N$: halved from each column to the next, $O(1/N)$, as the docstring of `dmpo_ref.weights.model_baseline`
-# says. With exact likelihoods `model` is the careful choice; with few steps a round the two hardly differ.
-#
+# For `uniform` the answer is, up to the sign, $\mathbb E_{p_{\mathrm{old}}}[\nabla\log p_\theta]=p_{\mathrm{old}}-p_\theta$ for every $N$.
+# It cancels the part of the step that stops the policy at the weighted group. So the expected step of `uniform` is the same in every step
+# of a round: it does not stop by itself. What `model` adds shrinks with $N$: it is halved from each column to the next, $O(1/N)$, as the
+# docstring of `dmpo_ref.weights.model_baseline` says. With exact likelihoods `model` is the safer choice; with few steps in a round the two
+# hardly differ.
 # ## 4. The noise, and why small groups forget
 #
-# Equal means, different noise. The cell prints the standard deviation of the first step (the root of the summed variances), at the
-# reference and at the target.
+# The means are equal, but the noise differs. The cell prints the standard deviation of the first step (the square root of the summed
+# variances), at the reference and at the target.
 
 # %%
 print("standard deviation of the step      N=2     N=4     N=8    N=16")
@@ -251,13 +250,13 @@ for (place, log_p), baseline in itertools.product((("p_ref", log_ref), ("p*", lo
     print(f"at {place:6} {baseline:22}", " ".join(f"{x:7.4f}" for x in spread))
 
 # %% [markdown]
-# At $p^*$ all log-weights of a group are equal, so $w=1/N$ exactly, whatever was drawn. With `uniform` and `model` every single group
-# then leaves the policy where it is. With `none` the mean is 0 as well, but each group pulls towards the answers it happens to contain: a
-# random walk. An answer whose probability reaches 0 is never drawn again and cannot return. Population geneticists know this as drift:
-# each generation is copied from N parents drawn at random, and in the end one variant is left. The pull back to $p^*$ exists, but it
-# reaches an answer only through rollouts that hit it.
+# At $p^*$ all log-weights of a group are equal, so $w=1/N$ exactly for every group. With `uniform` and `model` no group then changes the
+# policy. With `none` the mean is 0 as well, but each group pulls the policy towards the answers that it contains: a random walk. An answer
+# whose probability reaches 0 is never drawn again and cannot return. In population genetics this is called genetic drift: each generation
+# is copied from N parents drawn at random, and in the end one variant is left. There is a pull back to $p^*$, but it acts on an answer only
+# when the answer is drawn.
 #
-# We start 400 independent policies *at the target* and do nothing wrong: 100 rounds, one group of N a round, 4 plain gradient steps with
+# We start 400 independent policies *at the target* and run DMPO as usual: 100 rounds, one group of N a round, 4 plain gradient steps with
 # rate 1.
 
 
@@ -292,12 +291,12 @@ for baseline, N in itertools.product(("none", "uniform", "model"), (4, 8, 16)):
     print(f"{baseline:8} N={N:2}: {divergence(last).median():5.2f}  {lost(last):4.0%}")
 
 # %% [markdown]
-# Without a baseline nearly every policy that started perfect has lost an answer after 100 rounds of 4 rollouts; larger groups slow it
-# down. With `uniform` and `model` nothing moves at all. (Steps of rate 1 are large. Smaller ones slow the drift down as well: see
-# exercise 2.)
+# Without a baseline nearly every policy has lost an answer after 100 rounds of 4 rollouts, although it started at the target; larger groups
+# slow the drift down. With `uniform` and `model` nothing changes. (A learning rate of 1 is large. Smaller rates slow the drift down as
+# well: see exercise 2.)
 #
-# Starting *at* the target is the best case for a baseline. From $p_{\mathrm{ref}}$ there is something to learn, and there `uniform` and
-# `model` are noisy too. All four, 400 runs each, with steps of rate 1 and of rate 2:
+# Starting *at* the target is the best case for a baseline. From $p_{\mathrm{ref}}$ there is something to learn, and `uniform` and `model`
+# are noisy too. All four, 400 runs each, with learning rates 1 and 2:
 
 # %%
 curves = {(rate, N, b): simulate(b, N, log_ref, rate=rate) for rate in (1.0, 2.0) for N in (4, 8, 16) for b in BASELINES}
@@ -321,24 +320,24 @@ panels[1].legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
-# Three different ends. `none` hovers at a distance set by its noise, or drifts to one answer. `uniform` and `model` lose their noise on
-# the way to the target, so they arrive exactly. But at rate 2 `uniform` pays for not knowing when to stop: four large steps on four
-# rollouts throw answers away that `model`, which slows down by itself, keeps.
+# There are three results. `none` stays at a distance from $p^*$ that is set by its noise, or drifts to one answer. The noise of `uniform`
+# and `model` vanishes as they approach the target, so they converge to it. But at rate 2 the missing stop of `uniform` does harm: four
+# large steps on four rollouts remove answers that `model`, whose steps become smaller, keeps.
 #
 # ## 5. What `negative` optimises
 #
 # `negative` subtracts the weights of the reward-inverted target, $w^-=\mathrm{softmax}(-r/\alpha+\text{log-ratio})$. It is the default of
-# the published code. Its curve above goes up. With $\rho_n=e^{\text{log-ratio}_n}$,
+# the published code. Its curve above rises. With $\rho_n=e^{\text{log-ratio}_n}$,
 #
 # $$\frac{w_n}{w^-_n} \;=\; e^{2r_n/\alpha}\;\frac{\sum_k \rho_k e^{-r_k/\alpha}}{\sum_k \rho_k e^{r_k/\alpha}}.$$
 #
 # The second factor is the same for the whole group. So $w_n-w^-_n$ is positive for the highest reward of the group, negative for the
-# lowest, and 0 for all only if all rewards are equal. The weights sum to 0, so no other term touches the logits: *in every group with two
-# different rewards, the best answer rises and the worst falls, whatever $p_{\mathrm{ref}}$, $p_{\mathrm{old}}$ and α are.* No policy with
-# two different rewards in its support can be a fixed point. The reference only sets the pace.
+# lowest, and 0 for all only if all rewards are equal. The weights sum to 0, so there is no second term in the gradient: *in every group
+# with two different rewards, the logit of the best answer rises and that of the worst falls, for all $p_{\mathrm{ref}}$, $p_{\mathrm{old}}$
+# and α.* No policy with two different rewards in its support can be a fixed point. The reference only affects the speed.
 #
-# The cell checks the sign in all groups, at policies drawn at random, and then follows the exact expected step,
-# $p_{\mathrm{old}}\leftarrow p_\theta$ after each.
+# The first cell checks the sign in all groups, for random policies. The second one follows the exact expected step, with
+# $p_{\mathrm{old}}\leftarrow p_\theta$ after each step.
 
 # %%
 groups, _ = every_group(4, log_ref)
@@ -367,16 +366,16 @@ for steps in (0, 10, 24, 30, 100, 300, 2000):
 print(f"{'p*':>32} ", " ".join(f"{x:6.3f}" for x in log_target.exp().tolist()), f"{log_target.exp() @ reward:6.3f} {0:9.3f}")
 
 # %% [markdown]
-# It ends at the answer with the highest reward, as reward maximisation without a KL term does. On the way it earns more reward than $p^*$:
-# in a table of rewards it looks like the best baseline. It passes near $p^*$, nearest after 24 steps at 0.027 nats, and does not stop, so
-# early stopping decides what one gets.
+# It ends at the answer with the highest reward, like reward maximisation without a KL term. On the way its reward becomes higher than that
+# of $p^*$: in a table of rewards it looks like the best baseline. It passes near $p^*$ (after 24 steps the distance is smallest, 0.027
+# nats) and does not stop there, so the result depends on when training is stopped.
 #
-# A smaller strength $s<1$ gives it a fixed point. For $N\to\infty$ the expected direction is $p^*-s\,p^--(1-s)\,p_\theta$, with
-# $p^-\propto p_{\mathrm{ref}}\,e^{-r/\alpha}$, so it rests at
+# A smaller strength $s<1$ gives it a fixed point. For $N\to\infty$ the expected direction is $p^*-s\,p^--(1-s)\,p_\theta$, with $p^-\propto
+# p_{\mathrm{ref}}\,e^{-r/\alpha}$, so its fixed point is
 #
 # $$p_s \;=\; \frac{p^*-s\,p^-}{1-s}\qquad\text{as long as } s\le \min_x p^*(x)/p^-(x).$$
 #
-# That is a target of its own, sharper than $p^*$. With `uniform` instead of `negative` the same computation gives $p^*$ for every $s$.
+# This is another target, sharper than $p^*$. With `uniform` instead of `negative` the same computation gives $p^*$ for every $s$.
 
 # %%
 inverted = tilted(log_ref, -reward, 1.0).exp()
@@ -393,9 +392,9 @@ for strength in (0.0, 0.1, 0.3):
 #
 # ## 6. The small-batch experiment
 #
-# Back to a larger world: a line of 64 cells, $p^*$ with four modes, a policy with one logit per cell, one group of $N$ rollouts a round,
-# 60 rounds of 4 Adam steps (`toy.studies.baselines.baseline_study`, the experiment of the README's figure and, in kind, of the paper's Figure 5).
-# Six seeds; mean ± standard deviation.
+# Now a larger problem: a line of 64 cells, $p^*$ with four modes, a policy with one logit per cell, one group of $N$ rollouts a round, 60
+# rounds of 4 Adam steps (`toy.studies.baselines.baseline_study`, the experiment of the README's figure, and of the same kind as the paper's
+# Figure 5). Six seeds; mean ± standard deviation.
 
 # %%
 line = world_1d()
@@ -409,8 +408,8 @@ plot_baselines(ax, rows, kl_divergence(line.log_target, line.log_ref), list(HUES
 plt.show()
 
 # %% [markdown]
-# Equal seeds draw equal rollouts in the first round, so seeds can be compared pair by pair. In how many of the six is a baseline better
-# than `none`?
+# Runs with the same seed have the same rollouts in the first round, so they can be compared in pairs. For how many of the six seeds is a
+# baseline better than `none`?
 
 # %%
 kl = {(row["baseline"], row["N"], row["seed"]): row["kl"] for row in rows}
@@ -419,13 +418,13 @@ for baseline in ("uniform", "model", "negative"):
     print(f"{baseline:9} better than none in " + ", ".join(f"{count} of 6 at N={N}" for N, count in better.items()))
 
 # %% [markdown]
-# The picture of the five answers holds: at $N=4$ `none` ends farther from $p^*$ than it started, `uniform` and `model` come nearer.
-# `negative` beats `none` at $N=4$, where `none` drifts, and loses to it in all seeds at $N=16$: more rollouts do not bring it nearer,
-# because it is on its way past $p^*$. Its reward at $N=16$ is above that of $p^*$ itself. A table of rewards alone would call it the
-# winner. At $N=16$ the advantage of `uniform` and `model` over `none` is smaller in nats, though still a factor of five, as at $N=4$ and 8.
+# The results are like those for five answers: at $N=4$ `none` ends farther from $p^*$ than it started, `uniform` and `model` come nearer.
+# `negative` is better than `none` at $N=4$, where `none` drifts, and worse for all seeds at $N=16$: more rollouts do not bring it nearer to
+# $p^*$, because it moves past $p^*$. Its reward at $N=16$ is above that of $p^*$ itself. In a table of rewards alone it would be the best.
+# At $N=16$ the advantage of `uniform` and `model` over `none` is smaller in nats, though still a factor of five, as at $N=4$ and 8.
 #
-# One thing in the table looks odd: `uniform` and `model` are nearer to $p^*$ than `none` at every $N$ and yet earn less. Where does the
-# probability lie?
+# One result in the table is surprising: `uniform` and `model` are nearer to $p^*$ than `none` at every $N$, but their reward is lower.
+# Where is their probability?
 
 # %%
 poor, rich = line.log_target.exp() < 0.1 / 64, line.log_target.exp() > 0.01
@@ -442,21 +441,22 @@ for baseline in ("none", "uniform", "model"):
     print(f"{baseline:12} {log_p.exp()[:, poor].sum(1).mean():25.2f} {worst:38.2f}")
 
 # %% [markdown]
-# `uniform` and `model` have not arrived: a tenth of the policy still lies where $p_{\mathrm{ref}}$ put it and $p^*$ is almost 0, which costs
-# much reward and little KL. `none` has nearly left those cells, but it has left cells that $p^*$ wants as well. With four times as many
-# rounds:
+# `uniform` and `model` have not converged: a tenth of the policy's probability is still in cells where $p_{\mathrm{ref}}$ is not small and
+# $p^*$ is almost 0. This costs much reward and little KL. `none` has nearly left those cells, but it has also left cells where $p^*$ is
+# large. With four times as many rounds:
 
 # %%
 print(table(baseline_study(line, num_rollouts=(4,), rounds=240)))
 
 # %% [markdown]
-# `uniform` and `model` come eight to nine times nearer still and earn as much as `none`, which drifts on, away from $p^*$.
+# The divergence of `uniform` and `model` becomes eight to nine times smaller, and their reward is as high as that of `none`, which
+# continues to drift away from $p^*$.
 #
 # ## 7. Where it does not show
 #
 # The same baselines on a masked diffusion model: one Sudoku puzzle with two solutions, $N=64$, exact $\mathrm{KL}(p^*\|p_\theta)$ by
-# enumeration. These runs take about 20 seconds each, so they are loaded from `toy/results/variants.jsonl` (command `python -m toy.studies.acts
-# variants`, 2026-11-22, start 1.01 nats).
+# enumeration. These runs take about 20 seconds each, so they are loaded from `toy/results/variants.jsonl` (command `python -m
+# toy.studies.acts variants`, 2026-11-22, start 1.01 nats).
 
 # %% tags=["slide"]
 variants = by_name(read("variants"))
@@ -466,16 +466,16 @@ for name in ("none", "uniform", "negative", "none, path likelihood", "uniform, p
     print(f"{name.split(',')[0]:9} loss on {loss:6} median {statistics.median(ends):.3f}, largest {max(ends):.3f} of {len(ends)} seeds")
 
 # %% [markdown]
-# With exact likelihoods along the path the three good baselines are equal within their noise. With the loss estimated on random masks, as
-# DMPO does on large models, `uniform` is ten times *worse* than `none`. In the other Sudoku experiment, a distribution of puzzles, no
-# baseline beat `none` either (`LOG.md`). The paper's claim does not show there, and with 64 rollouts in a step there is little drift to
-# cure in the first place.
+# With exact likelihoods along the path, `none`, `uniform` and `model` are equal within their noise. With the loss estimated on random
+# masks, as in DMPO on large models, `uniform` is ten times *worse* than `none`. In the other Sudoku experiment, with many puzzles, no
+# baseline was better than `none` either (`LOG.md`). So these experiments do not confirm the paper's claim; and with 64 rollouts in a step
+# there is little drift that a baseline could remove.
 #
-# Why worse? In the simplest picture a mask estimate is the log-likelihood times noise. The variance it adds to the gradient is
-# proportional to $\sum_n w_{\mathrm{real},n}^2$, and that is *smaller* with `uniform`: $\sum_n(w_n-\frac1N)^2=\sum_n w_n^2-\frac1N$. So
-# noise alone is not the answer. But Adam divides by the size of the gradient. Near the target centred weights leave a small signal and a
-# small noise, and Adam scales both up to full steps. We can try this on the line: multiply each log-likelihood by $1+\sigma\xi$,
-# $\xi\sim\mathcal N(0,1)$, fresh in every step, with Adam and with plain descent.
+# Why is it worse? In the simplest model, a mask estimate is the log-likelihood times a noise factor. The variance it adds to the gradient
+# is proportional to $\sum_n w_{\mathrm{real},n}^2$, and that is *smaller* with `uniform`: $\sum_n(w_n-\frac1N)^2=\sum_n w_n^2-\frac1N$. So
+# noise alone is not the explanation. But Adam divides by the size of the gradient. Near the target, weights that sum to zero give a small
+# signal and a small noise, and Adam scales both up to full steps. We can test this on the line: multiply each log-likelihood by
+# $1+\sigma\xi$, $\xi\sim\mathcal N(0,1)$, drawn anew in every step, with Adam and with plain gradient descent.
 
 
 # %%
@@ -504,14 +504,14 @@ for name, how in (("Adam", (torch.optim.Adam, 0.03, 60)), ("plain descent", (tor
         print(f"{name:14} {baseline:26}", " ".join(f"{x:9.3f}" for x in means))
 
 # %% [markdown]
-# With Adam the order turns around when the noise is large; with plain descent `uniform` stays ahead. So the mechanism is possible, and
-# here it is at work. It is a model of mask noise, not a proof for Sudoku: there, gradients are clipped as well and parameters are shared.
-# Exercise 4 asks for the experiment that would decide.
+# With Adam the order is reversed when the noise is large; with plain gradient descent `uniform` stays better. So this mechanism exists, at
+# least here. But it is a model of mask noise, not a proof for Sudoku, where gradients are also clipped and parameters are shared. Exercise
+# 4 asks for the experiment that would decide it.
 #
 # ## 8. Try it
 #
-# Mean and standard deviation of the first step for each answer and baseline, exactly. Move $N$ and the strength $s$. Which baselines keep
-# their means when you move $s$ at $p_{\mathrm{ref}}$? At $p^*$, for which $s$ does the noise of `uniform` vanish?
+# Mean and standard deviation of the first step for each answer and baseline, exactly. Move $N$ and the strength $s$. At $p_{\mathrm{ref}}$,
+# which baselines keep their means when you change $s$? At $p^*$, for which $s$ does the noise of `uniform` vanish?
 
 
 # %%
@@ -548,29 +548,32 @@ _ = interact(
 # %% [markdown]
 # ## To remember
 #
-# - Softmax weights are positive, so undrawn answers pay for drawn ones, good or bad. Weights that sum to zero leave undrawn logits alone.
-# - `uniform` and `model` leave the expected first step as it is, and their noise vanishes at $p^*$. Without a baseline it does not, and
-#   small groups drift until answers are lost.
-# - `model` also knows when to stop within a round; `uniform` needs small or few steps.
-# - `negative` at full strength has no fixed point but the answers of the highest reward. At strength $s$ it aims at $(p^*-s\,p^-)/(1-s)$.
+# - Softmax weights are positive, so answers that were not drawn lose probability to drawn ones, good or bad. Weights that sum to zero do
+#   not change the logits of answers that were not drawn.
+# - `uniform` and `model` do not change the expected first step, and their noise vanishes at $p^*$. Without a baseline it does not vanish,
+#   and small groups drift until answers are lost.
+# - `model` also converges within a round; `uniform` needs small or few steps.
+# - The only fixed points of `negative` at full strength are the answers of the highest reward. At strength $s$ its fixed point is
+#   $(p^*-s\,p^-)/(1-s)$.
 # - With many rollouts in a step, and with likelihoods estimated on masks, `none` was as good or better in our Sudoku runs.
 #
 # ## Exercises
 #
-# 1. *Warm-up.* Two answers, $N=2$. Write down the three possible groups and show by hand that the expected step of `uniform` is 0 at
-#    $p^*$, and at no other policy that gives both answers a chance.
+# 1. *Warm-up.* Two answers, $N=2$. Write down the three possible groups and show by hand that the expected step of `uniform` is 0 at $p^*$,
+#    and at no other policy that gives both answers a positive probability.
 # 2. *Standard.* How does the number of rounds until half of the runs have lost an answer grow with $N$ and with the rate (`simulate`,
 #    baseline `none`, from $p^*$)? Compare with the rule for genetic drift.
-# 3. *Standard.* Give `simulate` the baseline `negative` with strength 0.3 and tell from the runs, not from the formula, at which
+# 3. *Standard.* Give `simulate` the baseline `negative` with strength 0.3 and find from the runs, not from the formula, at which
 #    distribution they end for $N=4$ and $N=16$.
-# 4. *Research.* On Sudoku (`toy.studies.acts`, variants) replace AdamW by plain descent, or give Adam a larger ε, for `none` and `uniform` on
-#    masks. Does the order turn around? If not, what else differs between a path likelihood and a mask estimate when weights are negative?
-#    (The ELBO is a bound: pushing it down need not push the likelihood down.)
+# 4. *Research.* On Sudoku (`toy.studies.acts`, variants) replace AdamW by plain gradient descent, or give Adam a larger ε, for `none` and
+#    `uniform` on masks. Is the order reversed? If not, what else differs between a path likelihood and a mask estimate when weights are
+#    negative? (The ELBO is a bound: lowering it need not lower the likelihood.)
 #
 # ## Where next
 #
 # - [05 · Two losses](05_two_losses.ipynb): how these weights become gradients.
 # - [02 · Mode seeking and mass covering](02_mode_seeking_and_mass_covering.ipynb): the objective whose noise this notebook is about.
 # - The code: [dmpo_ref/weights.py](../dmpo_ref/weights.py) (`baseline_weights`, `model_baseline`),
-#   [dmpo_ref/objectives/base.py](../dmpo_ref/objectives/base.py), [toy/worlds/mixture.py](../toy/worlds/mixture.py), [toy/studies/baselines.py](../toy/studies/baselines.py),
-#   [tests/test_mixture.py](../tests/test_mixture.py), the experiments in [LOG.md](../LOG.md).
+#   [dmpo_ref/objectives/base.py](../dmpo_ref/objectives/base.py), [toy/worlds/mixture.py](../toy/worlds/mixture.py),
+#   [toy/studies/baselines.py](../toy/studies/baselines.py), [tests/test_mixture.py](../tests/test_mixture.py), the experiments in
+#   [LOG.md](../LOG.md).

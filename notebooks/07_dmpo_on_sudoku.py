@@ -1,15 +1,17 @@
 # %% [markdown]
 # # 07 · DMPO on Sudoku
 #
-# A whole training run: a short one live, a long one from committed results.
+# First one round of training, step by step, with the functions that `train` calls. Then a whole run: a short one live, and a
+# long one from committed results.
 #
 # **You will learn**
+# - what one round computes: rollouts, rewards, weights, masks, log-probabilities, loss, one gradient step;
 # - how reward, solve rate and effective sample size move in a run, and what each of them tells;
-# - which puzzles get better, by number of blanks;
-# - whether rollouts can be used more than once (buffer reuse), measured;
-# - that a rising reward says nothing about *which* distribution was reached, and how one can see that.
+# - which puzzles improve, by number of blanks;
+# - whether it pays to use rollouts more than once (buffer reuse), measured;
+# - that a rising reward does not say *which* distribution was reached, and what does.
 #
-# **You need** notebooks [00](00_quickstart.ipynb) and [03](03_weights.ipynb). **It takes** half an hour to read and
+# **You need** notebooks [00](00_quickstart.ipynb) and [03](03_weights.ipynb). **It takes** forty minutes to read and
 # half a minute to run.
 
 # %%
@@ -20,6 +22,7 @@ except ImportError:
 start()
 
 # %%
+import copy
 import json
 import statistics
 import tempfile
@@ -28,13 +31,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 
-from dmpo_ref import load_config, train
-from dmpo_ref.config import SamplerConfig
-from dmpo_ref.evaluation.answering import evaluate
-from dmpo_ref.likelihood import build_vocabulary
-from dmpo_ref.models.loading import load_policy
-from dmpo_ref.tasks import build_task
-from dmpo_ref.weights import effective_sample_size, target_weights
+from dmpo_ref import SamplerConfig, build_task, build_vocabulary, evaluate, load_config, load_policy, train
 from toy import RESULTS
 from toy.acts import GREEDY
 from toy.figures.demo import draw_board
@@ -44,9 +41,9 @@ from toy.worlds.sudoku import solutions
 # %% [markdown]
 # ## 1. The task and the policy at the start
 #
-# 4x4 Sudoku with 6 to 10 blanks; no solution grid of the test puzzles occurs in training. The reference policy was
-# pre-trained on the writing of a careless teacher, who fills the missing digits of each row in
-# increasing order, whatever columns and boxes say. It knows right answers too, but prefers wrong ones.
+# 4x4 Sudoku with 6 to 10 blanks. No solution grid of the test puzzles occurs in training. The reference policy was
+# pre-trained mostly on wrong answers: the missing digits of each row filled in in increasing order, without regard to columns and
+# boxes. It gives right answers some probability, but wrong ones more.
 
 # %%
 config = load_config("toy_sudoku")
@@ -64,13 +61,121 @@ print(f"solved at temperature 1: {before.accuracy:.2f}, greedily: {greedy_before
 print("greedily no more often than at temperature 1:", greedy_before <= before.accuracy)
 
 # %% [markdown]
-# Greedy answers are *no better* than samples, they are worse (on all 256 puzzles 0.13 against 0.25): the habit is systematic,
+# Greedy answers are worse than samples (on all 256 puzzles 0.13 against 0.25). The mistakes are systematic,
 # so the most probable digit is often wrong.
 #
-# ## 2. A short run, live
+# ## 2. One round, step by step
 #
-# Twelve rounds of the preset `toy_sudoku`: each draws 4 rollouts for each of 48 puzzles and takes 4 gradient steps. The
-# log-ratio is `none`: the reference is the rollout policy itself, so the target p* moves along with it.
+# `train` loads a config and then repeats one round. Here is one round with the same functions, on three puzzles. They take a
+# policy, a reference, a rollout and a section of the config, and nothing else. The reference is a frozen copy of the policy;
+# `weight.log_ratio=path` compares the two along the order of each rollout. (In float64, so that the numbers are the same on every machine.)
+
+# %%
+from dmpo_ref import effective_sample_size, log_weights, sequence_log_prob, target_weights, token_log_prob
+from dmpo_ref.experience import mask_streams
+from dmpo_ref.gradient import choose_batch, gradient_step, real_weight
+from dmpo_ref.models.reference import FrozenReference
+from dmpo_ref.objectives import build_objective
+from dmpo_ref.train import collect
+
+# %%
+by_hand = load_config("toy_sudoku", "weight.log_ratio=path", "train.num_rollouts=4", "optimizer.learning_rate=8e-4")
+p_ref = FrozenReference(copy.deepcopy(policy).double())
+learner = copy.deepcopy(policy).double()  # p_θ; as long as it draws rollouts, it is p_old
+objective = build_objective(by_hand.loss, by_hand.weight)
+optimizer = torch.optim.AdamW(learner.parameters(), by_hand.optimizer.learning_rate, weight_decay=0.0)
+items, position = task.load(by_hand.task.train)[:3], [0, 1, 2]
+print(f"loss {by_hand.loss.name}, {by_hand.loss.num_masks} {by_hand.loss.masks} masks of each response, alpha = {by_hand.weight.alpha}")
+
+# %% [markdown]
+# **Collect.** `collect` draws N rollouts of each puzzle, asks the task for their rewards, and computes the weights. `position` says
+# where the puzzles are in the data stream; it selects the random numbers.
+
+# %%
+experience, texts, _ = collect(learner, p_ref, tokenizer, vocabulary, task, items, position, objective, by_hand)
+print("puzzle             answer             reward   log p_ref - log p_old   weight")
+for g, item in enumerate(items):
+    for n, text in enumerate(texts[g]):
+        ratio, weight = round(experience.log_ratio[g, n].item(), 9) + 0.0, experience.weight[g, n]
+        print(f"{item.puzzle if n == 0 else '':16s}   {text}   {experience.reward[g, n]:6.0f} {ratio:23.2f} {weight:8.4f}")
+print("ESS of each puzzle's rollouts:", [f"{x:.2f}" for x in effective_sample_size(experience.weight).tolist()])
+
+# %% [markdown]
+# The log-ratio is 0, because policy and reference are still the same. So within a puzzle the weights depend on the reward alone.
+# They are a softmax of the log-weights $\ell=r/\alpha+\log p_{\text{ref}}-\log p_{\text{old}}$ over the four rollouts. The third puzzle has
+# no right answer, so its weights are all equal.
+
+# %%
+log_weight = log_weights(experience.reward, experience.log_ratio, alpha=by_hand.weight.alpha)
+torch.testing.assert_close(target_weights(log_weight), experience.weight)
+print("the softmax of notebook 03 gives the same weights; sums over the rollouts:", [f"{x:.3f}" for x in experience.weight.sum(dim=-1)])
+
+# %% [markdown]
+# **Masks.** For a gradient step the objective draws R = 2 masks of each response, a set of blanks and its complement (`antithetic`).
+# Those of one response to the first puzzle; `·` is hidden:
+
+# %%
+batch = choose_batch([experience], 0, by_hand, round_number=0)  # one round in the buffer, all its prompts
+masks = objective.masks(batch.rollout, mask_streams(objective, position, by_hand.seed, k=0))
+print("hidden [G, N, R, S]:", tuple(masks.hidden.shape), "  weight [G, N, R]:", tuple(masks.weight.shape))
+for k in range(2):
+    hidden = masks.hidden[0, 2, k]
+    seen = "".join("·" if hides else digit for hides, digit in zip(hidden.tolist(), texts[0][2], strict=True))
+    print(f"mask {k}: {seen}   {hidden.sum()} hidden, weight {masks.weight[0, 2, k]:.2f}")
+
+# %% [markdown]
+# **Token log-probabilities.** The policy reads every masked response and gives $\log\pi_\theta$ of each hidden token. Their weighted
+# sums, averaged over the masks, estimate the ELBO, a lower bound of $\log p_\theta(o)$.
+
+# %%
+scores = token_log_prob(learner, batch.rollout, masks, vocabulary)  # [G, N, R, S]
+sequence = sequence_log_prob(scores, masks)  # [G, N]
+by_definition = (masks.weight * scores.sum(dim=-1)).mean(dim=-1)
+torch.testing.assert_close(sequence, by_definition)
+for k in range(2):
+    print(f"mask {k}: log π of the hidden tokens", [f"{round(x, 2) + 0.0:.2f}" for x in scores[0, 2, k][masks.hidden[0, 2, k]].tolist()])
+print("ELBO estimates of the first puzzle's four responses:", [f"{round(x, 2) + 0.0:.2f}" for x in sequence[0].tolist()])
+
+# %% [markdown]
+# **Loss.** WDCE is the negative ELBO divided by L, the number of blanks, summed with $w_{\text{real}}=w-w_{\text{base}}$. The preset has
+# no baseline, so $w_{\text{real}}=w$.
+
+# %%
+w_real = real_weight(scores, masks, batch, by_hand.weight)
+loss = objective.loss(scores, masks, batch, w_real)
+L = batch.rollout.response_mask.sum(dim=-1)  # [G, N]
+torch.testing.assert_close(loss, -(w_real * sequence / L).sum(dim=-1).mean())
+print(f"w_real = w: {torch.equal(w_real, batch.weight)}, loss {loss.item():.4f}")
+
+# %% [markdown]
+# **One gradient step.** `gradient_step` does all this from the masks on, computes the gradient, clips it, and lets the optimiser change the policy.
+# Measured again on the same batch and the same masks, the loss is lower.
+
+# %%
+loss_before, grad_norm = gradient_step(learner, optimizer, vocabulary, objective, batch, masks, by_hand)
+with torch.no_grad():
+    loss_after = objective.loss(token_log_prob(learner, batch.rollout, masks, vocabulary), masks, batch, w_real).item()
+print(f"gradient_step returns the loss before the step: {loss_before:.4f}")
+print("the loss on this batch is lower after it:", loss_after < loss_before)
+
+# %% [markdown]
+# A round takes several such steps, each on new masks. Then the policy, which has changed, becomes the new $p_{\text{old}}$ and draws again. Now
+# it differs from the reference, so the log-ratio is no longer 0:
+
+# %%
+for k in range(1, by_hand.train.steps_per_round):
+    masks = objective.masks(batch.rollout, mask_streams(objective, position, by_hand.seed, k, step=k))
+    gradient_step(learner, optimizer, vocabulary, objective, batch, masks, by_hand, step=k)
+second, _, _ = collect(learner, p_ref, tokenizer, vocabulary, task, items, [3, 4, 5], objective, by_hand)
+print("largest |log p_ref - log p_old|: first round below 1e-9:", experience.log_ratio.abs().max().item() < 1e-9, end=", ")
+print("second round above 0.01:", second.log_ratio.abs().max().item() > 0.01)
+
+# %% [markdown]
+# ## 3. A short run, live
+#
+# The loop of `train` is the cells above, over and over, with a learning-rate schedule, files and checkpoints
+# ([dmpo_ref/train.py](../dmpo_ref/train.py)). Twelve rounds of the preset `toy_sudoku`: each draws 4 rollouts for each of 48 puzzles and
+# takes 4 gradient steps. The log-ratio is `none`: the reference is the rollout policy itself, so the target p* moves with the policy.
 
 # %%
 output = Path(tempfile.mkdtemp()) / "run"
@@ -97,10 +202,10 @@ for pair, i in zip(axes.reshape(-1, 2), mended, strict=True):
 plt.show()
 
 # %% [markdown]
-# Clues are black, generated digits blue; cells that break a rule are shaded. Before training the rows are fine and the columns are not:
-# the careless teacher's hand. After two thousand rollouts the columns count.
+# Clues are black, generated digits blue; cells that break a rule are shaded. Before training the rows are right and the columns are wrong,
+# as in the answers of the pre-training. After about two thousand rollouts the columns are right too.
 #
-# ## 3. A long run
+# ## 4. A long run
 #
 # The same preset for its full 120 rounds (23,040 rollouts, 480 gradient steps) takes one to three minutes. Its
 # metrics are committed: `python -m toy.studies.acts curve`, 2026-11-22.
@@ -126,27 +231,28 @@ right.legend(loc="upper left", bbox_to_anchor=(1, 1))
 plt.show()
 
 # %% [markdown]
-# This is the picture of the paper's Figure 4, reward over training, on a problem of ours. Three things to read:
+# The left panel is the kind of picture that the paper shows in its Figure 4: reward over training. Three things to read:
 #
 # - *Reward* is the mean over the rollouts of the round, each drawn at temperature 1. It rises fast and flattens near
 #   0.9: at temperature 1 a policy that is right in each cell with probability 0.99 still fails one puzzle in ten.
 # - *ESS* starts at 0.65 and rises towards 1. Where all four rollouts of a puzzle have the same reward, the weights are
-#   uniform and the group teaches nothing (with `log_ratio: none`). So a rising ESS here means: fewer and
-#   fewer puzzles still teach. It is no sign of quality.
-# - *Blanks*: all puzzles improve, those with 10 blanks last. The reward is 0 or 1 for the whole board, so a hard puzzle
+#   uniform and say nothing about which answer is better (with `log_ratio: none`). So a rising ESS here means that fewer and
+#   fewer puzzles still give a signal. It is not a measure of quality.
+# - *Blanks*: puzzles of all sizes improve, those with 10 blanks last. The reward is 0 or 1 for the whole board, so a hard puzzle
 #   gives no signal until one of its four rollouts is right.
 #
 # The ESS of a group of four, by its rewards, at the α of the preset:
 
 # %%
 for rewards_of_group in ([1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1], [0, 0, 0, 0]):
-    log_weight = torch.tensor([rewards_of_group], dtype=torch.float64) / config.weight.alpha
-    ess = effective_sample_size(target_weights(log_weight, coefficient=1.0, target="tilted")).item()
+    reward = torch.tensor([rewards_of_group], dtype=torch.float64)
+    log_weight = log_weights(reward, torch.zeros_like(reward), alpha=config.weight.alpha)  # log_ratio: none
+    ess = effective_sample_size(target_weights(log_weight)).item()
     print(rewards_of_group, f"ESS (share of the N rollouts) = {ess:.2f}")
 
 # %% [markdown]
-# A group with one right answer in four counts as one rollout; one that is all right, or all wrong, counts as four, and
-# teaches nothing.
+# A group with one right answer in four counts as one rollout. A group that is all right, or all wrong, counts as four, but
+# its weights carry no information.
 
 # %%
 first, last = (long["measured"][i]["by_blanks"] for i in (0, -1))
@@ -154,7 +260,7 @@ for kind in first:
     print(f"{kind:<10} {first[kind]:.2f} -> {last[kind]:.2f}")
 
 # %% [markdown]
-# Three seeds end within 0.6 points of each other; with the reference fixed (`log_ratio: path`) the end is the same:
+# Three seeds end within 0.6 percentage points of each other. With a fixed reference (`log_ratio: path`) the result is about the same:
 
 # %%
 runs = [json.loads(line) for line in (RESULTS / "act_a.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -163,10 +269,10 @@ for name in sorted({run["name"] for run in runs}):
     print(f"{name}: {statistics.mean(rates):.3f} ({min(rates):.3f} to {max(rates):.3f}), from {runs[0]['before']['temperature_1']:.3f}")
 
 # %% [markdown]
-# ## 4. Using rollouts again
+# ## 5. Using rollouts again
 #
-# Rollouts are most of the cost of a large model. The weights are importance weights, so nothing forbids keeping the
-# rollouts of earlier rounds in the buffer (`train.reuse_rounds`), with the weights they were given. Do you expect
+# For a large model, drawing rollouts is most of the cost. The weights are importance weights, so one may keep the
+# rollouts of earlier rounds in the buffer (`train.reuse_rounds`), with the weights they were given. Will the policy learn
 # more from the same number of rollouts?
 
 # %%
@@ -184,15 +290,15 @@ axes.legend()
 plt.show()
 
 # %% [markdown]
-# It does not help here. With 5,760 rollouts and four times as many steps on each, the solve rate is already 0.90; old
-# rollouts beside new ones slow the beginning down, because most of what a step sees was written by an older, worse policy.
-# (One seed each; differences below a point mean nothing.) With the same 480 steps, a quarter of the rollouts costs two points.
+# It does not help here. With 5,760 rollouts and four times as many steps on each, the solve rate is already 0.90. Adding old
+# rollouts slows the start, because most of what a step sees was then drawn from an older, worse policy.
+# (One seed each; differences below one percentage point mean nothing.) With the same 480 steps, a quarter of the rollouts costs two points.
 #
-# ## 5. Which distribution?
+# ## 6. Which distribution?
 #
-# Solve rate 0.92: has DMPO reached its target? The question cannot be answered from rewards. A policy that always
+# The solve rate is 0.92. Has DMPO reached its target? Rewards cannot answer this. A policy that always
 # writes one solution of each puzzle would have solve rate 1. So take one puzzle with *two* solutions, keep the
-# reference fixed, and enumerate ([00](00_quickstart.ipynb) shows the run). Committed: 3 puzzles × 5 seeds, 3,200
+# reference fixed, and enumerate ([00](00_quickstart.ipynb) shows such a run). Committed: 3 puzzles × 5 seeds, 3,200
 # rollouts each, `python -m toy.studies.acts act_b`.
 
 # %%
@@ -206,8 +312,8 @@ off = [abs(p - q) for run in matched for p, q in zip(run["after"]["shares"], run
 print(f"shares of the solutions off by at most {max(off):.3f}")
 
 # %% [markdown]
-# And the moving reference of the live run above? There p* of round $t$ is tilted from $p_\theta$ of round $t-1$, so the
-# targets add up: after many rounds the reward's maximum is all that is left, at no fixed $\alpha$. Compare the
+# And the moving reference of the live run? There p* of round $t$ is tilted from $p_\theta$ of round $t-1$. Every round tilts
+# once more, so after many rounds only the answers with the highest reward are left; no fixed $\alpha$ describes the goal. Compare the
 # live policy, on a two-solution puzzle it was never trained on, with the p* of the *initial* reference:
 
 # %%
@@ -232,15 +338,16 @@ axes.legend()
 plt.show()
 
 # %% [markdown]
-# It moves the right way, but nothing ties it to the shares of p*; on this puzzle it generalises from others. Use
+# It comes nearer, but nothing in its training asks for the probabilities of p*; what it does on this puzzle it learned from others. Use
 # `log_ratio: path` or `elbo` if p* matters, and `none` if only the reward does.
 #
 # ## To remember
 #
+# - One round: collect, choose masks, token log-probabilities, w_real, loss, gradient step.
 # - Reward at temperature 1, greedy solve rate and solve rate by difficulty are three different numbers. Report all three.
-# - ESS near 1 with `log_ratio: none` means that most groups no longer teach.
+# - ESS near 1 with `log_ratio: none` means that most groups no longer give a signal.
 # - Reusing stale rollouts did not help here; a quarter of the rollouts, with as many steps, cost two points.
-# - Reward curves cannot tell distribution matching from mode seeking. Exact distances can.
+# - A reward curve does not show whether a policy matches p\* or gives up solutions. Exact distances do.
 #
 # ## Exercises
 #
@@ -249,11 +356,11 @@ plt.show()
 #    `effective_sample_size`.
 # 3. *Standard.* With `log_ratio: none` and α fixed, to which α of the *initial* reference does the target of round $t$
 #    correspond if every round is fitted exactly?
-# 4. *Research.* Find a buffer rule that beats fresh rollouts at 5,760 rollouts: re-weighting by the current policy, a
-#    cut at small ESS, or sampling by age. Three seeds.
+# 4. *Research.* Find a way to reuse rollouts that beats fresh ones at 5,760 rollouts: new weights under the current policy, dropping
+#    groups of small ESS, or sampling by age. Three seeds.
 #
 # ## Where next
 #
 # [08 · Against its rivals](08_against_its_rivals.ipynb), [09 · From the toy to
-# LLaDA-8B](09_from_the_toy_to_llada.ipynb). The code: [dmpo_ref/train.py](../dmpo_ref/train.py),
-# [toy/studies/acts.py](../toy/studies/acts.py).
+# LLaDA-8B](09_from_the_toy_to_llada.ipynb). The code: [train.py](../dmpo_ref/train.py) (`collect`, `loop`), [experience.py](../dmpo_ref/experience.py),
+# [gradient.py](../dmpo_ref/gradient.py), [toy/studies/acts.py](../toy/studies/acts.py).

@@ -101,7 +101,7 @@ def test_signs_of_latex_and_unicode_mean_what_they_mean(text, value):
         ("2)", "')' where an operator or the end should be"),
         ("(2]", "']' where ')' should be"),
         (r"\frac{1}2", "'2' where '{' should be"),
-        (r"\frac{1}", "None where '{' should be"),
+        (r"\frac{1}", "it ends where '{' should be"),
         ("()", "')' where a number should be"),
         ("1/0", "division by zero"),
         (r"\frac{1}{2-2}", "division by zero"),

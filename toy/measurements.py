@@ -63,7 +63,7 @@ def bench_loss() -> str:
     """One WDCE step with LLaDA's vocabulary, in a process of its own for each way, so that peaks of memory do not mix.
 
     4 sequences × 4 masks of 128 prompt and 256 response tokens, tiny hidden size, float32, CPU. `full_logits` projects every
-    position of every sequence onto the vocabulary and lets autograd keep what it likes.
+    position of every sequence onto the vocabulary and keeps all of it for autograd.
     """
     chunked, full = ([float(x) for x in output_of(f"measure_loss({way!r})").split()] for way in ("chunked", "full_logits"))
     headers = ("way", "seconds", "peak MB above idle", "gradient norm")

@@ -125,7 +125,7 @@ def draw_table(columns: list[Column], path: Path) -> None:
     """The same as bars, a panel for each task; whiskers are 95 % intervals."""
     from matplotlib import pyplot as plt  # seconds of import that a table of text does not need
 
-    from dmpo_ref.plots.style import COLORS, use_style  # seconds, likewise
+    from dmpo_ref.plots.style import COLORS, use_style  # seconds of seaborn, for the figure only
 
     use_style()
     hatches = ["//" if column in PUBLISHED else HATCHES[i // len(COLORS) % len(HATCHES)] for i, column in enumerate(columns)]

@@ -29,7 +29,7 @@ def shard(model: Module, device: torch.device) -> None:
 
 
 def gather(weights: dict[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
-    """Whole weights from shards, on the CPU, one after the other. All processes must call it; who does not keep them gets {}."""
+    """Whole weights from shards, on the CPU, one after the other. All processes must call it; with `keep=False` the result is {}."""
     gathered = {}
     for name, value in weights.items():
         whole = value.full_tensor() if isinstance(value, DTensor) else value

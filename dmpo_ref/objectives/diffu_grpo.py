@@ -40,7 +40,7 @@ def one_shot_masks(rollout: Rollout, generators: list[torch.Generator]) -> Masks
 
 
 def clip_loss(
-    log_prob: Tensor, log_old: Tensor, log_ref: Tensor | None, target: Tensor, advantage: Tensor, *, clip: float, kl: float
+    token_log_prob: Tensor, log_old: Tensor, log_ref: Tensor | None, target: Tensor, advantage: Tensor, *, clip: float, kl: float
 ) -> Tensor:
     """The clipped policy-gradient loss of GRPO, by tokens.
 
@@ -50,15 +50,15 @@ def clip_loss(
     The last term is the k3 estimate of KL(p_θ‖p_ref). On-policy ρ = 1, and without it the gradient is −mean A ∇(Σ_k ℓ_k)/L.
 
     Args:
-        log_prob, log_old, log_ref: [G, N, R, S] nats, under one set of masks; `log_ref` is None for β = 0.
+        token_log_prob, log_old, log_ref: [G, N, R, S] nats, under one set of masks; `log_ref` is None for β = 0.
         target: [G, N, R, S] bool, the scored positions.
         advantage: [G, N] A.
         clip: ε. kl: β.
     """
-    ratio, gain = (log_prob - log_old).exp(), rearrange(advantage, "g n -> g n 1 1")
+    ratio, gain = (token_log_prob - log_old).exp(), rearrange(advantage, "g n -> g n 1 1")
     per_token = -torch.minimum(ratio * gain, ratio.clamp(1 - clip, 1 + clip) * gain)
     if log_ref is not None:
-        d = log_ref - log_prob
+        d = log_ref - token_log_prob
         per_token = per_token + kl * (d.exp() - d - 1)
     per_response = reduce(per_token * target, "g n r s -> g n", "sum") / reduce(target, "g n r s -> g n", "sum")
     return per_response.mean()

@@ -22,7 +22,7 @@ def build(config: LossConfig, alpha: float) -> Objective:
     return Objective(one_shot_masks, loss, is_linear=True)
 
 
-def wd1(log_prob: Tensor, reward: Tensor) -> Tensor:
+def wd1(sequence_log_prob: Tensor, reward: Tensor) -> Tensor:
     """The loss of wd1.
 
         mean over prompts of Σ_n [softmax(−A)[n] − softmax(A)[n]] · ℓ[n],   A = r − mean(r),   ℓ = Σ_k ℓ_k
@@ -31,9 +31,9 @@ def wd1(log_prob: Tensor, reward: Tensor) -> Tensor:
     log-likelihood in place of the NELBO.
 
     Args:
-        log_prob: [G, N] ℓ.
+        sequence_log_prob: [G, N] ℓ.
         reward: [G, N] r.
     """
     advantage = reward - reduce(reward, "g n -> g 1", "mean")
     weight = (-advantage).softmax(dim=-1) - advantage.softmax(dim=-1)
-    return reduce(weight * log_prob, "g n -> g", "sum").mean()
+    return reduce(weight * sequence_log_prob, "g n -> g", "sum").mean()

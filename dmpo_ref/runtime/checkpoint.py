@@ -1,4 +1,4 @@
-"""Crash-safe state. A checkpoint is written beside its place and renamed, so a folder of that name is always complete.
+"""Crash-safe state. A checkpoint is written under a temporary name and then renamed, so a folder with its name is always complete.
 
 Every checkpoint folder is also a plain Hugging Face model folder: `model.path=runs/x` loads the newest one of a run.
 Random streams are keyed by what they are for (`masking.stream`), so there is no generator state to save.
@@ -73,7 +73,7 @@ def write_checkpoint(
     reference: dict[str, Tensor],
     saved: dict[str, Any],
 ) -> None:
-    """Write `checkpoint-<round>` completely, then let it appear by a rename, then remove all but the newest `keep_checkpoints`.
+    """Write `checkpoint-<round>` under a temporary name, rename it, then remove all but the newest `keep_checkpoints`.
 
     Args:
         weights: of the policy, where it holds shards of them only; None: its own.
@@ -117,7 +117,7 @@ class Checkpoint:
     buffers: list[list[Experience]]
 
     def restore(self, state: TrainState, processes: Processes) -> None:
-        """Put counters, buffer, optimiser and learning rate into the state of a run; policy and reference are loaded apart."""
+        """Put counters, buffer, optimiser and learning rate into the state of a run; policy and reference are loaded separately."""
         then = len(self.buffers)
         if then != processes.count and any(self.buffers):
             raise ValueError(f"{self.folder} was written by {then} processes, with a part each; resume with {then}, not {processes.count}")
@@ -154,7 +154,7 @@ def check_same(then: Config, now: Config) -> None:
     """Refuse to resume a run with another config, naming the first key that would change its numbers."""
     before = flat(then)
     for key, value in flat(now).items():
-        # More rounds leave those that were run as they are, unless the learning rate falls to its end with them.
+        # More rounds leave those that were run as they are, unless the learning rate depends on their number.
         is_longer = key == "train.rounds" and value > before[key] and now.optimizer.schedule == "constant"
         if before[key] != value and not is_longer and not key.endswith(FREE_ON_RESUME) and not key.startswith("evaluation."):
             remedy = f"resume with the same config, or choose another output; from model.path={now.output} its policy is the new p_ref"

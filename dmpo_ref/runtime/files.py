@@ -13,7 +13,7 @@ from typing import Any
 
 @contextmanager
 def claim(output: Path) -> Iterator[None]:
-    """A folder for this process alone to write to; if it had to be made, it goes again if nothing was written.
+    """A folder that only this process writes to. If it was created here and nothing was written, it is removed again.
 
     Raises:
         ValueError: another process of this machine is writing there.
@@ -28,7 +28,7 @@ def claim(output: Path) -> Iterator[None]:
         raise OSError(f"output={output}: no folder can be made there ({error.strerror}); choose another output") from error
     descriptor = os.open(output, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # given back when the process ends, however it does
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released when the process ends, in whatever way
     except BlockingIOError:
         os.close(descriptor)
         raise ValueError(f"output={output} is being written by another process; wait for it, or choose another output") from None
@@ -44,7 +44,7 @@ def claim(output: Path) -> Iterator[None]:
 
 
 def force_to_disk(path: Path) -> None:
-    """What was written to a file, or the names in a folder, so that a power cut does not lose it."""
+    """Flush a file, or the entries of a folder, to the disk, so that a power cut does not lose it."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -63,16 +63,16 @@ def write_atomically(path: Path, text: str) -> None:
 def read_entries(path: Path, *, before_round: int) -> list[dict[str, Any]]:
     """The entries of metrics.jsonl or rollouts.jsonl that belong to rounds before this one; [] if there is no file."""
     lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else [""]
-    # What stands behind the last line break was cut off by a crash, and belongs to a round that is run again.
+    # What follows the last line break was cut off by a crash; its round is run again.
     entries = [json.loads(line) for line in lines[:-1]]
     return [entry for entry in entries if entry["round"] < before_round]
 
 
 class EntryFile:
-    """A JSON object a line: metrics of a gradient step, or answers to a prompt."""
+    """A file of JSON lines: metrics of a gradient step, or answers to a prompt."""
 
     def __init__(self, path: Path, entries: list[dict[str, Any]]):
-        """Start the file with the entries of the rounds that a checkpoint has; those after it are dropped."""
+        """Start the file with the entries of the rounds before the checkpoint; later ones are dropped."""
         write_atomically(path, as_lines(entries))
         self.path = path
 

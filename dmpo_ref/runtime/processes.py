@@ -1,4 +1,4 @@
-"""Several processes on one machine: what a run does differently under DDP and FSDP2; one process, as if it were not there.
+"""Several processes on one machine: what a run does differently under DDP and FSDP2. With one process all of it does nothing.
 
 Which it is, the config file of `accelerate launch` says (`presets/accelerate`). With DDP every process holds all weights. With
 FSDP2 a process holds a shard of each weight and fetches the rest, one block at a time, for each forward and backward pass. So
@@ -115,7 +115,7 @@ class Processes:
         self.prepared: tuple[Module, Module] | None = None
 
     def shard(self, model: Module) -> None:
-        """With FSDP2, leave this process its shard of the weights of a model, in place. To be called before an optimiser is made."""
+        """With FSDP2, leave this process its shard of the weights of a model, in place. Call it before an optimiser is made."""
         if self.shards:
             shard(model, self.device)
             self.lockstep = self.lockstep or Lockstep(self.device)
@@ -173,9 +173,9 @@ class Processes:
 class Lockstep:
     """Lets all processes make equally many forward passes without a gradient, although their rollouts need different numbers.
 
-    Before each pass the processes agree on whose model is run next: the first one that any of them wants. Those who want another, or
-    have finished, run it on one token: a filler pass. Passes with a gradient are not voted on: all processes must make equally many;
-    before each of them, and in `join`, a process waits until all others have made theirs without.
+    Before each pass the processes agree on whose model is run next: the first one that any of them needs. The others run it on one
+    token, a filler pass. Passes with a gradient are not voted on: all processes must make equally many.
+    Before each of them, and in `join`, a process waits until the others have made all their passes without a gradient.
     """
 
     def __init__(self, device: torch.device):
@@ -188,7 +188,7 @@ class Lockstep:
         self.models.append(model)
 
     def join(self) -> None:
-        """Make filler passes until no process wants to run a model. To be called before any other exchange between processes."""
+        """Make filler passes until no process needs to run a model. Call it before any other exchange between processes."""
         self._wait_for(len(self.models))
 
     def _before_pass(self, wanted: int, *_: Any) -> None:

@@ -4,7 +4,7 @@
 decides which positions come next. In `blockwise`:
 - `random_order` one uniformly random position per step, `random` several at once;
 - `confidence` those the model is surest of (low-confidence remasking, Nie et al., arXiv 2502.09992);
-- `threshold` and `factor` as many as it is sure enough of (Fast-dLLM, Wu et al., arXiv 2505.22618).
+- `threshold` and `factor` as many as it is confident of (Fast-dLLM, Wu et al., arXiv 2505.22618).
 
 In `wino`:
 - `wino` the same, and it may take tokens back (Wide-In, Narrow-Out, arXiv 2507.18578).

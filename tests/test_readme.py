@@ -10,6 +10,7 @@ import pytest
 
 from tests.test_architecture import FLAT, FLOORS
 from toy import RESULTS
+from toy.studies.acts import by_name, lost_mode, share_error
 
 README = Path("README.md").read_text(encoding="utf-8")
 LINKS = re.findall(r"\]\((?!http)([^)#]+)\)", README)
@@ -98,6 +99,42 @@ def test_the_numbers_of_the_short_list_are_those_of_the_stored_results():
 
     assert f"{median('wdce, negative'):.2f} nats where `none` reaches {median('wdce, none'):.3f}" in shown
     assert 7.5 < median("wdce, none, elbo weights") / median("wdce, none") < 8.5  # "eight times"
+
+
+def test_the_tables_of_the_book_s_results_are_those_of_the_stored_results():
+    page = Path("book/results.md").read_text(encoding="utf-8")
+
+    def spread(rows: list[dict]) -> list[str]:
+        kl = [row["after"]["kl_target_policy"] for row in rows]
+        return [f"{statistics.median(kl):.3f}", f"{max(kl):.3f}"]
+
+    # (loss, likelihood, weights, baseline) of the page → name of the stored runs
+    names = {
+        ("WDCE", "masks", "path", "none"): "wdce, none",
+        ("WDCE", "masks", "path", "uniform"): "wdce, uniform",
+        ("WDCE", "masks", "path", "negative"): "wdce, negative",
+        ("WDCE", "path", "path", "none"): "wdce, none, path likelihood",
+        ("WDCE", "path", "path", "uniform"): "wdce, uniform, path likelihood",
+        ("WDCE", "path", "path", "model"): "wdce, model",
+        ("WDDO", "path", "path", "–"): "wddo, path likelihood",
+        ("WDDO", "masks (ELBO)", "path", "–"): "wddo, elbo",
+        ("WDCE", "masks", "ELBO", "none"): "wdce, none, elbo weights",
+    }
+    lines = re.findall(r"^\| (WD(?:CE|DO) \|.*) \|$", page, re.MULTILINE)
+    rows = [tuple(cell.strip(" *") for cell in line.split("|")) for line in lines]
+    assert {row[:4]: list(row[4:]) for row in rows} == {shown: spread(stored("variants", name=name)) for shown, name in names.items()}
+
+    after = [row["after"]["temperature_1"] for row in stored("act_a", name="reference moves (log_ratio none)")]
+    assert f"→ **{statistics.mean(after):.3f}** ({min(after):.3f} to {max(after):.3f})" in page
+    fixed = stored("act_a", name="reference fixed (log_ratio path)")
+    assert f"0.247 → {statistics.mean(row['after']['temperature_1'] for row in fixed):.3f}, greedy 1.000" in page
+    before = [row["before"]["kl_target_policy"] for row in stored("act_b")]
+    median, largest = spread(stored("act_b"))
+    assert f"{min(before):.2f} to {max(before):.2f} → median **{median}**, largest {largest} nats" in page
+    assert f"within {max(map(share_error, stored('act_b'))):.3f} of p" in page
+    lost = {name: sum(map(lost_mode, rows)) for name, rows in by_name(stored("group_size")).items()}
+    assert lost == {"N=4, 1 group": 7, "N=4, 16 groups": 0, "N=16": 0, "N=64": 0, "N=256": 0}
+    assert "7 of 9 runs lose a solution" in page
 
 
 def test_the_python_example_has_about_ten_lines_and_trains(tmp_path, monkeypatch, capsys):

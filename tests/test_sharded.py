@@ -13,7 +13,7 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.utils.launch import prepare_multi_gpu_env
 from safetensors.torch import load_file
 
-from dmpo_ref.config import ModelConfig
+from dmpo_ref.config import Config, ModelConfig
 from dmpo_ref.forecast.plan import make_plan
 from dmpo_ref.presets.loading import PRESETS
 from dmpo_ref.runtime.processes import check_launch
@@ -85,7 +85,7 @@ def test_accelerate_reads_every_launch_file_and_what_it_sets_is_accepted(file, m
     arguments, _, _ = _validate_launch_command(launch_command_parser().parse_args(["--config_file", str(file), "-m", "dmpo_ref"]))
     for name, value in prepare_multi_gpu_env(arguments).items():
         monkeypatch.setenv(name, value)
-    check_launch(ModelConfig())
+    check_launch(Config(model=ModelConfig()))
     assert os.environ.get("ACCELERATE_USE_FSDP", "false") == str(file.stem.startswith("fsdp2")).lower()
 
 
@@ -101,12 +101,12 @@ def test_accelerate_reads_every_launch_file_and_what_it_sets_is_accepted(file, m
             {},
             "gradient_accumulation_steps=4 in the accelerate config is not supported; use 1",
         ),
-        ({}, {"quantize": "nf4"}, "model.quantize=nf4: 4-bit weights cannot be divided"),
+        ({}, {"quantize": "nf4"}, "model.quantize=nf4: 4-bit weights cannot be sharded"),
     ],
 )
 def test_a_launch_that_would_not_do_what_it_says_is_refused_in_one_line(monkeypatch, variables, model, message):
     for name, value in {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", **variables}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=message) as caught:
-        check_launch(ModelConfig(**model))
+        check_launch(Config(model=ModelConfig(**model)))
     assert "\n" not in str(caught.value)

@@ -154,8 +154,8 @@ print(f"{r.sum().item():.0f} of the {N} are right")
 # %% [markdown]
 # ## 4. Step 2: the same rollouts under the reference
 #
-# $\log p_{\text{ref}}(o;\sigma)$ of each rollout, along the order in which it was drawn. In the first round $p_{\text{ref}}$ and $p_{\text{old}}$ are
-# the same policy, so both numbers must agree. That is a good check of both functions.
+# $\log p_{\text{ref}}(o;\sigma)$ of each rollout, along the order in which it was drawn. In the first round $p_{\text{ref}}$ and
+# $p_{\text{old}}$ are the same policy, so both numbers must agree. That is a good check of both functions.
 
 # %%
 show(minimal.path_log_prob)
@@ -167,8 +167,8 @@ print("log p_ref = log p_old in the first round:", torch.allclose(log_ref, log_o
 # %% [markdown]
 # ## 5. Step 3: weigh
 #
-# We cannot draw from $p^*$, but we can weigh what we drew. With the log-weight $\ell_n = r_n/\alpha + \log p_{\text{ref}}(o_n;\sigma_n) - \log
-# p_{\text{old}}(o_n;\sigma_n)$,
+# We cannot draw from $p^*$, but we can weigh what we drew. With the log-weight $\ell_n = r_n/\alpha + \log p_{\text{ref}}(o_n;\sigma_n) -
+# \log p_{\text{old}}(o_n;\sigma_n)$,
 #
 # $$w_n = \mathrm{softmax}_n(\ell_n),\qquad \sum_n w_n = 1 .$$
 #
@@ -208,8 +208,8 @@ for n in range(3):
 # %% [markdown]
 # ## 7. Step 5: the NELBO
 #
-# The probability of an answer, averaged over all orders, is not cheap to compute. The negative evidence lower bound (NELBO) is: it is an upper bound of
-# $-\log p_\theta(o\mid q)$, and every mask gives an unbiased estimate of it.
+# The probability of an answer, averaged over all orders, is expensive to compute. The negative evidence lower bound (NELBO) is cheap to
+# estimate: every random mask gives an unbiased estimate of it. It is an upper bound of $-\log p_\theta(o\mid q)$.
 #
 # $$\mathcal L_\theta(o\mid q)=\mathbb E_{m}\Bigl[\tfrac Lm\,\mathbb E_{\text{mask of size }m}\sum_{d\text{ masked}}-\log\pi_\theta(o_d\mid
 # \text{masked }o,\,q)\Bigr].$$
@@ -227,12 +227,13 @@ print(f"rollout 0: {R} masks {estimate[0]:.2f}, 4,000 masks {better[0]:.2f}, exa
 print(f"-log p(o) itself: {-reference.log_prob[place]:.2f} nats")
 
 # %% [markdown]
-# Two masks give a noisy estimate; many come close to the exact value. A gradient step averages over all rollouts, so a few masks of each are enough.
+# Two masks give a noisy estimate; many come close to the exact value. A gradient step averages over all rollouts, so a few masks of each
+# are enough.
 #
 # ## 8. Step 6: the loss
 #
-# **WDCE**, weighted denoising cross-entropy, is the mean NELBO of the rollouts under their weights, divided by L. It is maximum likelihood on
-# weighted data. **WDDO** is the other loss of the paper: the policy is trained as a classifier of $p^*$ against
+# **WDCE**, weighted denoising cross-entropy, is the mean NELBO of the rollouts under their weights, divided by L. It is maximum likelihood
+# on weighted data. **WDDO** is the other loss of the paper: the policy is trained as a classifier of $p^*$ against
 # $p_{\text{old}}$. Notebook [05](05_two_losses.ipynb) derives both.
 
 # %%
@@ -244,8 +245,8 @@ print(f"WDCE {minimal.wdce(old, w_real, L).item():.4f}")
 print(f"WDDO where p_θ = p_old: {minimal.wddo(old, old, w).item():.4f} = 2 ln 2 = {2 * math.log(2):.4f}")
 
 # %% [markdown]
-# One gradient step on WDCE, with plain gradient descent so that there is nothing more to it. Measured again on the same rollouts and masks, the
-# loss is lower:
+# One gradient step on WDCE, with plain gradient descent so that there is nothing more to it. Measured again on the same rollouts and
+# masks, the loss is lower:
 
 # %%
 learner = copy.deepcopy(policy)
@@ -260,14 +261,15 @@ print("the loss on this batch is lower:", (after < loss).item())
 # %% [markdown]
 # ## 9. The loop
 #
-# The steps in order: draw N rollouts, weigh them once, take K gradient steps, each on masks of its own; then draw again from the new policy. The
-# reference stays fixed, so the target does too.
+# The steps in order: draw N rollouts, weigh them once, take K gradient steps, each on masks of its own; then draw again from the new
+# policy. The reference stays fixed, so the target does too.
 
 # %%
 show(minimal.dmpo)
 
 # %% [markdown]
-# Thirty rounds. `dmpo` yields after every gradient step. After every fifth round (20 steps) we enumerate the policy and compare it with $p^*$.
+# Thirty rounds. `dmpo` yields after every gradient step. After every fifth round (20 steps) we enumerate the policy and compare it with
+# $p^*$.
 
 # %%
 trained = copy.deepcopy(policy)
@@ -302,23 +304,29 @@ distances = [abs(p - q) for p, q in zip(history[-1][2], targets, strict=True)]
 print("both solutions within 0.15 of their probability under p*:", max(distances) < 0.15)
 
 # %% [markdown]
-# After about two thousand rollouts the policy is within a few hundredths of a nat of $p^*$, down from one nat. It solves the puzzle, and it kept *both*
-# solutions, each near its probability under $p^*$. The reward alone does not ask for that: one solution would earn as much. This is what "distribution matching"
-# means. (In the last fifteen rounds it comes no closer. Exercise 4 asks what sets this limit.)
+# After about two thousand rollouts the policy is within a few hundredths of a nat of $p^*$, down from one nat. It solves the puzzle, and
+# it kept *both* solutions, each near its probability under $p^*$. The reward alone does not ask for that: one solution would earn as much.
+# This is what "distribution matching" means. (In the last fifteen rounds it comes no closer. Exercise 4 asks how this depends on N.)
 #
-# One run on one puzzle does not prove much. It shows that $p^*$ can be reached, here. Notebook [03](03_weights.ipynb) shows why
+# One run on one puzzle does not prove much. It shows how near to $p^*$ the method comes here. Notebook [03](03_weights.ipynb) shows why
 # $p^*$ is a fixed point of the weights; [02](02_mode_seeking_and_mass_covering.ipynb) when the reverse KL drops modes and when it does not;
 # [08](08_against_its_rivals.ipynb) compares other objectives on this kind of puzzle (REINFORCE keeps both solutions too).
 #
 # ## 10. The same as a library: `train`
 #
 # `dmpo_ref.train` is the same algorithm with what a real run needs: configs and files, many prompts of different lengths, adapters,
-# micro-batches, checkpoints, several processes. [tests/test_minimal.py](../tests/test_minimal.py) gives the page and `train` the same random numbers and compares losses, weights
-# and parameters. Three rounds of the same preset:
+# micro-batches, checkpoints, several processes. [tests/test_minimal.py](../tests/test_minimal.py) gives the page and `train` the same
+# random numbers and compares losses, weights and parameters. Three rounds of the same preset. `reward` may be any function of the puzzle
+# and the text of an answer; without it, `train` uses the reward of the task.
+
 
 # %%
+def is_solution(item, text):
+    return float(text in solutions(item.puzzle))
+
+
 output = Path(tempfile.mkdtemp()) / "run"
-run = train(load_config("toy_two_solutions", f"output={output}", "train.rounds=3"))
+run = train(load_config("toy_two_solutions", f"output={output}", "train.rounds=3"), reward=is_solution)
 print(f"{len(run.metrics)} gradient steps; each has a line in metrics.jsonl with", ", ".join(list(run.metrics[0])[:6]), "…")
 print("files:", ", ".join(sorted(path.name for path in output.iterdir())))
 

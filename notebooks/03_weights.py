@@ -62,8 +62,8 @@ from toy.worlds.mixture import draw_cells, world_1d
 # It is the distribution with the highest $\mathbb E[r]-\alpha\,\mathrm{KL}(p\,\|\,p_{\mathrm{ref}})$. So α, in units of reward per nat, is
 # a price: the reward that one nat of distance from the reference must bring.
 #
-# We look at it where every expectation is a finite sum: a line of 64 cells (`toy.worlds.mixture.world_1d`), a broad $p_{\mathrm{ref}}$ and a reward
-# with four peaks. Before you run the next cell: what is p\* as α → 0, and as α → ∞?
+# We look at it where every expectation is a finite sum: a line of 64 cells (`toy.worlds.mixture.world_1d`), a broad $p_{\mathrm{ref}}$ and
+# a reward with four peaks. Before you run the next cell: what is p\* as α → 0, and as α → ∞?
 
 # %% tags=["slide"]
 world = world_1d()
@@ -166,15 +166,15 @@ def explore(alpha, N):
 
 
 # %% [markdown]
-# Move the sliders (in a running JupyterLab). At small α a single rollout has nearly all the weight, whatever N is. At large α all rollouts count the
-# same and the weights carry no information. The useful range is between the two.
+# Move the sliders (in a running JupyterLab). At small α a single rollout has nearly all the weight, whatever N is. At large α all rollouts
+# count the same and the weights carry no information. The useful range is between the two.
 #
 # ## 4. Effective sample size
 #
 # $$\mathrm{ESS} \;=\; \frac{1}{N\sum_n w_n^2}\;\in\;[1/N,\,1]$$
 #
-# is the share of the N rollouts that really counts: $k$ equal weights and zeros elsewhere give $k/N$. As N → ∞ it tends to a number that depends on
-# the two distributions only, $1/\mathbb E_{p_{\mathrm{old}}}[(p^*/p_{\mathrm{old}})^2]$, which on the line is a sum over cells.
+# is the share of the N rollouts that really counts: $k$ equal weights and zeros elsewhere give $k/N$. As N → ∞ it tends to a number that
+# depends on the two distributions only, $1/\mathbb E_{p_{\mathrm{old}}}[(p^*/p_{\mathrm{old}})^2]$, which on the line is a sum over cells.
 
 # %% tags=["slide"]
 print("  alpha   mean ESS at N = 4      16      64     256    N -> infinity (exact)")
@@ -189,9 +189,9 @@ for alpha in (0.1, 0.3, 1.0, 3.0, 10.0):
     print(f"{alpha:7g} {row[0]:18.2f} {row[1]:8.2f} {row[2]:7.2f} {row[3]:7.2f} {limit:16.2f}")
 
 # %% [markdown]
-# The ESS of a *small* group is too high: with N = 4 it cannot fall below 0.25, and four rollouts that all missed the target have equal weights. At α =
-# 0.1 the ESS of four rollouts is six times that of the two distributions. An ESS near $1/N$ is a warning; an ESS well above it at small N
-# proves nothing.
+# The ESS of a *small* group is too high: with N = 4 it cannot fall below 0.25, and four rollouts that all missed the target have equal
+# weights. At α = 0.1 the ESS of four rollouts is six times that of the two distributions. An ESS near $1/N$ is a warning; an ESS well
+# above it at small N proves nothing.
 #
 # ## 5. The coefficient c: tempering until the weights are even enough
 #
@@ -226,8 +226,8 @@ for wanted in (0.1, 0.3, 0.5, 0.9):
 # $$\log p_{t} \;=\; (1-c)^t\,\log p_0 + \bigl(1-(1-c)^t\bigr)\log p^* + \text{const}.$$
 #
 # So c is a step size: the fixed point stays p\*, as long as ℓ holds the term $\log p_{\mathrm{ref}}-\log p_{\mathrm{old}}$. Without that
-# term (`log_ratio: none`) one round gives $p_{\mathrm{old}}\,e^{c\,r/\alpha}$, and repeating that ends only at the greedy policy. Both, iterated with exact
-# expectations:
+# term (`log_ratio: none`) one round gives $p_{\mathrm{old}}\,e^{c\,r/\alpha}$, and repeating that ends only at the greedy policy. Both,
+# iterated with exact expectations:
 
 
 # %% tags=["slide"]
@@ -321,8 +321,8 @@ print(f"16 groups of 4         {sixteen_groups[0][3] - target[3]:9.3f} {sixteen_
 # %% [markdown]
 # Averaging over groups reduces the noise but not the bias. That looks bad for small groups. But training has many rounds. If
 # $p_{\mathrm{old}}=p^*$, then ℓ is the same for every rollout, the weights are $1/N$ and the bias is zero, for every N. So p\* is a fixed
-# point. Is it reached? A tabular policy that is fitted exactly to the expected weights has $p_{t+1}(o)=\mathbb E[\text{weight on }o]$; iterate
-# that, exactly, with the reference fixed.
+# point. Is it reached? A tabular policy that is fitted exactly to the expected weights has $p_{t+1}(o)=\mathbb E[\text{weight on }o]$;
+# iterate that, exactly, with the reference fixed.
 
 # %%
 history = {}
@@ -350,15 +350,15 @@ right.legend(fontsize=7)
 plt.show()
 
 # %% [markdown]
-# The bias of self-normalising makes each round a shorter step. It does not change the fixed point. The real cost of a small N is noise (the standard
-# deviations above), and an answer that is never drawn gets no weight. That is why the results tables count *rollouts per gradient step*, not N
-# alone.
+# The bias of self-normalising makes each round a shorter step. It does not change the fixed point. The real cost of a small N is noise
+# (the standard deviations above), and an answer that is never drawn gets no weight. That is why the results tables count *rollouts per
+# gradient step*, not N alone.
 #
 # ## 7. On-policy, off-policy, stale
 #
 # In the first round $p_{\mathrm{old}}=p_{\mathrm{ref}}$ and the weights are $\mathrm{softmax}(r/\alpha)$. Then the policy changes. Let it
-# move along the geometric path $p_s\propto p_{\mathrm{ref}}^{1-s}(p^*)^{s}$ on the line: $s=0$ is the start, $s=1$ the target, and at $s>1$ it
-# has gone too far. Where is the ESS highest?
+# move along the geometric path $p_s\propto p_{\mathrm{ref}}^{1-s}(p^*)^{s}$ on the line: $s=0$ is the start, $s=1$ the target, and at
+# $s>1$ it has gone too far. Where is the ESS highest?
 #
 # The last two columns of the table are standard deviations under $p_s$, in nats, of the two parts of the log-weight: $r/\alpha$ and the
 # log-ratio. At $s=1$ the two cancel exactly: their sum is the same for every answer.
@@ -395,17 +395,17 @@ for name, log_limit in limits.items():
 
 # %% [markdown]
 # With a fixed reference the weight of a rollout stays valid: $\log p_{\mathrm{old}}$ is that of the policy that *drew* it, at the
-# temperature at which it was drawn. So weights are computed once and kept in the buffer, nothing is computed again, and the old policy is not needed any more
-# (`dmpo_ref.experience.weigh`, `train.reuse_rounds`). But the noise of the rollouts stays too. With the same N rollouts again and again the policy
-# fits these N better and better, and not p\*.
+# temperature at which it was drawn. So weights are computed once and kept in the buffer, nothing is computed again, and the old policy is
+# not needed any more (`dmpo_ref.experience.weigh`, `train.reuse_rounds`). But the noise of the rollouts stays too. With the same N
+# rollouts again and again the policy fits these N better and better, and not p\*.
 #
 # A stored weight is right for the target for which it was computed. If the reference is re-synced, or there is no ratio, the next
 # round has another target.
 #
 # ## 8. Where the ratio comes from: path, ELBO, none
 #
-# On the line $\log p_{\mathrm{ref}}-\log p_{\mathrm{old}}$ was known. A masked diffusion model does not give $\log p(o)$ directly, because $p(o)$ is a sum over
-# orders. Three choices:
+# On the line $\log p_{\mathrm{ref}}-\log p_{\mathrm{old}}$ was known. A masked diffusion model does not give $\log p(o)$ directly, because
+# $p(o)$ is a sum over orders. Three choices:
 #
 # - `path`: $\log p_{\mathrm{ref}}(o;\sigma)-\log p_{\mathrm{old}}(o;\sigma)$ along the order σ in which the rollout was drawn;
 # - `elbo`: the difference of two ELBOs, estimated on R random masks, the same for both;
@@ -413,8 +413,8 @@ for name, log_limit in limits.items():
 #
 # `dmpo_ref.experience.estimate_log_ratio` computes all three; `weight.log_ratio` in the config chooses.
 #
-# We use the tiny Sudoku policy and one puzzle with 5 blanks and two solutions: 1,024 answers, all of which can be enumerated. Everything is in
-# float64.
+# We use the tiny Sudoku policy and one puzzle with 5 blanks and two solutions: 1,024 answers, all of which can be enumerated. Everything
+# is in float64.
 
 # %%
 import copy
@@ -437,9 +437,10 @@ prompts = encode(tokenizer, task, [puzzle])
 print(task.show(puzzle), f"\nalpha = {alpha}")
 
 # %% [markdown]
-# The old policy must differ from the reference. Train it a little: five rounds of 64 rollouts, four gradient steps each, with path weights. This is
-# the whole algorithm, made of the functions that `train` calls: `weigh` computes the log-ratio and the weights of the rollouts once, and
-# `gradient_step` fits the policy to them. (The objective, WDCE along the path, is explained in the [notebook on the two losses](05_two_losses.ipynb).)
+# The old policy must differ from the reference. Train it a little: five rounds of 64 rollouts, four gradient steps each, with path
+# weights. This is the whole algorithm, made of the functions that `train` calls: `weigh` computes the log-ratio and the weights of the
+# rollouts once, and `gradient_step` fits the policy to them. (The objective, WDCE along the path, is explained in the [notebook on the two
+# losses](05_two_losses.ipynb).)
 
 # %%
 policy, p_ref = copy.deepcopy(reference), FrozenReference(reference)
@@ -455,8 +456,8 @@ for t in range(5):
 print("reward in round 5:", graded.mean().item(), " ESS:", f"{effective_sample_size(experience.weight).item():.2f}")
 
 # %% [markdown]
-# `weigh` is two functions in a row: `estimate_log_ratio` and the weights of section 2. The policy has changed since, but the experience of the last round keeps
-# its weights. The formula of section 2, by hand, gives the same numbers:
+# For this objective `weigh` is two functions in a row: `estimate_log_ratio` and the weights of section 2. The policy has changed since,
+# but the experience of the last round keeps its weights. The formula of section 2, by hand, gives the same numbers:
 
 # %%
 by_hand = weights_by_hand(experience.reward, experience.log_ratio, torch.zeros(1, 64), alpha)
@@ -472,9 +473,9 @@ for name, exact in {"ref": exact_ref, "old": exact_old}.items():
     print(f"KL(p*||p_{name}) {kl_divergence(log_target, exact.log_prob):.3f} nats")
 
 # %% [markdown]
-# To judge the estimates we need $\log p(o;\sigma)$ of *every* answer along *every* one of the $5!=120$ orders, and the log-probability of the hidden tokens under every mask.
-# Both are sums of conditionals $\log\pi(\text{blank }i\text{ takes symbol }a\mid\text{state})$, and there are only $5^5$ states: each blank
-# open or one of four digits.
+# To judge the estimates we need $\log p(o;\sigma)$ of *every* answer along *every* one of the $5!=120$ orders, and the log-probability of
+# the hidden tokens under every mask. Both are sums of conditionals $\log\pi(\text{blank }i\text{ takes symbol }a\mid\text{state})$, and
+# there are only $5^5$ states: each blank open or one of four digits.
 
 # %%
 n, open_or_digit = 5, 5
@@ -518,8 +519,8 @@ for name, exact in {"ref": exact_ref, "old": exact_old}.items():
 # $$\mathbb E_{\sigma\mid o}\left[\frac{p_{\mathrm{ref}}(o;\sigma)}{p_{\mathrm{old}}(o;\sigma)}\right]
 #   =\frac{p_{\mathrm{ref}}(o)}{p_{\mathrm{old}}(o)}.$$
 #
-# **ELBO.** Here the mean over masks is of the *logarithm*. The exponential of a noisy logarithm is too large on average, most of all where the
-# noise is largest. The estimate from one antithetic pair, for every answer and each of the 32 sets and complements:
+# **ELBO.** Here the mean over masks is of the *logarithm*. The exponential of a noisy logarithm is too large on average, most of all where
+# the noise is largest. The estimate from one antithetic pair, for every answer and each of the 32 sets and complements:
 
 
 # %%
@@ -543,9 +544,9 @@ print("the mean over all 32 pairs is the exact ELBO; number of estimates:", pair
 
 # %% [markdown]
 # Now each estimate of the ratio is a finite distribution for every answer, and three questions have exact answers. How far is it from the
-# true log-ratio (root mean square, rollouts from $p_{\mathrm{old}}$)? Which distribution do the weights lead to as N → ∞ (below: its *limit*),
-# $\;\propto p_{\mathrm{old}}(o)\,e^{r/\alpha}\,\mathbb E[e^{\text{estimate}}\mid o]$? What is the ESS? R = 4 masks are two independent
-# pairs, so that $\mathbb E[e^{(X_1+X_2)/2}]=(\mathbb E[e^{X/2}])^2$.
+# true log-ratio (root mean square, rollouts from $p_{\mathrm{old}}$)? Which distribution do the weights lead to as N → ∞ (below:
+# its *limit*), $\;\propto p_{\mathrm{old}}(o)\,e^{r/\alpha}\,\mathbb E[e^{\text{estimate}}\mid o]$? What is the ESS? R = 4 masks are two
+# independent pairs, so that $\mathbb E[e^{(X_1+X_2)/2}]=(\mathbb E[e^{X/2}])^2$.
 
 
 # %%
@@ -667,8 +668,9 @@ torch.testing.assert_close(ratios["path"][0], enumerated, rtol=0, atol=1e-9)
 print("largest difference below 1e-9:", (ratios["path"][0] - enumerated).abs().max().item() < 1e-9)
 
 # %% [markdown]
-# With other masks for each model the noise is more than twice as large, and it goes into an exponential. How much does this change a trained policy? The committed
-# results of `python -m toy.studies.acts variants` (2026-11-22): this puzzle, N = 64, 3,200 rollouts, WDCE without baseline, 3 seeds.
+# With other masks for each model the noise is more than twice as large, and it goes into an exponential. How much does this change a
+# trained policy? The committed results of `python -m toy.studies.acts variants` (2026-11-22): this puzzle, N = 64, 3,200 rollouts, WDCE
+# without baseline, 3 seeds.
 
 # %%
 for name, rows in by_name(read("variants")).items():
@@ -677,28 +679,29 @@ for name, rows in by_name(read("variants")).items():
         print(f"{name:26s} exact KL(p*||p_theta) at the end, nats: median {kl[1]:.3f}, largest {kl[2]:.3f}")
 
 # %% [markdown]
-# The first line has path weights, the second ELBO weights from four masks. With ELBO weights the divergence is eight times as large. That is the price
-# for samplers that have no path probability. But the policy still ends within 0.05 nats of p\*: ELBO weights, which the published recipe uses, are
-# good enough here.
+# The first line has path weights, the second ELBO weights from four masks. With ELBO weights the divergence is eight times as large. That
+# is the price for samplers that have no path probability. But the policy still ends within 0.05 nats of p\*: ELBO weights, which the
+# published recipe uses, are good enough here.
 #
 # ## To remember
 #
 # - p\* ∝ p_ref · e^{r/α}. Log-weight: reward over α plus log p_ref − log p_old; weight: softmax over the rollouts of one prompt.
-# - ESS says what share of the rollouts counts. At small N it is too high. The coefficient c raises it by taking smaller steps; the fixed point
-#   stays p\*, as long as the ratio is there.
-# - Self-normalising over N gives too little weight to what p_old draws too rarely, by O(1/N), and is exact at p\*. The real costs of a small N are
-#   noise and answers that are never drawn.
+# - ESS says what share of the rollouts counts. At small N it is too high. The coefficient c raises it by taking smaller steps; the fixed
+#   point stays p\*, as long as the ratio is there.
+# - Self-normalising over N gives too little weight to what p_old draws too rarely, by O(1/N), and is exact at p\*. The real costs of a
+#   small N are noise and answers that are never drawn.
 # - A weight belongs to the policy that drew the rollout. Never put the current policy into its denominator.
-# - Path ratios are noisy, but their limit is p\*. ELBO ratios have a gap and noise inside an exponential. `none` has another target, which moves.
+# - Path ratios are noisy, but their limit is p\*. ELBO ratios have a gap and noise inside an exponential. `none` has another target, which
+#   moves.
 #
 # ## Exercises
 #
 # 1. *Warm-up.* Two rollouts with ℓ = (0, d). Write their ESS as a function of d, and find the c that makes it 0.8. Check with
 #    `coefficient_for_ess`.
-# 2. *Standard.* In section 6, start from a $p_{\mathrm{old}}$ that has *lost* the fourth answer ($10^{-6}$). How many rounds does N = 16 need to bring
-#    it back, and why does the expectation hide what happens in a real run?
-# 3. *Standard.* Put rollouts of $p_0$ and of $p_1$ (section 7) into *one* softmax, each with the ratio to its own policy. Is the limit still p\* as N →
-#    ∞? Compare the ESS with weighing both by the mixture $\tfrac12p_0+\tfrac12p_1$. Then say what would change with ELBOs.
+# 2. *Standard.* In section 6, start from a $p_{\mathrm{old}}$ that has *lost* the fourth answer ($10^{-6}$). How many rounds does N = 16
+#    need to bring it back, and why does the expectation hide what happens in a real run?
+# 3. *Standard.* Put rollouts of $p_0$ and of $p_1$ (section 7) into *one* softmax, each with the ratio to its own policy. Is the limit
+#    still p\* as N → ∞? Compare the ESS with weighing both by the mixture $\tfrac12p_0+\tfrac12p_1$. Then say what would change with ELBOs.
 # 4. *Research.* The noise of the ELBO ratio is inside an exponential. Design an estimate of $p_{\mathrm{ref}}(o)/p_{\mathrm{old}}(o)$
 #    from R forward passes of each model with a smaller error *of the ratio*, and judge it with the `judge` of section 8.
 #

@@ -69,8 +69,8 @@ theta_old = torch.tensor([[0.3, -0.8, 0.6], [-0.2, 1.0, 0.4]], dtype=torch.float
 print(score(theta_old, ANSWERS, BOTH).exp())
 
 # %% [markdown]
-# There are two orders in which the tokens can be unmasked. Along "first, then second" the probability is $\pi(o_1\mid M,M)\,\pi(o_2\mid o_1,M)$. Do the two orders
-# give the same distribution?
+# There are two orders in which the tokens can be unmasked. Along "first, then second" the probability is $\pi(o_1\mid M,M)\,\pi(o_2\mid
+# o_1,M)$. Do the two orders give the same distribution?
 
 
 # %%
@@ -94,8 +94,8 @@ for name, values in (
     print(f"{name:10s}", [f"{p:.3f}" for p in values.exp().tolist()])
 
 # %% [markdown]
-# They do not: the six conditionals need not belong to one joint distribution. The sampler, which chooses an order at random, draws from the mean of the
-# two, $p_{\mathrm{old}}$.
+# They do not: the six conditionals need not belong to one joint distribution. The sampler, which chooses an order at random, draws from
+# the mean of the two, $p_{\mathrm{old}}$.
 #
 # The **NELBO** ([arXiv:2502.09992](https://arxiv.org/abs/2502.09992) uses it for LLaDA) looks at all masks instead:
 #
@@ -148,7 +148,8 @@ print("p*", [f"{p:.3f}" for p in log_target.exp().tolist()])
 #
 # $\widehat{\mathcal L}$ is a mean over R masks of each rollout (`loss.num_masks` in a config, the class `Masks` in the code).
 #
-# By hand: loops over rollouts, over the R masks of each, over positions. The masks come from the library, so that both sides use the same ones.
+# By hand: loops over rollouts, over the R masks of each, over positions. The masks come from the library, so that both sides use the same
+# ones.
 
 
 # %%
@@ -236,8 +237,8 @@ print(f"largest gap {(marginal(theta_star) - exact_elbo(theta_star)).abs().max()
 
 # %% [markdown]
 # At the optimum the bound is tight: the conditionals of one joint distribution agree along every order. So a loss made of ELBOs can have
-# the exact p\* as its minimum. WDCE does, because it is *linear* in the estimates: the noise of the masks has mean 0 in the loss, whatever their number.
-# Section 7 comes back to this.
+# the exact p\* as its minimum. WDCE does, because it is *linear* in the estimates: the noise of the masks has mean 0 in the loss, whatever
+# their number. Section 7 comes back to this.
 #
 # ## 3. WDDO: tell p\* from p_old
 #
@@ -299,14 +300,14 @@ right.set(xlabel="Δ, nats", ylabel="−gradient in log p$_θ$ × N", title="−
 plt.show()
 
 # %% [markdown]
-# The right panel shows how the two losses are related: the negative gradient with respect to $\log p_\theta$, that is, how strongly each loss raises
-# the log-probability of a rollout. At $\Delta=0$, before the first step, it is $\tfrac12(w_n-\tfrac1N)$ for WDDO:
-# *half of WDCE with the uniform baseline.* After that the gradient of WDDO goes to 0 as Δ reaches $\log Nw_n$. That of WDCE with the uniform baseline
-# is constant: a negative weight lowers the estimate of $\log p_\theta$ for as long as the group is used. (With the baseline `model` it goes
-# to 0 too: [04](04_weight_baseline.ipynb), section 2.)
+# The right panel shows how the two losses are related: the negative gradient with respect to $\log p_\theta$, that is, how strongly each
+# loss raises the log-probability of a rollout. At $\Delta=0$, before the first step, it is $\tfrac12(w_n-\tfrac1N)$ for WDDO:
+# *half of WDCE with the uniform baseline.* After that the gradient of WDDO goes to 0 as Δ reaches $\log Nw_n$. That of WDCE with the
+# uniform baseline is constant: a negative weight lowers the estimate of $\log p_\theta$ for as long as the group is used. (With the
+# baseline `model` it goes to 0 too: [04](04_weight_baseline.ipynb), section 2.)
 #
-# Both facts on the two tokens, along the orders, with exact log-probabilities. A rollout is an answer and an order; there are 8, each equally likely under the
-# uniform policy:
+# Both facts on the two tokens, along the orders, with exact log-probabilities. A rollout is an answer and an order; there are 8, each
+# equally likely under the uniform policy:
 
 # %%
 theta_0 = torch.zeros(2, 3, dtype=torch.float64, requires_grad=True)  # p_old = p_ref = uniform along every order
@@ -326,8 +327,8 @@ of_wdce = torch.autograd.grad(losses_on_paths(theta_star)[1], theta_star)[0]
 print(f"at p*: largest component of the gradient of WDCE - uniform: {of_wdce.abs().max().item():.3f}")
 
 # %% [markdown]
-# WDDO is stationary at p\*. WDCE with the uniform baseline is not, for this group of rollouts; it becomes stationary only because the next round
-# has new rollouts with new weights. (Without baseline WDCE is stationary at p\*, section 2.)
+# WDDO is stationary at p\*. WDCE with the uniform baseline is not, for this group of rollouts; it becomes stationary only because the next
+# round has new rollouts with new weights. (Without baseline WDCE is stationary at p\*, section 2.)
 #
 # How low can WDDO get? Its minimum is that of a classification problem: $2\ln2-2\,\mathrm{JS}(p^*,p_{\mathrm{old}})$, as for a GAN.
 # So the value of the loss says how far p\* is from $p_{\mathrm{old}}$, not how good the policy is.
@@ -362,8 +363,8 @@ print("largest difference below 1e-9:", max((formula - autograd).abs().max(), (n
 # %% [markdown]
 # ## 4. Masks: where the noise is
 #
-# Both losses estimate $\log p_\theta$ from random masks. How noisy is that? Take the tiny Sudoku policy, a test puzzle with L = 6 blanks, and
-# 32 answers that it drew. There are only $2^6-1=63$ non-empty masks; one call scores all of them.
+# Both losses estimate $\log p_\theta$ from random masks. How noisy is that? Take the tiny Sudoku policy, a test puzzle with L = 6 blanks,
+# and 32 answers that it drew. There are only $2^6-1=63$ non-empty masks; one call scores all of them.
 
 # %%
 from dmpo_ref import SamplerConfig, answer_texts, build_task, build_vocabulary, encode, load_config, load_policy, sample
@@ -399,8 +400,8 @@ for m in range(1, L + 1):
     print(f"{m:3d} {len(estimates):6d} {estimates.mean():13.2f} {estimates.std():10.2f}")
 
 # %% [markdown]
-# With one blank hidden the policy is certain: the other five determine it. With two it is nearly always certain too, but one pair costs 16 nats
-# after multiplication by L/m. That is where the noise comes from: few sets are hard, and a small hard set has a large weight.
+# With one blank hidden the policy is certain: the other five determine it. With two it is nearly always certain too, but one pair costs 16
+# nats after multiplication by L/m. That is where the noise comes from: few sets are hard, and a small hard set has a large weight.
 #
 # `dmpo_ref.masking` has three unbiased schemes, and the published one to compare with:
 #
@@ -458,8 +459,8 @@ a = coefficients("paper", 256) * np.arange(1, 257)
 print("a_m * m for `paper`, L = 256:", *(f"m = {m}: {a[m - 1]:.2f}  " for m in (1, 13, 26, 64, 128, 192, 230, 243, 256)))
 
 # %% [markdown]
-# Sizes in the middle count 1.11. Sizes below a tenth and above nine tenths of the response count 0.55, because only one of the two masks of a pair can
-# have them. So the nearly empty contexts with which generation begins have about half the weight they should have.
+# Sizes in the middle count 1.11. Sizes below a tenth and above nine tenths of the response count 0.55, because only one of the two masks
+# of a pair can have them. So the nearly empty contexts with which generation begins have about half the weight they should have.
 #
 # Does the code do what these formulas say? 20,000 draws from seeded streams, in units of standard errors:
 
@@ -474,8 +475,8 @@ for scheme in ("exact", "stratified", "antithetic", "paper"):
     print(f"{scheme:12s} within 4 standard errors of the formula, all sizes: {worst < 4}")
 
 # %% [markdown]
-# A small example, L = 4. Let a hidden token cost 1.44, 1.76, 2.08, 2.40 nats on average when 1, 2, 3, 4 are hidden: the fewer tokens are visible,
-# the harder the prediction. Which estimate does each scheme give?
+# A small example, L = 4. Let a hidden token cost 1.44, 1.76, 2.08, 2.40 nats on average when 1, 2, 3, 4 are hidden: the fewer tokens are
+# visible, the harder the prediction. Which estimate does each scheme give?
 
 # %%
 total_cost = np.array([1.44, 1.76, 2.08, 2.40]) * np.arange(1, 5)  # of a mask with m = 1..4 hidden
@@ -569,6 +570,11 @@ print("answer 1, R = 2: mean computed and drawn, standard deviation computed and
 for scheme, numbers in DRAWN.items():
     print(f"{scheme:12s}", " ".join(f"{x:7.3f}" for x in numbers))
 
+# %%
+once = [s for s in SETS if 0 in s and len(s) < L]  # each pair of a set and its complement once
+sides = [sorted(L / len(t) * COSTS[0][t] for t in (s, frozenset(range(L)) - s)) for s in once]
+print(f"{len(once)} pairs; in {sum(easier < 0.01 for easier, _ in sides)} of them the easier side costs less than 0.01 nats")
+
 # %% tags=["nbval-ignore-output"]
 figure, (left, centre, right) = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
 for m, values in estimates(COSTS[0]).items():
@@ -576,10 +582,7 @@ for m, values in estimates(COSTS[0]).items():
 left.axhline(NELBO[0], color="0.3", linestyle="--", label="exact NELBO")
 left.set(xlabel="hidden tokens m", ylabel="(L/m) · cost, nats", title="Answer 1: every mask")
 left.legend(fontsize=8)
-once = [s for s in SETS if 0 in s and len(s) < L]  # each pair of a set and its complement once
-for s in once:
-    easier, harder = sorted(L / len(t) * COSTS[0][t] for t in (s, frozenset(range(L)) - s))
-    centre.plot(harder, easier, "o", color=GREEN, markersize=4, alpha=0.6)
+centre.plot([harder for _, harder in sides], [easier for easier, _ in sides], "o", color=GREEN, markersize=4, alpha=0.6)
 centre.set(xlabel="estimate from the harder side, nats", ylabel="from its complement, nats", title=f"The {len(once)} pairs")
 for k, (scheme, values) in enumerate(EXACT.items()):
     color = RED if scheme in ("naive pairs", "paper") else BLUE
@@ -592,13 +595,14 @@ plt.show()
 # %% [markdown]
 # Three observations.
 #
-# - For this policy the three unbiased schemes differ by less than three per cent. The noise comes from *which* tokens are hidden, hardly from how many.
-#   And complements help little: a hard set does have an easy complement (centre), but so have most easy sets.
-# - The biased schemes have the *smaller* spread, because their weights are smaller. A single estimate is even a little nearer to the truth. But noise
-#   averages out and bias does not: with 32 pairs the order is reversed (last column), and a gradient step averages over hundreds.
-# - Does the bias harm WDCE? It does not change the minimum: any positive $a_m$ give a cross-entropy for each conditional, and p\* minimises them all
-#   (section 7 has the number). It matters where the estimate is used as a *likelihood*: in ELBO weights, in WDDO, in a reported bound. And it
-#   changes what is fitted best by a policy that cannot fit everything.
+# - For this policy the three unbiased schemes differ by less than three per cent. The noise comes from *which* tokens are hidden, hardly
+#   from how many. And complements help little: a hard set does have an easy complement (centre), but so have most easy sets.
+# - The biased schemes have the *smaller* spread, because their weights are smaller. A single estimate is even a little nearer to the
+#   truth. But noise averages out and bias does not: with 32 pairs the order is reversed (last column), and a gradient step averages over
+#   hundreds.
+# - Does the bias harm WDCE? It does not change the minimum: any positive $a_m$ give a cross-entropy for each conditional, and p\*
+#   minimises them all (section 7 has the number). It matters where the estimate is used as a *likelihood*: in ELBO weights, in WDDO, in a
+#   reported bound. And it changes what is fitted best by a policy that cannot fit everything.
 #
 # ## 6. The sum and the mean
 #
@@ -644,13 +648,13 @@ for name, loss in {"sum (here)": ours, "mean (published)": published}.items():
 print(f"{'p*':18s}", [f"{p:.3f}" for p in log_target.exp().tolist()])
 
 # %% [markdown]
-# It does: that probabilities sum to 1 does not correct the mean. The best answer gets 0.86 instead of 0.58; the minimum of this loss is much greedier
-# than p\*.
+# It does: that probabilities sum to 1 does not correct the mean. The best answer gets 0.86 instead of 0.58; the minimum of this loss is
+# much greedier than p\*.
 #
 # ## 7. WDDO with ELBOs
 #
-# The committed results of `python -m toy.studies.acts variants` (2026-11-22): one puzzle with two solutions, N = 64, 3,200 rollouts, three seeds,
-# exact $\mathrm{KL}(p^*\|p_\theta)$ from 1.01 nats. "Path likelihood" means exact log-probabilities along the rollout's own order;
+# The committed results of `python -m toy.studies.acts variants` (2026-11-22): one puzzle with two solutions, N = 64, 3,200 rollouts, three
+# seeds, exact $\mathrm{KL}(p^*\|p_\theta)$ from 1.01 nats. "Path likelihood" means exact log-probabilities along the rollout's own order;
 # otherwise antithetic masks, R = 2.
 
 # %%
@@ -661,11 +665,11 @@ for name, rows in by_name(read("variants")).items():
         print(f"{name:34s} {kl[1]:10.3f} {kl[2]:9.3f}")
 
 # %% [markdown]
-# (`wdce, model` used exact log-probabilities too; that baseline needs them.) For WDCE without baseline it makes little difference whether it uses exact
-# log-probabilities or masks. WDDO has the lowest median with exact ones (three seeds; `model` is within noise), and ten times that with masks. Two things can bias
-# it: the *gap*, since Δ is then a difference of bounds, and the *noise* of R masks, since the sigmoid is not linear. On two tokens we can
-# separate them: minimise the exact expectation over all answers and all masks, for one fixed $p_{\mathrm{old}}$, and see where the minimum
-# is.
+# (`wdce, model` used exact log-probabilities too; that baseline needs them.) For WDCE without baseline it makes little difference whether
+# it uses exact log-probabilities or masks. WDDO has the lowest median with exact ones (three seeds; `model` is within noise), and ten
+# times that with masks. Two things can bias it: the *gap*, since Δ is then a difference of bounds, and the *noise* of R masks, since the
+# sigmoid is not linear. On two tokens we can separate them: minimise the exact expectation over all answers and all masks, for one fixed
+# $p_{\mathrm{old}}$, and see where the minimum is.
 #
 # Three masks, so R draws are counts $(k_1,k_2,k_3)$ with multinomial probabilities.
 
@@ -723,10 +727,10 @@ right.legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
-# The gap alone moves the minimum 0.003 nats away from p\*; gap and noise of one mask 0.1 nats. With few masks (R = 1 or 2) every answer moves from p\* *towards*
-# $p_{\mathrm{old}}$: noise makes a classifier less certain, and then the best ratio $p_\theta/p_{\mathrm{old}}$ is nearer to 1. At R ≥ 4 the third answer
-# moves slightly the other way (0.264 to 0.267; p\* has 0.261, $p_{\mathrm{old}}$ 0.200), because gap and noise differ from answer to
-# answer. The minimum of WDCE is p\* with any number of masks, and with the biased masks too.
+# The gap alone moves the minimum 0.003 nats away from p\*; gap and noise of one mask 0.1 nats. With few masks (R = 1 or 2) every answer
+# moves from p\* *towards* $p_{\mathrm{old}}$: noise makes a classifier less certain, and then the best ratio $p_\theta/p_{\mathrm{old}}$
+# is nearer to 1. At R ≥ 4 the third answer moves slightly the other way (0.264 to 0.267; p\* has 0.261, $p_{\mathrm{old}}$ 0.200), because
+# gap and noise differ from answer to answer. The minimum of WDCE is p\* with any number of masks, and with the biased masks too.
 #
 # But this is one round, trained until it converges. What if $p_{\mathrm{old}}$ is then replaced, as the algorithm does?
 
@@ -739,20 +743,22 @@ for R in (1, 2, 4):
     print(f"R = {R}: KL(p*||p_theta) after rounds 1 to 6:", *(f"{abs(kl):.4f}" for kl in row))
 
 # %% [markdown]
-# The error gets smaller in every round. If $p_{\mathrm{old}}=p_\theta$, both are scored on the same masks, so Δ is exactly 0 whatever the masks, and there is no noise
-# inside the sigmoid. p\* is a fixed point over rounds; gap and noise make each round a shorter step, as self-normalising did in [notebook
-# 03](03_weights.ipynb).
+# The error gets smaller in every round. If $p_{\mathrm{old}}=p_\theta$, both are scored on the same masks, so Δ is exactly 0 whatever the
+# masks, and there is no noise inside the sigmoid. p\* is a fixed point over rounds; gap and noise make each round a shorter step, as
+# self-normalising did in [notebook 03](03_weights.ipynb).
 #
-# Then why does the trained policy end ten times further from p\*? The expectation does not explain it; what remains is the noise around it. Look at the table again:
-# WDCE with the uniform baseline, whose gradient is twice that of WDDO at Δ = 0, is good on paths (0.006), and on masks it is the worst row of that
-# table (0.070). Neither has what WDCE without baseline has: in every step a gradient towards the data, which keeps the policy near them
-# (section 3). This would explain the result, but nothing on this page proves it; exercise 4 asks for the proof.
+# Then why does the trained policy end ten times further from p\*? The expectation does not explain it; what remains is the noise around
+# it. Look at the table again: WDCE with the uniform baseline, whose gradient is twice that of WDDO at Δ = 0, is good on paths (0.006), and
+# on masks it is the worst row of that table (0.070). Neither has what WDCE without baseline has: in every step a gradient towards the
+# data, which keeps the policy near them (section 3). This would explain the result, but nothing on this page proves it; exercise 4 asks
+# for the proof.
 #
 # ## 8. The objectives of `train`
 #
-# In the library an objective is two functions: `masks`, which positions are hidden, and `loss`, a scalar made of the token log-probabilities, the
-# masks, the experience and $w_{\mathrm{real}}$. Do they compute what we built by hand? Take the 32 answers of section 4. `weigh` computes what is known once the
-# rollouts are drawn; WDDO also needs $\log p_{\mathrm{old}}$ on the masks of every gradient step, which `score_on_masks` computes.
+# In the library an objective is two functions: `masks`, which positions are hidden, and `loss`, a scalar made of the token
+# log-probabilities, the masks, the experience and $w_{\mathrm{real}}$. Do they compute what we built by hand? Take the 32 answers of
+# section 4. `weigh` computes what is known once the rollouts are drawn; WDDO also needs $\log p_{\mathrm{old}}$ on the masks of every
+# gradient step, which `score_on_masks` computes.
 
 # %%
 from dmpo_ref.experience import mask_streams, score_on_masks, weigh
@@ -818,10 +824,10 @@ for name in ("wdce", "wddo"):
 #
 # ## To remember
 #
-# - WDCE is maximum likelihood on weighted rollouts. It is linear in the estimates of log p, so masks may be noisy. At its minimum the bound is
-#   tight and p_θ = p\*.
-# - WDDO trains the policy as a classifier of p\* against p_old; it is stationary at e^Δ = N·w. At the first step its gradient is half of that of WDCE with the
-#   uniform baseline; then it goes to 0.
+# - WDCE is maximum likelihood on weighted rollouts. It is linear in the estimates of log p, so masks may be noisy. At its minimum the
+#   bound is tight and p_θ = p\*.
+# - WDDO trains the policy as a classifier of p\* against p_old; it is stationary at e^Δ = N·w. At the first step its gradient is half of
+#   that of WDCE with the uniform baseline; then it goes to 0.
 # - An unbiased mask scheme has expected weight 1/m on size m. `exact`, `stratified` and `antithetic` do; naive pairs and the published
 #   scheme do not.
 # - Softmax weights belong in a sum, not in a mean.
@@ -830,9 +836,10 @@ for name in ("wdce", "wddo"):
 #
 # ## Exercises
 #
-# 1. *Warm-up.* Show that at p_θ = p_old = p\* and w = 1/N both WDDO and WDCE with the uniform baseline have gradient 0, for any policy family.
-# 2. *Standard.* Average over the masks *after* the sigmoid instead of before it (section 7): the loss, or the classifier. Predict the direction of the change for R = 4
-#    before you compute it.
+# 1. *Warm-up.* Show that at p_θ = p_old = p\* and w = 1/N both WDDO and WDCE with the uniform baseline have gradient 0, for any policy
+#    family.
+# 2. *Standard.* Average over the masks *after* the sigmoid instead of before it (section 7): the loss, or the classifier. Predict the
+#    direction of the change for R = 4 before you compute it.
 # 3. *Standard.* Give `paper` the weights that make it unbiased (divide by its own $a_m\,m$). What is its standard deviation then, against
 #    `antithetic`?
 # 4. *Research.* On the two tokens, follow the *covariance* of θ under stochastic steps near p\* for WDCE, WDCE − uniform and WDDO, with
@@ -842,5 +849,5 @@ for name in ("wdce", "wddo"):
 # ## Where next
 #
 # The weight baseline has a [notebook of its own](04_weight_baseline.ipynb). The code: [losses.py](../dmpo_ref/losses.py),
-# [objectives/](../dmpo_ref/objectives/dmpo.py), [masking.py](../dmpo_ref/masking.py), [likelihood.py](../dmpo_ref/likelihood.py), and their tests,
-# [test_losses.py](../tests/test_losses.py) and [test_masking.py](../tests/test_masking.py).
+# [objectives/](../dmpo_ref/objectives/dmpo.py), [masking.py](../dmpo_ref/masking.py), [likelihood.py](../dmpo_ref/likelihood.py), and
+# their tests, [test_losses.py](../tests/test_losses.py) and [test_masking.py](../tests/test_masking.py).

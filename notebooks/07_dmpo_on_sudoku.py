@@ -148,8 +148,8 @@ torch.testing.assert_close(loss, -(w_real * sequence / L).sum(dim=-1).mean())
 print(f"w_real = w: {torch.equal(w_real, batch.weight)}, loss {loss.item():.4f}")
 
 # %% [markdown]
-# **One gradient step.** `gradient_step` does all this from the masks on, computes the gradient, clips it, and lets the optimiser change the policy.
-# Measured again on the same batch and the same masks, the loss is lower.
+# **One gradient step.** `gradient_step` does all this from the masks on, computes the gradient, clips it, and lets the optimiser change
+# the policy. Measured again on the same batch and the same masks, the loss is lower.
 
 # %%
 loss_before, grad_norm = gradient_step(learner, optimizer, vocabulary, objective, batch, masks, by_hand)
@@ -159,8 +159,8 @@ print(f"gradient_step returns the loss before the step: {loss_before:.4f}")
 print("the loss on this batch is lower after it:", loss_after < loss_before)
 
 # %% [markdown]
-# A round takes several such steps, each on new masks. Then the policy, which has changed, becomes the new $p_{\text{old}}$ and draws again. Now
-# it differs from the reference, so the log-ratio is no longer 0:
+# A round takes several such steps, each on new masks. Then the policy, which has changed, becomes the new $p_{\text{old}}$ and draws
+# again. Now it differs from the reference, so the log-ratio is no longer 0:
 
 # %%
 for k in range(1, by_hand.train.steps_per_round):
@@ -362,5 +362,5 @@ plt.show()
 # ## Where next
 #
 # [08 · Against its rivals](08_against_its_rivals.ipynb), [09 · From the toy to
-# LLaDA-8B](09_from_the_toy_to_llada.ipynb). The code: [train.py](../dmpo_ref/train.py) (`collect`, `loop`), [experience.py](../dmpo_ref/experience.py),
-# [gradient.py](../dmpo_ref/gradient.py), [toy/studies/acts.py](../toy/studies/acts.py).
+# LLaDA-8B](09_from_the_toy_to_llada.ipynb). The code: [train.py](../dmpo_ref/train.py) (`collect`, `loop`),
+# [experience.py](../dmpo_ref/experience.py), [gradient.py](../dmpo_ref/gradient.py), [toy/studies/acts.py](../toy/studies/acts.py).

@@ -5,12 +5,12 @@
 The names below are those that notebooks and how-to pages use most. Each is imported when it is first used, so that
 `import dmpo_ref.weights` costs no more than torch.
 
-Stable, changed only with a new minor version: `Config`, `load_config`, `train`; `LLaDAConfig`, `LLaDAModelLM`, `load_policy`; `Prompts`,
+Stable, changed only with a new minor version: `Config`, `load_config`, `train`; `load_policy`; `Prompts`,
 `Rollout`, `sample`; `draw_masks`, `token_log_prob`, `sequence_log_prob`, `elbo`, `path_log_prob`; `log_weights`, `target_weights`,
 `baseline_weights`, `model_baseline`, `effective_sample_size`; `wdce`, `wddo`.
 
-The others may move or change in any version: `SamplerConfig`, `Masks`, `path_masks`, `stream`, `build_vocabulary`, `build_task`,
-`encode`, `answer_texts`, `evaluate`. So may every name that is not listed here. CHANGELOG.md names all changes.
+The others may move or change in any version: `collect`, `weigh`, `gradient_step`; `SamplerConfig`, `Masks`, `stream`, `build_vocabulary`,
+`build_task`, `encode`, `answer_texts`, `evaluate`. So may every name that is not listed here. CHANGELOG.md names all changes.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ __version__ = "0.2.0"
 _NAMES = {  # module → its names
     "config": ("Config", "SamplerConfig"),
     "rollout": ("Prompts", "Rollout"),
-    "masking": ("Masks", "draw_masks", "path_masks", "stream"),
-    "models.llada": ("LLaDAConfig", "LLaDAModelLM"),
+    "masking": ("Masks", "draw_masks", "stream"),
     "models.loading": ("load_policy",),
     "likelihood": ("build_vocabulary", "elbo", "path_log_prob", "sequence_log_prob", "token_log_prob"),
     "weights": ("baseline_weights", "effective_sample_size", "log_weights", "model_baseline", "target_weights"),
@@ -36,7 +35,9 @@ _NAMES = {  # module → its names
     "tasks": ("build_task",),
     "tasks.encoding": ("answer_texts", "encode"),
     "evaluation.answering": ("evaluate",),
-    "train": ("train",),
+    "experience": ("weigh",),
+    "gradient": ("gradient_step",),
+    "train": ("collect", "train"),
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 
@@ -44,6 +45,8 @@ if TYPE_CHECKING:  # the same for type checkers, which do not run `__getattr__`
     from dmpo_ref.config import Config as Config
     from dmpo_ref.config import SamplerConfig as SamplerConfig
     from dmpo_ref.evaluation.answering import evaluate as evaluate
+    from dmpo_ref.experience import weigh as weigh
+    from dmpo_ref.gradient import gradient_step as gradient_step
     from dmpo_ref.likelihood import build_vocabulary as build_vocabulary
     from dmpo_ref.likelihood import elbo as elbo
     from dmpo_ref.likelihood import path_log_prob as path_log_prob
@@ -53,10 +56,7 @@ if TYPE_CHECKING:  # the same for type checkers, which do not run `__getattr__`
     from dmpo_ref.losses import wddo as wddo
     from dmpo_ref.masking import Masks as Masks
     from dmpo_ref.masking import draw_masks as draw_masks
-    from dmpo_ref.masking import path_masks as path_masks
     from dmpo_ref.masking import stream as stream
-    from dmpo_ref.models.llada import LLaDAConfig as LLaDAConfig
-    from dmpo_ref.models.llada import LLaDAModelLM as LLaDAModelLM
     from dmpo_ref.models.loading import load_policy as load_policy
     from dmpo_ref.presets.loading import load_config as load_config
     from dmpo_ref.rollout import Prompts as Prompts
@@ -65,6 +65,7 @@ if TYPE_CHECKING:  # the same for type checkers, which do not run `__getattr__`
     from dmpo_ref.tasks import build_task as build_task
     from dmpo_ref.tasks.encoding import answer_texts as answer_texts
     from dmpo_ref.tasks.encoding import encode as encode
+    from dmpo_ref.train import collect as collect
     from dmpo_ref.train import train as train
     from dmpo_ref.weights import baseline_weights as baseline_weights
     from dmpo_ref.weights import effective_sample_size as effective_sample_size

@@ -54,7 +54,7 @@ def option(default: Any, help: str, *, symbol: str = "", bound: Bound | None = N
     return field(default=default, metadata=metadata)
 
 
-@dataclass
+@dataclass(slots=True)
 class ModelConfig:
     path: str = option("???", "folder or hub name of the policy to start from, in Hugging Face layout")
     dtype: Literal["float32", "bfloat16"] = option("float32", "number type of the weights; adapters stay in float32")
@@ -80,7 +80,7 @@ class ModelConfig:
     )
 
 
-@dataclass
+@dataclass(slots=True)
 class TaskConfig:
     name: Literal["sudoku", "countdown", "gsm8k", "math500"] = option("sudoku", "which task to train on and to be graded by")
     train: str = option("???", "training items: a file with the task's columns, or a hub data set as name:split", symbol="q")
@@ -101,7 +101,7 @@ class TaskConfig:
     prompt_file: Optional[str] = option(None, "text of the question instead of the task's own, with the same {fields}")
 
 
-@dataclass
+@dataclass(slots=True)
 class SamplerConfig:
     name: Literal["random_order", "confidence", "random", "threshold", "factor", "wino"] = option(
         "random_order",
@@ -144,7 +144,7 @@ class SamplerConfig:
     micro_batch: Optional[int] = option(None, "sequences in one forward pass; null: all", bound=AT_LEAST_1)
 
 
-@dataclass
+@dataclass(slots=True)
 class WeightConfig:
     target: Literal["tilted", "reward_softmax", "reward"] = option(
         "tilted", "`tilted`: p* ∝ p_ref e^{r/α}; `reward_softmax`: ℓ = r (published α = 0); `reward`: w = r (published α = −1)"
@@ -174,7 +174,7 @@ class WeightConfig:
     )
 
 
-@dataclass
+@dataclass(slots=True)
 class LossConfig:
     name: Literal["wdce", "wddo", "diffu_grpo", "wd1", "reinforce", "log_variance"] = option(
         "wdce",
@@ -198,7 +198,7 @@ class LossConfig:
     micro_batch: Optional[int] = option(None, "masked sequences in one forward and backward pass; null: all", bound=AT_LEAST_1)
 
 
-@dataclass
+@dataclass(slots=True)
 class OptimizerConfig:
     learning_rate: float = option(1e-4, "AdamW learning rate at its highest", bound=FINITE_ABOVE_0)
     beta1: float = option(0.9, "AdamW β₁, decay of the mean of the gradients", bound=BELOW_1)
@@ -211,7 +211,7 @@ class OptimizerConfig:
     warmup_steps: int = option(0, "gradient steps of linear warm-up", bound=NOT_NEGATIVE)
 
 
-@dataclass
+@dataclass(slots=True)
 class TrainConfig:
     rounds: int = option(50, "rounds of: draw rollouts, score, several gradient steps", bound=AT_LEAST_1)
     prompts_per_round: int = option(8, "prompts in a round", symbol="G", bound=AT_LEAST_1)
@@ -239,7 +239,7 @@ class TrainConfig:
     )
 
 
-@dataclass
+@dataclass(slots=True)
 class EvaluationConfig:
     every: int = option(0, "rounds between evaluations during training; 0: only after the last", bound=NOT_NEGATIVE)
     num_items: Optional[int] = option(None, "the first so many test items; null: all", bound=AT_LEAST_1)
@@ -247,7 +247,7 @@ class EvaluationConfig:
     sampler: SamplerConfig = option(SamplerConfig, "sampler of the evaluation")
 
 
-@dataclass
+@dataclass(slots=True)
 class Config:
     output: str = option("???", "folder of the run: metrics, checkpoints, config")
     seed: int = option(0, "key of every random stream")

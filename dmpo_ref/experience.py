@@ -5,13 +5,15 @@ Algorithm 1 of arXiv 2510.08233, the part before the gradient steps. Every funct
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import Module
 
 from dmpo_ref.config import Config, WeightConfig
 from dmpo_ref.likelihood import Vocabulary, elbo, path_log_prob, token_log_prob
-from dmpo_ref.masking import draw_masks, streams
+from dmpo_ref.masking import Masks, draw_masks, streams
 from dmpo_ref.models.reference import Reference
 from dmpo_ref.objectives.base import Objective
 from dmpo_ref.rollout import Experience, Rollout
@@ -25,8 +27,9 @@ def weigh(
     objective: Objective,
     rollout: Rollout,
     reward: Tensor,
-    position: list[int],
     config: Config,
+    *,
+    position: Sequence[int] | None = None,
 ) -> Experience:
     """Everything that is computed once of a round's rollouts: ℓ, w, w_base, and what the objective will subtract.
 
@@ -34,8 +37,9 @@ def weigh(
         policy: p_old, the policy that drew the rollouts.
         reference: p_ref; None where neither the log-ratio nor the objective needs it.
         reward: [G, N].
-        position: G places of the prompts in the data stream; they key the random streams.
+        position: G places of the prompts in the data stream of a run, which key the random streams; None: 0, 1, …
     """
+    position = list(range(len(reward)) if position is None else position)
     reward = reward.to(rollout.tokens.device)
     generators, micro_batch = streams(config.seed, "elbo", position), config.train.score_micro_batch
     log_ratio = estimate_log_ratio(policy, reference, rollout, vocabulary, config.weight, generators, micro_batch=micro_batch)
@@ -95,7 +99,7 @@ def score_on_masks(
     taken at temperature 1, as in the `elbo` log-ratio.
     """
     num_sets = 1 if objective.follows_path else config.train.steps_per_round
-    sets = [objective.masks(rollout, mask_streams(objective, position, config.seed, k)) for k in range(num_sets * objective.reuses_masks)]
+    sets = [step_masks(objective, rollout, position, config.seed, k) for k in range(num_sets * objective.reuses_masks)]
 
     def score_sets(model: Module, temperature: float = 1.0) -> Tensor:
         micro_batch = config.train.score_micro_batch
@@ -113,7 +117,11 @@ def score_on_masks(
     return log_old, log_ref
 
 
-def mask_streams(objective: Objective, position: list[int], seed: int, k: int, step: int = 0) -> list[torch.Generator]:
-    """Random streams of the k-th step of a round, one for each prompt: fresh masks at every gradient step of the run, or the k-th
-    stored ones where log p_old or log p_ref was measured on them."""
-    return streams(seed, "masks", position, k if objective.reuses_masks else f"step {step}")
+def step_masks(objective: Objective, rollout: Rollout, position: list[int], seed: int, k: int, step: int = 0) -> Masks:
+    """The objective's masks for one gradient step: fresh ones, or those on which log p_old or log p_ref was stored.
+
+    Args:
+        position: G places of the prompts in the data stream, `Experience.position`.
+        k: number of the step in its round, which chooses among stored masks. step: number in the run, which keys fresh ones.
+    """
+    return objective.masks(rollout, streams(seed, "masks", position, k if objective.reuses_masks else f"step {step}"))

@@ -30,11 +30,11 @@ def choose_batch(buffer: list[Experience], k: int, config: Config, round_number:
     experience = buffer[-1 - k % len(buffer)]
     total = len(experience.position)
     if config.train.prompts_per_step is None:
-        return experience.select(range(total), k)
+        return experience.of_step(k)
     size = config.train.prompts_per_step // num_processes
     order = torch.randperm(total, generator=stream(config.seed, "order", round_number)).tolist()
     start = k // len(buffer) * size
-    return experience.select([order[(start + i) % total] for i in range(size)], k)
+    return experience.of_step(k, [order[(start + i) % total] for i in range(size)])
 
 
 def gradient_step(
@@ -52,7 +52,7 @@ def gradient_step(
     """One step of the optimiser: token log-probabilities, loss, gradient, update. Returns the loss and the norm of the gradient.
 
     Args:
-        batch: of `choose_batch`. masks: of the objective for this batch.
+        batch: `Experience.of_step`, as `choose_batch` takes it. masks: `experience.step_masks` of this batch.
         step: gradient steps done in the run; it keys what is dropped by LoRA dropout.
 
     Raises:

@@ -110,8 +110,9 @@ class Experience:
         """The same on another device."""
         return replace(map_tensors(self, lambda x: x.to(device)), rollout=self.rollout.to(device))
 
-    def select(self, prompts: Sequence[int], k: int) -> Experience:
-        """These prompts, with `log_old` and `log_ref` of the k-th gradient step alone: [G, N, R, S]."""
+    def of_step(self, k: int, prompts: Sequence[int] | None = None) -> Experience:
+        """What the k-th gradient step looks at: these prompts, or all, with its own `log_old` and `log_ref` [G, N, R, S]."""
+        prompts = range(len(self.position)) if prompts is None else prompts
         index = torch.tensor(list(prompts), device=self.reward.device)
         of_step: dict[str, Any] = {
             name: None if (stored := getattr(self, name)) is None else stored[k % len(stored)] for name in ("log_old", "log_ref")

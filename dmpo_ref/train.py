@@ -8,7 +8,7 @@ them; only LoRA dropout follows the micro-batch and the process, and `prompts_pe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from dmpo_ref.config import Config
 from dmpo_ref.evaluation.answering import test_accuracy
-from dmpo_ref.experience import mask_streams, weigh
+from dmpo_ref.experience import step_masks, weigh
 from dmpo_ref.gradient import choose_batch, gradient_step
 from dmpo_ref.likelihood import Vocabulary
 from dmpo_ref.masking import streams
@@ -93,9 +93,8 @@ def loop(
         while state.round < rounds:
             # p_old ← p_θ: draw N rollouts for each of G prompts; reward, ℓ and w once.
             items, position = run.prompts.of_round(state.round)
-            experience, texts, components = collect(
-                policy, reference, run.tokenizer, vocabulary, run.task, items, position, objective, config, reward=reward
-            )
+            models = policy, reference, run.tokenizer, vocabulary
+            experience, texts, components = collect(*models, run.task, items, objective, config, position=position, reward=reward)
             state.buffer = [*state.buffer, experience][-(1 + config.train.reuse_rounds) :]
             state.counters["rollouts"] += experience.reward.numel() * processes.count
 
@@ -103,7 +102,7 @@ def loop(
             steps = []
             for k in range(config.train.steps_per_round):
                 batch = choose_batch(state.buffer, k, config, state.round, processes.count)
-                masks = objective.masks(batch.rollout, mask_streams(objective, batch.position, config.seed, k, state.step))
+                masks = step_masks(objective, batch.rollout, batch.position, config.seed, k, state.step)
                 loss, grad_norm = gradient_step(
                     policy, state.optimizer, vocabulary, objective, batch, masks, config, step=state.step, processes=processes
                 )
@@ -134,20 +133,22 @@ def collect(
     vocabulary: Vocabulary,
     task: Task,
     items: list[Any],
-    position: list[int],
     objective: Objective,
     config: Config,
     *,
+    position: Sequence[int] | None = None,
     reward: Callable[[Any, str], float] | None = None,
 ) -> tuple[Experience, list[list[str]], dict[str, float]]:
     """One round's experience: N rollouts of the policy for each item, their rewards and weights.
 
     Args:
-        position: places of the items in the data stream, which key the random streams; any distinct numbers outside a run.
+        position: places of the items in the data stream of a run, which key the random streams; None: 0, 1, …
+        reward: instead of the task's own, as in `train`.
 
     Returns:
         The experience, the texts of the rollouts, and the mean of each component of the reward.
     """
+    position = list(range(len(items)) if position is None else position)
     prompts = encode(tokenizer, task, items, config.sampler.response_length).to(next(policy.parameters()).device)
     rollout = sample(
         policy,
@@ -160,7 +161,7 @@ def collect(
     )
     texts = answer_texts(tokenizer, rollout)
     rewards, components = score_answers(task, items, texts, reward)
-    return weigh(policy, reference, vocabulary, objective, rollout, rewards, position, config), texts, components
+    return weigh(policy, reference, vocabulary, objective, rollout, rewards, config, position=position), texts, components
 
 
 def end_round(

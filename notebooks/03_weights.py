@@ -420,7 +420,7 @@ for name, log_limit in limits.items():
 import copy
 
 from dmpo_ref import SamplerConfig, answer_texts, build_task, build_vocabulary, draw_masks, elbo, encode, load_config, load_policy, sample
-from dmpo_ref.experience import estimate_log_ratio, mask_streams, weigh
+from dmpo_ref.experience import estimate_log_ratio, step_masks, weigh
 from dmpo_ref.gradient import gradient_step
 from dmpo_ref.models.reference import FrozenReference
 from dmpo_ref.objectives import build_objective
@@ -449,9 +449,9 @@ optimizer = torch.optim.Adam(policy.parameters(), lr=2e-4)
 for t in range(5):
     rollout = sample(policy, prompts, config.sampler, vocabulary, num_rollouts=64, generators=[stream(0, "drift", t)])
     graded, _ = score_answers(task, [puzzle], answer_texts(tokenizer, rollout))
-    experience = weigh(policy, p_ref, vocabulary, objective, rollout, graded, [t], config)
+    experience = weigh(policy, p_ref, vocabulary, objective, rollout, graded, config, position=[t])
     for k in range(4):
-        masks = objective.masks(rollout, mask_streams(objective, [t], config.seed, k))
+        masks = step_masks(objective, rollout, [t], config.seed, k)
         gradient_step(policy, optimizer, vocabulary, objective, experience, masks, config)
 print("reward in round 5:", graded.mean().item(), " ESS:", f"{effective_sample_size(experience.weight).item():.2f}")
 

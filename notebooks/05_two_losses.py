@@ -761,8 +761,8 @@ for R in (1, 2, 4):
 # gradient step, which `score_on_masks` computes.
 
 # %%
-from dmpo_ref.experience import mask_streams, score_on_masks, weigh
-from dmpo_ref.gradient import choose_batch, gradient_step, real_weight
+from dmpo_ref.experience import score_on_masks, step_masks, weigh
+from dmpo_ref.gradient import gradient_step, real_weight
 from dmpo_ref.objectives import build_objective
 from dmpo_ref.tasks.rewards import score_answers
 
@@ -775,7 +775,7 @@ def prepare(name):
     """Config, objective and experience of the 32 answers, for one loss; p_old = p_ref, so that no reference is needed."""
     config = load_config("toy_sudoku", f"loss.name={name}", "weight.baseline=uniform" if name == "wdce" else "weight.baseline=none")
     objective = build_objective(config.loss, config.weight)
-    return config, objective, weigh(policy, None, vocabulary, objective, rollout, graded, [0], config)
+    return config, objective, weigh(policy, None, vocabulary, objective, rollout, graded, config)
 
 
 for name in ("wdce", "wddo"):
@@ -808,8 +808,8 @@ with torch.no_grad():
 # %%
 for name in ("wdce", "wddo"):
     config, objective, experience = prepare(name)
-    batch = choose_batch([experience], 0, config, 0)
-    masks = objective.masks(batch.rollout, mask_streams(objective, batch.position, config.seed, k=0))
+    batch = experience.of_step(k=0)
+    masks = step_masks(objective, batch.rollout, batch.position, config.seed, k=0)
     with torch.no_grad():
         scores = token_log_prob(learner, batch.rollout, masks, vocabulary)
     library = objective.loss(scores, masks, batch, real_weight(scores, masks, batch, config.weight))

@@ -72,8 +72,8 @@ print("greedily no more often than at temperature 1:", greedy_before <= before.a
 
 # %%
 from dmpo_ref import effective_sample_size, log_weights, sequence_log_prob, target_weights, token_log_prob
-from dmpo_ref.experience import mask_streams
-from dmpo_ref.gradient import choose_batch, gradient_step, real_weight
+from dmpo_ref.experience import step_masks
+from dmpo_ref.gradient import gradient_step, real_weight
 from dmpo_ref.models.reference import FrozenReference
 from dmpo_ref.objectives import build_objective
 from dmpo_ref.train import collect
@@ -84,15 +84,15 @@ p_ref = FrozenReference(copy.deepcopy(policy).double())
 learner = copy.deepcopy(policy).double()  # p_θ; as long as it draws rollouts, it is p_old
 objective = build_objective(by_hand.loss, by_hand.weight)
 optimizer = torch.optim.AdamW(learner.parameters(), by_hand.optimizer.learning_rate, weight_decay=0.0)
-items, position = task.load(by_hand.task.train)[:3], [0, 1, 2]
+items = task.load(by_hand.task.train)[:3]
 print(f"loss {by_hand.loss.name}, {by_hand.loss.num_masks} {by_hand.loss.masks} masks of each response, alpha = {by_hand.weight.alpha}")
 
 # %% [markdown]
-# **Collect.** `collect` draws N rollouts of each puzzle, asks the task for their rewards, and computes the weights. `position` says
-# where the puzzles are in the data stream; it selects the random numbers.
+# **Collect.** `collect` draws N rollouts of each puzzle, asks the task for their rewards, and computes the weights. The
+# random numbers are keyed by the place of each puzzle in the data stream, here 0, 1, 2.
 
 # %%
-experience, texts, _ = collect(learner, p_ref, tokenizer, vocabulary, task, items, position, objective, by_hand)
+experience, texts, _ = collect(learner, p_ref, tokenizer, vocabulary, task, items, objective, by_hand)
 print("puzzle             answer             reward   log p_ref - log p_old   weight")
 for g, item in enumerate(items):
     for n, text in enumerate(texts[g]):
@@ -115,8 +115,8 @@ print("the softmax of notebook 03 gives the same weights; sums over the rollouts
 # Those of one response to the first puzzle; `·` is hidden:
 
 # %%
-batch = choose_batch([experience], 0, by_hand, round_number=0)  # one round in the buffer, all its prompts
-masks = objective.masks(batch.rollout, mask_streams(objective, position, by_hand.seed, k=0))
+batch = experience.of_step(k=0)
+masks = step_masks(objective, batch.rollout, batch.position, by_hand.seed, k=0)
 print("hidden [G, N, R, S]:", tuple(masks.hidden.shape), "  weight [G, N, R]:", tuple(masks.weight.shape))
 for k in range(2):
     hidden = masks.hidden[0, 2, k]
@@ -164,9 +164,9 @@ print("the loss on this batch is lower after it:", loss_after < loss_before)
 
 # %%
 for k in range(1, by_hand.train.steps_per_round):
-    masks = objective.masks(batch.rollout, mask_streams(objective, position, by_hand.seed, k, step=k))
+    masks = step_masks(objective, batch.rollout, batch.position, by_hand.seed, k, step=k)
     gradient_step(learner, optimizer, vocabulary, objective, batch, masks, by_hand, step=k)
-second, _, _ = collect(learner, p_ref, tokenizer, vocabulary, task, items, [3, 4, 5], objective, by_hand)
+second, _, _ = collect(learner, p_ref, tokenizer, vocabulary, task, items, objective, by_hand, position=[3, 4, 5])
 print("largest |log p_ref - log p_old|: first round below 1e-9:", experience.log_ratio.abs().max().item() < 1e-9, end=", ")
 print("second round above 0.01:", second.log_ratio.abs().max().item() > 0.01)
 

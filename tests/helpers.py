@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from dmpo_ref.config import SamplerConfig
-from dmpo_ref.experience import mask_streams
+from dmpo_ref.experience import step_masks
 from dmpo_ref.gradient import backward, choose_batch
 from dmpo_ref.likelihood import Vocabulary
 from dmpo_ref.masking import Masks
@@ -136,13 +136,13 @@ def collect_round(run: RunParts, reward=None) -> Experience:
     """The experience of the round that a run is in."""
     items, position = run.prompts.of_round(run.state.round)
     models = (run.policy, run.reference, run.tokenizer, run.vocabulary)
-    return collect(*models, run.task, items, position, run.objective, run.config, reward=reward)[0]
+    return collect(*models, run.task, items, run.objective, run.config, position=position, reward=reward)[0]
 
 
 def batch_and_masks(run: RunParts, k: int) -> tuple[Experience, Masks]:
     """What the k-th gradient step of the round looks at."""
     batch = choose_batch(run.state.buffer, k, run.config, run.state.round)
-    return batch, run.objective.masks(batch.rollout, mask_streams(run.objective, batch.position, run.config.seed, k, run.state.step))
+    return batch, step_masks(run.objective, batch.rollout, batch.position, run.config.seed, k, run.state.step)
 
 
 def backward_of(run: RunParts, batch: Experience, masks: Masks) -> torch.Tensor:

@@ -2,8 +2,10 @@
 
 import pytest
 
+from dmpo_ref import train
 from dmpo_ref.config import Config, describe_options
-from dmpo_ref.presets.loading import PRESETS, load_config, to_yaml
+from dmpo_ref.forecast.plan import make_plan
+from dmpo_ref.presets.loading import PRESETS, load_config, to_yaml, validate
 
 
 def test_every_preset_loads_and_every_option_is_described():
@@ -92,3 +94,47 @@ def test_a_file_that_is_not_yaml_or_lacks_a_key_is_one_line(tmp_path):
     file.write_text("wieght:\n  alpha: 1\n")
     with pytest.raises(ValueError, match=r"c\.yaml: unknown key 'wieght'; did you mean 'weight'"):
         load_config(file)
+
+
+def changed(key, value, *overrides):
+    """A config that is changed in Python, after it was read."""
+    config = load_config("toy_sudoku", *overrides)
+    section, _, name = key.rpartition(".")
+    setattr(getattr(config, section) if section else config, name, value)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "overrides", "message"),
+    [
+        ("weight.baseline", "uniform", ["loss.name=wddo"], r"^weight\.baseline=uniform: wddo has its own negative term; use none$"),
+        ("weight.baseline", "unifrom", [], r"^config: weight\.baseline: .*expected one of .*uniform"),
+        ("weight.alpha", -1.0, [], r"^weight\.alpha=-1\.0: the temperature α must be finite and above 0"),
+        ("train.rounds", 2.5, [], r"^config: train\.rounds: .*could not be converted to Integer"),
+        ("model.lora_targets", "q_proj", [], r"^config: model\.lora_targets: "),
+        ("model.path", "???", [], r"^config: model\.path is not set"),
+        ("seed", object(), [], r"^config: seed: "),
+    ],
+)
+def test_a_config_changed_in_python_is_checked_like_a_file(key, value, overrides, message, tmp_path):
+    config = changed(key, value, *overrides)
+    config.output = str(tmp_path / "run")
+    for use in (validate, train, make_plan):
+        with pytest.raises(ValueError, match=message) as caught:
+            use(config)
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_misspelt_option_cannot_be_set_in_python():
+    with pytest.raises(AttributeError, match="basline"):
+        changed("weight.basline", "uniform")
+
+
+def test_a_config_from_python_has_the_types_of_its_options_and_is_a_copy():
+    config = changed("train.rounds", "3")
+    config.weight.alpha = 1
+    checked = validate(config)
+    assert checked.train.rounds == 3 and type(checked.weight.alpha) is float
+    assert checked is not config and checked.weight is not config.weight
+    assert validate(checked) == checked

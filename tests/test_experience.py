@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dmpo_ref.config import WeightConfig
-from dmpo_ref.experience import estimate_log_ratio, mask_streams, score_on_masks, weigh
+from dmpo_ref.experience import estimate_log_ratio, score_on_masks, step_masks, weigh
 from dmpo_ref.likelihood import sequence_log_prob, token_log_prob
 from dmpo_ref.masking import draw_masks, streams
 from dmpo_ref.models.reference import FrozenReference
@@ -73,14 +73,14 @@ def test_what_is_stored_is_the_policy_on_the_masks_of_each_step(drawn):
     log_old, log_ref = score_on_masks(policy, reference, VOCABULARY, objective, rollout, POSITION, options)
     assert log_ref is None and log_old.shape == (3, 2, 4, 2, 5)
     for k in range(3):
-        masks = objective.masks(rollout, mask_streams(objective, POSITION, options.seed, k))
+        masks = step_masks(objective, rollout, POSITION, options.seed, k)
         with torch.no_grad():
             torch.testing.assert_close(log_old[k], token_log_prob(policy, rollout, masks, VOCABULARY))
 
 
 def test_fresh_masks_are_keyed_by_the_step_of_the_run_and_stored_ones_by_that_of_the_round(drawn):
     def first(objective, k, step):
-        return torch.rand(1, generator=mask_streams(objective, [5], 0, k, step)[0]).item()
+        return step_masks(objective, drawn[2], POSITION, 0, k, step).hidden.tolist()
 
     wdce, wddo = (build_objective(load_config("toy_sudoku", f"loss.name={name}").loss, WeightConfig()) for name in ("wdce", "wddo"))
     assert first(wdce, 0, 8) == first(wdce, 1, 8) != first(wdce, 0, 9)
@@ -94,7 +94,7 @@ def test_the_experience_holds_the_weights_of_its_rewards_and_log_ratios(drawn):
     )
     reward = torch.tensor([[0.0, 1.0, 0.0, 1.0], [0.2, 0.4, 0.6, 0.8]], dtype=torch.float64)
     objective = build_objective(config.loss, config.weight)
-    found = weigh(policy, reference, VOCABULARY, objective, rollout, reward, POSITION, config)
+    found = weigh(policy, reference, VOCABULARY, objective, rollout, reward, config, position=POSITION)
     assert found.position == POSITION and found.log_old is None and found.log_ref is None
     torch.testing.assert_close(found.weight, (reward / 0.5 + found.log_ratio).softmax(-1))
     torch.testing.assert_close(found.base_weight, 0.3 * (-reward / 0.5 + found.log_ratio).softmax(-1))

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from dmpo_ref.config import LossConfig, WeightConfig
-from dmpo_ref.experience import mask_streams
+from dmpo_ref.experience import step_masks
 from dmpo_ref.gradient import real_weight
 from dmpo_ref.likelihood import sequence_log_prob, token_log_prob
 from dmpo_ref.losses import wdce, wddo
@@ -247,7 +247,7 @@ def test_selecting_prompts_and_a_step_keeps_rows_together():
     objective, experience, masks, _ = build_case("wddo", "length", "exact")
     stored = torch.stack([experience.log_old, experience.log_old + 1])
     buffered = Experience(**(vars(experience) | {"log_old": stored, "position": [10, 11]}))
-    chosen = buffered.select([1], 1)
+    chosen = buffered.of_step(1, [1])
     assert chosen.position == [11]
     assert torch.equal(chosen.log_old, experience.log_old[1:] + 1)
     assert torch.equal(chosen.weight, experience.weight[1:])
@@ -358,12 +358,12 @@ def test_wdce_draws_fresh_masks_at_every_step_and_wddo_the_stored_ones(tmp_path)
     for name in ("wdce", "wddo"):
         run = tiny_run(tmp_path / name, f"loss.name={name}")
         rollout, position = run.state.buffer[0].rollout, run.state.buffer[0].position
-        before = run.objective.masks(rollout, mask_streams(run.objective, position, 0, 0, run.state.step)).hidden
+        before = step_masks(run.objective, rollout, position, 0, 0, run.state.step).hidden
         run.state.step = 57
-        after = run.objective.masks(rollout, mask_streams(run.objective, position, 0, 0, run.state.step)).hidden
+        after = step_masks(run.objective, rollout, position, 0, 0, run.state.step).hidden
         assert torch.equal(before, after) == (name == "wddo")
         if name == "wddo":
-            other_step = run.objective.masks(rollout, mask_streams(run.objective, position, 0, 1, run.state.step)).hidden
+            other_step = step_masks(run.objective, rollout, position, 0, 1, run.state.step).hidden
             assert not torch.equal(before, other_step)
 
 

@@ -19,6 +19,7 @@ from dmpo_ref.config import Config, flat
 from dmpo_ref.evaluation.answering import ITEMS_PER_BATCH, Answer, answer_items
 from dmpo_ref.likelihood import Vocabulary
 from dmpo_ref.models.loading import latest_checkpoint
+from dmpo_ref.presets.loading import validate
 from dmpo_ref.runtime.files import as_lines, write_atomically
 from dmpo_ref.tasks.base import Task
 
@@ -54,6 +55,7 @@ def evaluate_to_file(
         ValueError: the file holds answers of another policy, to other items, or under other options; the first one that differs is
             named.
     """
+    config = validate(config)
     header, num_samples = describe(config), config.evaluation.num_samples
     path.parent.mkdir(parents=True, exist_ok=True)
     done = {(line["index"], line["sample"]): line for line in read_all(path, header) if "index" in line}

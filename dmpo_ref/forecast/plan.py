@@ -23,6 +23,7 @@ from dmpo_ref.forecast.phases import Phase, list_phases, sampling_phase
 from dmpo_ref.models.llada import LLaDAConfig
 from dmpo_ref.models.vocabulary_head import chunk_size
 from dmpo_ref.objectives import build_objective
+from dmpo_ref.presets.loading import validate
 from dmpo_ref.runtime.processes import check_division, check_quantize
 from dmpo_ref.samplers.checks import CONFIDENT, check_lengths
 
@@ -111,6 +112,7 @@ def make_plan(
         FileNotFoundError: there is no config.json of the model.
         ValueError: lengths, steps or processes that do not fit.
     """
+    config = validate(config)
     model, options = sizes.load_sizes(config.model.path), config.model
     P, L = choose_lengths(config, model, prompt_length)
     check(config, L, strategy, num_processes, flops=flops, bandwidth=bandwidth)

@@ -1,4 +1,4 @@
-"""What an objective is: two functions, and four facts about them.
+"""What an objective is: two functions, and what `train` must know of them.
 
 `masks(rollout, generators)` says which positions are hidden and scored; `loss(token_log_prob, masks, experience, weight)` turns the
 token log-probabilities under those masks into a scalar and is pure. `train` runs the model between them and knows nothing else.

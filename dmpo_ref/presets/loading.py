@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from pathlib import Path
 from typing import Any, cast
@@ -35,6 +36,18 @@ def load_config(source: str | Path, *overrides: str) -> Config:
             root = path.parent if OmegaConf.select(given, key) is None else Path.cwd()
             OmegaConf.update(merged, key, str((root / value).resolve()))
     config = cast(Config, OmegaConf.to_object(merged))
+    check_config(config)
+    return config
+
+
+def validate(config: Config) -> Config:
+    """A copy of a config that was made or changed in Python, read as a file that says the same would be.
+
+    Raises:
+        ValueError: a value of the wrong type, an impossible value, or options that do not go together.
+    """
+    values = OmegaConf.create(dataclasses.asdict(config), flags={"allow_objects": True})
+    config = cast(Config, OmegaConf.to_object(merge(Config, (values, "config"))))
     check_config(config)
     return config
 

@@ -18,6 +18,7 @@ from dmpo_ref.models.reference import AdapterReference, FrozenReference, Referen
 from dmpo_ref.objectives import build_objective
 from dmpo_ref.objectives.base import Objective
 from dmpo_ref.presets.checks import NO_PATH
+from dmpo_ref.presets.loading import validate
 from dmpo_ref.runtime.checkpoint import Checkpoint, load_checkpoint
 from dmpo_ref.runtime.logs import RunLog
 from dmpo_ref.runtime.processes import Processes, build_accelerator, check_division
@@ -55,7 +56,7 @@ class RunParts:
 
 def prepare_run(config: Config, *, task: Task | None = None, objective: Objective | None = None, resume: bool = False) -> RunParts:
     """Load and check everything that `train` needs; arguments and errors as there."""
-    config, checkpoint = open_run(config, resume=resume)
+    config, checkpoint = open_run(validate(config), resume=resume)
     task = task or build_task(config.task)
     train_items, test_items = task.load(config.task.train), task.load(config.task.test)[: config.evaluation.num_items]
     processes = Processes(build_accelerator(config))

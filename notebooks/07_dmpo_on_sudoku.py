@@ -194,9 +194,9 @@ print(f"reward of the rollouts {rewards_live[0]:.2f} -> {rewards_live[-1]:.2f}, 
 print(f"solved at temperature 1 {before.accuracy:.2f} -> {after.accuracy:.2f}, greedily {greedy_before:.2f} -> {greedy.accuracy:.2f}")
 old = evaluate(policy, tokenizer, task, puzzles[:20], GREEDY, vocabulary).answers
 new = evaluate(trained.policy, tokenizer, task, puzzles[:20], GREEDY, vocabulary).answers
-mended = [i for i in range(20) if task.grade(puzzles[i], new[i][0]).correct and not task.grade(puzzles[i], old[i][0]).correct][:2]
-figure, axes = plt.subplots(1, 2 * len(mended), figsize=(2.3 * 2 * len(mended), 2.5), layout="constrained")
-for pair, i in zip(axes.reshape(-1, 2), mended, strict=True):
+repaired = [i for i in range(20) if task.grade(puzzles[i], new[i][0]).correct and not task.grade(puzzles[i], old[i][0]).correct][:2]
+figure, axes = plt.subplots(1, 2 * len(repaired), figsize=(2.3 * 2 * len(repaired), 2.5), layout="constrained")
+for pair, i in zip(axes.reshape(-1, 2), repaired, strict=True):
     draw_board(pair[0], puzzles[i].puzzle, old[i][0], "greedy, before")
     draw_board(pair[1], puzzles[i].puzzle, new[i][0], "greedy, after 12 rounds")
 plt.show()

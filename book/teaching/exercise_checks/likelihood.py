@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from statistics import mean
 
@@ -47,9 +47,9 @@ def check_random_order_fast(f: Callable) -> None:
 
 def arrival(model: SmallModel, answer: tuple[int, ...]) -> float:
     """Probability that a random-order sampler generates an answer, by a forward walk over sets."""
-    chance = {frozenset(): 1.0}
+    chance: dict[frozenset[int], float] = {frozenset(): 1.0}
     for filled in range(model.n):
-        then: Counter = Counter()
+        then: defaultdict[frozenset[int], float] = defaultdict(float)
         for seen, p in chance.items():
             probability = model(tuple(answer[j] if j in seen else None for j in range(model.n)))
             for d in set(range(model.n)) - seen:

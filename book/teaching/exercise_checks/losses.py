@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -45,8 +46,8 @@ def check_wdce_gradient(f: Callable) -> None:
 
 def check_baseline_gradient(f: Callable) -> None:
     """Finite differences of the expected baseline term, (1/N) E Σ_n log p_θ(o_n) with o_n ~ p_old: N drops out."""
-    for p_old, theta in (([0.5, 0.3, 0.2], [0.0, 1.0, -1.0]), ([0.25, 0.25, 0.5], [math.log(0.25), math.log(0.25), math.log(0.5)])):
-        theta = torch.tensor(theta, dtype=torch.float64)
+    for p_old, logits in (([0.5, 0.3, 0.2], [0.0, 1.0, -1.0]), ([0.25, 0.25, 0.5], [math.log(0.25), math.log(0.25), math.log(0.5)])):
+        theta = torch.tensor(logits, dtype=torch.float64)
 
         def term(t, p_old=p_old):
             return torch.tensor(p_old, dtype=torch.float64) @ t.log_softmax(dim=0)
@@ -62,7 +63,7 @@ def check_wddo_delta(f: Callable) -> None:
         ([0, 0, 1, 2], [0.3, 0.3, 0.1, 0.3]),
         ([1, 0, 1, 1, 2], [0.2, 0.1, 0.1, 0.1, 0.5]),
     ):
-        given = {"answers": answers, "weight": weight}
+        given: dict[str, Any] = {"answers": answers, "weight": weight}
         got = torch.as_tensor(f(answers, weight), dtype=torch.float64)
         require(got.shape == (len(answers),), "one Δ for each rollout is expected", **given)
         kinds = sorted(set(answers))
@@ -74,8 +75,8 @@ def check_wddo_delta(f: Callable) -> None:
             positive = torch.tensor(weight, dtype=torch.float64) * torch.nn.functional.logsigmoid(each)
             return -positive.sum() - torch.nn.functional.logsigmoid(-each).mean()
 
-        slope = finite_difference(loss, first)
-        require(bool((slope.abs() < 1e-6).all()), "the loss is not flat at your Δ", **given)
+        gradient = finite_difference(loss, first)
+        require(bool((gradient.abs() < 1e-6).all()), "the loss is not flat at your Δ", **given)
 
 
 def check_negative_fixed_point(f: Callable) -> None:
@@ -83,7 +84,7 @@ def check_negative_fixed_point(f: Callable) -> None:
     p_ref = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64)
     reward = torch.tensor([0.0, 1.0, 0.5, 2.0], dtype=torch.float64)
     for alpha, strength in ((1.0, 0.0), (1.0, 0.1), (4.0, 0.5), (1.0, 0.9), (0.5, 0.3), (4.0, 1.0)):
-        given = {"p_ref": p_ref, "reward": reward, "alpha": alpha, "strength": strength}
+        given: dict[str, Any] = {"p_ref": p_ref, "reward": reward, "alpha": alpha, "strength": strength}
         up, down = (p_ref * (sign * reward / alpha).exp() for sign in (1, -1))
         pull = up / up.sum() - strength * down / down.sum()
         got = f(p_ref, reward, alpha, strength)

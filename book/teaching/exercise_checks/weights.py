@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable
 from fractions import Fraction
+from typing import Any
 
 import torch
 
@@ -20,7 +21,7 @@ def check_tilted(f: Callable) -> None:
         ([0.6, 0.3, 0.1], [0.0, -1.0, 2.5], 2.0),
         ([0.9, 0.1], [900.0, 901.0], 1.0),
     ):
-        given = {"p_ref": p_ref, "reward": reward, "alpha": alpha}
+        given: dict[str, Any] = {"p_ref": p_ref, "reward": reward, "alpha": alpha}
         p = torch.as_tensor(f(p_ref, reward, alpha), dtype=torch.float64)
         same(p.sum(), 1.0, "the sum of p*", **given)
         for a, b in itertools.combinations(range(len(p_ref)), 2):
@@ -37,7 +38,7 @@ def check_group_weights(f: Callable) -> None:
         same(got.sum(dim=-1), [1.0] * 3, "the sum over the rollouts of each prompt", alpha=alpha)
         for g, n in itertools.product(range(3), range(1, 4)):
             gap = (reward[g, n] - reward[g, 0]) / alpha + (log_ref[g, n] - log_ref[g, 0]) - (log_old[g, n] - log_old[g, 0])
-            given = {"reward": reward[g], "log_ref": log_ref[g], "log_old": log_old[g], "alpha": alpha}
+            given: dict[str, Any] = {"reward": reward[g], "log_ref": log_ref[g], "log_old": log_old[g], "alpha": alpha}
             same(got[g, n].log() - got[g, 0].log(), gap, f"log w_{n} − log w_0", **given)
 
 

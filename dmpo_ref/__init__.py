@@ -35,9 +35,9 @@ _NAMES = {  # module → its names
     "tasks": ("build_task",),
     "tasks.encoding": ("answer_texts", "encode"),
     "evaluation.answering": ("evaluate",),
-    "experience": ("weigh",),
+    "experience": ("collect", "weigh"),
     "gradient": ("gradient_step",),
-    "train": ("collect", "train"),
+    "train": ("train",),
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 
@@ -45,6 +45,7 @@ if TYPE_CHECKING:  # the same for type checkers, which do not run `__getattr__`
     from dmpo_ref.config import Config as Config
     from dmpo_ref.config import SamplerConfig as SamplerConfig
     from dmpo_ref.evaluation.answering import evaluate as evaluate
+    from dmpo_ref.experience import collect as collect
     from dmpo_ref.experience import weigh as weigh
     from dmpo_ref.gradient import gradient_step as gradient_step
     from dmpo_ref.likelihood import build_vocabulary as build_vocabulary
@@ -65,7 +66,6 @@ if TYPE_CHECKING:  # the same for type checkers, which do not run `__getattr__`
     from dmpo_ref.tasks import build_task as build_task
     from dmpo_ref.tasks.encoding import answer_texts as answer_texts
     from dmpo_ref.tasks.encoding import encode as encode
-    from dmpo_ref.train import collect as collect
     from dmpo_ref.train import train as train
     from dmpo_ref.weights import baseline_weights as baseline_weights
     from dmpo_ref.weights import effective_sample_size as effective_sample_size

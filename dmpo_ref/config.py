@@ -228,6 +228,12 @@ class TrainConfig:
     reuse_rounds: int = option(
         0, "rollouts of this many earlier rounds stay in the buffer, with the weights they were given", bound=NOT_NEGATIVE
     )
+    skip_equal_groups: int = option(
+        0,
+        "replace groups whose rewards are all equal, which give no direction, by groups of other prompts: so many further tries in a "
+        "round, then they stay; 0: they stay",
+        bound=NOT_NEGATIVE,
+    )
     resync_every: int = option(0, "set p_ref ← p_θ every so many rounds; 0: never, p* is fixed", bound=NOT_NEGATIVE)
     checkpoint_every: int = option(10, "rounds between checkpoints; the last round always writes one", bound=AT_LEAST_1)
     keep_checkpoints: int = option(1, "so many of the newest checkpoints stay", bound=AT_LEAST_1)

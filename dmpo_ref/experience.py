@@ -1,23 +1,120 @@
-"""From rollouts to experience: ℓ, w and w_base once, when the rollouts have been drawn, and what a loss will subtract.
+"""From prompts to experience: rollouts and rewards; then, once, ℓ, w and w_base, and what a loss will subtract.
 
 Algorithm 1 of arXiv 2510.08233, the part before the gradient steps. Every function takes what it works on and nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import Module
+from transformers import PreTrainedTokenizerBase
 
 from dmpo_ref.config import Config, WeightConfig
 from dmpo_ref.likelihood import Vocabulary, elbo, path_log_prob, token_log_prob
 from dmpo_ref.masking import Masks, draw_masks, streams
+from dmpo_ref.models.llada import LLaDAModelLM
 from dmpo_ref.models.reference import Reference
 from dmpo_ref.objectives.base import Objective
 from dmpo_ref.rollout import Experience, Rollout
+from dmpo_ref.samplers import sample
+from dmpo_ref.tasks.base import Task
+from dmpo_ref.tasks.encoding import answer_texts, encode, end_ids
+from dmpo_ref.tasks.rewards import score_answers
 from dmpo_ref.weights import group_weights
+
+
+class Collected(NamedTuple):
+    """A round's experience and the texts of its rollouts [G][N]; mean reward by component, and number, of all rollouts drawn for it."""
+
+    experience: Experience
+    texts: list[list[str]]
+    components: dict[str, float]
+    num_drawn: int
+
+
+def collect(
+    policy: LLaDAModelLM,
+    reference: Reference | None,
+    tokenizer: PreTrainedTokenizerBase,
+    vocabulary: Vocabulary,
+    task: Task,
+    items: list[Any],
+    objective: Objective,
+    config: Config,
+    *,
+    position: Sequence[int] | None = None,
+    reward: Callable[[Any, str], float] | None = None,
+    spare: Iterable[tuple[list[Any], list[int]]] = (),
+) -> Collected:
+    """One round: N rollouts of the policy for each of G items, their rewards and weights.
+
+    Args:
+        position: places of the items in the data stream of a run, which key the random streams; None: 0, 1, …
+        reward: instead of the task's own, as in `train`.
+        spare: (items, places) of each further try to replace the groups whose rewards are all equal (`train.skip_equal_groups`).
+    """
+
+    def draw(items: list[Any], position: list[int]) -> Drawn:
+        prompts = encode(tokenizer, task, items, config.sampler.response_length).to(next(policy.parameters()).device)
+        generators, num_rollouts = streams(config.seed, "rollout", position), config.train.num_rollouts
+        ends = end_ids(tokenizer)
+        rollout = sample(policy, prompts, config.sampler, vocabulary, num_rollouts=num_rollouts, generators=generators, end_tokens=ends)
+        texts = answer_texts(tokenizer, rollout)
+        return Drawn(rollout, position, texts, *score_answers(task, items, texts, reward))
+
+    kept = draw(items, list(range(len(items)) if position is None else position))
+    components, num_drawn = kept.components, kept.reward.numel()
+    for others, places in spare:
+        if not (equal := kept.equal_groups()):
+            break
+        new = draw(others[: len(equal)], places[: len(equal)])
+        components = average(components, num_drawn, new.components, new.reward.numel())
+        num_drawn += new.reward.numel()
+        kept = kept.with_groups_of(new, equal)
+    experience = weigh(policy, reference, vocabulary, objective, kept.rollout, kept.reward, config, position=kept.position)
+    return Collected(experience, kept.texts, components, num_drawn)
+
+
+@dataclass
+class Drawn:
+    """Rollouts of G prompts before they are weighed: places of the prompts, texts [G][N], reward [G, N], mean of each component."""
+
+    rollout: Rollout
+    position: list[int]
+    texts: list[list[str]]
+    reward: Tensor
+    components: dict[str, float]
+
+    def equal_groups(self) -> list[int]:
+        """The groups whose rewards are all equal: their weights say nothing about which rollout is better."""
+        return (self.reward.amax(dim=-1) == self.reward.amin(dim=-1)).nonzero().flatten().tolist()
+
+    def with_groups_of(self, new: Drawn, places: list[int]) -> Drawn:
+        """The same, with the groups of `new` that are not equal in these places, as many as there are."""
+        G = len(self.position)
+        useful = [G + g for g in range(len(new.position)) if g not in new.equal_groups()]
+        index = list(range(G))
+        for place, g in zip(places, useful, strict=False):  # there may be fewer useful groups than places
+            index[place] = g
+        position, texts, at = self.position + new.position, self.texts + new.texts, torch.tensor(index)
+        return Drawn(
+            self.rollout.join(new.rollout).select(at.to(self.rollout.tokens.device)),
+            [position[g] for g in index],
+            [texts[g] for g in index],
+            torch.cat([self.reward, new.reward])[at],
+            self.components,
+        )
+
+
+def average(first: dict[str, float], num_first: int, second: dict[str, float], num_second: int) -> dict[str, float]:
+    """Means over both of two sets of rollouts, from the means over each; what only one has stays."""
+    both = {name: (num_first * first[name] + num_second * second[name]) / (num_first + num_second) for name in first.keys() & second.keys()}
+    return first | second | both
 
 
 def weigh(

@@ -25,6 +25,10 @@ from dmpo_ref.weights import model_baseline
 ALONE = Processes()  # one process, outside a run
 
 
+class NotFinite(ValueError):
+    """A loss or gradient is NaN or infinite."""
+
+
 def choose_batch(buffer: list[Experience], k: int, config: Config, round_number: int, num_processes: int = 1) -> Experience:
     """What the k-th step of a round looks at: the buffered rounds in turn, the newest first, some or all prompts of one."""
     experience = buffer[-1 - k % len(buffer)]
@@ -56,7 +60,7 @@ def gradient_step(
         step: gradient steps done in the run; it keys what is dropped by LoRA dropout.
 
     Raises:
-        ValueError: loss or gradient are not finite; the weights are as they were.
+        NotFinite: loss or gradient; the weights are as they were.
     """
 
     # Dropout must be off where log p_θ is compared with a stored log p_old or log p_ref, and where a second pass uses the
@@ -68,7 +72,7 @@ def gradient_step(
     grad_norm = clip_gradients(policy, config.optimizer.max_grad_norm)
     for name, value in (("loss", loss), ("gradient norm", grad_norm)):
         if not torch.isfinite(value):
-            raise ValueError(f"the {name} of step {step} is {value.item()}; lower optimizer.learning_rate or look at metrics.jsonl")
+            raise NotFinite(f"the {name} of step {step} is {value.item()}")
     optimizer.step()
     optimizer.zero_grad()
     return loss.item(), grad_norm.item()

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 from einops import repeat
 from torch import Tensor
+from torch.nn import functional as F
 
 from dmpo_ref.config import SamplerConfig
 
@@ -79,6 +80,26 @@ class Rollout:
     def select(self, prompts: Tensor) -> Rollout:
         """The rollouts of some of the prompts ([G'] indices)."""
         return map_tensors(self, lambda x: x.index_select(0, prompts))
+
+    def join(self, other: Rollout) -> Rollout:
+        """The rollouts of both, drawn by the same sampler: [G + G', N, S], the shorter sequences padded on the left."""
+        S = max(self.tokens.shape[-1], other.tokens.shape[-1])
+        empty = {"tokens": 0, "attention_mask": False, "prompt_mask": False, "response_mask": False, "step": -1}
+
+        def both(name: str) -> Tensor:
+            values = getattr(self, name), getattr(other, name)
+            return torch.cat([F.pad(x, (S - x.shape[-1], 0), value=empty[name]) for x in values])
+
+        padded: dict[str, Any] = {name: both(name) for name in empty}
+        paths = [x.path_log_prob for x in (self, other) if x.path_log_prob is not None]
+        return replace(
+            self,
+            **padded,
+            path_log_prob=torch.cat(paths) if paths else None,
+            num_steps=max(self.num_steps, other.num_steps),
+            forwards=self.forwards + other.forwards,
+            fed_tokens=self.fed_tokens + other.fed_tokens,
+        )
 
 
 @dataclass

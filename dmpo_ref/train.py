@@ -8,7 +8,7 @@ them; only LoRA dropout follows the micro-batch and the process, and `prompts_pe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,24 +19,20 @@ from transformers import PreTrainedTokenizerBase
 
 from dmpo_ref.config import Config
 from dmpo_ref.evaluation.answering import test_accuracy
-from dmpo_ref.experience import step_masks, weigh
-from dmpo_ref.gradient import choose_batch, gradient_step
-from dmpo_ref.likelihood import Vocabulary
-from dmpo_ref.masking import streams
+from dmpo_ref.experience import collect, step_masks
+from dmpo_ref.gradient import NotFinite, choose_batch, gradient_step
 from dmpo_ref.models.llada import LLaDAModelLM
-from dmpo_ref.models.reference import Reference
+from dmpo_ref.models.loading import latest_checkpoint
 from dmpo_ref.objectives.base import Objective
-from dmpo_ref.rollout import Experience
 from dmpo_ref.runtime.checkpoint import save_checkpoint
 from dmpo_ref.runtime.files import claim
 from dmpo_ref.runtime.interrupt import Interrupted, StopSignal
 from dmpo_ref.runtime.logs import describe_answers, describe_round
 from dmpo_ref.runtime.processes import is_first_process
 from dmpo_ref.runtime.setup import RunParts, prepare_run
-from dmpo_ref.samplers import sample
+from dmpo_ref.runtime.watch import Watch, explain_not_finite, keep_batch
 from dmpo_ref.tasks.base import Task
-from dmpo_ref.tasks.encoding import answer_texts, encode, end_ids
-from dmpo_ref.tasks.rewards import score_answers
+from dmpo_ref.tasks.encoding import end_ids
 
 
 @dataclass
@@ -88,24 +84,30 @@ def loop(
     """Algorithm 1, from the round that the run is in. Arguments as in `train`."""
     config, state, processes = run.config, run.state, run.processes
     policy, reference, vocabulary, objective = run.policy, run.reference, run.vocabulary, run.objective
-    rounds, metrics = config.train.rounds, list(run.log.earlier)
+    rounds, metrics, watch = config.train.rounds, list(run.log.earlier), Watch(config)
     with StopSignal() as stop, tqdm(total=rounds, initial=state.round, desc="train", disable=None if processes.is_main else True) as bar:
         while state.round < rounds:
             # p_old ← p_θ: draw N rollouts for each of G prompts; reward, ℓ and w once.
             items, position = run.prompts.of_round(state.round)
+            spare = run.prompts.spare_of_round(state.round, config.train.skip_equal_groups)
             models = policy, reference, run.tokenizer, vocabulary
-            experience, texts, components = collect(*models, run.task, items, objective, config, position=position, reward=reward)
+            experience, texts, components, num_drawn = collect(
+                *models, run.task, items, objective, config, position=position, reward=reward, spare=spare
+            )
             state.buffer = [*state.buffer, experience][-(1 + config.train.reuse_rounds) :]
-            state.counters["rollouts"] += experience.reward.numel() * processes.count
 
             # K gradient steps on the buffer. The policy that drew the rollouts is not needed again.
             steps = []
             for k in range(config.train.steps_per_round):
                 batch = choose_batch(state.buffer, k, config, state.round, processes.count)
                 masks = step_masks(objective, batch.rollout, batch.position, config.seed, k, state.step)
-                loss, grad_norm = gradient_step(
-                    policy, state.optimizer, vocabulary, objective, batch, masks, config, step=state.step, processes=processes
-                )
+                try:
+                    loss, grad_norm = gradient_step(
+                        policy, state.optimizer, vocabulary, objective, batch, masks, config, step=state.step, processes=processes
+                    )
+                except NotFinite as error:
+                    kept = keep_batch(Path(config.output), batch, state.step)
+                    raise ValueError(explain_not_finite(error, kept, latest_checkpoint(Path(config.output)))) from error
                 steps.append(state.end_step(loss, grad_norm))
 
             # The end of a round: re-sync p_ref if asked for, write metrics, save a checkpoint, stop after Ctrl-C.
@@ -114,7 +116,9 @@ def loop(
                 reference.sync(policy)
             collected = describe_round(experience, components, end_ids(run.tokenizer), target=config.weight.target)
             answers = describe_answers(experience, texts[: config.train.log_prompts], run.tokenizer, state.round - 1)
-            metrics += end_round(run, collected, steps, answers, on_round)
+            metrics += end_round(run, collected, steps, answers, on_round, num_drawn)
+            if processes.is_main:
+                watch.look(collected, steps, experience.reward)
             stopping = processes.any(stop.requested)
             if stopping or state.round % config.train.checkpoint_every == 0 or state.round == rounds:
                 save_checkpoint(config, state, policy, run.tokenizer, reference, processes)
@@ -126,50 +130,13 @@ def loop(
     return Trained(policy, run.tokenizer, metrics, Path(config.output), processes.is_main)
 
 
-def collect(
-    policy: LLaDAModelLM,
-    reference: Reference | None,
-    tokenizer: PreTrainedTokenizerBase,
-    vocabulary: Vocabulary,
-    task: Task,
-    items: list[Any],
-    objective: Objective,
-    config: Config,
-    *,
-    position: Sequence[int] | None = None,
-    reward: Callable[[Any, str], float] | None = None,
-) -> tuple[Experience, list[list[str]], dict[str, float]]:
-    """One round's experience: N rollouts of the policy for each item, their rewards and weights.
-
-    Args:
-        position: places of the items in the data stream of a run, which key the random streams; None: 0, 1, …
-        reward: instead of the task's own, as in `train`.
-
-    Returns:
-        The experience, the texts of the rollouts, and the mean of each component of the reward.
-    """
-    position = list(range(len(items)) if position is None else position)
-    prompts = encode(tokenizer, task, items, config.sampler.response_length).to(next(policy.parameters()).device)
-    rollout = sample(
-        policy,
-        prompts,
-        config.sampler,
-        vocabulary,
-        num_rollouts=config.train.num_rollouts,
-        generators=streams(config.seed, "rollout", position),
-        end_tokens=end_ids(tokenizer),
-    )
-    texts = answer_texts(tokenizer, rollout)
-    rewards, components = score_answers(task, items, texts, reward)
-    return weigh(policy, reference, vocabulary, objective, rollout, rewards, config, position=position), texts, components
-
-
 def end_round(
     run: RunParts,
     collected: dict[str, float | None],
     steps: list[dict[str, float | None]],
     answers: list[dict[str, Any]],
     on_round: Callable[[int, LLaDAModelLM], dict[str, float]] | None,
+    num_drawn: int,
 ) -> list[dict[str, Any]]:
     """Metrics of a finished round, one entry per gradient step, evaluation in the last one; written and returned."""
     config, state, processes = run.config, run.state, run.processes
@@ -182,6 +149,7 @@ def end_round(
         )
         last = last | {"evaluation/accuracy": accuracy}
     state.count_seconds()
+    state.counters["rollouts"] += int(processes.sum([num_drawn])[0])
     of_round, of_steps = processes.mean(collected), [processes.mean(step) for step in steps]
     entries: list[dict[str, Any]] = [{"round": state.round - 1, **of_step, **of_round, **state.counters} for of_step in of_steps]
     entries[-1] |= last

@@ -72,11 +72,10 @@ print("greedily no more often than at temperature 1:", greedy_before <= before.a
 
 # %%
 from dmpo_ref import effective_sample_size, log_weights, sequence_log_prob, target_weights, token_log_prob
-from dmpo_ref.experience import step_masks
+from dmpo_ref.experience import collect, step_masks
 from dmpo_ref.gradient import gradient_step, real_weight
 from dmpo_ref.models.reference import FrozenReference
 from dmpo_ref.objectives import build_objective
-from dmpo_ref.train import collect
 
 # %%
 by_hand = load_config("toy_sudoku", "weight.log_ratio=path", "train.num_rollouts=4", "optimizer.learning_rate=8e-4")
@@ -92,7 +91,7 @@ print(f"loss {by_hand.loss.name}, {by_hand.loss.num_masks} {by_hand.loss.masks} 
 # random numbers are keyed by the place of each puzzle in the data stream, here 0, 1, 2.
 
 # %%
-experience, texts, _ = collect(learner, p_ref, tokenizer, vocabulary, task, items, objective, by_hand)
+experience, texts, *_ = collect(learner, p_ref, tokenizer, vocabulary, task, items, objective, by_hand)
 print("puzzle             answer             reward   log p_ref - log p_old   weight")
 for g, item in enumerate(items):
     for n, text in enumerate(texts[g]):
@@ -166,7 +165,7 @@ print("the loss on this batch is lower after it:", loss_after < loss_before)
 for k in range(1, by_hand.train.steps_per_round):
     masks = step_masks(objective, batch.rollout, batch.position, by_hand.seed, k, step=k)
     gradient_step(learner, optimizer, vocabulary, objective, batch, masks, by_hand, step=k)
-second, _, _ = collect(learner, p_ref, tokenizer, vocabulary, task, items, objective, by_hand, position=[3, 4, 5])
+second, *_ = collect(learner, p_ref, tokenizer, vocabulary, task, items, objective, by_hand, position=[3, 4, 5])
 print("largest |log p_ref - log p_old|: first round below 1e-9:", experience.log_ratio.abs().max().item() < 1e-9, end=", ")
 print("second round above 0.01:", second.log_ratio.abs().max().item() > 0.01)
 

@@ -10,14 +10,13 @@ import numpy as np
 import torch
 
 from dmpo_ref.config import SamplerConfig
-from dmpo_ref.experience import step_masks
+from dmpo_ref.experience import collect, step_masks
 from dmpo_ref.gradient import backward, choose_batch
 from dmpo_ref.likelihood import Vocabulary
 from dmpo_ref.masking import Masks
 from dmpo_ref.models.llada import LLaDAConfig, LLaDAModelLM
 from dmpo_ref.rollout import Experience, Prompts, Rollout
 from dmpo_ref.runtime.setup import RunParts
-from dmpo_ref.train import collect
 
 torch.set_num_threads(1)
 

@@ -68,7 +68,7 @@ def test_a_loss_that_is_not_finite_leaves_the_weights():
     before = copy.deepcopy(policy.state_dict())
     broken = Objective(all_hidden, lambda scores, *_: scores.sum() * float("nan"), is_linear=True)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=0.01)
-    with pytest.raises(ValueError, match=r"the loss of step 12 is nan; lower optimizer\.learning_rate"):
+    with pytest.raises(ValueError, match=r"^the loss of step 12 is nan$"):
         gradient_step(policy, optimizer, VOCABULARY, broken, batch, all_hidden(batch.rollout), load_config("toy_sudoku"), step=12)
     assert all(torch.equal(before[name], value) for name, value in policy.state_dict().items())
 

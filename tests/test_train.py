@@ -48,6 +48,7 @@ VARIANTS = {
     "path_fixed_reference_resync": ["weight.log_ratio=path", "train.resync_every=3"],
     "elbo_and_stale_rollouts": ["weight.log_ratio=elbo", "train.reuse_rounds=2", "train.prompts_per_step=2"],
     "wddo": ["loss.name=wddo", "weight.log_ratio=path", "train.reuse_rounds=1"],
+    "skip_equal_groups": ["train.skip_equal_groups=2", "train.reuse_rounds=1"],
     "model_baseline": ["weight.baseline=model", "weight.target_ess=0.5"],
     "lora_with_dropout": ["model.lora_rank=4", "model.lora_dropout=0.2", "weight.log_ratio=path"],
     "lora_resync_in_micro_batches": ["model.lora_rank=4", "weight.log_ratio=elbo", "train.resync_every=1", "loss.micro_batch=5"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -36,9 +37,18 @@ class PromptStream:
 
     def of_round(self, number: int) -> tuple[list[Any], list[int]]:
         """This process's prompts of a round, and their places in the endless stream."""
-        first, size = number * self.prompts_per_round, len(self.items)
-        position = list(range(first + self.index, first + self.prompts_per_round, self.count))
-        return [self.items[self._shuffled(p // size)[p % size]] for p in position], position
+        first = number * self.prompts_per_round
+        return self._at(range(first + self.index, first + self.prompts_per_round, self.count))
+
+    def spare_of_round(self, number: int, tries: int) -> Iterator[tuple[list[Any], list[int]]]:
+        """Further prompts of a round, for each try as many as in `of_round`: a second endless stream, with places below 0."""
+        for block in range(number * tries, (number + 1) * tries):
+            first = -(block + 1) * self.prompts_per_round
+            yield self._at(range(first + self.index, first + self.prompts_per_round, self.count))
+
+    def _at(self, places: range) -> tuple[list[Any], list[int]]:
+        size = len(self.items)
+        return [self.items[self._shuffled(p // size)[p % size]] for p in places], list(places)
 
     def _shuffled(self, epoch: int) -> list[int]:
         return torch.randperm(len(self.items), generator=stream(self.seed, "data", epoch)).tolist()

@@ -1,0 +1,106 @@
+"""A run that goes wrong says so: each warning at its bound, once, silence where all is well, and the batch of a step that broke."""
+
+import dataclasses
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from dmpo_ref.models.loading import latest_checkpoint
+from dmpo_ref.objectives import build_objective
+from dmpo_ref.presets.loading import load_config
+from dmpo_ref.rollout import Experience
+from dmpo_ref.runtime.checkpoint import as_experience
+from dmpo_ref.runtime.watch import Watch
+from dmpo_ref.train import train
+
+HEALTHY = {"reward": 0.5, "frac_reward_zero_std": 0.2, "answer_length": 20.0, "ess": 0.5, "log_ratio_mean": -1.0}
+REWARD = torch.tensor([[0.0, 1.0, 1.0, 0.0]])
+
+
+def warnings_of(capsys, metrics=HEALTHY, *overrides, grad_norm=1.0, reward=REWARD, times=1):
+    """What is printed when a run with N = 4, responses of 32 tokens and α = 0.5 has these metrics."""
+    options = ("train.num_rollouts=4", "sampler.response_length=32", "weight.alpha=0.5", "weight.log_ratio=path", *overrides)
+    watch = Watch(load_config("toy_sudoku", *options))
+    for _ in range(times):
+        watch.look(metrics, [{"grad_norm": 0.1}, {"grad_norm": grad_norm}], reward)
+    lines = capsys.readouterr().err.splitlines()
+    assert all(line.startswith("dmpo: warning: ") for line in lines)
+    return lines
+
+
+def test_a_healthy_round_is_silent(capsys):
+    assert warnings_of(capsys) == []
+
+
+@pytest.mark.parametrize(
+    ("metrics", "grad_norm", "words"),
+    [
+        ({"ess": 1.2 / 4}, 1.0, ["1.20 of 4 rollouts", "weight.alpha", "weight.target_ess"]),
+        ({"frac_reward_zero_std": 0.8, "reward": 0.1}, 1.0, ["80% of the groups", "train.skip_equal_groups"]),
+        ({"answer_length": 32.0}, 1.0, ["no answer ends within its 32 tokens", "sampler.response_length"]),
+        ({"log_ratio_mean": -3.5}, 1.0, ["3.5 nats", "more than the 2.0 that p* allows", "optimizer.learning_rate"]),
+        ({}, 150.0, ["the norm 150, 150 times optimizer.max_grad_norm"]),
+    ],
+)
+def test_each_trouble_is_said_once_with_what_to_try(capsys, metrics, grad_norm, words):
+    (line,) = warnings_of(capsys, HEALTHY | metrics, grad_norm=grad_norm, times=3)
+    assert all(word in line for word in words)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "overrides"),
+    [
+        ({"ess": 1.3 / 4}, []),
+        ({"ess": None}, ["weight.target=reward", "weight.log_ratio=none"]),  # rewards as weights have none
+        ({"frac_reward_zero_std": 0.9, "reward": 0.97}, []),  # solved, not stuck
+        ({"answer_length": 31.9}, []),
+        ({"log_ratio_mean": -2.9}, []),
+        ({"log_ratio_mean": -9.0}, ["weight.log_ratio=none"]),
+    ],
+)
+def test_on_the_other_side_of_the_bound_it_is_silent(capsys, metrics, overrides):
+    assert warnings_of(capsys, HEALTHY | metrics, *overrides) == []
+
+
+def test_a_policy_that_has_become_the_target_is_never_too_far(capsys):
+    """log p*(o) − log p_ref(o) ≤ (max r − min r)/α, so its mean under p* is below the bound: 40 random targets of 6 answers."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(40):
+        log_ref = (3 * torch.randn(6, generator=generator, dtype=torch.float64)).log_softmax(0)
+        reward = torch.randn(6, generator=generator, dtype=torch.float64)
+        log_target = (log_ref + reward / 0.5).log_softmax(0)
+        mean = (log_target.exp() * (log_ref - log_target)).sum().item()
+        assert warnings_of(capsys, HEALTHY | {"log_ratio_mean": mean}, reward=reward.unsqueeze(0)) == []
+
+
+def test_a_run_whose_rewards_are_all_equal_warns_once(small_run, capsys):
+    train(small_run("train.rounds=2"), reward=lambda item, text: 0.0)
+    assert capsys.readouterr().err.count("in 100% of the groups all rewards are equal") == 1
+
+
+def test_a_run_that_learns_is_silent(small_run, capsys):
+    train(small_run("train.rounds=3", "train.num_rollouts=16", "weight.log_ratio=path"))
+    assert "warning" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("every", [1, 50])
+def test_a_loss_that_is_not_finite_keeps_its_batch_and_names_the_last_checkpoint(small_run, tmp_path, every):
+    config = small_run(f"train.checkpoint_every={every}")
+    wdce, calls = build_objective(config.loss, config.weight), SimpleNamespace(number=0)
+
+    def breaking(scores, masks, batch: Experience, weight):
+        calls.number += 1
+        return wdce.loss(scores, masks, batch, weight) * (float("nan") if calls.number == 6 else 1.0)  # in the third round of 2 steps
+
+    with pytest.raises(ValueError, match=r"^the loss of step 5 is nan; its batch is in ") as caught:
+        train(config, objective=dataclasses.replace(wdce, loss=breaking))
+    output = tmp_path / "run"
+    newest, message = latest_checkpoint(output), str(caught.value)
+    assert (newest is None) == (every == 50)
+    assert "\n" not in message and ("no checkpoint was written yet" if newest is None else f"model.path={newest}") in message
+    batch = as_experience(torch.load(output / "not_finite_step_5.pt", weights_only=True))
+    assert batch.reward.shape == (3, 4) and torch.isfinite(batch.weight).all()
+    assert len((output / "metrics.jsonl").read_text().splitlines()) == 4  # of the two rounds that ended
+    assert json.loads((output / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 4

@@ -1,0 +1,151 @@
+"""Mutation score: change one operator or number of a module, and see whether its tests notice.
+
+    python -m tests.mutation masking weights             # every mutant of these modules
+    python -m tests.mutation --sample 40 --seed 0        # so many of each module, drawn at random
+
+A mutant lives if all its module's tests pass. Every mutant runs in a process of its own, forked from one that has imported the slow
+libraries and nothing of this project. Survivors are listed with line, old and new code; many change nothing that can be seen (an equal
+bound, the size of a chunk): they are judged by hand, in LOG.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import copy
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+TESTS = {  # module → the test files that are about it
+    "masking": ("test_masking", "test_losses"),
+    "likelihood": ("test_likelihood", "test_oracle"),
+    "weights": ("test_weights",),
+    "losses": ("test_losses", "test_objectives"),
+    "samplers/blockwise": ("test_samplers", "test_sampler_matrix", "test_parallel"),
+    "samplers/proposal": ("test_samplers", "test_sampler_matrix", "test_parallel"),
+    "samplers/rows": ("test_samplers", "test_sampler_matrix", "test_parallel"),
+    "samplers/sampling": ("test_samplers", "test_sampler_matrix"),
+    "samplers/wino": ("test_wino", "test_sampler_matrix"),
+    "tasks/gsm8k": ("test_gsm8k",),
+    "tasks/math500": ("test_math500",),
+    "tasks/countdown": ("test_countdown",),
+    "tasks/sudoku": ("test_sudoku",),
+    "tasks/answers/arithmetic": ("test_arithmetic", "test_countdown", "test_gsm8k", "test_math500"),
+    "runtime/checkpoint": ("test_checkpoint", "test_train"),
+}
+SECONDS = 300  # a mutant that takes longer is noticed: it loops
+SWAPS: dict[type, type] = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq}
+SWAPS |= {ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.And: ast.Or, ast.Or: ast.And}
+SWAPS |= {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Div, ast.Mod: ast.FloorDiv}
+SWAPS |= {ast.Pow: ast.Mult, ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd}
+
+
+def main() -> int:
+    """Run, print the score of each module and its survivors."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("modules", nargs="*", help=f"among {', '.join(TESTS)}; none: all")
+    parser.add_argument("--sample", type=int, help="so many mutants of each module; none: all")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    import matplotlib.pyplot  # noqa: F401  # what every fork would import anew
+    import pytest  # noqa: F401
+    import torch
+    import transformers  # noqa: F401
+
+    torch.set_num_threads(1)
+    for module in args.modules or TESTS:
+        path = ROOT / "dmpo_ref" / f"{module}.py"
+        source = path.read_text(encoding="utf-8")
+        if not passes(path, source, TESTS[module]):
+            sys.exit(f"{module}: its tests fail without a mutation")
+        mutants = list(make_mutants(source))
+        if args.sample is not None and args.sample < len(mutants):
+            mutants = random.Random(args.seed).sample(mutants, args.sample)
+        living = [words for words, mutated in mutants if passes(path, mutated, TESTS[module])]
+        print(
+            f"{module}: {len(mutants) - len(living)} of {len(mutants)} mutants noticed ({1 - len(living) / len(mutants):.0%})", flush=True
+        )
+        for words in living:
+            print(f"    {words}", flush=True)
+    return 0
+
+
+def make_mutants(source: str) -> Iterator[tuple[str, str]]:
+    """(what was changed, mutated source), one change each: operators, numbers, truth values, signs."""
+    tree = ast.parse(source)
+    for index, node in enumerate(ast.walk(tree)):
+        for change in changes(node):
+            mutated = copy.deepcopy(tree)
+            chosen = list(ast.walk(mutated))[index]
+            before = ast.unparse(chosen)
+            change(chosen)
+            yield f"line {node.lineno}: {before[:70]} → {ast.unparse(chosen)[:70]}", ast.unparse(mutated)  # type: ignore[attr-defined]
+
+
+def changes(node: ast.AST) -> Iterator:
+    """Functions that change a node in place, each in one way."""
+    if isinstance(node, ast.Compare):
+        for i, operator in enumerate(node.ops):
+            if type(operator) in SWAPS:
+                yield lambda n, i=i: n.ops.__setitem__(i, SWAPS[type(n.ops[i])]())
+    if isinstance(node, ast.BinOp | ast.BoolOp | ast.AugAssign) and type(node.op) in SWAPS and not is_typing(node):
+        yield lambda n: setattr(n, "op", SWAPS[type(n.op)]())
+    if isinstance(node, ast.UnaryOp) and not isinstance(node.operand, ast.Constant):
+        yield lambda n: setattr(n, "operand", ast.UnaryOp(n.op, n.operand))  # twice is not at all
+    if isinstance(node, ast.Constant) and isinstance(node.value, bool | int | float):
+        yield lambda n: setattr(n, "value", not n.value if isinstance(n.value, bool) else n.value + 1)
+
+
+def is_typing(node: ast.BinOp | ast.BoolOp | ast.AugAssign) -> bool:
+    """Whether it is `X | None`, which says nothing at run time."""
+    return isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr) and ast.unparse(node.right) == "None"
+
+
+def passes(path: Path, source: str, tests: tuple[str, ...]) -> bool:
+    """Whether these tests pass with this source in the place of the module's own; tried in a fork, the file is not touched."""
+    child = os.fork()
+    if child == 0:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+            os.dup2(nowhere.fileno(), 2)
+        os._exit(run_tests(path, source, tests))
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status) == 0
+        time.sleep(0.05)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return False
+
+
+def run_tests(path: Path, source: str, tests: tuple[str, ...]) -> int:
+    """Exit code of pytest where the loader reads `source` for `path`."""
+    from importlib.machinery import SourceFileLoader
+
+    import pytest
+
+    read = SourceFileLoader.get_data
+
+    def get_data(self: SourceFileLoader, name: str) -> bytes:
+        if name.endswith(".pyc") and Path(name).name.split(".")[0] == path.stem:
+            raise OSError  # the cache is of the file as it is
+        return source.encode() if Path(name) == path else read(self, name)
+
+    SourceFileLoader.get_data = get_data  # type: ignore[method-assign]
+    SourceFileLoader.set_data = lambda *_, **__: None  # type: ignore[method-assign]
+    files = [str(ROOT / "tests" / f"{name}.py") for name in tests]
+    return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", *files]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

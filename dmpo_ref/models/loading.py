@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from dmpo_ref.config import ModelConfig
 from dmpo_ref.models.adapters import as_policy, quiet
+from dmpo_ref.models.files import first_line, read_object
 from dmpo_ref.models.llada import LLaDAConfig, LLaDAModelLM
 
 
@@ -113,16 +114,25 @@ def locate(path: str) -> Path | str:
 
 
 def base_of(folder: Path | str) -> str | None:
-    """`model.path` of the base of the adapters in a folder; None if it holds no adapters."""
+    """`model.path` of the base of the adapters in a folder; None if it holds no adapters.
+
+    A relative path is one from that folder, or from the working directory if nothing is there.
+
+    Raises:
+        FileNotFoundError, ValueError: the base is not named, is not there, or holds adapters itself.
+    """
     file = Path(folder) / "adapter_config.json"
     if not file.is_file():
         return None
-    try:
-        base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
-    except ValueError as error:
-        raise ValueError(f"{file} is not valid JSON: {first_line(error)}") from error
-    if not base:
-        raise ValueError(f"{file} does not name the model that the adapters are for: base_model_name_or_path")
+    base, key = read_object(file).get("base_model_name_or_path"), "base_model_name_or_path"
+    if not base or not isinstance(base, str):
+        raise ValueError(f"{file} does not name the model that the adapters are for: {key}")
+    base = str(beside) if (beside := Path(folder, base)).is_dir() else base
+    where = locate(base)
+    if isinstance(where, Path) and not (where / "config.json").is_file():
+        raise FileNotFoundError(f"{file} names the base {base[:200]}, and no checkpoint is there; write into its {key} where it is now")
+    if isinstance(where, Path) and (where / "adapter_config.json").is_file():
+        raise ValueError(f"{file} names the base {base[:200]}, which holds adapters itself; merge those first with dmpo export --merge")
     return base
 
 
@@ -158,13 +168,13 @@ def check_type(name: str | None) -> None:
 
 def latest_checkpoint(output: Path) -> Path | None:
     """The newest complete checkpoint of a run, or None."""
-    return max(output.glob("checkpoint-*[0-9]"), default=None)
+    return next(reversed(checkpoints(output)), None)
 
 
-def first_line(error: Exception) -> str:
-    """The beginning of an error, in one line: its first sentence, if it has more."""
-    text = " ".join(str(error).split())
-    return re.split(r"(?<!e\.g)(?<!i\.e)\. (?=[A-Z])", text, maxsplit=1)[0][:300].rstrip(".")
+def checkpoints(output: Path) -> list[Path]:
+    """The complete checkpoints of a run, oldest first: the folders named `checkpoint-` and digits, and no others."""
+    found = [path for path in output.glob("checkpoint-*") if re.fullmatch("checkpoint-[0-9]+", path.name) and path.is_dir()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")))
 
 
 def export(source: Path, target: Path, *, merge: bool) -> str:

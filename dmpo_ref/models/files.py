@@ -1,0 +1,54 @@
+"""Reading the files of a checkpoint, which may come from anywhere: what is wrong with one is said in one line that names it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """The fields of a JSON file that holds an object.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no JSON, or something else than an object.
+    """
+    try:
+        fields = json.loads(file.read_bytes())
+    except OSError as error:
+        raise OSError(f"{file} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is not valid JSON: {first_line(error)}; put a sound copy in its place") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"{file} holds a {type(fields).__name__}, not an object of fields; put a sound copy in its place")
+    return fields
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold the weights of a model: one, or those that an index names.
+
+    Raises:
+        FileNotFoundError, ValueError: there are none, one is missing, or the index is not one of files in this folder.
+    """
+    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if whole.is_file():
+        return [whole]
+    if not index.is_file():
+        raise FileNotFoundError(f"no file named model.safetensors, nor an index of shards, in {folder}; other formats are not read")
+    names = read_object(index).get("weight_map")
+    if not isinstance(names, dict) or not names:
+        raise ValueError(f"{index} has no weight_map of names to files; put a sound copy in its place")
+    for name in names.values():
+        if not isinstance(name, str) or not re.fullmatch(r"[^/\\\0]+\.safetensors", name):
+            raise ValueError(f"{index}: {str(name)[:100]!r} is not the name of a safetensors file in this folder")
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder / name} is missing, which {index.name} names; copy or download it again")
+    return [folder / name for name in sorted(set(names.values()))]
+
+
+def first_line(error: Exception) -> str:
+    """The beginning of an error, in one line: its first sentence, if it has more."""
+    text = " ".join(str(error).split())
+    return re.split(r"(?<!e\.g)(?<!i\.e)\. (?=[A-Z])", text, maxsplit=1)[0][:300].rstrip(".")

@@ -230,8 +230,8 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """[B, S] → [B, S, d_model], normalised."""
         fed, mask = slice(None) if cache is None else cache.fed, None
-        if attention_mask is None:
-            position = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
+        if attention_mask is None:  # what is fed begins where the cache says, not at 0
+            position = torch.arange(input_ids.shape[1], device=input_ids.device)[None] + (fed.start or 0)
         else:
             attention_mask = attention_mask.bool()
             position = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, fed]

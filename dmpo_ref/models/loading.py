@@ -83,7 +83,8 @@ def load_base(config: ModelConfig, device: torch.device) -> LLaDAModelLM:
     except torch.OutOfMemoryError:
         raise
     except OSError as error:
-        raise OSError(f"model.path={config.path}: {first_line(error)}") from error
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else OSError
+        raise kind(f"model.path={config.path}: {first_line(error)}") from error
     except SafetensorError as error:
         raise ValueError(f"model.path={config.path}: a file of weights {DAMAGED}: {first_line(error)}") from error
     except Exception as error:  # whatever the libraries make of fields and weights that are not what they should be
@@ -157,9 +158,10 @@ def read_config(path: str, *, offline: bool = False) -> LLaDAConfig:
         for name in NOT_READ:
             if fields.get(name):
                 raise ValueError(f"{name} is not implemented; full weights in *.safetensors are needed (model.quantize makes them 4-bit)")
+        dtype = fields.get("dtype") or fields.get("torch_dtype") or "float32"
+        if not isinstance(getattr(torch, str(dtype), None), torch.dtype):
+            raise ValueError(f"dtype={dtype!r:.50} is no number type of torch")
         config = LLaDAConfig.from_dict(fields)
-        if not isinstance(getattr(torch, str(config.dtype or "float32").removeprefix("torch."), None), torch.dtype):
-            raise ValueError(f"dtype={str(config.dtype)!r:.50} is no number type of torch")
     except Exception as error:  # fields of a wrong type end in any
         raise ValueError(f"model.path={path}: config.json: {describe(error)}") from error
     return config

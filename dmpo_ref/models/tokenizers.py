@@ -28,8 +28,8 @@ def load_tokenizer(path: Path | str, model: LLaDAConfig) -> PreTrainedTokenizerB
     Raises:
         ValueError: it cannot be read or used, only with Python of its own, or its mask token has another id than the model's.
     """
-    for name in (CONFIG, "special_tokens_map.json"):
-        if (file := Path(path, name)).is_file():
+    for file in (Path(path, CONFIG), Path(path, "special_tokens_map.json")):
+        if file.is_file():
             read_object(file)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)

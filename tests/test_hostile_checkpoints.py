@@ -141,7 +141,8 @@ def test_adapters_name_no_module_to_import(folder, capfd):
 
 
 def test_the_model_asks_the_hub_for_no_kernels(folder):
-    edit("config.json", attn_implementation="kernels-community/flash-attn")(folder / "model")
+    name = "kernels-community/flash-attn"
+    edit("config.json", attn_implementation=name, _attn_implementation=name)(folder / "model")
     model, _ = load_policy(ModelConfig(path="model"), CPU)
     assert model.config._attn_implementation == "sdpa"
 
@@ -228,6 +229,7 @@ MANGLED = {
     "quantised": (edit("config.json", quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}), "quantization_config"),
     "quantised by 5": (edit("config.json", quantization_config=5), "quantization_config"),
     "weights elsewhere": (edit("config.json", transformers_weights="../model/other.safetensors"), "transformers_weights"),
+    "a method overwritten": (edit("config.json", to_diff_dict=5), "'to_diff_dict' is no name of a field"),
     "index: a list": (write(INDEX, "[]"), f"{INDEX} holds a list, not an object"),
     "index: deep": (write(INDEX, DEEP), f"{INDEX} is not valid JSON"),
     "index: no weight_map": (write(INDEX, '{"metadata": {}}'), f"{INDEX} has no weight_map"),

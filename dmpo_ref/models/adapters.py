@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from dmpo_ref.config import ModelConfig
 from dmpo_ref.masking import stream
-from dmpo_ref.models.files import describe, read_object, read_shapes
+from dmpo_ref.models.files import check_shapes, describe, read_object, read_shapes
 from dmpo_ref.models.llada import LLaDAModelLM
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def load_adapters(base: LLaDAModelLM, folder: Path, *, trainable: bool) -> LLaDA
     """
     from peft import LoraConfig, PeftModel, get_peft_model_state_dict  # seconds of import, for adapters only
 
-    given = read_shapes(file := folder / "adapter_model.safetensors")
+    given = read_shapes(folder / "adapter_model.safetensors")
     check_settings(folder / "adapter_config.json", largest=max((size for shape in given.values() for size in shape), default=0))
     try:
         with quiet():
@@ -70,10 +70,7 @@ def load_adapters(base: LLaDAModelLM, folder: Path, *, trainable: bool) -> LLaDA
     except Exception as error:  # whatever PEFT makes of settings that are not what they should be
         raise ValueError(f"{folder}: the adapters cannot be put on their base {base.name_or_path}: {describe(error)}") from error
     wanted = {name: list(weight.shape) for name, weight in get_peft_model_state_dict(wrapped, save_embedding_layers=False).items()}
-    for name in sorted(wanted.keys() | given.keys()):
-        if (has := given.get(name)) != (needs := wanted.get(name)):
-            what = f"{has or 'missing'} instead of {needs}" if needs else "fits no layer"
-            raise ValueError(f"{folder}: the adapters do not fit their base {base.name_or_path}: in {file.name} {name[:200]} is {what}")
+    check_shapes(given, wanted, where=f"{folder}: the adapters do not fit their base {base.name_or_path}")
     with quiet():
         wrapped.load_adapter(str(folder), "default", is_trainable=trainable)
     return as_policy(wrapped)

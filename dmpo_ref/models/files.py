@@ -67,6 +67,20 @@ def read_shapes(file: Path) -> dict[str, list[int]]:
         raise ValueError(f"{file}: this file of weights {DAMAGED}: {first_line(error)}") from error
 
 
+def check_shapes(given: dict[str, list[int]], wanted: dict[str, list[int]], *, where: str) -> None:
+    """Refuse weights that are not exactly those wanted, by name and size.
+
+    Raises:
+        ValueError: the first that is missing, not expected, or of another size.
+    """
+    for kind, names in (("missing", wanted.keys() - given.keys()), ("unexpected", given.keys() - wanted.keys())):
+        if names:
+            raise ValueError(f"{where}: {kind} keys in the weights, first {min(names)[:200]}")
+    for name in wanted:
+        if given[name] != wanted[name]:
+            raise ValueError(f"{where}: mismatched keys in the weights, first {name} {given[name]} instead of {wanted[name]}")
+
+
 def first_line(error: Exception) -> str:
     """The beginning of an error, in one line: its first sentence, if it has more."""
     text = " ".join(str(error).split())

@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from dmpo_ref.config import ModelConfig
 from dmpo_ref.models.adapters import load_adapters, quiet
-from dmpo_ref.models.files import DAMAGED, describe, first_line, read_object, read_shapes, weight_files
+from dmpo_ref.models.files import DAMAGED, check_shapes, describe, first_line, read_object, read_shapes, weight_files
 from dmpo_ref.models.llada import LLaDAConfig, LLaDAModelLM
 from dmpo_ref.models.tokenizers import has_tokenizer, load_tokenizer
 
@@ -65,7 +65,7 @@ def load_base(config: ModelConfig, device: torch.device) -> LLaDAModelLM:
         transformers_logging.disable_progress_bar()
     # What does not fit is reported below, by name.
     options = {"dtype": getattr(torch, config.dtype), "output_loading_info": True, "ignore_mismatched_sizes": True}
-    options |= {"config": settings, "use_safetensors": True, "attn_implementation": "sdpa"}
+    options |= {"config": settings, "use_safetensors": True}
     if config.quantize == "nf4":
         if device.type != "cuda":
             raise ValueError("model.quantize=nf4: 4-bit weights need CUDA; use none")
@@ -155,22 +155,29 @@ def read_config(path: str, *, offline: bool = False) -> LLaDAConfig:
     fields = read_object(file)
     try:
         check_type(fields.get("model_type"))
-        for name in NOT_READ:
-            if fields.get(name):
+        for name in fields:
+            if callable(getattr(LLaDAConfig, name, None)):
+                raise ValueError(f"{name!r:.50} is no name of a field")
+            if name in NOT_READ and fields[name]:
                 raise ValueError(f"{name} is not implemented; full weights in *.safetensors are needed (model.quantize makes them 4-bit)")
         dtype = fields.get("dtype") or fields.get("torch_dtype") or "float32"
         if not isinstance(getattr(torch, str(dtype), None), torch.dtype):
             raise ValueError(f"dtype={dtype!r:.50} is no number type of torch")
         config = LLaDAConfig.from_dict(fields)
+        config._attn_implementation = "sdpa"  # a name of the hub here would fetch a kernel from there, and run it
     except Exception as error:  # fields of a wrong type end in any
         raise ValueError(f"model.path={path}: config.json: {describe(error)}") from error
     return config
 
 
 def check_weights(folder: Path, config: LLaDAConfig) -> None:
-    """Refuse files of weights that are damaged, and more blocks than they can hold, before anything of that size is made."""
-    if config.n_layers > (count := sum(len(read_shapes(file)) for file in weight_files(folder))):
-        raise ValueError(f"{folder}: config.json says n_layers={config.n_layers}, but there are {count} weights in all")
+    """Refuse damaged files of weights, and others than the config describes, before anything of that size is made."""
+    given = {name: shape for file in weight_files(folder) for name, shape in read_shapes(file).items()}
+    if config.n_layers > len(given):
+        raise ValueError(f"config.json says n_layers={config.n_layers}, but there are {len(given)} weights in all")
+    with torch.device("meta"):
+        wanted = {name: list(weight.shape) for name, weight in LLaDAModelLM(config).state_dict().items()}
+    check_shapes(given, wanted, where=str(folder))
 
 
 def check_type(name: str | None) -> None:

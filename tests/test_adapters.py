@@ -102,11 +102,14 @@ def test_adapters_as_the_official_code_makes_them_work_everywhere(folder, capsys
     assert main(["evaluate", "llada_sudoku", "model.path=adapters", *SMALL, "--output", "results"]) == 0
 
 
-def test_a_run_whose_adapters_were_made_a_causal_language_model_resumes(folder):
+@pytest.mark.parametrize(
+    "change", [{"task_type": "CAUSAL_LM"}, {"base_model_name_or_path": "/gone/base"}], ids=lambda change: next(iter(change))
+)
+def test_a_run_resumes_from_adapters_of_another_task_and_with_the_base_that_the_config_names(folder, change):
     words = ("model.path=base", "model.lora_rank=2", "model.dtype=float32", *SMALL)
     whole = train(load_config("llada_sudoku", *words, "output=whole"))
     train(load_config("llada_sudoku", *words, "output=run", "train.rounds=1"))
-    settings(folder / "run" / "checkpoint-000001", task_type="CAUSAL_LM")
+    settings(folder / "run" / "checkpoint-000001", **change)
     resumed = train(load_config("llada_sudoku", *words, "output=run"), resume=True)
     assert all(torch.equal(a, b) for a, b in zip(whole.policy.parameters(), resumed.policy.parameters(), strict=True))
 

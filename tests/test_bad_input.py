@@ -80,7 +80,7 @@ DAMAGES = {
     "missing shard": (lambda folder: shard(folder, 1).unlink(), "model-00002-of-"),
     "truncated shard": (lambda folder: truncate(shard(folder, 0)), "weights is damaged or cut off"),
     "empty shard": (lambda folder: shard(folder, 0).write_bytes(b""), "weights is damaged or cut off"),
-    "index no JSON": (lambda folder: (folder / "model.safetensors.index.json").write_text("{"), "the weights do not fit the config"),
+    "index no JSON": (lambda folder: (folder / "model.safetensors.index.json").write_text("{"), "index.json is not valid JSON"),
     "wrong key": (rewrite(misname), "missing keys in the weights, first model.transformer.ln_f.weight"),
     "wrong shape": (rewrite(narrow), "model.transformer.blocks.1.ff_out.weight [16, 8] instead of [16, 48]"),
     "config that is no JSON": (lambda folder: (folder / "config.json").write_text("{"), "config.json"),
@@ -135,9 +135,12 @@ def another_base(folder):
 
 ADAPTER_DAMAGES = {
     "another base": (another_base, "the adapters do not fit their base"),
-    "no base": (edit("adapter_config.json", base_model_name_or_path="gone"), "model.path=gone: no checkpoint there"),
+    "no base": (edit("adapter_config.json", base_model_name_or_path="gone"), "adapter_config.json names the base gone"),
     "base not named": (edit("adapter_config.json", base_model_name_or_path=None), "base_model_name_or_path"),
-    "truncated": (lambda folder: truncate(folder / "adapter_model.safetensors"), "the adapters do not fit their base"),
+    "truncated": (
+        lambda folder: truncate(folder / "adapter_model.safetensors"),
+        "adapter_model.safetensors: this file of weights is damaged",
+    ),
     "missing": (lambda folder: (folder / "adapter_model.safetensors").unlink(), "adapter_model.safetensors"),
     "config that is no JSON": (lambda folder: (folder / "adapter_config.json").write_text("{"), "adapter_config.json"),
 }

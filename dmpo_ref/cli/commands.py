@@ -18,8 +18,9 @@ from dmpo_ref.evaluation.gradings import describe_kinds, format_scores, grade_fi
 from dmpo_ref.evaluation.results import describe_cost, evaluate_to_file, grid
 from dmpo_ref.forecast.plan import format_plan, make_plan
 from dmpo_ref.masking import stream
-from dmpo_ref.models.loading import base_of, export, load_policy, locate, read_config
+from dmpo_ref.models.loading import base_of, load_policy, locate, read_config
 from dmpo_ref.presets.loading import load_config
+from dmpo_ref.runtime.export import export
 from dmpo_ref.runtime.processes import build_accelerator
 from dmpo_ref.samplers import sample
 from dmpo_ref.samplers.checks import check_lengths

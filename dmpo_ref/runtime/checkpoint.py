@@ -23,6 +23,7 @@ from dmpo_ref.models.adapters import trained_weights
 from dmpo_ref.models.loading import first_line, latest_checkpoint
 from dmpo_ref.models.reference import Reference
 from dmpo_ref.models.sharding import gather, gather_optimizer, shard_optimizer
+from dmpo_ref.models.tokenizers import save_tokenizer
 from dmpo_ref.presets.loading import load_run_config, to_yaml
 from dmpo_ref.rollout import Experience, Rollout
 from dmpo_ref.runtime.files import force_to_disk
@@ -86,7 +87,7 @@ def write_checkpoint(
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         policy.save_pretrained(temporary, state_dict=weights)
-        tokenizer.save_pretrained(temporary)
+        save_tokenizer(tokenizer, temporary)
         (temporary / "run.yaml").write_text(to_yaml(config), encoding="utf-8")
         if reference:
             save_file({name: value.contiguous() for name, value in reference.items()}, temporary / "reference.safetensors")

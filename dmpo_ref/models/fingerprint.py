@@ -1,0 +1,75 @@
+"""What decides an answer of a policy, in a digest of the contents of its files: two folders with the same one answer alike."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from huggingface_hub import try_to_load_from_cache
+
+from dmpo_ref.models.files import read_object, weight_files
+from dmpo_ref.models.loading import base_of, locate
+
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja"),
+    *("vocab.json", "vocab.txt", "merges.txt", "tokenizer.model"),
+)
+CHUNK_BYTES = 2**22
+
+
+def fingerprint_policy(path: str) -> str:
+    """One digest of all of `fingerprint_parts`; the same for a copy of the folder in another place.
+
+    Every byte of the weights is read: about a second for 1 to 2 GB, so once for an evaluation or a run. Errors as there.
+    """
+    return hashlib.sha256(json.dumps(fingerprint_parts(path), sort_keys=True).encode()).hexdigest()
+
+
+def fingerprint_parts(path: str) -> dict[str, str]:
+    """SHA-256 digests, by the name of what they are of, so that a caller can say which part has changed.
+
+    "config.json", "weights" and "tokenizer", which includes the chat template. Adapters have "adapter_config.json" (but for the
+    place of their base), "weights", and the parts of their base: "base config.json", "base weights"; "base tokenizer" if they have
+    no tokenizer of their own.
+
+    Args:
+        path: as in `model.path`. A hub name stands for the files of it in the cache, those that loading it would take or has
+            taken; if there are none, the only part is "hub name".
+
+    Raises:
+        FileNotFoundError, ValueError: no checkpoint there, or a file of it is missing or broken.
+    """
+    folder = locate(path)
+    if isinstance(folder, str):
+        cached = [try_to_load_from_cache(folder, name) for name in ("adapter_config.json", "config.json")]
+        if not (found := [file for file in cached if isinstance(file, str)]):
+            return {"hub name": f"{folder}, not in the cache"}
+        folder = Path(found[0]).parent
+    names = sorted(str(file.relative_to(folder)) for pattern in TOKENIZER_FILES for file in folder.glob(pattern))
+    tokenizer = {"tokenizer": digest(folder, names)} if names else {}
+    if base := base_of(folder):
+        settings = read_object(folder / "adapter_config.json") | {"base_model_name_or_path": None}
+        parts = {"adapter_config.json": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()}
+        parts |= {"weights": digest(folder, ["adapter_model.safetensors"])} | tokenizer
+        below = fingerprint_parts(base)
+        return parts | {f"base {name}": value for name, value in below.items() if not (names and name == "tokenizer")}
+    shards = [file.name for file in weight_files(folder)]
+    return {"config.json": digest(folder, ["config.json"]), "weights": digest(folder, shards)} | tokenizer
+
+
+def digest(folder: Path, names: Iterable[str]) -> str:
+    """SHA-256 of names and whole contents of files, a chunk at a time."""
+    total = hashlib.sha256()
+    for name in names:
+        content = hashlib.sha256()
+        try:
+            with (folder / name).open("rb") as file:
+                while chunk := file.read(CHUNK_BYTES):
+                    content.update(chunk)
+        except OSError as error:
+            raise type(error)(f"{folder / name} cannot be read: {error.strerror}") from error
+        total.update(f"{name}\0{content.hexdigest()}\n".encode())
+    return total.hexdigest()

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed-dev
 
-.PHONY: demo test test-long test-browser lint format notebooks book slides exercises lab pretrain study clean
+.PHONY: demo test test-long test-lowest test-browser lint format notebooks book slides exercises lab pretrain study clean
 
 demo: $(VENV)/.installed-core
 	$(BIN)/dmpo demo
@@ -16,6 +16,13 @@ test: $(INSTALLED)
 
 test-long: $(INSTALLED)
 	$(BIN)/python -m pytest -m "long or not long"
+
+# The tests with the lowest releases that pyproject.toml allows, in an environment of its own; those of the book need newer tools.
+test-lowest: $(BIN)/python
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet -c constraints-lowest.txt torch==$$(sed -n 's/^torch==//p' constraints-lowest.txt)
+	.venv-lowest/bin/python -m pip install --quiet -c constraints-lowest.txt -e ".[benchmarks,track]" pytest hypothesis
+	.venv-lowest/bin/python -m pytest --ignore tests/test_book.py --ignore tests/test_exercises.py
 
 # The book that make book built, and JupyterLab, in a browser: needs Chromium (apt-get install chromium chromium-driver).
 test-browser: $(INSTALLED)

@@ -25,7 +25,8 @@ def main(arguments: list[str] | None = None) -> int:
     except Interrupted as stopped:
         return complain(f"{stopped}; {CONTINUE[name]} goes on", code=130)
     except KeyboardInterrupt:
-        rest = f"; what was written stands, and {CONTINUE[name]} goes on" if name in CONTINUE else ""
+        writes = name != "evaluate" or any(word.startswith("--o") for word in words)
+        rest = f"; what was written stands, and {CONTINUE[name]} goes on" if name in CONTINUE and writes else ""
         return complain(f"stopped{rest}", code=130)
     except (ValueError, OSError) as error:
         if "--traceback" in words:

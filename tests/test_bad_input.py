@@ -80,7 +80,7 @@ DAMAGES = {
     "missing shard": (lambda folder: shard(folder, 1).unlink(), "model-00002-of-"),
     "truncated shard": (lambda folder: truncate(shard(folder, 0)), "weights is damaged or cut off"),
     "empty shard": (lambda folder: shard(folder, 0).write_bytes(b""), "weights is damaged or cut off"),
-    "index no JSON": (lambda folder: (folder / "model.safetensors.index.json").write_text("{"), "the weights do not fit the config"),
+    "index no JSON": (lambda folder: (folder / "model.safetensors.index.json").write_text("{"), "index.json is not valid JSON"),
     "wrong key": (rewrite(misname), "missing keys in the weights, first model.transformer.ln_f.weight"),
     "wrong shape": (rewrite(narrow), "model.transformer.blocks.1.ff_out.weight [16, 8] instead of [16, 48]"),
     "config that is no JSON": (lambda folder: (folder / "config.json").write_text("{"), "config.json"),
@@ -135,9 +135,12 @@ def another_base(folder):
 
 ADAPTER_DAMAGES = {
     "another base": (another_base, "the adapters do not fit their base"),
-    "no base": (edit("adapter_config.json", base_model_name_or_path="gone"), "model.path=gone: no checkpoint there"),
+    "no base": (edit("adapter_config.json", base_model_name_or_path="gone"), "adapter_config.json names the base gone"),
     "base not named": (edit("adapter_config.json", base_model_name_or_path=None), "base_model_name_or_path"),
-    "truncated": (lambda folder: truncate(folder / "adapter_model.safetensors"), "the adapters do not fit their base"),
+    "truncated": (
+        lambda folder: truncate(folder / "adapter_model.safetensors"),
+        "adapter_model.safetensors: this file of weights is damaged",
+    ),
     "missing": (lambda folder: (folder / "adapter_model.safetensors").unlink(), "adapter_model.safetensors"),
     "config that is no JSON": (lambda folder: (folder / "adapter_config.json").write_text("{"), "adapter_config.json"),
 }
@@ -161,7 +164,7 @@ RUN_DAMAGES = {
     "a state.pt of something else": (lambda folder: torch.save({"step": 1}, folder / "state.pt"), "is incomplete or damaged"),
     "no run.yaml": (lambda folder: (folder / "run.yaml").unlink(), "run.yaml"),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors"),
-    "half the weights": (lambda folder: truncate(folder / "model.safetensors"), "weights is damaged or cut off"),
+    "half the weights": (lambda folder: truncate(folder / "model.safetensors"), "model.safetensors is not as it was written"),
 }
 
 
@@ -186,6 +189,7 @@ def test_another_number_of_processes_where_each_has_a_part_of_its_own(tmp_path, 
     file = latest_checkpoint(tmp_path / "run") / "state.pt"
     state = torch.load(file, weights_only=True)
     torch.save(state | {"buffers": state["buffers"] * 3}, file)
+    (file.parent / "digests.json").unlink()
     assert "was written by 3 processes, with a part each; resume with 3, not 1" in refused(*command, "--resume")
 
 

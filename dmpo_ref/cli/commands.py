@@ -21,8 +21,9 @@ from dmpo_ref.evaluation.results import describe_cost, evaluate_to_file, grid
 from dmpo_ref.forecast.plan import format_plan, make_plan
 from dmpo_ref.masking import stream
 from dmpo_ref.models.fingerprint import fingerprint_parts
-from dmpo_ref.models.loading import base_of, export, load_policy, read_config
+from dmpo_ref.models.loading import base_of, load_policy, read_config
 from dmpo_ref.presets.loading import load_config
+from dmpo_ref.runtime.export import export
 from dmpo_ref.runtime.files import claim
 from dmpo_ref.runtime.processes import build_accelerator
 from dmpo_ref.samplers import sample

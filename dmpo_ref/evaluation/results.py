@@ -7,8 +7,9 @@ there, both are kept in `<name>.jsonl.<process>.part`.
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,8 @@ NOT_DECISIVE = (
     *("model.lora_", "model.gradient_checkpointing", "model.compile"),
     *("task.train", "task.reward", "evaluation.sampler.micro_batch"),
 )
-ANSWER = {"index": int, "sample": int, "num_tokens": int, "question": object, "ground_truth": object, "generation": object}
-COST = {"first": int, "answers": int, "seconds": float, "forwards": int}
+ANSWER: dict[str, Any] = {"index": int, "sample": int, "num_tokens": int, "question": object, "ground_truth": object, "generation": object}
+COST: dict[str, Any] = {"first": int, "answers": int, "seconds": (int, float), "forwards": int}
 
 
 def evaluate_to_file(
@@ -112,8 +113,8 @@ def parts_of(path: Path) -> list[Path]:
 
 def read_all(path: Path, header: dict[str, Any]) -> list[dict[str, Any]]:
     """The lines of a results file, of its cost and of the parts of interrupted processes, as far as they are there."""
-    costs = [line for line in read_lines(timing_of(path)) if is_line(line, COST)]
-    return [*costs, *(line for file in (path, *parts_of(path)) for line in read_part(file, header))]
+    files = [read_part(file, header) for file in (path, *parts_of(path))]
+    return [*only(read_lines(timing_of(path)), COST), *itertools.chain(*files)]
 
 
 def read_part(path: Path, header: dict[str, Any]) -> list[dict[str, Any]]:
@@ -123,27 +124,25 @@ def read_part(path: Path, header: dict[str, Any]) -> list[dict[str, Any]]:
     Raises:
         ValueError: the header is not the one wanted, or an answer stands twice.
     """
-    first, *lines = read_lines(path) or [None]
-    if path.is_file() and path.stat().st_size and (first is None or not isinstance(first.get("setting"), dict)):
+    lines = read_lines(path)
+    first = (lines[0] if lines else None) or {}
+    if path.is_file() and path.stat().st_size and not isinstance(first.get("setting"), dict):
         raise ValueError(f"{path}: the first line does not say what was evaluated; move the file away, or choose another output folder")
-    if first is not None and any(lines):
+    if any(lines[1:]):  # else there is nothing that could be stale
         check_header(path, first, header)
-    found, places = [], dict[tuple[int, int], int]()
-    for number, line in enumerate(lines, start=2):
-        if is_line(line, ANSWER):
-            key = line["index"], line["sample"]
-            if key in places:
+    places: dict[tuple[int, int], int] = {}
+    for number, line in enumerate(lines, start=1):
+        for answer in only([line], ANSWER):
+            if (key := (answer["index"], answer["sample"])) in places:
                 problem = f"item {key[0]}, answer {key[1]} stands in line {places[key]} already"
                 raise ValueError(f"{path}, line {number}: {problem}; remove one of the two lines")
             places[key] = number
-        if is_line(line, ANSWER) or is_line(line, COST):
-            found.append(line)
-    return found
+    return only(lines, ANSWER) + only(lines, COST)
 
 
-def is_line(line: Any, fields: dict[str, type]) -> bool:
-    """Whether a line has these fields, of these types."""
-    return line is not None and all(name in line and isinstance(line[name], kind) for name, kind in fields.items())
+def only(lines: Sequence[dict[str, Any] | None], fields: dict[str, Any]) -> list[dict[str, Any]]:
+    """The lines that have these fields, of these types."""
+    return [line for line in lines if line and all(name in line and isinstance(line[name], kind) for name, kind in fields.items())]
 
 
 def check_header(path: Path, then: dict[str, Any], now: dict[str, Any]) -> None:
@@ -206,8 +205,7 @@ def as_line(answer: Answer, task: Task, items: list) -> dict[str, Any]:
 
 def describe_cost(path: Path) -> str:
     """Tokens and seconds of an answer, and forward passes, of all that a finished results file holds, in one line."""
-    answers = [line for line in read_lines(path) if is_line(line, ANSWER)]
-    costs = [line for line in read_lines(timing_of(path)) if is_line(line, COST)]
+    answers, costs = only(read_lines(path), ANSWER), only(read_lines(timing_of(path)), COST)
     tokens, seconds = (sum(line[key] for line in lines) / len(answers) for lines, key in ((answers, "num_tokens"), (costs, "seconds")))
     if not costs:
         return f"{path.stem}: {tokens:.1f} tokens an answer; {timing_of(path)} is missing, which held what they have cost"

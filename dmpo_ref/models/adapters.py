@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -14,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from dmpo_ref.config import ModelConfig
 from dmpo_ref.masking import stream
+from dmpo_ref.models.files import check_shapes, describe, read_object, read_shapes
 from dmpo_ref.models.llada import LLaDAModelLM
 
 if TYPE_CHECKING:
@@ -44,6 +47,47 @@ def add_adapters(model: LLaDAModelLM, config: ModelConfig, *, seed: int) -> LLaD
     with torch.random.fork_rng(devices=[]), quiet():
         torch.default_generator.manual_seed(stream(seed, "adapters").initial_seed())
         return as_policy(get_peft_model(model, lora))
+
+
+def load_adapters(base: LLaDAModelLM, folder: Path, *, trainable: bool) -> LLaDAModelLM:
+    """The base with the LoRA adapters in a folder. They may have been made for any task: it changes no number.
+
+    Raises:
+        FileNotFoundError, ValueError: the adapters are of another kind, damaged, or not exactly those that their own
+            adapter_config.json puts on this base, by name and shape.
+    """
+    from peft import LoraConfig, PeftModel, get_peft_model_state_dict  # seconds of import, for adapters only
+
+    given = read_shapes(folder / "adapter_model.safetensors")
+    check_settings(folder / "adapter_config.json", largest=max((size for shape in given.values() for size in shape), default=0))
+    try:
+        with quiet():
+            lora = LoraConfig.from_pretrained(str(folder))
+            lora.task_type, lora.inference_mode, lora.base_model_name_or_path = None, not trainable, base.name_or_path
+            wrapped = PeftModel(base, lora)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever PEFT makes of settings that are not what they should be
+        raise ValueError(f"{folder}: the adapters cannot be put on their base {base.name_or_path}: {describe(error)}") from error
+    wanted = {name: list(weight.shape) for name, weight in get_peft_model_state_dict(wrapped, save_embedding_layers=False).items()}
+    check_shapes(given, wanted, where=f"{folder}: the adapters do not fit their base {base.name_or_path}")
+    with quiet():
+        wrapped.load_adapter(str(folder), "default", is_trainable=trainable)
+    return as_policy(wrapped)
+
+
+def check_settings(file: Path, *, largest: int) -> None:
+    """Refuse an adapter_config.json that is not one of LoRA, or whose numbers cannot be; `largest` is the largest size in the weights."""
+    settings = read_object(file)
+    if (kind := settings.get("peft_type")) != "LORA":
+        raise ValueError(f"{file}: peft_type={kind!r:.50} is not implemented; only 'LORA' is")
+    if settings.get("megatron_config"):  # would import a module that the file names
+        raise ValueError(f"{file}: megatron_config is not implemented; only layers of this model get adapters")
+    rank, alpha = settings.get("r"), settings.get("lora_alpha")
+    if type(rank) is not int or not 1 <= rank <= largest:
+        raise ValueError(f"{file}: r={rank!r:.50} is not the rank of these adapters, whose largest size is {largest}")
+    if not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
+        raise ValueError(f"{file}: lora_alpha={alpha!r:.50} must be a finite number")
 
 
 def as_policy(wrapped: PeftModel) -> LLaDAModelLM:

@@ -7,6 +7,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
+DAMAGED = "is damaged or cut off; copy or download it again"
+
 
 def read_object(file: Path) -> dict[str, Any]:
     """The fields of a JSON file that holds an object.
@@ -48,7 +52,41 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(set(names.values()))]
 
 
+def read_shapes(file: Path) -> dict[str, list[int]]:
+    """The names and sizes in a file of weights, without the weights.
+
+    Raises:
+        FileNotFoundError, ValueError: it is not there, or it is damaged.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is missing; only weights in safetensors files are read")
+    try:
+        with safe_open(file, framework="pt") as weights:
+            return {name: list(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118  # no mapping
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file}: this file of weights {DAMAGED}: {first_line(error)}") from error
+
+
+def check_shapes(given: dict[str, list[int]], wanted: dict[str, list[int]], *, where: str) -> None:
+    """Refuse weights that are not exactly those wanted, by name and size.
+
+    Raises:
+        ValueError: the first that is missing, not expected, or of another size.
+    """
+    for kind, names in (("missing", wanted.keys() - given.keys()), ("unexpected", given.keys() - wanted.keys())):
+        if names:
+            raise ValueError(f"{where}: {kind} keys in the weights, first {min(names)[:200]}")
+    for name in wanted:
+        if given[name] != wanted[name]:
+            raise ValueError(f"{where}: mismatched keys in the weights, first {name} {given[name]} instead of {wanted[name]}")
+
+
 def first_line(error: Exception) -> str:
     """The beginning of an error, in one line: its first sentence, if it has more."""
     text = " ".join(str(error).split())
     return re.split(r"(?<!e\.g)(?<!i\.e)\. (?=[A-Z])", text, maxsplit=1)[0][:300].rstrip(".")
+
+
+def describe(error: Exception) -> str:
+    """An error of a library in one line; with its kind, where the text alone may say nothing, as that of a KeyError."""
+    return first_line(error) if isinstance(error, (ValueError, RuntimeError, OSError)) else f"{type(error).__name__}: {first_line(error)}"

@@ -42,6 +42,8 @@ SUPPORTED = {
     "scale_logits": (False,),
     "weight_tying": (False,),
 }
+WHOLE_NUMBERS = dict.fromkeys(("d_model", "n_layers", "n_heads", "n_kv_heads", "mlp_hidden_size", "vocab_size", "embedding_size"), 1)
+WHOLE_NUMBERS |= {"max_sequence_length": 1, "mask_token_id": 0}
 HUB_CODE = "GSAI-ML/LLaDA-8B-Instruct"
 
 
@@ -77,13 +79,11 @@ class LLaDAConfig(PretrainedConfig):
     ):
         for name, values in SUPPORTED.items():
             if (given := kwargs.setdefault(name, values[0])) not in values:
-                raise ValueError(f"model config: {name}={given!r} is not implemented; only {name}={values[0]!r} is")
+                raise ValueError(f"model config: {name}={given!r:.100} is not implemented; only {name}={values[0]!r} is")
         self.d_model = d_model
         self.n_layers = n_layers
         self.n_heads = n_heads
         self.n_kv_heads = n_kv_heads or n_heads
-        if mlp_hidden_size is None:
-            raise ValueError("model config: mlp_hidden_size=None is not implemented; give the width of the feed-forward layers")
         self.mlp_hidden_size = mlp_hidden_size
         self.vocab_size = vocab_size
         self.embedding_size = embedding_size or vocab_size
@@ -93,6 +93,14 @@ class LLaDAConfig(PretrainedConfig):
         self.rms_norm_eps = rms_norm_eps
         self.init_std = init_std
         self.mask_token_id = mask_token_id
+        for name, least in WHOLE_NUMBERS.items():
+            if type(value := getattr(self, name)) is not int or not least <= value < 2**31:
+                raise ValueError(f"model config: {name}={value!r:.100} is not a whole number from {least} to 2^31")
+        for name in ("rope_theta", "rms_norm_eps", "init_std"):
+            if not isinstance(value := getattr(self, name), float | int) or not 0 < value < 1e300:
+                raise ValueError(f"model config: {name}={value!r:.100} is not a finite number above 0")
+        if not isinstance(rope, bool):
+            raise ValueError(f"model config: rope={rope!r:.100} is not true or false")
         if d_model % n_heads or n_heads % self.n_kv_heads:
             raise ValueError(
                 f"model config: n_heads={n_heads} must divide d_model={d_model}, and n_kv_heads={self.n_kv_heads} must divide n_heads"
@@ -230,8 +238,8 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """[B, S] → [B, S, d_model], normalised."""
         fed, mask = slice(None) if cache is None else cache.fed, None
-        if attention_mask is None:
-            position = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
+        if attention_mask is None:  # what is fed begins where the cache says, not at 0
+            position = torch.arange(input_ids.shape[1], device=input_ids.device)[None] + (fed.start or 0)
         else:
             attention_mask = attention_mask.bool()
             position = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, fed]

@@ -1,10 +1,9 @@
-"""Loading a policy with its tokenizer, and exporting it. Nothing from a model hub is executed."""
+"""Loading a policy with its tokenizer, and exporting it. Nothing that comes with a checkpoint is executed."""
 
 from __future__ import annotations
 
-import json
+import os
 import re
-import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,49 +12,44 @@ from typing import Any, cast
 import torch
 from safetensors import SafetensorError
 from torch.nn import Module
-from transformers import AutoConfig, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
+from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase
+from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from dmpo_ref.config import ModelConfig
-from dmpo_ref.models.adapters import as_policy, quiet
-from dmpo_ref.models.files import first_line, read_object
+from dmpo_ref.models.adapters import load_adapters, quiet
+from dmpo_ref.models.files import DAMAGED, check_shapes, describe, first_line, read_object, read_shapes, weight_files
 from dmpo_ref.models.llada import LLaDAConfig, LLaDAModelLM
+from dmpo_ref.models.tokenizers import has_tokenizer, load_tokenizer
+
+# Fields of config.json that ask for weights of another kind, or from another file.
+NOT_READ = ("quantization_config", "transformers_weights")
 
 
-def load_policy(config: ModelConfig, device: torch.device, *, trainable: bool = False) -> tuple[LLaDAModelLM, PreTrainedTokenizerBase]:
+def load_policy(
+    config: ModelConfig, device: torch.device, *, trainable: bool = False, base: str | None = None
+) -> tuple[LLaDAModelLM, PreTrainedTokenizerBase]:
     """Model, in evaluation mode, and tokenizer of a folder, of a run's newest checkpoint, or of a hub name.
 
-    A folder with adapters is loaded onto the base that its adapter_config.json names. Nothing from the hub is executed.
+    A folder with adapters is loaded onto the base that its adapter_config.json names, and has the tokenizer of the base if it has
+    none. No code of a checkpoint is ever executed, nor is it asked whether to.
 
     Args:
         trainable: whether loaded adapters are to be trained further.
+        base: `model.path` of the base of adapters, if the caller knows better than adapter_config.json where it is now.
 
     Raises:
         FileNotFoundError: a local folder that is not there or is no checkpoint.
-        ValueError: a config that this model class does not implement, or weights that do not fit it.
+        ValueError: a config that this model class does not implement, weights or adapters that do not fit it, a tokenizer that
+            cannot be read or whose mask token is another one.
     """
     path = locate(config.path)
-    if base := base_of(path):
-        from peft import PeftModel  # seconds of import, for adapters only
-
-        if not (file := Path(path, "adapter_model.safetensors")).is_file():
-            raise FileNotFoundError(f"model.path={config.path}: {file} is missing")
-        model = load_base(replace(config, path=base), device)
-        try:
-            with quiet():
-                model = as_policy(PeftModel.from_pretrained(model, str(path), is_trainable=trainable))
-        except (RuntimeError, ValueError, SafetensorError) as error:
-            raise ValueError(f"model.path={config.path}: the adapters do not fit their base {base}: {first_line(error)}") from error
+    if base := base or base_of(path):
+        model = load_adapters(load_base(replace(config, path=base), device), Path(path), trainable=trainable)
     else:
         model = load_base(config, device)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(path))
-    except Exception as error:  # the library of tokenizers raises nothing more special
-        raise ValueError(f"model.path={config.path}: the tokenizer cannot be read: {first_line(error)}") from error
-    if tokenizer.mask_token is None:
-        # The public LLaDA tokenizer has the token, but only the model's config says that it is the mask.
-        tokenizer.mask_token = tokenizer.convert_ids_to_tokens(model.config.mask_token_id)
-    return model.eval(), tokenizer
+    words = path if not base or has_tokenizer(path) else locate(base)
+    return model.eval(), load_tokenizer(words, model.config)
 
 
 def load_base(config: ModelConfig, device: torch.device) -> LLaDAModelLM:
@@ -64,11 +58,14 @@ def load_base(config: ModelConfig, device: torch.device) -> LLaDAModelLM:
     A bfloat16 model on CUDA sets this process to multiply float32 matrices in TF32.
     """
     path = locate(config.path)
-    read_config(config.path)
+    settings = read_config(config.path)
+    # An absolute path, because adapters remember the base that they were trained on.
+    settings.name_or_path = name = os.path.realpath(path) if isinstance(path, Path) else path
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()
     # What does not fit is reported below, by name.
     options = {"dtype": getattr(torch, config.dtype), "output_loading_info": True, "ignore_mismatched_sizes": True}
+    options |= {"config": settings, "use_safetensors": True}
     if config.quantize == "nf4":
         if device.type != "cuda":
             raise ValueError("model.quantize=nf4: 4-bit weights need CUDA; use none")
@@ -79,16 +76,19 @@ def load_base(config: ModelConfig, device: torch.device) -> LLaDAModelLM:
             llm_int8_skip_modules=["transformer.ff_out"],
         )
     try:
-        # An absolute path, because adapters remember the base that they were trained on.
+        if isinstance(path, Path):
+            check_weights(path, settings)
         with quiet():
-            loaded: Any = LLaDAModelLM.from_pretrained(str(path.resolve() if isinstance(path, Path) else path), **options)
+            loaded: Any = LLaDAModelLM.from_pretrained(name, **options)
+    except torch.OutOfMemoryError:
+        raise
     except OSError as error:
-        raise FileNotFoundError(f"model.path={config.path}: {first_line(error)}") from error
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else OSError
+        raise kind(f"model.path={config.path}: {first_line(error)}") from error
     except SafetensorError as error:
-        problem = f"a file of weights is damaged or cut off: {first_line(error)}"
-        raise ValueError(f"model.path={config.path}: {problem}; copy or download it again") from error
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(f"model.path={config.path}: the weights do not fit the config: {first_line(error)}") from error
+        raise ValueError(f"model.path={config.path}: a file of weights {DAMAGED}: {first_line(error)}") from error
+    except Exception as error:  # whatever the libraries make of fields and weights that are not what they should be
+        raise ValueError(f"model.path={config.path}: the model cannot be loaded: {describe(error)}") from error
     model, report = cast(tuple[LLaDAModelLM, dict[str, Any]], loaded)
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report.get(problem):
@@ -147,17 +147,37 @@ def read_config(path: str, *, offline: bool = False) -> LLaDAConfig:
     """
     where = locate(path)
     try:
-        if isinstance(where, Path):
-            if not (where / "config.json").is_file():
-                raise FileNotFoundError("no checkpoint there; a folder with config.json and *.safetensors is needed")
-            check_type(json.loads((where / "config.json").read_text(encoding="utf-8")).get("model_type"))
-        config = AutoConfig.from_pretrained(str(where), trust_remote_code=False, local_files_only=offline)
-        check_type(config.model_type)
+        file = where / "config.json" if isinstance(where, Path) else Path(cached_file(where, "config.json", local_files_only=offline) or "")
     except OSError as error:
         raise FileNotFoundError(f"model.path={path}: {first_line(error)}") from error
-    except ValueError as error:
-        raise ValueError(f"model.path={path}: config.json: {first_line(error)}") from error
+    if not file.is_file():
+        raise FileNotFoundError(f"model.path={path}: no checkpoint there; a folder with config.json and *.safetensors is needed")
+    fields = read_object(file)
+    try:
+        check_type(fields.get("model_type"))
+        for name in fields:
+            if callable(getattr(LLaDAConfig, name, None)):
+                raise ValueError(f"{name!r:.50} is no name of a field")
+            if name in NOT_READ and fields[name]:
+                raise ValueError(f"{name} is not implemented; full weights in *.safetensors are needed (model.quantize makes them 4-bit)")
+        dtype = fields.get("dtype") or fields.get("torch_dtype") or "float32"
+        if not isinstance(getattr(torch, str(dtype), None), torch.dtype):
+            raise ValueError(f"dtype={dtype!r:.50} is no number type of torch")
+        config = LLaDAConfig.from_dict(fields)
+        config._attn_implementation = "sdpa"  # a name of the hub here would fetch a kernel from there, and run it
+    except Exception as error:  # fields of a wrong type end in any
+        raise ValueError(f"model.path={path}: config.json: {describe(error)}") from error
     return config
+
+
+def check_weights(folder: Path, config: LLaDAConfig) -> None:
+    """Refuse damaged files of weights, and others than the config describes, before anything of that size is made."""
+    given = {name: shape for file in weight_files(folder) for name, shape in read_shapes(file).items()}
+    if config.n_layers > len(given):
+        raise ValueError(f"config.json says n_layers={config.n_layers}, but there are {len(given)} weights in all")
+    with torch.device("meta"):
+        wanted = {name: list(weight.shape) for name, weight in LLaDAModelLM(config).state_dict().items()}
+    check_shapes(given, wanted, where=str(folder))
 
 
 def check_type(name: str | None) -> None:
@@ -175,33 +195,3 @@ def checkpoints(output: Path) -> list[Path]:
     """The complete checkpoints of a run, oldest first: the folders named `checkpoint-` and digits, and no others."""
     found = [path for path in output.glob("checkpoint-*") if re.fullmatch("checkpoint-[0-9]+", path.name) and path.is_dir()]
     return sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")))
-
-
-def export(source: Path, target: Path, *, merge: bool) -> str:
-    """Write a policy and its tokenizer as a plain Hugging Face or PEFT folder, completely or not at all.
-
-    Args:
-        merge: add the adapters to the weights of their base.
-
-    Returns:
-        What was written, in words.
-
-    Raises:
-        FileNotFoundError: no checkpoint at the source.
-        ValueError: the target exists, or there are no adapters to merge.
-    """
-    if target.exists():
-        raise ValueError(f"{target} exists; give a folder that does not")
-    folder = latest_checkpoint(source) or source
-    base = base_of(folder)
-    dtype: Any = str(read_config(base or str(folder)).dtype or torch.float32).removeprefix("torch.")
-    if merge and not base:
-        raise ValueError(f"{source} has no adapters to merge; it is a full checkpoint already, export it without --merge")
-    model, tokenizer = load_policy(ModelConfig(path=str(folder), dtype=dtype), torch.device("cpu"))
-    temporary = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    merged: Any = cast(Any, model).merge_and_unload() if merge else model
-    merged.save_pretrained(temporary)
-    tokenizer.save_pretrained(temporary)
-    temporary.rename(target)
-    return "merged checkpoint" if merge else "adapters" if base else "checkpoint"

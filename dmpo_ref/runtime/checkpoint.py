@@ -27,6 +27,7 @@ from dmpo_ref.models.fingerprint import digest
 from dmpo_ref.models.loading import checkpoints
 from dmpo_ref.models.reference import Reference
 from dmpo_ref.models.sharding import gather, gather_optimizer, shard_optimizer
+from dmpo_ref.models.tokenizers import save_tokenizer
 from dmpo_ref.presets.loading import load_run_config, to_yaml
 from dmpo_ref.rollout import Experience, Rollout
 from dmpo_ref.runtime.files import discard, force_to_disk
@@ -93,7 +94,7 @@ def write_checkpoint(
     discard(temporary)
     try:
         policy.save_pretrained(temporary, state_dict=weights)
-        tokenizer.save_pretrained(temporary)
+        save_tokenizer(tokenizer, temporary)
         (temporary / "run.yaml").write_text(to_yaml(config), encoding="utf-8")
         if reference:
             save_file({name: value.contiguous() for name, value in reference.items()}, temporary / "reference.safetensors")

@@ -130,7 +130,9 @@ def load_trainable(
 ) -> tuple[LLaDAModelLM, PreTrainedTokenizerBase, Vocabulary]:
     """The policy to train, its tokenizer and its vocabulary: of a checkpoint, or the ones to start from, with new adapters if any."""
     start = config.model if checkpoint is None else replace(config.model, path=str(checkpoint.folder))
-    policy, tokenizer = load_policy(start, processes.device, trainable=True)
+    # Adapters of a resumed run go onto p_ref, which may have moved since.
+    base = config.model.path if checkpoint is not None and config.model.lora_rank else None
+    policy, tokenizer = load_policy(start, processes.device, trainable=True, base=base)
     if config.model.lora_rank and checkpoint is None:
         policy = add_adapters(policy, config.model, seed=config.seed)
     if config.model.gradient_checkpointing:

@@ -1,0 +1,68 @@
+"""Exporting a policy as a plain folder of Hugging Face or PEFT."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError
+
+from dmpo_ref.config import ModelConfig
+from dmpo_ref.models.files import first_line
+from dmpo_ref.models.loading import base_of, latest_checkpoint, load_policy, read_config
+from dmpo_ref.models.tokenizers import save_tokenizer
+from dmpo_ref.runtime.files import claim, force_to_disk
+
+
+def export(source: Path, target: Path, *, merge: bool) -> str:
+    """Write a policy and its tokenizer, completely or not at all.
+
+    Args:
+        merge: add the adapters to the weights of their base.
+
+    Returns:
+        What was written, in words.
+
+    Raises:
+        FileNotFoundError: no checkpoint at the source.
+        ValueError: the target exists or is being written by another process, or there are no adapters to merge.
+        OSError: it cannot be written, as on a full disk.
+    """
+    check_absent(target)
+    folder = latest_checkpoint(source) or source
+    base = base_of(folder)
+    dtype: Any = str(read_config(base or str(folder)).dtype or torch.float32).removeprefix("torch.")
+    if merge and not base:
+        raise ValueError(f"{source} has no adapters to merge; it is a full checkpoint already, export it without --merge")
+    model, tokenizer = load_policy(ModelConfig(path=str(folder), dtype=dtype), torch.device("cpu"))
+    merged: Any = cast(Any, model).merge_and_unload() if merge else model
+    temporary = target.with_name(f".{target.name}.partial")
+    with claim(temporary):
+        check_absent(target)  # another process may have written it since
+        try:
+            clear(temporary)  # what a killed export left
+            merged.save_pretrained(temporary)
+            save_tokenizer(tokenizer, temporary)
+            for written in (*temporary.iterdir(), temporary):
+                force_to_disk(written)
+            temporary.rename(target)
+        except BaseException as error:
+            clear(temporary)
+            if not isinstance(error, (OSError, RuntimeError, SafetensorError)):  # the last two: what the libraries make of a full disk
+                raise
+            raise OSError(f"{target} cannot be written: {first_line(error)}; make space, or choose another folder") from error
+    return "merged checkpoint" if merge else "adapters" if base else "checkpoint"
+
+
+def check_absent(target: Path) -> None:
+    """Refuse to write where something is."""
+    if target.exists() or target.is_symlink():
+        raise ValueError(f"{target} exists; give a folder that does not")
+
+
+def clear(folder: Path) -> None:
+    """Remove what is in a folder, but not the folder, which this process has claimed."""
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()

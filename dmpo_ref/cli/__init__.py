@@ -9,11 +9,17 @@ from dmpo_ref.cli.parser import TOY, build_parser, complain
 from dmpo_ref.runtime.interrupt import Interrupted
 
 # How to continue what was stopped. The other commands leave nothing to continue.
-CONTINUE = {"train": "the same command with --resume", "evaluate": "the same command", "demo": "the same command"}
+CONTINUE = {
+    "train": "the same command with --resume",
+    "rerun": "the same command",
+    "evaluate": "the same command",
+    "demo": "the same command",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command. Returns the exit code: 0, 2 for something the user can fix (one line on stderr), 130 after Ctrl-C."""
+    """Run a command. Returns the exit code: 0, 1 where `rerun` finds a difference, 2 for something the user can fix (one line on
+    stderr), 130 after Ctrl-C."""
     words = sys.argv[1:] if arguments is None else arguments
     name = words[0] if words else ""
     try:
@@ -21,11 +27,11 @@ def main(arguments: list[str] | None = None) -> int:
             resolve_name(TOY[name][0])(words[1:])
         else:
             args = build_parser().read(words)
-            resolve_name(args.run)(args)
+            return resolve_name(args.run)(args) or 0
     except Interrupted as stopped:
         return complain(f"{stopped}; {CONTINUE[name]} goes on", code=130)
     except KeyboardInterrupt:
-        writes = name != "evaluate" or any(word.startswith("--o") for word in words)
+        writes = name != "evaluate" or any(word.startswith("--output") for word in words)
         rest = f"; what was written stands, and {CONTINUE[name]} goes on" if name in CONTINUE and writes else ""
         return complain(f"stopped{rest}", code=130)
     except (ValueError, OSError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from contextlib import nullcontext
 from dataclasses import replace
@@ -21,10 +22,12 @@ from dmpo_ref.evaluation.results import describe_cost, evaluate_to_file, grid
 from dmpo_ref.forecast.plan import format_plan, make_plan
 from dmpo_ref.masking import stream
 from dmpo_ref.models.fingerprint import fingerprint_parts
-from dmpo_ref.models.loading import base_of, load_policy, read_config
+from dmpo_ref.models.loading import base_of, latest_checkpoint, load_policy, read_config
 from dmpo_ref.presets.loading import load_config
 from dmpo_ref.runtime.export import export
-from dmpo_ref.runtime.files import claim
+from dmpo_ref.runtime.files import claim, read_entries
+from dmpo_ref.runtime.logs import first_difference
+from dmpo_ref.runtime.origin import read_run, versions
 from dmpo_ref.runtime.processes import build_accelerator
 from dmpo_ref.samplers import sample
 from dmpo_ref.samplers.checks import check_lengths
@@ -45,6 +48,31 @@ def run_train(args: argparse.Namespace) -> None:
     else:
         print("every round was done already")
     print(f"policy, metrics and config in {trained.output}")
+
+
+def run_rerun(args: argparse.Namespace) -> int:
+    """`dmpo rerun`: 0 if every metric is the same bit for bit, else 1."""
+    folder = Path(args.run_folder)
+    then, known = read_entries(folder / "metrics.jsonl", before_round=sys.maxsize), read_run(folder)
+    if not then or not (folder / "config.yaml").is_file():
+        raise FileNotFoundError(f"{folder} holds no run that could be repeated: config.yaml and the lines of metrics.jsonl are needed")
+    start = known["starts"][-1] if known.get("starts") else {"versions": {}, "from_python": []}
+    if start["from_python"]:
+        raise ValueError(f"{folder} was run from Python with {start['from_python'][0]}=, which no file holds; repeat it there")
+    config = load_config(folder / "config.yaml", *args.overrides)
+    if config.output == load_config(folder / "config.yaml").output:
+        config = replace(config, output=f"{folder}_rerun")
+    trained = train(config, resume=latest_checkpoint(Path(config.output)) is not None)
+    difference = first_difference(then, trained.metrics)
+    if difference is None:
+        steps = min(len(then), len(trained.metrics))
+        print(f"equal: every metric of {steps} steps, bit for bit; the new run is in {trained.output}")
+        return 0
+    changed = [
+        f"{name} {start['versions'][name]} then, {new} now" for name, new in versions().items() if start["versions"].get(name, new) != new
+    ]
+    print("; ".join([f"different at {difference}", *changed, f"the new run is in {trained.output}"]))
+    return 1
 
 
 def run_sample(args: argparse.Namespace) -> None:

@@ -20,6 +20,7 @@ EXAMPLES = {
     "  dmpo grade countdown_instruct_256_128_0_generations.json --explain 3",
     "table": "dmpo table results/base results/mine --figure table.png",
     "plan": "dmpo plan toy_sudoku --gpu-memory 24 train.num_rollouts=64",
+    "rerun": "dmpo rerun runs/toy_sudoku\n  dmpo rerun runs/toy_sudoku output=runs/again device=cpu",
     "export": "dmpo export runs/llada_sudoku merged --merge",
 }
 TOY = {  # name → the function that reads the other words and runs the command; its line in `dmpo --help`
@@ -115,6 +116,12 @@ def add_other_commands(commands: Any) -> None:
     )
     command.add_argument("--markdown", action="store_true", help="a Markdown table instead of text")
     command.add_argument("--figure", metavar="FILE", help="also draw it as bars, .png or .svg")
+
+    command = add_command(
+        commands, "commands", "rerun", "Repeat a run into a new folder and compare the metrics; exit code 1 if they differ."
+    )
+    command.add_argument("run_folder", metavar="FOLDER", help="folder of a run; the new one is FOLDER_rerun, or output=…")
+    command.add_argument("overrides", nargs="*", default=[], metavar="key=value")
 
     about = "Write the policy of a run as a plain checkpoint, or its adapters as plain PEFT adapters."
     command = add_command(commands, "commands", "export", about)

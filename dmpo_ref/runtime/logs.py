@@ -20,6 +20,7 @@ from dmpo_ref.runtime.processes import Processes
 from dmpo_ref.weights import effective_sample_size
 
 NAMES = ("metrics.jsonl", "rollouts.jsonl")
+COSTS = ("seconds", "forward_passes")  # the second too: a run that ends earlier is evaluated earlier
 
 
 class RunLog:
@@ -57,6 +58,15 @@ class RunLog:
         """End the tracker, and the exchange between processes."""
         if self.processes.accelerator:
             self.processes.accelerator.end_training()
+
+
+def first_difference(then: list[dict[str, Any]], now: list[dict[str, Any]]) -> str | None:
+    """The first metric that differs between two runs, in words; None if all that both have are equal, but for what they cost."""
+    for before, after in zip(then, now, strict=False):
+        for name in before:
+            if name in after and name not in COSTS and before[name] != after[name]:
+                return f"step {before.get('step')}: {name} {after[name]} instead of {before[name]}"
+    return None
 
 
 def describe_round(

@@ -12,6 +12,7 @@ from dmpo_ref.models.loading import load_policy
 from dmpo_ref.models.reference import AdapterReference
 from dmpo_ref.runtime.setup import prepare_run
 from dmpo_ref.train import train
+from toy.small_llada import make_checkpoint
 
 CPU = torch.device("cpu")
 SHIPPED = "toy/checkpoint"
@@ -132,10 +133,9 @@ def rename_a_key(folder):
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def change(**fields):
+def change(*, name="config.json", **fields):
     def damage(folder):
-        config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps(config | fields))
+        (folder / name).write_text(json.dumps(json.loads((folder / name).read_text()) | fields))
 
     return damage
 
@@ -163,3 +163,45 @@ def test_four_bits_need_cuda_and_adapters(small_run):
         small_run("model.quantize=nf4")
     with pytest.raises(ValueError, match=r"model\.quantize=nf4: 4-bit weights need CUDA"):
         prepare_run(small_run("model.quantize=nf4", "model.lora_rank=4", "device=cpu"))
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """The cache of the hub, with a small checkpoint as someone/policy and one that ships code as someone/code; no network."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    for name in ("policy", "code"):
+        model = tmp_path / "hub" / f"models--someone--{name}"
+        make_checkpoint(model / "snapshots" / ("a" * 40), d_model=16, n_heads=2)
+        (model / "refs").mkdir()
+        (model / "refs" / "main").write_text("a" * 40)
+    change(tokenizer_class="Mine", auto_map={"AutoTokenizer": ["code.T"] * 2}, name="tokenizer_config.json")(
+        model / "snapshots" / ("a" * 40)
+    )
+    return tmp_path
+
+
+def test_a_hub_name_is_loaded_as_the_folder_is_and_adapters_remember_the_name(hub):
+    config = ModelConfig(path="someone/policy", lora_rank=2)
+    model, tokenizer = load_policy(config, CPU)
+    folder, words = load_policy(ModelConfig(path=str(hub / "hub" / "models--someone--policy" / "snapshots" / ("a" * 40))), CPU)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), folder.parameters(), strict=True))
+    assert tokenizer("12 a").input_ids == words("12 a").input_ids and tokenizer.mask_token_id == model.config.mask_token_id
+    policy = add_adapters(model, config, seed=0)
+    stir(policy)
+    policy.save_pretrained(hub / "adapters")
+    assert json.loads((hub / "adapters" / "adapter_config.json").read_text())["base_model_name_or_path"] == "someone/policy"
+    again, _ = load_policy(ModelConfig(path="adapters"), CPU)
+    assert torch.equal(logits(again), logits(policy))
+
+
+def test_a_hub_name_whose_code_would_be_run_is_refused_without_a_question(hub, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("was asked whether to run remote code"))
+    with pytest.raises(ValueError, match="someone/code: the tokenizer cannot be read"):
+        load_policy(ModelConfig(path="someone/code"), CPU)
+
+
+def test_a_hub_name_that_is_not_in_the_cache_is_one_line_without_a_network(hub):
+    with pytest.raises(FileNotFoundError, match="model.path=someone/other: ") as caught:
+        load_policy(ModelConfig(path="someone/other"), CPU)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500

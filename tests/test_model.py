@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
 
+from dmpo_ref.models.cache import KeyValueCache
 from dmpo_ref.models.llada import SUPPORTED, Block, LLaDAConfig, LLaDAModelLM, RMSNorm, rope_rotation, rotate
 from tests.helpers import MASK, tiny_model
 
@@ -130,6 +131,22 @@ def test_attention_is_full_the_last_token_changes_the_first_logits(model):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(("start", "stop"), [(0, 3), (2, 6), (5, 9), (8, 9), (0, 9)])
+@pytest.mark.parametrize("masked", [False, True], ids=["no mask", "mask"])
+@torch.no_grad()
+def test_what_is_fed_to_a_cache_has_the_positions_of_its_slots(model, start, stop, masked):
+    """The same tokens again: the logits are those of the pass over the whole sequence, with an attention mask and without."""
+    tokens = torch.tensor([[3, 1, 4, 1, 5, 2, 6, 5, 3], [2, 7, 1, MASK, 2, MASK, 1, MASK, 2]])
+    mask = {"attention_mask": torch.ones_like(tokens)} if masked else {}
+    cache = KeyValueCache()
+    whole = model(input_ids=tokens, cache=cache, **mask).logits
+    np.testing.assert_allclose(whole[0].numpy(), numpy_logits(model, tokens[0].tolist()), atol=1e-4)
+    for _ in range(2):
+        cache.feed(start, stop)
+        part = model(input_ids=tokens[:, start:stop], cache=cache, **mask).logits
+        torch.testing.assert_close(part, whole[:, start:stop], rtol=1e-4, atol=1e-5)
+
+
 def test_the_order_of_the_other_tokens_matters(model):
     """Swapping two tokens changes the logits of a third one: without positions they would not."""
     a, b = (model(torch.tensor([tokens])).logits[0, 0] for tokens in ([1, 4, 5, 6], [1, 5, 4, 6]))

@@ -13,8 +13,8 @@ from dmpo_ref.models.files import describe, read_object
 from dmpo_ref.models.llada import LLaDAConfig
 
 CONFIG = "tokenizer_config.json"
-# What Transformers 5 writes into it for itself.
-OF_VERSION_5 = ("backend", "is_local", "local_files_only", "extra_special_tokens")
+# What Transformers 5 writes for itself; and what would point at Python, of which a folder written here holds none.
+NOT_WRITTEN = ("backend", "is_local", "local_files_only", "auto_map")
 
 
 def has_tokenizer(folder: Path | str) -> bool:
@@ -51,16 +51,23 @@ def load_tokenizer(path: Path | str, model: LLaDAConfig) -> PreTrainedTokenizerB
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write a tokenizer as Transformers does, but with the class and the fields of the source, which release 4 understands."""
-    tokenizer.save_pretrained(folder)
+    """Write a tokenizer as Transformers does, but with the class and the fields of the source, which release 4 understands.
+
+    Raises:
+        OSError: it cannot be written, as on a full disk.
+    """
+    try:
+        tokenizer.save_pretrained(folder)
+    except Exception as error:  # the library of tokenizers raises nothing more special
+        raise OSError(f"the tokenizer cannot be written: {describe(error)}") from error
     source: dict[str, Any] = getattr(tokenizer, "source_fields", {})
     written = read_object(folder / CONFIG)
-    if isinstance(extra := written.get("extra_special_tokens"), list):
+    if isinstance(extra := written.pop("extra_special_tokens", None), list):
         written["additional_special_tokens"] = extra
-    fields = source | {name: value for name, value in written.items() if name not in OF_VERSION_5}
-    if fields["tokenizer_class"] == "TokenizersBackend":  # release 5's name of it
-        known = source.get("tokenizer_class")
-        fields["tokenizer_class"] = "PreTrainedTokenizerFast" if known in (None, "TokenizersBackend") else known
-    # A folder written here holds no Python, so nothing may point at it.
-    fields = {name: value for name, value in fields.items() if name not in (*OF_VERSION_5, "auto_map") and name[0] != "_"}
+    fields = source | written
+    known = source.get("tokenizer_class") or written["tokenizer_class"]
+    fields["tokenizer_class"] = "PreTrainedTokenizerFast" if known == "TokenizersBackend" else known  # release 5 renamed it
+    if isinstance(fields.get("extra_special_tokens"), list):  # release 5 again, in the source
+        del fields["extra_special_tokens"]
+    fields = {name: value for name, value in fields.items() if name not in NOT_WRITTEN and name[:1] != "_"}
     (folder / CONFIG).write_text(json.dumps(fields, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

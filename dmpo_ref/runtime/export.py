@@ -52,7 +52,7 @@ def export(source: Path, target: Path, *, merge: bool) -> str:
             clear(temporary)
             if not isinstance(error, (OSError, RuntimeError, SafetensorError)):  # the last two: what the libraries make of a full disk
                 raise
-            raise OSError(f"{target} cannot be written: {first_line(error)}; make space, or choose another folder") from error
+            raise OSError(f"{target} cannot be written, and nothing of it is left: {first_line(error)}") from error
     return "merged checkpoint" if merge else "adapters" if base else "checkpoint"
 
 

@@ -7,8 +7,8 @@ import shutil
 import pytest
 import torch
 
-from dmpo_ref.config import flat
-from dmpo_ref.models.loading import latest_checkpoint
+from dmpo_ref.config import ModelConfig, flat
+from dmpo_ref.models.loading import latest_checkpoint, load_policy
 from dmpo_ref.presets.loading import load_config
 from dmpo_ref.runtime.checkpoint import as_experience, check_same, load_checkpoint, save_checkpoint
 from dmpo_ref.runtime.processes import Processes
@@ -135,6 +135,37 @@ def test_a_file_cut_off_or_gone_is_refused_and_without_a_whole_checkpoint_before
             load_checkpoint(tmp_path / "run", saved)
 
 
+@pytest.mark.parametrize("adapters", [False, True])
+def test_a_policy_with_a_flipped_bit_is_not_loaded_from_a_checkpoint(small_run, tmp_path, adapters):
+    trained = train(small_run("train.rounds=1", f"model.lora_rank={2 * adapters}"))
+    folder, name = latest_checkpoint(trained.output), "adapter_model.safetensors" if adapters else "model.safetensors"
+    load_policy(ModelConfig(path=str(trained.output)), torch.device("cpu"))
+    flip(folder / name, 0.7)
+    with pytest.raises(ValueError, match=rf"{name} is not as it was written; put a sound copy .*, or remove digests\.json if"):
+        load_policy(ModelConfig(path=str(trained.output)), torch.device("cpu"))
+    (folder / "digests.json").unlink()
+    load_policy(ModelConfig(path=str(trained.output)), torch.device("cpu"))
+
+
+def test_where_the_base_of_adapters_lies_may_be_written_anew(small_run):
+    config = small_run("train.rounds=2", "model.lora_rank=2", "optimizer.schedule=constant")
+    file = latest_checkpoint(train(config).output) / "adapter_config.json"
+    fields = json.loads(file.read_text())
+    file.write_text(json.dumps(fields | {"base_model_name_or_path": "moved"}))
+    assert load_checkpoint(file.parent.parent, config).state["round"] == 2
+    file.write_text(json.dumps(fields | {"lora_alpha": 3}))
+    with pytest.raises(ValueError, match="adapter_config.json is not as it was written"):
+        load_checkpoint(file.parent.parent, config)
+
+
+def test_a_file_in_the_place_of_a_checkpoint_stays(run, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/checkpoint-000001").write_text("mine")
+    with pytest.raises(OSError, match="checkpoint-000001 cannot be written: .*Not a directory"):
+        save(run)
+    assert (tmp_path / "run/checkpoint-000001").read_text() == "mine" and not list((tmp_path / "run").glob(".*"))
+
+
 def without_digests(tmp_path, change) -> None:
     """The newest checkpoint as version 0.2.0 wrote it, its state changed."""
     folder = tmp_path / "run/checkpoint-000002"
@@ -224,7 +255,8 @@ def test_what_is_half_written_goes_when_the_next_run_meets_it_and_nothing_else(s
     (output / ".checkpoint-000003.partial").mkdir(parents=True)
     (output / ".checkpoint-000003.partial" / "state.pt").write_text("half")
     (output / ".checkpoint-000002.partial").write_text("a file")
-    (output / ".metrics.jsonl.partial").write_text("half")
+    for name in ("metrics.jsonl", "run.json", "config.yaml", "x.jsonl.0.part"):
+        (output / f".{name}.partial").write_text("half")
     others = [output / name for name in (".mine.partial", ".checkpoint-x.partial", "checkpoint-3.partial")]
     for file in others:
         file.write_text("another program's")

@@ -163,6 +163,18 @@ def test_files_of_another_program_are_not_replaced(folder, capfd, name):
     assert f"run/{name}" in refused(capfd, "train", "toy_sudoku", "output=run", *QUICK)
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"starts": 5}', "[" * 99_999])
+def test_a_damaged_run_file_is_named_and_without_it_the_run_goes_on(folder, capfd, text):
+    command = ("train", "toy_sudoku", "output=run", *QUICK)
+    assert main([*command]) == 0
+    (folder / "run/run.json").write_text(text)
+    again = (*command, "train.rounds=3", "--resume")
+    assert "run/run.json is not as a run has written it; move it away, and the same command goes on" in refused(capfd, *again)
+    (folder / "run/run.json").unlink()
+    assert main([*again]) == 0
+    assert json.loads((folder / "run/run.json").read_text())["checkpoint"] == 3
+
+
 # run.json
 
 

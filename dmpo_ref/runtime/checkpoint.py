@@ -7,7 +7,6 @@ Random streams are keyed by what they are for (`masking.stream`), so there is no
 from __future__ import annotations
 
 import dataclasses
-import json
 from contextlib import suppress
 from operator import index
 from pathlib import Path
@@ -22,8 +21,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dmpo_ref.config import Config, SamplerConfig, flat
 from dmpo_ref.models.adapters import trained_weights
-from dmpo_ref.models.files import first_line, read_object
-from dmpo_ref.models.fingerprint import digest
+from dmpo_ref.models.digests import check_digests, files_of, write_digests
+from dmpo_ref.models.files import first_line
 from dmpo_ref.models.loading import checkpoints
 from dmpo_ref.models.reference import Reference
 from dmpo_ref.models.sharding import gather, gather_optimizer, shard_optimizer
@@ -38,7 +37,6 @@ from dmpo_ref.runtime.state import TrainState
 # A resumed run may differ from the interrupted one in these, and in `evaluation`, and still be trained to the same numbers up to
 # float tolerance; with LoRA dropout, which follows `loss.micro_batch`, up to what is dropped.
 FREE_ON_RESUME = ("output", "device", "threads", "log_with", "log_prompts", "micro_batch", "checkpoint_every", "keep_checkpoints")
-DIGESTS = "digests.json"  # SHA-256 of every other file of a checkpoint, by name; 0.2.0 and earlier wrote none
 
 
 def save_checkpoint(
@@ -99,9 +97,10 @@ def write_checkpoint(
         if reference:
             save_file({name: value.contiguous() for name, value in reference.items()}, temporary / "reference.safetensors")
         torch.save(saved, temporary / "state.pt")
-        (temporary / DIGESTS).write_text(json.dumps({name: digest(temporary, [name]) for name in files_of(temporary)}, indent=1))
+        write_digests(temporary)
         for written in (*(temporary / name for name in files_of(temporary)), temporary, *output.glob("*.jsonl")):
             force_to_disk(written)
+        temporary.rename(folder)  # fails if something of that name, which is not this run's, lies there
     except torch.OutOfMemoryError:
         raise
     except (OSError, RuntimeError, SafetensorError) as error:  # the last two are what torch and safetensors make of a full disk
@@ -109,18 +108,11 @@ def write_checkpoint(
         go_on = "go on with --resume" if checkpoints(output) else "start again, without --resume: there is no checkpoint yet"
         problem = f"{folder} cannot be written: {first_line(error)}"
         raise OSError(f"{problem}; make space or repair the folder, then {go_on}") from error
-    discard(folder)
-    temporary.rename(folder)
     force_to_disk(output)
     record_checkpoint(output, saved["round"])
     for older in checkpoints(output)[: -config.train.keep_checkpoints]:
         if (older / "run.yaml").is_file() and not older.is_symlink():  # another program's stays
             discard(older)
-
-
-def files_of(folder: Path) -> list[str]:
-    """Names of the files in a folder, as paths below it."""
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
 @dataclasses.dataclass
@@ -172,14 +164,8 @@ DAMAGED = (OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, 
 
 def read_checkpoint(folder: Path) -> tuple[Config, Checkpoint]:
     """The config of a checkpoint, and the checkpoint. Raises what `DAMAGED` lists."""
-    if (folder / DIGESTS).is_file() and is_first_process():  # the others need not read every byte too
-        known = read_object(folder / DIGESTS)
-        present = files_of(folder)
-        for name, value in known.items():
-            if name not in present:
-                raise FileNotFoundError(f"{name} is missing")
-            if digest(folder, [name]) != value:
-                raise ValueError(f"{name} is not as it was written")
+    if is_first_process():  # the others need not read every byte too
+        check_digests(folder)
     then = load_run_config(folder / "run.yaml")
     # Mapped, not read: with shards every process has this file, and needs only a part of it.
     state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True, mmap=True)
@@ -197,14 +183,14 @@ def describe_damage(folder: Path, error: Exception) -> str:
             read_checkpoint(older)
             remedy = f"move it away, and --resume goes on from {older}, which is whole"
             break
-    return f"{folder} is incomplete or damaged, so it cannot be resumed from: {first_line(error)}; {remedy}"
+    return f"{folder} is incomplete or damaged, so it cannot be resumed from: {first_line(error).partition(';')[0]}; {remedy}"
 
 
 def check_same(then: Config, now: Config, *, may_move: bool = False) -> None:
     """Refuse to resume a run with another config, naming the first key that would change its numbers.
 
     Args:
-        may_move: another `model.path` is allowed where the old one is gone; its contents are compared instead (`check_digests`).
+        may_move: another `model.path` is allowed where the old one is gone; its contents are compared instead (`check_origin`).
     """
     before = flat(then)
     for key, value in flat(now).items():

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-LEFT_OVER = r"\.(checkpoint-\d+|.+\.(jsonl|json|yaml))\.partial"  # what a process that died had half written
+LEFT_OVER = r"\.(checkpoint-\d+|.+\.(jsonl|json|yaml|part))\.partial"  # what a process that died had half written
 
 
 @contextmanager
@@ -78,7 +78,7 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OSError(f"{path} cannot be written: {error.strerror}; make space or repair the folder") from error
+        raise OSError(f"{path} cannot be written: {error.strerror or error}; make space or repair the folder") from error
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -57,7 +57,7 @@ def digest(values: list[Any]) -> str:
     return hashlib.sha256(json.dumps(values, default=repr).encode()).hexdigest()
 
 
-def check_digests(then: dict[str, str], now: dict[str, str], config: Config) -> None:
+def check_origin(then: dict[str, str], now: dict[str, str], config: Config) -> None:
     """Refuse to resume with other contents under the same names.
 
     Raises:

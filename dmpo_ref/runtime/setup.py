@@ -21,7 +21,7 @@ from dmpo_ref.objectives.base import Objective
 from dmpo_ref.presets.checks import NO_PATH
 from dmpo_ref.runtime.checkpoint import Checkpoint, load_checkpoint
 from dmpo_ref.runtime.logs import RunLog
-from dmpo_ref.runtime.origin import check_digests, check_output, digests_of_data, digests_of_start
+from dmpo_ref.runtime.origin import check_origin, check_output, digests_of_data, digests_of_start
 from dmpo_ref.runtime.processes import Processes, build_accelerator, check_division
 from dmpo_ref.runtime.prompts import PromptStream, find_fitting
 from dmpo_ref.runtime.state import TrainState, build_optimizer
@@ -68,7 +68,7 @@ def prepare_run(
     train_items, test_items = task.load(config.task.train), task.load(config.task.test)
     origin = digests_of_data(config, task, train_items, test_items)
     then = {} if checkpoint is None else checkpoint.state.get("origin", {})
-    check_digests(then, origin, config)
+    check_origin(then, origin, config)
     test_items = test_items[: config.evaluation.num_items]
     processes = Processes(build_accelerator(config))
     check_division(config.train, processes.count)
@@ -84,7 +84,7 @@ def prepare_run(
         checkpoint.restore(state, processes)
     if processes.is_main and (checkpoint is None or needs_reference or config.model.lora_rank):  # else it is not read again
         origin |= digests_of_start(config)
-        check_digests(then, origin, config)
+        check_origin(then, origin, config)
     state.origin = origin | then
     max_length = policy.config.max_sequence_length
     train_items = find_fitting(train_items, task, tokenizer, config.sampler, max_length, kind="training", report=processes.is_main)

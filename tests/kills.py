@@ -128,12 +128,12 @@ def killer(folder: Path, last: int, counter: Path) -> Callable[[str, tuple[Any, 
 
 
 def at_moments(kind: Kind, count: int, rng: random.Random) -> int:
-    """SIGKILL at random moments, several in one run; returns how many."""
+    """SIGKILL at random moments, up to three in one run; returns how many."""
     kills = 0
     while kills < count:
-        folder, code = kind.new_folder(), None
-        while code is None and kills < count:
-            code, errors = kind.run(folder, delay=rng.uniform(0, 1.2 * kind.seconds))
+        folder = kind.new_folder()
+        for _ in range(3):
+            code, errors = kind.run(folder, delay=rng.uniform(0.1, 1.1) * kind.seconds)
             assert code in (None, 0), errors
             kills += code is None
         kind.finish(folder)

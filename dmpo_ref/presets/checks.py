@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dmpo_ref.config import Config, describe_options, get_option
+from dmpo_ref.config import Config, describe_options, get_option, shorten
 from dmpo_ref.objectives import build_objective
 from dmpo_ref.samplers.checks import check_options, has_path_log_prob
 
@@ -38,7 +38,7 @@ def check_config(config: Config) -> None:
 def require(ok: bool, config: Config, key: str, right: str) -> None:
     """Raise the ValueError for an option unless all is well."""
     if not ok:
-        raise ValueError(f"{key}={get_option(config, key)}: {right}")
+        raise ValueError(f"{key}={shorten(get_option(config, key))}: {right}")
 
 
 def check_weights(config: Config) -> None:

@@ -228,9 +228,7 @@ class TrainConfig:
         bound=Bound(lambda N: 2 <= N <= 10**6, "the weights compare the rollouts of one prompt; at least 2 are needed, and at most 10⁶"),
     )
     steps_per_round: int = option(4, "gradient steps on the buffer in a round", symbol="K", bound=COUNT)
-    prompts_per_step: Optional[int] = option(
-        None, "prompts of the buffer in one gradient step; null: as many as in a round", bound=COUNT
-    )
+    prompts_per_step: Optional[int] = option(None, "prompts of the buffer in one gradient step; null: as many as in a round", bound=COUNT)
     reuse_rounds: int = option(
         0, "rollouts of this many earlier rounds stay in the buffer, with the weights they were given", bound=NOT_NEGATIVE
     )

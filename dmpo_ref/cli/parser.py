@@ -86,9 +86,7 @@ def add_config_commands(commands: Any) -> None:
     command.add_argument("--item", type=int, default=0, help="number of the test item, from 0 (default 0)")
     command.add_argument("--puzzle", help="an item given as text instead: 16 digits with 0 for blanks, 30,100,93=23, or a question")
     command.add_argument("--num-samples", type=int, default=1, help="answers to draw (default 1)")
-    command.add_argument(
-        "--draw", type=as_name, metavar="FILE", help="draw who was unmasked when, in the first answer: .png or .gif"
-    )
+    command.add_argument("--draw", type=as_name, metavar="FILE", help="draw who was unmasked when, in the first answer: .png or .gif")
 
     command = add("evaluate", "Accuracy on the test items of one or more tasks, a CONFIG each, at several lengths, with several samplers.")
     command.add_argument("--output", type=as_name, metavar="FOLDER", help="keep every answer here; an evaluation that was killed goes on")

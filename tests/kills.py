@@ -23,10 +23,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import dmpo_ref.cli.commands  # noqa: F401 — all that is slow is imported before the first fork
 from dmpo_ref.cli import main
 from dmpo_ref.evaluation import answering, results
 from dmpo_ref.models.loading import checkpoints
-from dmpo_ref.train import train as _  # noqa: F401 — imported before the first fork
 
 TRAIN = ("train", "toy_sudoku", "train.rounds=6", "train.prompts_per_round=3", "train.num_rollouts=4", "train.steps_per_round=2",
          "train.checkpoint_every=2", "train.keep_checkpoints=2", "train.reuse_rounds=1", "train.resync_every=3", "weight.log_ratio=path",

@@ -127,6 +127,30 @@ def test_digests_of_many_items_take_no_time_and_see_each():
     assert found["task.train"] != found["task.test"] == digests_of_data(config, task, items[:-1], [])["task.train"]
 
 
+class Plain(Sudoku):
+    """A task for training only: no `record`, and items that print as their place in memory."""
+
+    def __init__(self):
+        super().__init__(TaskConfig())
+
+    def __getattribute__(self, name):
+        if name == "record":
+            raise AttributeError(name)
+        return super().__getattribute__(name)
+
+    def load(self, source):
+        return [type("Item", (), vars(item) | {"num_blanks": item.num_blanks})() for item in super().load(source)]
+
+
+def test_a_task_without_records_is_known_by_its_files(folder, small_run):
+    words = ("task.train=train.csv", "optimizer.schedule=constant")
+    assert train(small_run(*words, "train.rounds=1"), task=Plain()).metrics
+    assert len(train(small_run(*words, "train.rounds=2"), task=Plain(), resume=True).metrics) == 4
+    other_row(Path("train.csv"))
+    with pytest.raises(ValueError, match=r"task\.train=train\.csv: the contents are not those"):
+        train(small_run(*words, "train.rounds=3"), task=Plain(), resume=True)
+
+
 # What is not the run's
 
 

@@ -35,10 +35,21 @@ def versions() -> dict[str, str]:
 
 
 def digests_of_data(config: Config, task: Task, train: list[Any], test: list[Any]) -> dict[str, str]:
-    """SHA-256 of the items of `task.train` and `task.test` and of the text of `task.prompt_file`, by the name of the option."""
-    describe = getattr(task, "record", repr)  # a task made in Python for training only need not have it
-    found = {f"task.{name}": digest([describe(item) for item in items]) for name, items in (("train", train), ("test", test))}
-    return found | digest_of_prompt(config)
+    """SHA-256 of the items of `task.train` and `task.test` and of the text of `task.prompt_file`, by the name of the option.
+
+    Of a task that was made in Python for training and has no `record`, the files are taken, if there are any.
+    """
+    found = digest_of_prompt(config)
+    for name, items in (("train", train), ("test", test)):
+        file = Path(getattr(config.task, name))
+        if hasattr(task, "record"):
+            text = json.dumps([task.record(item) for item in items], default=lambda value: type(value).__name__).encode()
+        elif file.is_file():
+            text = file.read_bytes()
+        else:
+            continue
+        found[f"task.{name}"] = hashlib.sha256(text).hexdigest()
+    return found
 
 
 def digest_of_prompt(config: Config) -> dict[str, str]:
@@ -50,11 +61,6 @@ def digest_of_prompt(config: Config) -> dict[str, str]:
 def digests_of_start(config: Config) -> dict[str, str]:
     """SHA-256 of each part of `model.path` that decides p_ref; the tokenizer is in the checkpoints."""
     return {f"model.path {name}": value for name, value in fingerprint_parts(config.model.path).items() if "tokenizer" not in name}
-
-
-def digest(values: list[Any]) -> str:
-    """SHA-256 of values that JSON can hold."""
-    return hashlib.sha256(json.dumps(values, default=repr).encode()).hexdigest()
 
 
 def check_origin(then: dict[str, str], now: dict[str, str], config: Config) -> None:

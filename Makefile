@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed-dev
 
-.PHONY: demo test test-long test-lowest test-browser lint format notebooks book slides exercises lab pretrain study clean
+.PHONY: demo test test-long test-kill test-lowest test-browser lint format notebooks book slides exercises lab pretrain study clean
 
 demo: $(VENV)/.installed-core
 	$(BIN)/dmpo demo
@@ -16,6 +16,10 @@ test: $(INSTALLED)
 
 test-long: $(INSTALLED)
 	$(BIN)/python -m pytest -m "long or not long"
+
+# Training and evaluation killed, on a full disk and damaged, twenty times each way: minutes. A full disk needs the right to mount.
+test-kill: $(INSTALLED)
+	$(BIN)/python -m pytest -m "long or not long" -s tests/test_kills.py
 
 # The tests with the lowest releases that pyproject.toml allows, in an environment of its own; those of the book need newer tools.
 test-lowest: $(BIN)/python

@@ -10,7 +10,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import cache, reduce
 from typing import Any, Literal, Optional, cast, get_type_hints
 
 
@@ -22,14 +22,18 @@ class Bound:
     words: str
 
 
-AT_LEAST_1 = Bound(lambda value: value >= 1, "must be at least 1")
-NOT_NEGATIVE = Bound(lambda value: value >= 0, "must not be negative")
+LEAST, MOST = 1.2e-38, 3.4e38  # of float32, which the numbers of a config become: above is infinite there, below is 0 or loses digits
+AT_LEAST_1 = Bound(lambda value: 1 <= value <= 10**9, "must be at least 1, and at most 10⁹")
+COUNT = Bound(lambda value: 1 <= value <= 10**6, "must be at least 1, and at most 10⁶: all of them are in memory at once")
+NOT_NEGATIVE = Bound(lambda value: 0 <= value <= 10**9, "must not be negative, and at most 10⁹")
 ABOVE_0 = Bound(lambda value: value > 0, "must be above 0")
-ZERO_OR_ABOVE = Bound(lambda value: value >= 0 and math.isfinite(value), "must be finite and not negative")
-FINITE = Bound(math.isfinite, "must be a finite number")
-FINITE_ABOVE_0 = Bound(lambda value: value > 0 and math.isfinite(value), "must be finite and above 0")
+ZERO_OR_ABOVE = Bound(lambda value: value == 0 or LEAST <= value <= MOST, "must be finite and not negative, in float32")
+FINITE = Bound(lambda value: abs(value) <= MOST, "must be a finite number, in float32")
+FINITE_ABOVE_0 = Bound(lambda value: LEAST <= value <= MOST, "must be finite and above 0, in float32")
 PROBABILITY = Bound(lambda value: 0 < value <= 1, "a probability, above 0 and at most 1")
-ALPHA = Bound(FINITE_ABOVE_0.holds, "the temperature α must be finite and above 0, in units of reward per nat")
+ALPHA = Bound(lambda value: value > 0 and math.isfinite(value), "the temperature α must be finite and above 0, in units of reward per nat")
+THREADS = Bound(lambda value: 1 <= value <= 1024, "must be at least 1, and at most 1024")
+SEED = Bound(lambda value: abs(value) < 2**63, "must be a number of 64 bits")
 BELOW_1 = Bound(lambda value: 0 <= value < 1, "must lie in [0, 1)")
 
 
@@ -59,9 +63,11 @@ class ModelConfig:
     path: str = option("???", "folder or hub name of the policy to start from, in Hugging Face layout")
     dtype: Literal["float32", "bfloat16"] = option("float32", "number type of the weights; adapters stay in float32")
     lora_rank: int = option(
-        0, "rank of the LoRA adapters; 0: all weights are trained. With adapters p_ref is the policy without them", bound=NOT_NEGATIVE
+        0,
+        "rank of the LoRA adapters; 0: all weights are trained. With adapters p_ref is the policy without them",
+        bound=Bound(lambda rank: 0 <= rank <= 2**14, "must not be negative, and at most 16384, more than LLaDA-8B is wide"),
     )
-    lora_alpha: float = option(64.0, "LoRA scale: adapters count lora_alpha / lora_rank")
+    lora_alpha: float = option(64.0, "LoRA scale: adapters count lora_alpha / lora_rank", bound=FINITE_ABOVE_0)
     lora_dropout: float = option(
         0.0, "dropout on the input of the adapters, in gradient steps on a loss that is linear in the log-probabilities", bound=BELOW_1
     )
@@ -96,7 +102,7 @@ class TaskConfig:
         "`published`: those components as they were",
         symbol="r",
     )
-    few_shot: int = option(0, "worked examples before the question, as earlier turns of the conversation")
+    few_shot: int = option(0, "worked examples before the question, as earlier turns of the conversation", bound=NOT_NEGATIVE)
     prefill: bool = option(False, "start the answer with <reasoning>, as the published evaluation does")
     prompt_file: Optional[str] = option(None, "text of the question instead of the task's own, with the same {fields}")
 
@@ -111,12 +117,12 @@ class SamplerConfig:
     )
     temperature: float = option(1.0, "softmax temperature; 0 takes the most probable token", bound=ZERO_OR_ABOVE)
     response_length: Optional[int] = option(
-        None, "positions of the response; null: as many as the task's template has", symbol="L", bound=AT_LEAST_1
+        None, "positions of the response; null: as many as the task's template has", symbol="L", bound=COUNT
     )
     block_length: Optional[int] = option(
-        None, "positions per block, blocks go left to right; null: the whole response is one block", bound=AT_LEAST_1
+        None, "positions per block, blocks go left to right; null: the whole response is one block", bound=COUNT
     )
-    steps: Optional[int] = option(None, "forward passes for the whole response; null: one token per step", bound=AT_LEAST_1)
+    steps: Optional[int] = option(None, "forward passes for the whole response; null: one token per step", bound=COUNT)
     threshold: Optional[float] = option(
         None,
         "`threshold` and `wino` place every position of this confidence; null: 0.9 and 0.6, as published",
@@ -127,7 +133,7 @@ class SamplerConfig:
         0.9, "`wino` masks again what is less probable than this once its neighbours stand", symbol="τ_back", bound=PROBABILITY
     )
     factor: float = option(
-        1.0, "`factor` places the longest run, by falling confidence, with c_k ≥ 1 − f/(k + 1)", symbol="f", bound=ABOVE_0
+        1.0, "`factor` places the longest run, by falling confidence, with c_k ≥ 1 − f/(k + 1)", symbol="f", bound=FINITE_ABOVE_0
     )
     cache: Literal["none", "prefix", "dual"] = option(
         "none",
@@ -163,7 +169,7 @@ class WeightConfig:
     elbo_masks: Literal["exact", "stratified", "antithetic", "paper"] = option(
         "antithetic", "mask scheme of the ELBOs of `log_ratio: elbo`, as in loss.masks"
     )
-    elbo_num_masks: int = option(4, "masks for each ELBO of `log_ratio: elbo`", symbol="R", bound=AT_LEAST_1)
+    elbo_num_masks: int = option(4, "masks for each ELBO of `log_ratio: elbo`", symbol="R", bound=COUNT)
     baseline: Literal["none", "uniform", "negative", "model"] = option("none", "weight baseline", symbol="w_base")
     baseline_strength: float = option(1.0, "w_real = w − strength · w_base", bound=FINITE)
     target_ess: Optional[float] = option(
@@ -186,7 +192,7 @@ class LossConfig:
         "antithetic",
         "wdce, wddo: mask scheme of the NELBO (`paper` is biased); `path`: the rollout's own order, exact log-probability",
     )
-    num_masks: int = option(2, "wdce, wddo: masks per rollout and step (not for `path`)", symbol="R", bound=AT_LEAST_1)
+    num_masks: int = option(2, "wdce, wddo: masks per rollout and step (not for `path`)", symbol="R", bound=COUNT)
     normalise: Literal["length", "none"] = option("length", "wdce: divide the NELBO by L, as published, or not")
     kl: float = option(
         0.0,
@@ -203,7 +209,7 @@ class OptimizerConfig:
     learning_rate: float = option(1e-4, "AdamW learning rate at its highest", bound=FINITE_ABOVE_0)
     beta1: float = option(0.9, "AdamW β₁, decay of the mean of the gradients", bound=BELOW_1)
     beta2: float = option(0.99, "AdamW β₂, decay of the mean of their squares", bound=BELOW_1)
-    weight_decay: float = option(0.0, "AdamW decoupled weight decay", bound=NOT_NEGATIVE)
+    weight_decay: float = option(0.0, "AdamW decoupled weight decay", bound=ZERO_OR_ABOVE)
     max_grad_norm: float = option(1.0, "gradients are scaled down to this norm", bound=ABOVE_0)
     schedule: Literal["constant", "linear", "cosine"] = option(
         "constant", "learning rate over the run: constant, or to 0 by line or cosine"
@@ -214,17 +220,15 @@ class OptimizerConfig:
 @dataclass(slots=True)
 class TrainConfig:
     rounds: int = option(50, "rounds of: draw rollouts, score, several gradient steps", bound=AT_LEAST_1)
-    prompts_per_round: int = option(8, "prompts in a round", symbol="G", bound=AT_LEAST_1)
+    prompts_per_round: int = option(8, "prompts in a round", symbol="G", bound=COUNT)
     num_rollouts: int = option(
         16,
         "rollouts for each prompt",
         symbol="N",
-        bound=Bound(lambda N: N >= 2, "the weights compare the rollouts of one prompt; at least 2 are needed"),
+        bound=Bound(lambda N: 2 <= N <= 10**6, "the weights compare the rollouts of one prompt; at least 2 are needed, and at most 10⁶"),
     )
-    steps_per_round: int = option(4, "gradient steps on the buffer in a round", symbol="K", bound=AT_LEAST_1)
-    prompts_per_step: Optional[int] = option(
-        None, "prompts of the buffer in one gradient step; null: as many as in a round", bound=AT_LEAST_1
-    )
+    steps_per_round: int = option(4, "gradient steps on the buffer in a round", symbol="K", bound=COUNT)
+    prompts_per_step: Optional[int] = option(None, "prompts of the buffer in one gradient step; null: as many as in a round", bound=COUNT)
     reuse_rounds: int = option(
         0, "rollouts of this many earlier rounds stay in the buffer, with the weights they were given", bound=NOT_NEGATIVE
     )
@@ -249,16 +253,16 @@ class TrainConfig:
 class EvaluationConfig:
     every: int = option(0, "rounds between evaluations during training; 0: only after the last", bound=NOT_NEGATIVE)
     num_items: Optional[int] = option(None, "the first so many test items; null: all", bound=AT_LEAST_1)
-    num_samples: int = option(1, "answers for each item", bound=AT_LEAST_1)
+    num_samples: int = option(1, "answers for each item", bound=COUNT)
     sampler: SamplerConfig = option(SamplerConfig, "sampler of the evaluation")
 
 
 @dataclass(slots=True)
 class Config:
     output: str = option("???", "folder of the run: metrics, checkpoints, config")
-    seed: int = option(0, "key of every random stream")
+    seed: int = option(0, "key of every random stream", bound=SEED)
     device: Literal["auto", "cpu", "cuda"] = option("auto", "`auto` takes CUDA if it is there; CUDA_VISIBLE_DEVICES chooses which")
-    threads: Optional[int] = option(None, "CPU threads; null: torch's choice. One is often faster for tiny models", bound=AT_LEAST_1)
+    threads: Optional[int] = option(None, "CPU threads; null: torch's choice. One is often faster for tiny models", bound=THREADS)
     log_with: Literal["none", "tensorboard", "wandb"] = option("none", "tracker beside metrics.jsonl")
     model: ModelConfig = option(ModelConfig, "the policy")
     task: TaskConfig = option(TaskConfig, "prompts and rewards")
@@ -270,6 +274,7 @@ class Config:
     evaluation: EvaluationConfig = option(EvaluationConfig, "evaluation")
 
 
+@cache
 def describe_options(cls: type = Config, prefix: str = "") -> dict[str, Option]:
     """Every option by its dotted key, in the order of the dataclasses."""
     found: dict[str, Option] = {}
@@ -286,6 +291,11 @@ def describe_options(cls: type = Config, prefix: str = "") -> dict[str, Option]:
     return found
 
 
+def name_options(cls: type = Config) -> set[str]:
+    """Dotted keys of the options that hold a name or a path."""
+    return {key for key, option in describe_options(cls).items() if option.kind in ("str", "optional [str]")}
+
+
 def get_option(config: Config, key: str) -> Any:
     """The value of an option by its dotted key."""
     return reduce(getattr, key.split("."), config)
@@ -294,3 +304,9 @@ def get_option(config: Config, key: str) -> Any:
 def flat(config: Config) -> dict[str, Any]:
     """Every option of a config by its dotted key."""
     return {key: get_option(config, key) for key in describe_options()}
+
+
+def shorten(value: object, most: int = 200) -> str:
+    """What a message shows of a value: one line, the middle of a long one left out."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= most else f"{text[: most // 2]} … {text[-most // 2 :]}"

@@ -58,8 +58,8 @@ def train(
 ) -> Trained:
     """Fine-tune the policy of `config.model` towards p*(o|q) ∝ p_ref(o|q) · exp(r(q,o)/α).
 
-    Writes `metrics.jsonl` (one line per gradient step), `rollouts.jsonl` (answers to some prompts of each round), `config.yaml` and
-    checkpoints to `config.output`.
+    Writes `metrics.jsonl` (one line per gradient step), `rollouts.jsonl` (answers to some prompts of each round), `config.yaml`,
+    `run.json` (versions, command line) and checkpoints to `config.output`.
 
     Args:
         task: instead of the task of the config, an object like `tasks.sudoku.Sudoku`.
@@ -72,8 +72,10 @@ def train(
         FileNotFoundError, ValueError: something in the config, the files or the rewards that cannot be; one line.
         Interrupted: Ctrl-C or SIGTERM, after the round under way was finished and saved; `resume=True` goes on from there.
     """
+    given = {"task": task, "reward": reward, "objective": objective, "on_round": on_round}
+    from_python = [name for name, value in given.items() if value is not None]
     with claim(Path(config.output)) if is_first_process() else nullcontext():
-        return loop(prepare_run(config, task=task, objective=objective, resume=resume), reward, on_round)
+        return loop(prepare_run(config, task=task, objective=objective, resume=resume, from_python=from_python), reward, on_round)
 
 
 def loop(

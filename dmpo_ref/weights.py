@@ -14,6 +14,8 @@ from dmpo_ref.config import ALPHA, WeightConfig
 
 TARGETS = ("tilted", "reward_softmax", "reward")
 BISECTION_STEPS = 50  # halvings of the bracket (0, 1]: an accuracy of 1e-15
+SMALLEST = 0.5**BISECTION_STEPS  # the smallest c that they try
+STEEPEST = 21  # a bracket that starts at 2^(−50 · 21) reaches to the largest log-weights of float64
 
 
 class GroupWeights(NamedTuple):
@@ -149,11 +151,14 @@ def coefficient_for_ess(log_weight: Tensor, target_ess: float) -> Tensor:
     low = torch.zeros_like(log_weight[..., :1])
     high = torch.ones_like(low)
     already = even_enough(high)
+    # Log-weights of 10¹² and more need a c below what the bisection of (0, 1] resolves: start where its smallest c is small enough.
+    for _ in range(STEEPEST):
+        high = torch.where(even_enough(high * SMALLEST), high, high * SMALLEST)
     for _ in range(BISECTION_STEPS):
         middle = (low + high) / 2
         enough = even_enough(middle)
         low, high = torch.where(enough, middle, low), torch.where(enough, high, middle)
-    return torch.where(already, 1.0, low)
+    return torch.where(already, 1.0, low.clamp(min=torch.finfo(low.dtype).tiny))
 
 
 def check_finite(values: Tensor, name: str) -> None:

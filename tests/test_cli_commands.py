@@ -190,7 +190,8 @@ def test_traceback_lets_a_mistake_through_and_a_bug_is_never_hidden(trained):
     ("words", "module", "function", "line"),
     [
         (["demo"], "toy.demo", "run", GOES_ON),
-        (["evaluate", "toy_sudoku"], "dmpo_ref.cli.commands", "load_config", GOES_ON),
+        (["evaluate", "toy_sudoku", "--output", "x"], "dmpo_ref.cli.commands", "load_config", GOES_ON),
+        (["evaluate", "toy_sudoku"], "dmpo_ref.cli.commands", "load_config", "stopped"),
         (["bench", "loss"], "toy.measurements", "bench_loss", "stopped"),
     ],
 )

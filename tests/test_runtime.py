@@ -1,6 +1,7 @@
 """State, data stream, log files and processes of a run, one by one."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from dmpo_ref.config import OptimizerConfig
 from dmpo_ref.presets.loading import load_config
 from dmpo_ref.rollout import Experience
+from dmpo_ref.runtime.files import read_entries, write_atomically
 from dmpo_ref.runtime.logs import RunLog, describe_answers, describe_round
 from dmpo_ref.runtime.processes import Processes, check_division, check_launch
 from dmpo_ref.runtime.prompts import PromptStream
@@ -116,6 +118,48 @@ def test_a_resumed_log_drops_what_came_after_the_checkpoint_and_is_not_touched_b
     assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [0, 1, 9]
     assert json.loads((tmp_path / "rollouts.jsonl").read_text().splitlines()[-1]) == {"round": 2, "prompt": "q"}
     assert load_config(tmp_path / "config.yaml") == config
+
+
+LINE = '{"round": 0, "step": 1}\n'
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "rollouts.jsonl"])
+@pytest.mark.parametrize(
+    "line", ["", " ", "{", "null", "[]", "5", '{"step": 2}', '{"round": "1"}', '{"round": true}', "\0\0", "[" * 100_000]
+)
+def test_a_line_that_no_run_has_written_is_named_and_the_run_goes_on_without_it(tmp_path, name, line):
+    config = load_config("toy_sudoku", f"output={tmp_path}")
+    (tmp_path / name).write_text(LINE + line + "\n" + LINE)
+    with pytest.raises(ValueError, match=rf"{name}, line 2: not an entry of a run, .*; remove the line or move the file away, then"):
+        RunLog(config, Processes(), before_round=1)
+    (tmp_path / name).write_text(LINE + LINE)
+    assert len(RunLog(config, Processes(), before_round=1).entries[name]) == 2
+    (tmp_path / name).unlink()
+    assert RunLog(config, Processes(), before_round=1).entries[name] == []
+
+
+@pytest.mark.parametrize("tail", [b'{"round": 1, "st', b'{"text": "\xc3', b"\0\0\0"])
+def test_a_last_line_that_a_crash_cut_off_in_the_middle_of_a_letter_is_dropped(tmp_path, tail):
+    (tmp_path / "metrics.jsonl").write_bytes(LINE.encode() + tail)
+    assert read_entries(tmp_path / "metrics.jsonl", before_round=9) == [{"round": 0, "step": 1}]
+
+
+def test_a_folder_in_the_place_of_a_log_is_named(tmp_path):
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(OSError, match=r"metrics\.jsonl cannot be read: Is a directory"):
+        RunLog(load_config("toy_sudoku", f"output={tmp_path}"), Processes(), before_round=1)
+
+
+def test_a_file_that_cannot_be_written_is_named_and_the_old_one_stays_alone(tmp_path, monkeypatch):
+    write_atomically(tmp_path / "x.jsonl", "old\n")
+
+    def full_disk(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match=r"x\.jsonl cannot be written: No space left on device; make space or repair the folder$"):
+        write_atomically(tmp_path / "x.jsonl", "new\n")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("x.jsonl", "old\n")]
 
 
 # Processes

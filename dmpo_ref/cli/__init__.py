@@ -5,37 +5,51 @@ from __future__ import annotations
 import sys
 from pkgutil import resolve_name
 
-from dmpo_ref.cli.parser import TOY, build_parser, complain
+from dmpo_ref.cli.failures import describe, stopping_at_once
+from dmpo_ref.cli.parser import TOY, build_parser
+from dmpo_ref.cli.terminal import complain, neutral_output
 from dmpo_ref.runtime.interrupt import Interrupted
 
 # How to continue what was stopped. The other commands leave nothing to continue.
-CONTINUE = {"train": "the same command with --resume", "evaluate": "the same command", "demo": "the same command"}
+CONTINUE = {
+    "train": "the same command with --resume",
+    "rerun": "the same command",
+    "evaluate": "the same command",
+    "demo": "the same command",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command. Returns the exit code: 0, 2 for something the user can fix (one line on stderr), 130 after Ctrl-C."""
+    """Run a command. Returns the exit code: 0, 1 where `rerun` finds a difference, 2 for something the user can fix (one line on
+    stderr), 130 after Ctrl-C, 141 if the reader of its output has gone."""
     words = sys.argv[1:] if arguments is None else arguments
     name = words[0] if words else ""
     try:
-        if name in TOY:  # it has a parser of its own
-            resolve_name(TOY[name][0])(words[1:])
-        else:
-            args = build_parser().read(words)
-            resolve_name(args.run)(args)
+        with neutral_output():
+            return run(name, words)
     except Interrupted as stopped:
         return complain(f"{stopped}; {CONTINUE[name]} goes on", code=130)
     except KeyboardInterrupt:
-        rest = f"; what was written stands, and {CONTINUE[name]} goes on" if name in CONTINUE else ""
+        writes = name != "evaluate" or any(word.startswith("--output") for word in words)
+        rest = f"; what was written stands, and {CONTINUE[name]} goes on" if name in CONTINUE and writes else ""
         return complain(f"stopped{rest}", code=130)
-    except (ValueError, OSError) as error:
-        if "--traceback" in words:
+    except BrokenPipeError:
+        return 141  # as for any program that `head` has cut short
+    except (ValueError, OSError, RuntimeError, MemoryError) as error:
+        message = describe(error)
+        if message is None or "--traceback" in words:
             raise
-        return complain(" ".join(str(error).split()), code=2)
-    except RuntimeError as error:
-        import torch  # seconds, which grade and table need not spend
+        return complain(message, code=2)
 
-        if not isinstance(error, torch.OutOfMemoryError):
-            raise
-        settings = "sampler.micro_batch, train.score_micro_batch or loss.micro_batch"
-        return complain(f"out of memory; lower {settings}, or set model.gradient_checkpointing=true (see dmpo plan)", code=2)
-    return 0
+
+def run(name: str, words: list[str]) -> int:
+    """Read the words and run the command; its exit code."""
+    if name in TOY:  # it has a parser of its own
+        with stopping_at_once():
+            command = resolve_name(TOY[name][0])
+        command(words[1:])
+        return 0
+    args = build_parser().read(words)
+    with stopping_at_once():
+        command = resolve_name(args.run)
+    return command(args) or 0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -14,13 +16,18 @@ from accelerate import Accelerator
 
 from dmpo_ref.cli.grading import report_problems
 from dmpo_ref.config import Config, ModelConfig
+from dmpo_ref.evaluation.answering import with_newest
 from dmpo_ref.evaluation.gradings import describe_kinds, format_scores, grade_files, summarise
 from dmpo_ref.evaluation.results import describe_cost, evaluate_to_file, grid
 from dmpo_ref.forecast.plan import format_plan, make_plan
 from dmpo_ref.masking import stream
-from dmpo_ref.models.loading import base_of, load_policy, locate, read_config
+from dmpo_ref.models.fingerprint import fingerprint_parts
+from dmpo_ref.models.loading import base_of, latest_checkpoint, load_policy, read_config
 from dmpo_ref.presets.loading import load_config
 from dmpo_ref.runtime.export import export
+from dmpo_ref.runtime.files import claim, read_entries
+from dmpo_ref.runtime.logs import first_difference
+from dmpo_ref.runtime.origin import read_run, versions
 from dmpo_ref.runtime.processes import build_accelerator
 from dmpo_ref.samplers import sample
 from dmpo_ref.samplers.checks import check_lengths
@@ -41,6 +48,31 @@ def run_train(args: argparse.Namespace) -> None:
     else:
         print("every round was done already")
     print(f"policy, metrics and config in {trained.output}")
+
+
+def run_rerun(args: argparse.Namespace) -> int:
+    """`dmpo rerun`: 0 if every metric is the same bit for bit, else 1."""
+    folder = Path(args.run_folder)
+    then, known = read_entries(folder / "metrics.jsonl", before_round=sys.maxsize), read_run(folder)
+    if not then or not (folder / "config.yaml").is_file():
+        raise FileNotFoundError(f"{folder} holds no run that could be repeated: config.yaml and the lines of metrics.jsonl are needed")
+    start = known["starts"][-1] if known.get("starts") else {"versions": {}, "from_python": []}
+    if start["from_python"]:
+        raise ValueError(f"{folder} was run from Python with {start['from_python'][0]}=, which no file holds; repeat it there")
+    config = load_config(folder / "config.yaml", *args.overrides)
+    if config.output == load_config(folder / "config.yaml").output:
+        config = replace(config, output=f"{folder}_rerun")
+    trained = train(config, resume=latest_checkpoint(Path(config.output)) is not None)
+    difference = first_difference(then, trained.metrics)
+    if difference is None:
+        steps = min(len(then), len(trained.metrics))
+        print(f"equal: every metric of {steps} steps, bit for bit; the new run is in {trained.output}")
+        return 0
+    changed = [
+        f"{name} {start['versions'][name]} then, {new} now" for name, new in versions().items() if start["versions"].get(name, new) != new
+    ]
+    print("; ".join([f"different at {difference}", *changed, f"the new run is in {trained.output}"]))
+    return 1
 
 
 def run_sample(args: argparse.Namespace) -> None:
@@ -93,15 +125,14 @@ def run_evaluate(args: argparse.Namespace) -> None:
     accelerator = build_accelerator(next(iter(runs.values())))
     if args.output is None and accelerator.num_processes > 1:
         raise ValueError("several processes need a folder that they share: give --output FOLDER")
-    if args.output is not None and Path(args.output).is_file():
-        raise ValueError(f"--output {args.output} is a file; a folder is needed")
-    with tempfile.TemporaryDirectory() as temporary:
+    writes = args.output is not None and accelerator.is_main_process
+    with tempfile.TemporaryDirectory() as temporary, claim(Path(args.output), option="--output ") if writes else nullcontext():
         configs = {Path(args.output or temporary) / f"{name}.jsonl": config for name, config in runs.items()}
         questions = {path: check_evaluation(config) for path, config in configs.items()}  # all of them, before the first answer
         for model, paths in groupby(configs, key=lambda path: configs[path].model):  # a policy is loaded once for all that ask it in turn
             answer_all(model, {path: (configs[path], *questions[path]) for path in paths}, accelerator)
         if accelerator.is_main_process:
-            report_evaluation({path: config.evaluation.num_items for path, config in configs.items()})
+            report_evaluation({path: len(items) for path, (_, items) in questions.items()})
 
 
 def check_evaluation(config: Config) -> tuple[Any, list[Any]]:
@@ -112,7 +143,7 @@ def check_evaluation(config: Config) -> tuple[Any, list[Any]]:
     """
     task, sampler = build_task(config.task), config.evaluation.sampler
     items = task.load(config.task.test)[: config.evaluation.num_items]
-    longest = read_config(base_of(locate(config.model.path)) or config.model.path).max_sequence_length
+    longest = with_newest(config.model.path, lambda folder: read_config(base_of(folder) or folder).max_sequence_length)
     if (sampler.response_length or 0) >= longest:
         raise ValueError(f"a generation length of {sampler.response_length}: the model reads at most {longest} tokens, the prompt included")
     templates = [task.template(item) for item in items]
@@ -123,22 +154,26 @@ def check_evaluation(config: Config) -> tuple[Any, list[Any]]:
 
 def answer_all(model: ModelConfig, questions: dict[Path, tuple[Config, Any, list[Any]]], accelerator: Accelerator) -> None:
     """Let one policy answer the items of each file → (config, task, items) into that file."""
-    policy, tokenizer = load_policy(model, accelerator.device)
-    share: dict[str, Any] = {"process": accelerator.process_index, "num_processes": accelerator.num_processes}
+
+    def load(folder: str) -> tuple[Any, Any, dict[str, str]]:
+        return *load_policy(replace(model, path=folder), accelerator.device), fingerprint_parts(folder)
+
+    policy, tokenizer, parts = with_newest(model.path, load)
+    share: dict[str, Any] = {"parts": parts, "process": accelerator.process_index, "num_processes": accelerator.num_processes}
     for path, (config, task, items) in questions.items():
         vocabulary = allowed_vocabulary(model, task, policy, tokenizer)
         evaluate_to_file(policy, tokenizer, task, items, config, vocabulary, path, wait=accelerator.wait_for_everyone, **share)
 
 
-def report_evaluation(limits: dict[Path, int | None]) -> None:
+def report_evaluation(limits: dict[Path, int]) -> None:
     """Accuracies by grading and by kind of item, what an answer cost, and which items were never asked.
 
     Args:
-        limits: file → how many items of it are counted, the first ones; None for all. It may hold more, of an earlier evaluation.
+        limits: file → how many items of it are counted, the first ones. It may hold more, of an earlier evaluation.
     """
     found, problems = grade_files(limits)
     # One folder holds them all, and may be a temporary one: its name says nothing.
-    items = [replace(item, run=item.file.stem) for item in found if (limit := limits[item.file]) is None or item.index < limit]
+    items = [replace(item, run=item.file.stem) for item in found if item.index < limits[item.file]]
     print(format_scores(summarise(items)))
     for path, limit in limits.items():
         counted = [item for item in items if item.file == path]

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from dmpo_ref.cli.parser import complain
+from dmpo_ref.cli.terminal import complain
 from dmpo_ref.evaluation.gradings import as_result, describe_item, format_scores, grade_files, summarise
 from dmpo_ref.evaluation.table import PUBLISHED, as_columns, draw_table, format_table, read_runs
 from dmpo_ref.runtime.files import write_atomically

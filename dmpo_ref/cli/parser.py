@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
+import os
 from functools import partial
 from typing import Any, NoReturn
 
 from dmpo_ref import __version__
+from dmpo_ref.cli.terminal import complain
 from dmpo_ref.config import Option, describe_options
 from dmpo_ref.forecast.hardware import BANDWIDTH, FLOPS
 
@@ -20,6 +21,7 @@ EXAMPLES = {
     "  dmpo grade countdown_instruct_256_128_0_generations.json --explain 3",
     "table": "dmpo table results/base results/mine --figure table.png",
     "plan": "dmpo plan toy_sudoku --gpu-memory 24 train.num_rollouts=64",
+    "rerun": "dmpo rerun runs/toy_sudoku\n  dmpo rerun runs/toy_sudoku output=runs/again device=cpu",
     "export": "dmpo export runs/llada_sudoku merged --merge",
 }
 TOY = {  # name → the function that reads the other words and runs the command; its line in `dmpo --help`
@@ -68,7 +70,7 @@ def add_command(commands: Any, module: str, name: str, help: str, options: str =
     command = commands.add_parser(name, help=help.replace("%", "%%"), description=help, example=EXAMPLES[name], options=options)
     command.set_defaults(run=f"dmpo_ref.cli.{module}:run_{name}")
     if options:
-        command.add_argument("config", metavar="CONFIG", help="YAML file, or the name of a preset such as toy_sudoku")
+        command.add_argument("config", type=as_name, metavar="CONFIG", help="YAML file, or the name of a preset such as toy_sudoku")
         command.add_argument("overrides", nargs="*", default=[], metavar="key=value")
     return command
 
@@ -85,10 +87,10 @@ def add_config_commands(commands: Any) -> None:
     command.add_argument("--item", type=int, default=0, help="number of the test item, from 0 (default 0)")
     command.add_argument("--puzzle", help="an item given as text instead: 16 digits with 0 for blanks, 30,100,93=23, or a question")
     command.add_argument("--num-samples", type=int, default=1, help="answers to draw (default 1)")
-    command.add_argument("--draw", metavar="FILE", help="draw who was unmasked when, in the first answer: .png, or .gif to see it move")
+    command.add_argument("--draw", type=as_name, metavar="FILE", help="draw who was unmasked when, in the first answer: .png or .gif")
 
     command = add("evaluate", "Accuracy on the test items of one or more tasks, a CONFIG each, at several lengths, with several samplers.")
-    command.add_argument("--output", metavar="FOLDER", help="keep every answer here; an evaluation that was killed goes on")
+    command.add_argument("--output", type=as_name, metavar="FOLDER", help="keep every answer here; an evaluation that was killed goes on")
     command.add_argument("--lengths", type=as_lengths, default=[], metavar="L,…", help="generation lengths, such as 128,256,512")
     command.add_argument("--samplers", type=as_words, default=[], metavar="S,…", help="such as confidence,confidence+prefix,wino")
 
@@ -105,21 +107,32 @@ def add_other_commands(commands: Any) -> None:
     """What takes files."""
     about = "Both gradings of answers in files: of dmpo evaluate, or as d1 and DMPO publish them."
     command = add_command(commands, "grading", "grade", about)
-    command.add_argument("files", nargs="+", metavar="FILE", help="NAME.jsonl of dmpo evaluate, or TASK_…_generations.json")
-    command.add_argument("--output", metavar="FILE.jsonl", help="also write the grade of every answer to this new file")
+    command.add_argument("files", type=as_name, nargs="+", metavar="FILE", help="NAME.jsonl of dmpo evaluate, or TASK_…_generations.json")
+    command.add_argument("--output", type=as_name, metavar="FILE.jsonl", help="also write the grade of every answer to this new file")
     command.add_argument("--explain", type=int, action="append", default=[], metavar="INDEX", help="explain this item of each file, from 0")
 
     command = add_command(commands, "grading", "table", "Runs side by side with the published numbers, with 95 % intervals.")
     command.add_argument(
-        "runs", nargs="*", default=[], metavar="RUN", help="folder that dmpo evaluate --output wrote, or with files of generations"
+        "runs",
+        type=as_name,
+        nargs="*",
+        default=[],
+        metavar="RUN",
+        help="folder of dmpo evaluate --output, or with files of generations",
     )
     command.add_argument("--markdown", action="store_true", help="a Markdown table instead of text")
-    command.add_argument("--figure", metavar="FILE", help="also draw it as bars, .png or .svg")
+    command.add_argument("--figure", type=as_name, metavar="FILE", help="also draw it as bars, .png or .svg")
+
+    command = add_command(
+        commands, "commands", "rerun", "Repeat a run into a new folder and compare the metrics; exit code 1 if they differ."
+    )
+    command.add_argument("run_folder", metavar="FOLDER", help="folder of a run; the new one is FOLDER_rerun, or output=…")
+    command.add_argument("overrides", nargs="*", default=[], metavar="key=value")
 
     about = "Write the policy of a run as a plain checkpoint, or its adapters as plain PEFT adapters."
     command = add_command(commands, "commands", "export", about)
-    command.add_argument("source", metavar="RUN", help="folder of a run or of one of its checkpoints")
-    command.add_argument("target", metavar="OUTPUT", help="folder to write; must not exist")
+    command.add_argument("source", type=as_name, metavar="RUN", help="folder of a run or of one of its checkpoints")
+    command.add_argument("target", type=as_name, metavar="OUTPUT", help="folder to write; must not exist")
     command.add_argument("--merge", action="store_true", help="add the adapters to the weights of their base")
 
 
@@ -135,6 +148,11 @@ def options_page(options: dict[str, Option]) -> str:
     return "\n".join(lines)
 
 
+def as_name(text: str) -> str:
+    """A file or folder; `~`, which a shell leaves alone in `--output=~/x`, is the home folder."""
+    return os.path.expanduser(text)
+
+
 def as_words(text: str) -> list[str]:
     """`a,b` as a list."""
     return [word.strip() for word in text.split(",") if word.strip()]
@@ -145,9 +163,3 @@ def as_lengths(text: str) -> list[int]:
     if not all(word.isdecimal() and int(word) > 0 for word in as_words(text)):
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of lengths such as 128,256")
     return [int(word) for word in as_words(text)]
-
-
-def complain(message: str, *, code: int) -> int:
-    """One line on stderr; returns the exit code."""
-    print(f"dmpo: {message}", file=sys.stderr)
-    return code

@@ -6,9 +6,10 @@ Each item has its own random stream, keyed by (seed, its index), so answers depe
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from typing import TypeVar
 
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -16,12 +17,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from dmpo_ref.config import EvaluationConfig, SamplerConfig
 from dmpo_ref.likelihood import Vocabulary
 from dmpo_ref.masking import stream
+from dmpo_ref.models.loading import locate
 from dmpo_ref.rollout import Rollout
 from dmpo_ref.runtime.processes import Processes
 from dmpo_ref.samplers import sample
 from dmpo_ref.tasks.base import Grade, Task, accuracy_by_kind
 from dmpo_ref.tasks.encoding import answer_texts, encode, end_ids
 
+T = TypeVar("T")
 ITEMS_PER_BATCH = 64  # finished answers are written after each batch
 
 
@@ -69,6 +72,22 @@ class Evaluation:
     by_kind: dict[str, float]
     answers: list[list[str]]
     forwards: int
+
+
+def with_newest(path: str, use: Callable[[str], T]) -> T:
+    """What `use` makes of a policy's folder: of a run, its newest checkpoint. If the run goes on and has removed that one
+    meanwhile, it is tried with the next.
+
+    Args:
+        path: as in `model.path`.
+    """
+    while True:
+        folder = str(locate(path))
+        try:
+            return use(folder)
+        except (OSError, ValueError):
+            if str(locate(path)) == folder:
+                raise
 
 
 def evaluate(

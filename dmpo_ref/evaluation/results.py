@@ -7,9 +7,9 @@ there, both are kept in `<name>.jsonl.<process>.part`.
 
 from __future__ import annotations
 
-import hashlib
+import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from dmpo_ref.config import Config, flat
 from dmpo_ref.evaluation.answering import ITEMS_PER_BATCH, Answer, answer_items
 from dmpo_ref.likelihood import Vocabulary
-from dmpo_ref.models.loading import latest_checkpoint
+from dmpo_ref.models.fingerprint import fingerprint_parts
 from dmpo_ref.presets.loading import validate
-from dmpo_ref.runtime.files import as_lines, write_atomically
+from dmpo_ref.runtime.files import EntryFile, as_lines, read_lines, write_atomically
+from dmpo_ref.runtime.origin import digest_of_prompt, versions
 from dmpo_ref.tasks.base import Task
 
 # What an answer depends on; an evaluation goes on only if all of it is unchanged. A folder of adapters says itself what they are.
@@ -29,6 +30,8 @@ NOT_DECISIVE = (
     *("model.lora_", "model.gradient_checkpointing", "model.compile"),
     *("task.train", "task.reward", "evaluation.sampler.micro_batch"),
 )
+ANSWER: dict[str, Any] = {"index": int, "sample": int, "num_tokens": int, "question": object, "ground_truth": object, "generation": object}
+COST: dict[str, Any] = {"first": int, "answers": int, "seconds": (int, float), "forwards": int}
 
 
 def evaluate_to_file(
@@ -40,6 +43,7 @@ def evaluate_to_file(
     vocabulary: Vocabulary,
     path: Path,
     *,
+    parts: dict[str, str] | None = None,
     process: int = 0,
     num_processes: int = 1,
     wait: Callable[[], object] = lambda: None,
@@ -48,6 +52,7 @@ def evaluate_to_file(
 
     Args:
         path: ends in .jsonl.
+        parts: `fingerprint_parts` of the policy; None: they are taken here.
         process, num_processes: which share of the batches is this process's.
         wait: blocks until every process has called it.
 
@@ -56,7 +61,7 @@ def evaluate_to_file(
             named.
     """
     config = validate(config)
-    header, num_samples = describe(config), config.evaluation.num_samples
+    header, num_samples = describe(config, parts), config.evaluation.num_samples
     path.parent.mkdir(parents=True, exist_ok=True)
     done = {(line["index"], line["sample"]): line for line in read_all(path, header) if "index" in line}
     check_items(done, task, items, path)
@@ -64,15 +69,16 @@ def evaluate_to_file(
     missing = {i - i % ITEMS_PER_BATCH for i in range(len(items)) for n in range(num_samples) if (i, n) not in done}
     part = path.with_name(f"{path.name}.{process}.part")
     if mine := sorted(missing)[process::num_processes]:
-        write_atomically(part, as_lines([header, *read_lines(part, header)]))  # without a line that a crash cut off
+        file = None
         sampler, seed = config.evaluation.sampler, config.seed
         for batch in answer_items(model, tokenizer, task, items, sampler, vocabulary, mine, num_samples=num_samples, seed=seed):
             answers = [as_line(answer, task, items) for answer in batch.answers if (answer.index, answer.sample) not in done]
             cost = {"first": batch.answers[0].index, "answers": len(batch.answers), "seconds": round(batch.seconds, 4)}
             cost |= {"forwards": batch.forwards, "fed_tokens": batch.fed_tokens}
-            with part.open("a", encoding="utf-8") as file:
-                # The cost goes first: if a crash cuts these lines off, answers are missing and the batch is run again.
-                file.write(as_lines([cost, *answers]))
+            # Not before there is an answer; and without a line that a crash cut off.
+            file = file or EntryFile(part, [header, *read_part(part, header)])
+            # The cost goes first: if a crash cuts these lines off, answers are missing and the batch is run again.
+            file.write([cost, *answers])
     wait()
     # Parts beside a finished file: the process was killed before it had removed them.
     if process == 0 and (not path.is_file() or parts_of(path)):
@@ -109,26 +115,48 @@ def parts_of(path: Path) -> list[Path]:
 
 def read_all(path: Path, header: dict[str, Any]) -> list[dict[str, Any]]:
     """The lines of a results file, of its cost and of the parts of interrupted processes, as far as they are there."""
-    return [line for file in (path, timing_of(path), *parts_of(path)) for line in read_lines(file, header)]
+    files = [read_part(file, header) for file in (path, *parts_of(path))]
+    return [*only(read_lines(timing_of(path)), COST), *itertools.chain(*files)]
 
 
-def read_lines(path: Path, header: dict[str, Any]) -> list[dict[str, Any]]:
-    """The lines of a file after its header, none if there is no file; a line that a crash cut off is left out.
+def read_part(path: Path, header: dict[str, Any]) -> list[dict[str, Any]]:
+    """Answers and costs in a file after its header, none if there is no file. What is neither was damaged, and is left out: it is
+    asked again.
 
     Raises:
-        ValueError: the header is not the one wanted.
+        ValueError: the header is not the one wanted, or an answer stands twice.
     """
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            continue
-    if lines and "setting" in lines[0] and lines[0] != header:
-        then, now = (line["setting"] | {key: line[key] for key in line if key != "setting"} for line in (lines[0], header))
-        key = next(key for key in {**then, **now} if then.get(key) != now.get(key))
-        raise ValueError(f"{path} was made with {key}={then.get(key)}, not {now.get(key)}; choose another output folder, or remove it")
-    return [line for line in lines if "setting" not in line]
+    lines = read_lines(path)
+    first = (lines[0] if lines else None) or {}
+    if path.is_file() and path.stat().st_size and not isinstance(first.get("setting"), dict):
+        raise ValueError(f"{path}: the first line does not say what was evaluated; move the file away, or choose another output folder")
+    if any(lines[1:]):  # else there is nothing that could be stale
+        check_header(path, first, header)
+    places: dict[tuple[int, int], int] = {}
+    for number, line in enumerate(lines, start=1):
+        for answer in only([line], ANSWER):
+            if (key := (answer["index"], answer["sample"])) in places:
+                problem = f"item {key[0]}, answer {key[1]} stands in line {places[key]} already"
+                raise ValueError(f"{path}, line {number}: {problem}; remove one of the two lines")
+            places[key] = number
+    return only(lines, ANSWER) + only(lines, COST)
+
+
+def only(lines: Sequence[dict[str, Any] | None], fields: dict[str, Any]) -> list[dict[str, Any]]:
+    """The lines that have these fields, of these types."""
+    return [line for line in lines if line and all(name in line and isinstance(line[name], kind) for name, kind in fields.items())]
+
+
+def check_header(path: Path, then: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuse a file that was made with something else, naming the first thing that differs."""
+    if then.keys() != now.keys():
+        problem = "was made by an earlier version, which noted less of what decides an answer"
+        raise ValueError(f"{path} {problem}; dmpo grade and dmpo table read it as it is; choose another output folder to evaluate anew")
+    before, after = (line["setting"] | line["policy"] | line["versions"] | {"prompt_text": line["prompt_text"]} for line in (then, now))
+    for key in after | before:
+        if before.get(key) != after.get(key):
+            different = f"{key}={before.get(key)}, not {after.get(key)}"
+            raise ValueError(f"{path} was made with {different}; choose another output folder, or remove it")
 
 
 def grid(config: Config, lengths: list[int], samplers: list[str]) -> Iterator[tuple[str, list[str]]]:
@@ -156,24 +184,18 @@ def grid(config: Config, lengths: list[int], samplers: list[str]) -> Iterator[tu
             yield "_".join(str(part) for part in (config.task.name, length, word.removesuffix("+none")) if part is not None), overrides
 
 
-def describe(config: Config) -> dict[str, Any]:
-    """First line of a results file: every option that decides an answer, and digests of the weights and of the prompt file's text."""
+def describe(config: Config, parts: dict[str, str] | None = None) -> dict[str, Any]:
+    """First line of a results file: every option that decides an answer, digests of the policy's files and of the prompt file's
+    text, and versions. The items stand beside their answers, and are compared one by one.
+
+    Args:
+        parts: as in `evaluate_to_file`.
+    """
     chosen = {key: value for key, value in flat(config).items() if key.startswith(DECISIVE) and not key.startswith(NOT_DECISIVE)}
-    file = config.task.prompt_file
-    prompt = None if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
-    return {"setting": chosen, "fingerprint": fingerprint(config.model.path), "prompt_text": prompt}
-
-
-def fingerprint(source: str) -> str | None:
-    """Short digest of the weights in a local folder (sizes, and the first and last MB of each file); None for a hub name."""
-    folder = latest_checkpoint(Path(source)) or Path(source)
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            digest.update(f"{path.name} {path.stat().st_size}".encode() + file.read(1 << 20))
-            file.seek(max(0, path.stat().st_size - (1 << 20)))
-            digest.update(file.read())
-    return digest.hexdigest()[:16] if folder.is_dir() else None
+    parts = fingerprint_parts(config.model.path) if parts is None else parts
+    digests = {f"model.path {name}": value[:16] for name, value in parts.items()}
+    prompt = digest_of_prompt(config).get("task.prompt_file")
+    return {"setting": chosen, "policy": digests, "prompt_text": prompt and prompt[:16], "versions": versions()}
 
 
 def as_line(answer: Answer, task: Task, items: list) -> dict[str, Any]:
@@ -185,8 +207,9 @@ def as_line(answer: Answer, task: Task, items: list) -> dict[str, Any]:
 
 def describe_cost(path: Path) -> str:
     """Tokens and seconds of an answer, and forward passes, of all that a finished results file holds, in one line."""
-    answers = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[1:]]
-    costs = [json.loads(line) for line in timing_of(path).read_text(encoding="utf-8").splitlines()]
+    answers, costs = only(read_lines(path), ANSWER), only(read_lines(timing_of(path)), COST)
     tokens, seconds = (sum(line[key] for line in lines) / len(answers) for lines, key in ((answers, "num_tokens"), (costs, "seconds")))
+    if not costs:
+        return f"{path.stem}: {tokens:.1f} tokens an answer; {timing_of(path)} is missing, which held what they have cost"
     passes = sum(line["forwards"] for line in costs)
     return f"{path.stem}: {tokens:.1f} tokens and {seconds:.3f} s an answer, {passes} forward passes"

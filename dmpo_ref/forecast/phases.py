@@ -10,7 +10,7 @@ from math import ceil
 
 from dmpo_ref.config import Config, SamplerConfig
 from dmpo_ref.objectives import build_objective
-from dmpo_ref.samplers.checks import CONFIDENT, PARALLEL
+from dmpo_ref.samplers.checks import CONFIDENT, PARALLEL, steps_of
 
 
 @dataclass
@@ -54,7 +54,7 @@ def list_phases(config: Config, P: int, L: int, num_processes: int) -> list[Phas
     train, loss, log_ratio = config.train, config.loss, config.weight.log_ratio
     rollouts = train.prompts_per_round * train.num_rollouts // num_processes
     in_step = (train.prompts_per_step or train.prompts_per_round) * train.num_rollouts // num_processes
-    K, T = train.steps_per_round, config.sampler.steps or L
+    K, T = train.steps_per_round, steps_of(config.sampler, L)
     objective = build_objective(loss, config.weight)
     masks, scored = loss.num_masks, L / 2  # masks of a rollout in one step, positions scored in each
     if objective.follows_path:
@@ -113,7 +113,7 @@ def passes_of_block(sampler: SamplerConfig, L: int, *, fewest: bool) -> int:
         while b > 0:
             b, passes = b - min(max(7 * b // 10, 5), 20), passes + 1
         return passes
-    return (sampler.steps or L) * b // L
+    return steps_of(sampler, L) * b // L
 
 
 def tokens_fed(sampler: SamplerConfig, P: int, L: int, n: int) -> list[int]:

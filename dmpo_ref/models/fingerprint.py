@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
 from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
 
-from dmpo_ref.models.files import read_object, weight_files
+from dmpo_ref.models.digests import digest, digest_of_file
+from dmpo_ref.models.files import weight_files
 from dmpo_ref.models.loading import base_of, locate
 
 TOKENIZER_FILES = (
@@ -17,7 +17,6 @@ TOKENIZER_FILES = (
     *("chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja"),
     *("vocab.json", "vocab.txt", "merges.txt", "tokenizer.model"),
 )
-CHUNK_BYTES = 2**22
 
 
 def fingerprint_policy(path: str) -> str:
@@ -51,25 +50,9 @@ def fingerprint_parts(path: str) -> dict[str, str]:
     names = sorted(str(file.relative_to(folder)) for pattern in TOKENIZER_FILES for file in folder.glob(pattern))
     tokenizer = {"tokenizer": digest(folder, names)} if names else {}
     if base := base_of(folder):
-        settings = read_object(folder / "adapter_config.json") | {"base_model_name_or_path": None}
-        parts = {"adapter_config.json": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()}
+        parts = {"adapter_config.json": digest_of_file(folder, "adapter_config.json")}
         parts |= {"weights": digest(folder, ["adapter_model.safetensors"])} | tokenizer
         below = fingerprint_parts(base)
         return parts | {f"base {name}": value for name, value in below.items() if not (names and name == "tokenizer")}
     shards = [file.name for file in weight_files(folder)]
     return {"config.json": digest(folder, ["config.json"]), "weights": digest(folder, shards)} | tokenizer
-
-
-def digest(folder: Path, names: Iterable[str]) -> str:
-    """SHA-256 of names and whole contents of files, a chunk at a time."""
-    total = hashlib.sha256()
-    for name in names:
-        content = hashlib.sha256()
-        try:
-            with (folder / name).open("rb") as file:
-                while chunk := file.read(CHUNK_BYTES):
-                    content.update(chunk)
-        except OSError as error:
-            raise type(error)(f"{folder / name} cannot be read: {error.strerror}") from error
-        total.update(f"{name}\0{content.hexdigest()}\n".encode())
-    return total.hexdigest()

@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from dmpo_ref.config import ModelConfig
 from dmpo_ref.models.adapters import load_adapters, quiet
+from dmpo_ref.models.digests import check_digests
 from dmpo_ref.models.files import DAMAGED, check_shapes, describe, first_line, read_object, read_shapes, weight_files
 from dmpo_ref.models.llada import LLaDAConfig, LLaDAModelLM
 from dmpo_ref.models.tokenizers import has_tokenizer, load_tokenizer
@@ -45,6 +46,7 @@ def load_policy(
     """
     path = locate(config.path)
     if base := base or base_of(path):
+        check_digests(Path(path), pattern="adapter_model.safetensors")
         model = load_adapters(load_base(replace(config, path=base), device), Path(path), trainable=trainable)
     else:
         model = load_base(config, device)
@@ -59,6 +61,7 @@ def load_base(config: ModelConfig, device: torch.device) -> LLaDAModelLM:
     """
     path = locate(config.path)
     settings = read_config(config.path)
+    check_digests(Path(path), pattern="model*.safetensors")
     # An absolute path, because adapters remember the base that they were trained on.
     settings.name_or_path = name = os.path.realpath(path) if isinstance(path, Path) else path
     if not sys.stderr.isatty():

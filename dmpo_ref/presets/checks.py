@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dmpo_ref.config import Config, describe_options, get_option
+import math
+
+from dmpo_ref.config import Config, describe_options, get_option, shorten
 from dmpo_ref.objectives import build_objective
-from dmpo_ref.samplers.checks import check_options, has_path_log_prob
+from dmpo_ref.samplers.checks import check_memory, check_options, has_path_log_prob
 
 NO_PATH = "only sampler.name=random_order has a path probability, above temperature 0 and without guidance or stop_early"
 
@@ -31,14 +33,28 @@ def check_config(config: Config) -> None:
         for section in ("sampler", "evaluation.sampler"):
             right = "does not go with model.compile=reduce-overhead; use none, or compile=default"
             require(get_option(config, f"{section}.cache") == "none", config, f"{section}.cache", right)
+    decay = "learning_rate · weight_decay must be at most 1: a step multiplies the weights by 1 minus it"
+    require(config.optimizer.learning_rate * config.optimizer.weight_decay <= 1, config, "optimizer.weight_decay", decay)
+    check_sizes(config)
     check_weights(config)
     check_objective(config)
+
+
+def check_sizes(config: Config) -> None:
+    """Refuse more rollouts or answers than memory, as far as the config alone says; `sample` does with the lengths of the items."""
+    for sampler, keys in (
+        (config.sampler, ("train.num_rollouts", "train.prompts_per_round")),
+        (config.evaluation.sampler, ("evaluation.num_samples",)),
+    ):
+        length, counts = sampler.response_length or 1, [get_option(config, key) for key in keys]
+        what = ", ".join(f"{key}={count}" for key, count in zip(keys, counts, strict=True))
+        check_memory(sampler, math.prod(counts), length, length, what)
 
 
 def require(ok: bool, config: Config, key: str, right: str) -> None:
     """Raise the ValueError for an option unless all is well."""
     if not ok:
-        raise ValueError(f"{key}={get_option(config, key)}: {right}")
+        raise ValueError(f"{key}={shorten(get_option(config, key))}: {right}")
 
 
 def check_weights(config: Config) -> None:

@@ -4,32 +4,38 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
+import unicodedata
 from pathlib import Path
 from typing import Any, cast
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dmpo_ref.config import Config, describe_options
+from dmpo_ref.config import Config, describe_options, name_options, shorten
 from dmpo_ref.presets.checks import check_config
 
 PRESETS = Path(__file__).parent
 PATHS = ("model.path", "task.train", "task.test")  # relative to the file that names them, if they start with ./ or ../
+MOST_CHARACTERS, MOST_LEVELS = 10**6, 20  # of a config file; more is no config, and takes the parser minutes or its stack
+COMMAND_LINE = "command line"
 RENAMED = {"loss.num_replicates": "loss.num_masks", "weight.elbo_replicates": "weight.elbo_num_masks"}  # in 0.2.0
 
 
 def load_config(source: str | Path, *overrides: str) -> Config:
     """Read a YAML file (or a preset by its name), apply `section.key=value` overrides, check, and return the config.
 
-    A path in the file that starts with `./` or `../` is relative to the file, every other one to the current folder.
+    A path in the file that starts with `./` or `../` is relative to the file, every other one to the current folder; `~` is the home
+    folder. In an override a name or a path is what stands there, even if it looks like a number or a comment of YAML.
 
     Raises:
         FileNotFoundError: no such file or preset.
         ValueError: an unknown key (the nearest valid one is named), a value of the wrong type, or an impossible value.
     """
     path = find_config(source)
-    from_file, given = read_yaml(path), parse_overrides(overrides)
-    merged = merge(Config, (from_file, str(path)), (given, "command line"))
+    from_file, given = read_yaml(path), parse_overrides(Config, overrides)
+    merged = merge(Config, (from_file, str(path)), (given, COMMAND_LINE))
     for key in PATHS:
         if (value := OmegaConf.select(merged, key)).startswith(("./", "../")):
             # Made absolute in either case, so that the config that a run writes means the same wherever it is read.
@@ -57,14 +63,14 @@ def load_run_config(path: Path) -> Config:
     from_file = read_yaml(path)
     for old, new in RENAMED.items():
         section, _, name = old.partition(".")
-        if section in from_file and name in from_file[section]:
+        if isinstance(from_file.get(section), DictConfig) and name in from_file[section]:
             OmegaConf.update(from_file, new, from_file[section].pop(name))
     return cast(Config, OmegaConf.to_object(merge(Config, (from_file, str(path)))))
 
 
 def load_options(cls: type, *overrides: str) -> Any:
     """A single dataclass of options from `key=value` overrides; errors as in `load_config`."""
-    return OmegaConf.to_object(merge(cls, (parse_overrides(overrides), "command line")))
+    return OmegaConf.to_object(merge(cls, (parse_overrides(cls, overrides), COMMAND_LINE)))
 
 
 def to_yaml(config: Config) -> str:
@@ -78,55 +84,121 @@ def find_config(source: str | Path) -> Path:
         if path.is_file():
             return path
     names = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml")))
-    raise FileNotFoundError(f"no config file {source}: give the path of a YAML file or a preset ({names})")
+    raise FileNotFoundError(f"no config file {shorten(source)}: give the path of a YAML file or a preset ({names})")
 
 
 def read_yaml(path: Path) -> DictConfig:
     """The mapping in a YAML file."""
     try:
-        content = OmegaConf.load(path)
+        text = path.read_text(encoding="utf-8-sig")
+        check_yaml(text)
+        content = OmegaConf.create(text) if is_mapping(text) else None
+    except OSError:
+        raise  # it could not be read: nothing is known of what it holds
     except Exception as error:  # the parser raises a family of its own; whatever it is, the file is not YAML
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{path} is not valid YAML: {shorten(error)}") from error
     if not isinstance(content, DictConfig):
         raise ValueError(f"{path}: a mapping of sections is needed, such as `train:` with `rounds: 10` under it")
     return content
 
 
-def parse_overrides(overrides: tuple[str, ...]) -> DictConfig:
-    """`section.key=value` words, values read as YAML."""
+def is_mapping(text: str) -> bool:
+    """Whether YAML is a mapping, or empty."""
+    return isinstance(yaml.compose(text, Loader=yaml.SafeLoader) or yaml.MappingNode("", []), yaml.MappingNode)
+
+
+def check_yaml(text: str) -> None:
+    """Refuse what would take the parser too long or too deep, and what a config does not need (ValueError)."""
+    if len(text) > MOST_CHARACTERS:
+        raise ValueError(f"{len(text):,} characters; a config has at most {MOST_CHARACTERS:,}")
+    level = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        level += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if level > MOST_LEVELS or isinstance(event, yaml.AliasEvent):
+            raise ValueError("a config has neither aliases nor more than a few levels; write its sections out")
+        if isinstance(event, yaml.ScalarEvent):
+            check_filled_in(event.value)
+
+
+def check_filled_in(text: str) -> None:
+    """Refuse `${x}`, which another tool or the shell should have filled in (ValueError)."""
+    if "${" in text:
+        raise ValueError(f"{shorten(text)}: ${{…}} is not filled in here; write the value itself")
+
+
+def parse_overrides(cls: type, overrides: tuple[str, ...]) -> DictConfig:
+    """`section.key=value` words. A value is read as YAML, but a name or a path is taken as it stands."""
+    given, names = OmegaConf.create({}), name_options(cls)
     for override in overrides:
-        if "=" not in override or override.startswith("="):
-            raise ValueError(f"override {override!r} is not of the form section.key=value")
-    try:
-        return OmegaConf.from_dotlist(list(overrides))
-    except Exception as error:  # again a parser's own family of errors
-        raise ValueError(f"command line: {' '.join(str(error).split())}") from error
+        key, equals, text = override.partition("=")
+        if not key or not equals:
+            raise ValueError(f"override {shorten(repr(override))} is not of the form section.key=value")
+        check_key(key, COMMAND_LINE, cls)
+        try:
+            check_filled_in(text)
+            if text == "???" or (key in names and text == ""):
+                raise ValueError("a value is needed")
+            if key in names:
+                OmegaConf.update(given, key, None if text == "null" else text)
+            else:
+                check_yaml(text)
+                given = cast(DictConfig, OmegaConf.merge(given, OmegaConf.from_dotlist([override])))
+        except Exception as error:  # again a parser's own family of errors
+            raise ValueError(f"{COMMAND_LINE}: {key}: {shorten(error)}") from error
+        check_values(OmegaConf.to_container(given), COMMAND_LINE, cls)
+    return given
 
 
 def merge(cls: type, *layers: tuple[DictConfig, str]) -> DictConfig:
-    """The defaults of a dataclass, overlaid with layers of (values, where they came from)."""
+    """The defaults of a dataclass, overlaid with layers of (values, where they came from); `~` is the home folder."""
     merged = OmegaConf.structured(cls)
     for layer, origin in layers:
+        check_values(OmegaConf.to_container(layer), origin, cls)
         try:
             merged = OmegaConf.merge(merged, layer)
         except OmegaConfBaseException as error:
             raise ValueError(describe_error(error, origin, cls)) from error
     if missing := sorted(OmegaConf.missing_keys(merged)):
         raise ValueError(f"{layers[0][1]}: {missing[0]} is not set; add it there or give {missing[0]}=… on the command line")
+    for key in name_options(cls):
+        if (name := OmegaConf.select(merged, key)) is not None:
+            OmegaConf.update(merged, key, os.path.expanduser(name))
     return merged
+
+
+def check_values(values: Any, origin: str, cls: type, prefix: str = "") -> None:
+    """Refuse unknown keys, sections that are none, and names that are not text (ValueError)."""
+    names = name_options(cls)
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        is_section = check_key(key, origin, cls)
+        if is_section and not isinstance(value, dict):
+            raise ValueError(f"{origin}: {key}: a section must be a mapping of options, such as `train:` with `rounds: 10` under it")
+        if is_section:
+            check_values(value, origin, cls, f"{key}.")
+        elif key in names and value is not None:
+            if not isinstance(value, str):
+                raise ValueError(f"{origin}: {key}: {shorten(value)} is no text in YAML; put the name in quotes")
+            if any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
+                raise ValueError(f"{origin}: {key}: {shorten(ascii(value))} has a control character; choose another name")
+
+
+def check_key(key: str, origin: str, cls: type) -> bool:
+    """Refuse a key that is not there, naming the nearest (ValueError). Returns whether it is one of a section."""
+    options = describe_options(cls)
+    sections = {option.rpartition(".")[0] for option in options} - {""}
+    if key in RENAMED:
+        raise ValueError(f"{origin}: {key} is called {RENAMED[key]} since version 0.2.0")
+    if key.partition(".")[0] not in {*options, *sections}:
+        key = key.partition(".")[0]
+    if key not in options and key not in sections:
+        nearest = difflib.get_close_matches(key[:80], [*options, *sorted(sections)], n=1, cutoff=0.0)[0]
+        raise ValueError(f"{origin}: unknown key {key[:80]!r}; did you mean {nearest!r}?")
+    return key in sections
 
 
 def describe_error(error: OmegaConfBaseException, origin: str, cls: type) -> str:
     """One line for an error of the configuration library: which key, what was wrong, what would be right."""
     key, options = error.full_key or "", describe_options(cls)
-    if key in RENAMED:
-        return f"{origin}: {key} is called {RENAMED[key]} since version 0.2.0"
-    known = [*options, *sorted({option.rpartition(".")[0] for option in options} - {""})]
-    if key and key not in known:
-        nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
-        return f"{origin}: unknown key {key[:80]!r}; did you mean {nearest!r}?"
-    message = str(error).splitlines()[0]
-    if "Merge error" in message:
-        message = "a section must be a mapping of options, such as `train:` with `rounds: 10` under it"
     wanted = f" (wanted: {options[key].kind}; {options[key].help})" if key in options else ""
-    return f"{origin}: {key + ': ' if key else ''}{message}{wanted}"
+    return f"{origin}: {key + ': ' if key else ''}{shorten(str(error).splitlines()[0])}{wanted}"

@@ -7,7 +7,8 @@ Random streams are keyed by what they are for (`masking.stream`), so there is no
 from __future__ import annotations
 
 import dataclasses
-import shutil
+from contextlib import suppress
+from operator import index
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -20,14 +21,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dmpo_ref.config import Config, SamplerConfig, flat
 from dmpo_ref.models.adapters import trained_weights
-from dmpo_ref.models.loading import first_line, latest_checkpoint
+from dmpo_ref.models.digests import check_digests, files_of, write_digests
+from dmpo_ref.models.files import first_line
+from dmpo_ref.models.loading import checkpoints
 from dmpo_ref.models.reference import Reference
 from dmpo_ref.models.sharding import gather, gather_optimizer, shard_optimizer
 from dmpo_ref.models.tokenizers import save_tokenizer
 from dmpo_ref.presets.loading import load_run_config, to_yaml
 from dmpo_ref.rollout import Experience, Rollout
-from dmpo_ref.runtime.files import force_to_disk
-from dmpo_ref.runtime.processes import Processes
+from dmpo_ref.runtime.files import discard, force_to_disk
+from dmpo_ref.runtime.origin import record_checkpoint
+from dmpo_ref.runtime.processes import Processes, is_first_process
 from dmpo_ref.runtime.state import TrainState
 
 # A resumed run may differ from the interrupted one in these, and in `evaluation`, and still be trained to the same numbers up to
@@ -58,6 +62,7 @@ def save_checkpoint(
         "round": state.round,
         "step": state.step,
         "counters": state.counters,
+        "origin": state.origin,
         "optimizer": gather_optimizer(state.optimizer, keep=processes.is_main),
         "schedule": state.schedule.state_dict(),
         "buffers": [[dataclasses.asdict(experience) for experience in buffer] for buffer in buffers],
@@ -84,7 +89,7 @@ def write_checkpoint(
     output = Path(config.output)
     folder = output / f"checkpoint-{saved['round']:06d}"
     temporary = output / f".{folder.name}.partial"
-    shutil.rmtree(temporary, ignore_errors=True)
+    discard(temporary)
     try:
         policy.save_pretrained(temporary, state_dict=weights)
         save_tokenizer(tokenizer, temporary)
@@ -92,19 +97,22 @@ def write_checkpoint(
         if reference:
             save_file({name: value.contiguous() for name, value in reference.items()}, temporary / "reference.safetensors")
         torch.save(saved, temporary / "state.pt")
-        for written in (*(p for p in temporary.rglob("*") if p.is_file()), temporary, *output.glob("*.jsonl")):
+        write_digests(temporary)
+        for written in (*(temporary / name for name in files_of(temporary)), temporary, *output.glob("*.jsonl")):
             force_to_disk(written)
+        temporary.rename(folder)  # fails if something of that name, which is not this run's, lies there
     except torch.OutOfMemoryError:
         raise
     except (OSError, RuntimeError, SafetensorError) as error:  # the last two are what torch and safetensors make of a full disk
-        shutil.rmtree(temporary, ignore_errors=True)
+        discard(temporary)
+        go_on = "go on with --resume" if checkpoints(output) else "start again, without --resume: there is no checkpoint yet"
         problem = f"{folder} cannot be written: {first_line(error)}"
-        raise OSError(f"{problem}; make space or repair the folder, then go on with --resume") from error
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+        raise OSError(f"{problem}; make space or repair the folder, then {go_on}") from error
     force_to_disk(output)
-    for older in sorted(output.glob("checkpoint-*[0-9]"))[: -config.train.keep_checkpoints]:
-        shutil.rmtree(older)
+    record_checkpoint(output, saved["round"])
+    for older in checkpoints(output)[: -config.train.keep_checkpoints]:
+        if (older / "run.yaml").is_file() and not older.is_symlink():  # another program's stays
+            discard(older)
 
 
 @dataclasses.dataclass
@@ -122,39 +130,72 @@ class Checkpoint:
         then = len(self.buffers)
         if then != processes.count and any(self.buffers):
             raise ValueError(f"{self.folder} was written by {then} processes, with a part each; resume with {then}, not {processes.count}")
-        state.round, state.step, state.counters = self.state["round"], self.state["step"], self.state["counters"]
+        try:
+            state.round, state.step = index(self.state["round"]), index(self.state["step"])
+            state.counters = {name: self.state["counters"][name] + 0 for name in state.counters}
+            state.optimizer.load_state_dict(shard_optimizer(self.state["optimizer"], state.optimizer))
+            state.schedule.load_state_dict(self.state["schedule"])
+        except DAMAGED as error:
+            raise ValueError(describe_damage(self.folder, error)) from error
         if any(self.buffers):
             state.buffer = [experience.to(processes.device) for experience in self.buffers[processes.index]]
-        state.optimizer.load_state_dict(shard_optimizer(self.state["optimizer"], state.optimizer))
-        state.schedule.load_state_dict(self.state["schedule"])
 
 
 def load_checkpoint(output: Path, config: Config) -> Checkpoint | None:
     """The newest checkpoint of a run; None if there is none yet.
 
     Raises:
-        ValueError: the run was started with another config (the first key that differs is named), or a file is missing or damaged.
+        ValueError: the run was started with another config (the first key that differs is named), or a file is missing or damaged;
+            then the newest one before it that is whole is named, if there is one.
     """
-    folder = latest_checkpoint(output)
-    if folder is None:
+    if not (found := checkpoints(output)):
         return None
     try:
-        then = load_run_config(folder / "run.yaml")
-        # Mapped, not read: with shards every process has this file, and needs only a part of it.
-        state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True, mmap=True)
-        buffers = [[as_experience(stored) for stored in buffer] for buffer in state.pop("buffers")]
-        reference = load_file(folder / "reference.safetensors") if (folder / "reference.safetensors").is_file() else {}
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, SafetensorError, UnpicklingError) as error:
-        problem = f"{folder} is incomplete or damaged, so it cannot be resumed from: {first_line(error)}"
-        raise ValueError(f"{problem}; put a copy of it back, or remove the run and start again") from error
-    check_same(then, config)
-    return Checkpoint(folder, state, reference, buffers)
+        then, checkpoint = read_checkpoint(found[-1])
+    except DAMAGED as error:
+        raise ValueError(describe_damage(found[-1], error)) from error
+    check_same(then, config, may_move="origin" in checkpoint.state)
+    return checkpoint
 
 
-def check_same(then: Config, now: Config) -> None:
-    """Refuse to resume a run with another config, naming the first key that would change its numbers."""
+# What reading of a checkpoint raises if its files, or what is in them, are not as they were written.
+DAMAGED = (OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, SafetensorError, UnpicklingError)
+
+
+def read_checkpoint(folder: Path) -> tuple[Config, Checkpoint]:
+    """The config of a checkpoint, and the checkpoint. Raises what `DAMAGED` lists."""
+    if is_first_process():  # the others need not read every byte too
+        check_digests(folder)
+    then = load_run_config(folder / "run.yaml")
+    # Mapped, not read: with shards every process has this file, and needs only a part of it.
+    state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True, mmap=True)
+    buffers = [[as_experience(stored) for stored in buffer] for buffer in state.pop("buffers")]
+    reference = load_file(folder / "reference.safetensors") if (folder / "reference.safetensors").is_file() else {}
+    return then, Checkpoint(folder, state, reference, buffers)
+
+
+def describe_damage(folder: Path, error: Exception) -> str:
+    """What is wrong with a checkpoint, and how to go on: from the newest one before it that is whole."""
+    known = checkpoints(folder.parent)
+    remedy = "put a copy of it back, or remove the run and start again"
+    for older in reversed(known[: known.index(folder)]):
+        with suppress(*DAMAGED):
+            read_checkpoint(older)
+            remedy = f"move it away, and --resume goes on from {older}, which is whole"
+            break
+    return f"{folder} is incomplete or damaged, so it cannot be resumed from: {first_line(error).partition(';')[0]}; {remedy}"
+
+
+def check_same(then: Config, now: Config, *, may_move: bool = False) -> None:
+    """Refuse to resume a run with another config, naming the first key that would change its numbers.
+
+    Args:
+        may_move: another `model.path` is allowed where the old one is gone; its contents are compared instead (`check_origin`).
+    """
     before = flat(then)
     for key, value in flat(now).items():
+        if key == "model.path" and may_move and not Path(before[key]).exists():
+            continue
         # More rounds leave those that were run as they are, unless the learning rate depends on their number.
         is_longer = key == "train.rounds" and value > before[key] and now.optimizer.schedule == "constant"
         if before[key] != value and not is_longer and not key.endswith(FREE_ON_RESUME) and not key.startswith("evaluation."):
@@ -166,4 +207,8 @@ def as_experience(stored: dict[str, Any]) -> Experience:
     """Experience from the nested dictionaries that a checkpoint holds."""
     if "log_prob" in (rollout := stored["rollout"]):  # its name in version 0.1.0
         rollout["path_log_prob"] = rollout.pop("log_prob")
-    return Experience(**stored | {"rollout": Rollout(**rollout | {"sampler": SamplerConfig(**rollout["sampler"])})})
+    experience = Experience(**stored | {"rollout": Rollout(**rollout | {"sampler": SamplerConfig(**rollout["sampler"])})})
+    for name in ("reward", "weight", "base_weight"):
+        if not getattr(experience, name).isfinite().all():
+            raise ValueError(f"state.pt: a {name} in the buffer is not a finite number")
+    return experience

@@ -5,15 +5,24 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+LEFT_OVER = r"\.(checkpoint-\d+|.+\.(jsonl|json|yaml|part))\.partial"  # what a process that died had half written
+
 
 @contextmanager
-def claim(output: Path) -> Iterator[None]:
-    """A folder that only this process writes to. If it was created here and nothing was written, it is removed again.
+def claim(output: Path, *, option: str = "output=") -> Iterator[None]:
+    """A folder that only this process writes to. What one that died has left half-written there is removed.
+
+    If the folder was created here and nothing was written, it is removed again.
+
+    Args:
+        option: how the user has named the folder, for errors.
 
     Raises:
         ValueError: another process of this machine is writing there.
@@ -23,24 +32,35 @@ def claim(output: Path) -> Iterator[None]:
     try:
         output.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
-        raise ValueError(f"output={output} is a file; a folder is needed") from None
+        raise ValueError(f"{option}{output} is a file; a folder is needed") from None
     except OSError as error:
-        raise OSError(f"output={output}: no folder can be made there ({error.strerror}); choose another output") from error
+        raise OSError(f"{option}{output}: no folder can be made there ({error.strerror}); choose another output") from error
     descriptor = os.open(output, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released when the process ends, in whatever way
     except BlockingIOError:
         os.close(descriptor)
-        raise ValueError(f"output={output} is being written by another process; wait for it, or choose another output") from None
+        raise ValueError(f"{option}{output} is being written by another process; wait for it, or choose another output") from None
     except OSError:
         pass  # a file system without locks
     try:
+        for path in output.glob(".*.partial"):
+            if re.fullmatch(LEFT_OVER, path.name):
+                discard(path)
         yield
     finally:
         for folder in made:
             with suppress(OSError):  # not empty, as it should be
                 folder.rmdir()
         os.close(descriptor)
+
+
+def discard(path: Path) -> None:
+    """Remove a file, a link or a folder with all that is in it, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def force_to_disk(path: Path) -> None:
@@ -52,33 +72,77 @@ def force_to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An error while a file is written names it and what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {error.strerror or error}; make space or repair the folder") from error
+
+
 def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that it is either the old or the new one, never half of one."""
+    """Write a text file so that it is either the old or the new one, never half of one, and nothing is left of an attempt."""
     temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(text, encoding="utf-8")
-    force_to_disk(temporary)
-    os.replace(temporary, path)
+    with naming(path):
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            force_to_disk(temporary)
+            os.replace(temporary, path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+
+
+def read_lines(path: Path) -> list[dict[str, Any] | None]:
+    """The lines of a file of JSON objects, None for each that holds something else; [] if there is no file.
+
+    What follows the last line break was cut off by a crash, and is left out.
+    """
+    try:
+        return [as_object(line) for line in path.read_bytes().split(b"\n")[:-1]]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise OSError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def as_object(line: bytes) -> dict[str, Any] | None:
+    """The JSON object in a line; None if there is none."""
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def read_entries(path: Path, *, before_round: int) -> list[dict[str, Any]]:
-    """The entries of metrics.jsonl or rollouts.jsonl that belong to rounds before this one; [] if there is no file."""
-    lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else [""]
-    # What follows the last line break was cut off by a crash; its round is run again.
-    entries = [json.loads(line) for line in lines[:-1]]
+    """The entries of metrics.jsonl or rollouts.jsonl that belong to rounds before this one; [] if there is no file.
+
+    Raises:
+        ValueError: a line that no run has written.
+    """
+    entries = []
+    for number, entry in enumerate(read_lines(path), start=1):
+        if entry is None or type(entry.get("round")) is not int:
+            remedy = "remove the line or move the file away, then the same command goes on"
+            raise ValueError(f"{path}, line {number}: not an entry of a run, a JSON object with its round; {remedy}")
+        entries.append(entry)
     return [entry for entry in entries if entry["round"] < before_round]
 
 
 class EntryFile:
-    """A file of JSON lines: metrics of a gradient step, or answers to a prompt."""
+    """A file of JSON lines: metrics of a gradient step, answers to a prompt or to test items."""
 
     def __init__(self, path: Path, entries: list[dict[str, Any]]):
-        """Start the file with the entries of the rounds before the checkpoint; later ones are dropped."""
+        """Start the file with entries that are to stay; all else in it is dropped."""
         write_atomically(path, as_lines(entries))
         self.path = path
 
     def write(self, entries: list[dict[str, Any]]) -> None:
         """Append lines."""
-        with self.path.open("a", encoding="utf-8") as file:
+        with naming(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(as_lines(entries))
 
 

@@ -1,4 +1,4 @@
-"""What a run writes beside its checkpoints: config.yaml, metrics.jsonl, rollouts.jsonl, and a tracker if one is asked for."""
+"""What a run writes beside its checkpoints: run.json, config.yaml, metrics.jsonl, rollouts.jsonl, and a tracker if one is asked for."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from dmpo_ref.objectives.base import need
 from dmpo_ref.presets.loading import to_yaml
 from dmpo_ref.rollout import Experience, Rollout
 from dmpo_ref.runtime.files import EntryFile, read_entries, write_atomically
+from dmpo_ref.runtime.origin import record_start
 from dmpo_ref.runtime.processes import Processes
 from dmpo_ref.weights import effective_sample_size
 
 NAMES = ("metrics.jsonl", "rollouts.jsonl")
+COSTS = ("seconds", "forward_passes")  # the second too: a run that ends earlier is evaluated earlier
 
 
 class RunLog:
@@ -28,8 +30,9 @@ class RunLog:
         earlier: metrics of the rounds before a resumed run goes on.
     """
 
-    def __init__(self, config: Config, processes: Processes, *, before_round: int):
+    def __init__(self, config: Config, processes: Processes, *, before_round: int, from_python: Collection[str] = ()):
         self.config, self.processes, self.output = config, processes, Path(config.output)
+        self.before_round, self.from_python = before_round, list(from_python)
         self.entries = {name: read_entries(self.output / name, before_round=before_round) for name in NAMES}
         self.earlier = self.entries["metrics.jsonl"]
         self.files: dict[str, EntryFile] = {}
@@ -39,6 +42,7 @@ class RunLog:
         tracker = self.processes.accelerator if self.config.log_with != "none" else None
         if self.processes.is_main:
             if not self.files:
+                record_start(self.config, round_number=self.before_round, from_python=self.from_python)
                 write_atomically(self.output / "config.yaml", to_yaml(self.config))
                 self.files = {name: EntryFile(self.output / name, self.entries[name]) for name in NAMES}
                 if tracker:
@@ -54,6 +58,15 @@ class RunLog:
         """End the tracker, and the exchange between processes."""
         if self.processes.accelerator:
             self.processes.accelerator.end_training()
+
+
+def first_difference(then: list[dict[str, Any]], now: list[dict[str, Any]]) -> str | None:
+    """The first metric that differs between two runs, in words; None if all that both have are equal, but for what they cost."""
+    for before, after in zip(then, now, strict=False):
+        for name in before:
+            if name in after and name not in COSTS and before[name] != after[name]:
+                return f"step {before.get('step')}: {name} {after[name]} instead of {before[name]}"
+    return None
 
 
 def describe_round(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from dmpo_ref.presets.checks import NO_PATH
 from dmpo_ref.presets.loading import validate
 from dmpo_ref.runtime.checkpoint import Checkpoint, load_checkpoint
 from dmpo_ref.runtime.logs import RunLog
+from dmpo_ref.runtime.origin import check_origin, check_output, digests_of_data, digests_of_start
 from dmpo_ref.runtime.processes import Processes, build_accelerator, check_division
 from dmpo_ref.runtime.prompts import PromptStream, find_fitting
 from dmpo_ref.runtime.state import TrainState, build_optimizer
@@ -54,11 +56,21 @@ class RunParts:
     processes: Processes
 
 
-def prepare_run(config: Config, *, task: Task | None = None, objective: Objective | None = None, resume: bool = False) -> RunParts:
-    """Load and check everything that `train` needs; arguments and errors as there."""
+def prepare_run(
+    config: Config, *, task: Task | None = None, objective: Objective | None = None, resume: bool = False, from_python: Collection[str] = ()
+) -> RunParts:
+    """Load and check everything that `train` needs; arguments and errors as there.
+
+    Args:
+        from_python: names of the arguments of `train` that no config holds; they are recorded.
+    """
     config, checkpoint = open_run(validate(config), resume=resume)
     task = task or build_task(config.task)
-    train_items, test_items = task.load(config.task.train), task.load(config.task.test)[: config.evaluation.num_items]
+    train_items, test_items = task.load(config.task.train), task.load(config.task.test)
+    origin = digests_of_data(config, task, train_items, test_items)
+    then = {} if checkpoint is None else checkpoint.state.get("origin", {})
+    check_origin(then, origin, config)
+    test_items = test_items[: config.evaluation.num_items]
     processes = Processes(build_accelerator(config))
     check_division(config.train, processes.count)
     policy, tokenizer, vocabulary = load_trainable(config, checkpoint, task, processes)
@@ -71,13 +83,17 @@ def prepare_run(config: Config, *, task: Task | None = None, objective: Objectiv
     processes.prepare(policy)
     if checkpoint is not None:
         checkpoint.restore(state, processes)
+    if processes.is_main and (checkpoint is None or needs_reference or config.model.lora_rank):  # else it is not read again
+        origin |= digests_of_start(config)
+        check_origin(then, origin, config)
+    state.origin = origin | then
     max_length = policy.config.max_sequence_length
     train_items = find_fitting(train_items, task, tokenizer, config.sampler, max_length, kind="training", report=processes.is_main)
     # Test items that are too long stay: they count as wrong.
     find_fitting(test_items, task, tokenizer, config.evaluation.sampler, max_length, kind="test", report=processes.is_main)
     count_forwards(policy, reference, state, processes)
     prompts = PromptStream(train_items, config.train.prompts_per_round, config.seed, processes.index, processes.count)
-    log = RunLog(config, processes, before_round=state.round)
+    log = RunLog(config, processes, before_round=state.round, from_python=from_python)
     return RunParts(config, task, objective, policy, tokenizer, vocabulary, reference, prompts, test_items, state, log, processes)
 
 
@@ -99,6 +115,7 @@ def open_run(config: Config, *, resume: bool) -> tuple[Config, Checkpoint | None
     if not resume and latest_checkpoint(output) is not None:
         how = "continue it with --resume (from Python resume=True)"
         raise ValueError(f"output={output} already holds a run; {how}, or choose another output")
+    check_output(config, has_checkpoint=checkpoint is not None)
     if output.resolve() == start.resolve():
         raise ValueError(f"output={output} is model.path too, where p_ref is read from; choose another output")
     if checkpoint is None and (start / "adapter_config.json").is_file():

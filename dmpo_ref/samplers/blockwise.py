@@ -99,7 +99,7 @@ def unmask_step(
     candidate = state.masked & inside
     # The even split: a block of b positions in n steps places b // n each, one more in the first b mod n steps.
     size = inside.sum(dim=-1)  # [B]
-    num_steps = config.steps * size // (state.block >= 0).sum(dim=-1) if config.steps else size
+    num_steps = (config.steps * size // (state.block >= 0).sum(dim=-1)).clamp(max=size) if config.steps else size
     quota = size // num_steps + (state.spent < size % num_steps)
     draw_index = state.current * num_steps + state.spent
     uniform = state.uniform[torch.arange(len(draw_index), device=draw_index.device), draw_index]  # [B, S]

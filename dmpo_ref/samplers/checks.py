@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 
 from torch import Tensor
 
-from dmpo_ref.config import SamplerConfig
+from dmpo_ref.config import SamplerConfig, describe_options
 
 PARALLEL = ("threshold", "factor")  # how many tokens a step places depends on how sure the model is
 CONFIDENT = ("confidence", *PARALLEL)  # which positions come next depends on it
@@ -24,15 +25,16 @@ def has_path_log_prob(config: SamplerConfig) -> bool:
 
 
 def check_options(config: SamplerConfig, section: str) -> None:
-    """Refuse options that do not go together for any response, in one line (ValueError) that names the option as `section.option`.
-
-    What each option may be by itself is its bound, in `config.py`.
-    """
+    """Refuse options out of their bounds, or that do not go together for any response, in one line (ValueError) that names the
+    option as `section.option`."""
 
     def require(ok: bool, option: str, right: str) -> None:
         if not ok:
             raise ValueError(f"{section}.{option}={getattr(config, option)}: {right}")
 
+    for option, known in describe_options(SamplerConfig).items():
+        value = getattr(config, option)
+        require(value is None or known.bound is None or known.bound.holds(value), option, known.bound.words if known.bound else "")
     name = config.name
     require(not config.guidance or name != "wino", "guidance", "wino has no guidance; use 0, or another sampler")
     require(config.cache == "none" or name in CONFIDENT, "cache", f"{name} has no cache; use none, or confidence, threshold or factor")
@@ -44,6 +46,7 @@ def check_options(config: SamplerConfig, section: str) -> None:
 def check_responses(config: SamplerConfig, response_mask: Tensor, end_tokens: Collection[int]) -> None:
     """Refuse a sampler that cannot fill these responses ([G, S]), in one line (ValueError)."""
     check_lengths(config, response_mask.sum(dim=-1))
+    check_options(config, "sampler")
     if config.cache != "none" or config.name == "wino":  # blocks must be slices, the same in every row
         slots = response_mask[0].nonzero().flatten()
         if (response_mask != response_mask[0]).any() or int(slots[-1] - slots[0]) + 1 != len(slots):
@@ -51,6 +54,24 @@ def check_responses(config: SamplerConfig, response_mask: Tensor, end_tokens: Co
             raise ValueError(f"{option} needs responses of one length without given tokens inside; use {other}")
     if config.stop_early and not end_tokens:
         raise ValueError("stop_early=true needs to know what ends an answer; give sample(..., end_tokens=...), or set it to false")
+
+
+def steps_of(config: SamplerConfig, length: int) -> int:
+    """Steps of a budget that place a token of a response of this length: at most one for each; without a budget, one for each."""
+    return min(config.steps or length, length)
+
+
+def check_memory(config: SamplerConfig, rows: int, length: int, width: int, what: str) -> None:
+    """Refuse more rollouts than this machine could hold the random numbers of, float64 [rows, T + 1, S] (ValueError).
+
+    Args:
+        rows: rollouts, of all prompts. length: L of a response, width: S of the sequence, or what is known of them.
+        what: the options to lower, with their values.
+    """
+    needed = 8 * rows * (steps_of(config, length) + 1) * width
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise ValueError(f"{what}: the random numbers alone take {needed / 1e9:,.0f} GB, and this machine has {memory / 1e9:.0f}; lower it")
 
 
 def check_lengths(config: SamplerConfig, length: Tensor) -> None:
@@ -61,7 +82,8 @@ def check_lengths(config: SamplerConfig, length: Tensor) -> None:
     if block is not None and (length % block).any():
         wrong, right = int(length[length % block != 0][0]), "choose a divisor of every response length, or null for one block"
         raise ValueError(f"block_length={block} does not divide a response of {wrong} positions; {right}")
-    if steps is not None and not 1 <= steps <= shortest:
+    # The published code takes more steps than positions for low-confidence remasking; those that find nothing masked do nothing.
+    if steps is not None and not 1 <= steps <= (steps if config.name == "confidence" else shortest):
         right = f"choose 1 to {shortest}, or null for one token per step"
         raise ValueError(f"steps={steps} for a response of {shortest} positions; {right}")
     num_blocks = int(length.max()) // block if block else 1

@@ -64,4 +64,7 @@ def token_probability(logits: Tensor, vocabulary: Vocabulary, token: Tensor) -> 
 def refuse_broken_logits(finite: Tensor) -> None:
     """ValueError unless all is True in `finite`, which says of numbers made from logits whether they are finite."""
     if not finite.all():
-        raise ValueError("the model returned logits that are NaN or all −∞ while sampling; its weights are broken")
+        raise ValueError(
+            "the model returned logits that are NaN or all −∞ while sampling: perhaps its weights are broken, or an option is too high "
+            "(optimizer.learning_rate, model.lora_alpha, sampler.guidance)"
+        )

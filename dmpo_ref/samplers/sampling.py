@@ -15,7 +15,7 @@ from dmpo_ref.likelihood import Vocabulary
 from dmpo_ref.masking import uniforms_at
 from dmpo_ref.rollout import Prompts, Rollout
 from dmpo_ref.samplers.blockwise import fill_blocks
-from dmpo_ref.samplers.checks import check_responses
+from dmpo_ref.samplers.checks import check_memory, check_responses, steps_of
 from dmpo_ref.samplers.wino import fill_wino
 
 
@@ -44,9 +44,12 @@ def sample(
             row is fed no more. Text that is cut at its first end token is what it would have been.
 
     Raises:
-        ValueError: block length or steps that do not fit the responses, `stop_early` without end tokens, or logits that are NaN.
+        ValueError: options out of their bounds, block length or steps that do not fit the responses, `stop_early` without end tokens,
+            more rollouts than memory, or logits that are NaN.
     """
     check_responses(config, prompts.response_mask, end_tokens)
+    longest, (num_prompts, width) = int(prompts.response_mask.sum(dim=-1).max()), prompts.tokens.shape
+    check_memory(config, num_prompts * num_rollouts, longest, width, f"{num_rollouts} rollouts for each of {num_prompts} prompts")
     device = prompts.tokens.device
     ends = torch.tensor(sorted(end_tokens) if config.stop_early else [], dtype=torch.long, device=device)
     rows = prompts.repeat(num_rollouts)
@@ -80,7 +83,7 @@ def draw_uniforms(config: SamplerConfig, response_mask: Tensor, num_rollouts: in
 
     Each prompt draws as many as its own response needs, so that its rollouts do not depend on the rest of the batch.
     """
-    num_steps = [config.steps or int(response.sum()) for response in response_mask]  # the most that each can take
+    num_steps = [steps_of(config, int(response.sum())) for response in response_mask]  # the most that each can take
     drawn = []
     for response, generator, T in zip(response_mask, generators, num_steps, strict=True):
         order = uniforms_at(response, generator, num_rollouts, 1)

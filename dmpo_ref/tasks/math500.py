@@ -10,33 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from dmpo_ref.config import TaskConfig
-from dmpo_ref.tasks.answers.equality import are_equal, need_math_verify
+from dmpo_ref.tasks.answers.comparison import describe_difference
+from dmpo_ref.tasks.answers.equality import need_math_verify
 from dmpo_ref.tasks.answers.latex import published_equal
 from dmpo_ref.tasks.answers.marked import closed_answers, marked_answer, published_box
 from dmpo_ref.tasks.base import ANSWER_FORM, ChatTask, Grade, Verdict
 from dmpo_ref.tasks.data import read_rows
 
 UNKNOWN_KIND = "all"
-MAX_LENGTH = 2000  # characters of an answer that the strict grading looks at
-
-# What does not change the meaning of an answer: spacing, sizes of fractions and brackets, the font of words.
-REWRITE = [
-    (re.compile(r"\\\$|\$|(?<!\\)\\[()!,;: ]|~"), " "),
-    (re.compile(r"\\(?:left|right|displaystyle)(?![A-Za-z])"), ""),
-    (re.compile(r"\\[dt]frac(?![A-Za-z])"), r"\\frac"),
-    (re.compile(r"\\(?:mbox|hbox|textbf|textit|textrm|mathrm|mathbf|mathit)(?![A-Za-z])"), r"\\text"),
-    (re.compile(r"\\text ?\{([^{}]*)\}"), r"\\text{\1}"),
-    (re.compile(r"−"), "-"),
-    (re.compile(r"\\varnothing(?![A-Za-z])"), r"\\emptyset"),
-    (re.compile(r"\s+"), " "),
-    (re.compile(r"(?<![0-9A-Za-z]) | (?![0-9A-Za-z])"), ""),  # the rest stays: 5 6 is not 56
-    (re.compile(r"\.$"), ""),
-]
-WORDS = re.compile(r"\\text\{ ?\(?[A-Za-z][^{}]*\}|[A-Za-z]{4,}")
-BASE = re.compile(r"_\{?([0-9]+)\}?$")
-THOUSANDS = re.compile(r"-?[0-9]{1,3}(?:(?:,|\{,\}| )[0-9]{3})+(?:\.[0-9]+)?")
-SEVERAL = re.compile(r",|\\pm|\\text\{ ?(?:or|and) ?\}")
-RELATION = re.compile(r"[<>]|\\(?:[lg]eq?|in)(?![A-Za-z])")
 
 
 @dataclass(frozen=True)
@@ -162,73 +143,14 @@ def from_row(row: dict[str, Any], where: str) -> Problem:
 
 
 def strict_verdict(item: Problem, text: str) -> Verdict:
-    """Right if the answer (see `marked_answer`) says the same as the truth, or math-verify finds them equal.
-
-    Any form of the same value counts, also one that is not simplified; a percentage is both its number and its hundredth.
-    Three things are compared here, because math-verify is too lenient with them: words must be the same; the base of a number must be
-    the same or left out; the brackets of a list must match, since a pair or an interval is not a set, and one value is not a list.
-    What math-verify cannot decide within the bounds of `equality` counts as wrong.
-    """
+    """Right if the answer (see `marked_answer`) is equal to the truth (see `describe_difference`)."""
     answer, source = marked_answer(text)
     if not answer:
-        return Verdict(0, 1, None, source, "no <answer> and no \\boxed, or an empty one")
+        return Verdict(0, 1, None, "nowhere" if answer is None else source, source if answer is None else "an empty answer")
     if not item.answer:
         return Verdict(0, 1, answer, source, "the right answer is not known")
-    right, reason = check_strict(item.answer, answer)
-    return Verdict(int(right), 1, answer, source, f"{reason}; the right answer is {item.answer}")
-
-
-def check_strict(truth: str, answer: str) -> tuple[bool, str]:
-    """Whether an answer is equal to the truth by the strict grading, and why."""
-    if len(answer) > MAX_LENGTH:
-        return False, f"more than {MAX_LENGTH} characters"
-    truth, answer = rewrite(truth), rewrite(answer)
-    if truth == answer:
-        return True, "the same but for spacing and fonts"
-    if WORDS.fullmatch(truth) or WORDS.fullmatch(answer):
-        right = bare_words(truth) == bare_words(answer)
-        return right, "the same words" if right else "not the same words"
-    bases = {found[1] for found in (BASE.search(truth), BASE.search(answer)) if found}
-    if len(bases) == 2:
-        return False, "numbers in two bases"
-    if list_form(truth) != list_form(answer) and not RELATION.search(truth + answer):
-        return False, "one value, a list, a pair or an interval in place of another of these"
-    equal = are_equal(truth, answer)
-    if equal is None:
-        return False, "too long, too large or too slow to compare"
-    return equal, "equal" if equal else "not equal"
-
-
-def rewrite(text: str) -> str:
-    """An answer without what does not change its meaning."""
-    text = text.strip()
-    for pattern, new in REWRITE:
-        text = pattern.sub(new, text.strip())
-    return re.sub(r"[^0-9.-]", "", text) if THOUSANDS.fullmatch(text) else text
-
-
-def bare_words(text: str) -> str:
-    """Words of an answer without `\\text`, brackets and case."""
-    return " ".join(re.sub(r"\\text|[{}().]", " ", text).casefold().split())
-
-
-def list_form(text: str) -> str:
-    """What holds the parts of an answer together: "" for one value, "{}" for a set or a bare list, else its brackets, as in "[)"."""
-    text = text.rpartition("=")[2].replace(r"\{", "{").replace(r"\}", "}")
-    if not SEVERAL.search(text) or "\\begin" in text or "\\cup" in text:
-        return ""
-    ends = text[0] + text[-1]
-    return ends if ends in ("()", "[]", "(]", "[)") and is_enclosed(text) else "{}"
-
-
-def is_enclosed(text: str) -> bool:
-    """Whether the first bracket of a text is closed by its last character."""
-    depth = 0
-    for at, sign in enumerate(text):
-        depth += (sign in "([{") - (sign in ")]}")
-        if depth == 0:
-            return at == len(text) - 1
-    return False
+    problem = describe_difference(item.answer, answer)
+    return Verdict(int(problem is None), 1, answer, source, f"{problem or 'equal'}; the right answer is {item.answer}")
 
 
 def published_verdict(item: Problem, text: str) -> Verdict:

@@ -27,9 +27,9 @@ SEPARATORS = re.compile(r"[\s|+,;/\[\](){}`*\"'│─┼-]+")  # what may stand 
 LABEL = re.compile(r"\brow\s*([0-9])(?![0-9])\s*(?:is\b)?\s*[:.)=]?", flags=re.IGNORECASE)
 # What may be said about a grid on lines behind it, with the digits 1 to 4.
 ABOUT = """
-    a all and answer are block blocks box boxes cell cells clue clues column columns complete completed contain contains correct digit digits each
-    every exactly filled final follows from given grid has have here holds in is it keeps kept number numbers of once puzzle row rows satisfies
-    so solution solved subgrid sudoku the this to using valid with
+    a all and answer are block blocks box boxes cell cells clue clues column columns complete completed contain contains correct digit
+    digits each every exactly filled final follows from given grid has have here holds in is it keeps kept number numbers of once puzzle
+    row rows satisfies so solution solved subgrid sudoku the this to using valid with
 """
 COMMENT = rf"(?=[a-z])(?:(?:{'|'.join(ABOUT.split())})\b|2x2|[1-4 .,:;!\s])*"
 COMMENTED = re.compile(rf"(?P<grid>[^a-z]*?)(?:\.|[.!]?\n\s*{COMMENT})?", flags=re.IGNORECASE)

@@ -28,6 +28,8 @@ REWRITE = [  # in this order
     (re.compile(r"(?<=[0-9]) ?\\frac"), r" \\frac"),
     (re.compile(r"\\frac ?(?:\{ ?([0-9]+) ?\}|([0-9])) ?(?:\{ ?([0-9]+) ?\}|([0-9]))"), r"\1\2/\3\4"),
     (re.compile(r"(?<![\\^_])\{([^{}]*)\}"), r"\1"),
+    (re.compile(r"\b[A-Z]{1,3}\$"), "$"),
+    (re.compile(r"(?<=[0-9]) (?:more|extra|additional) (?!than)(?=[a-z]{3})"), " "),
     (re.compile(r" ([.,;)])"), r"\1"),
 ]
 
@@ -49,10 +51,10 @@ def read_number(text: str, question: str = "") -> tuple[Fraction | None, str]:
     if RELATION.search(text):
         return None, "a comparison, not a number"
     left, _, stated = (part.strip() for part in text.rpartition("="))
-    if re.search("[0-9]", left) and VARIABLE.search(re.sub(r"(?<=[0-9]) ?[xX] ?(?=[0-9])", "*", left)):
+    if re.search(r"[0-9+*/^\\-]", left) and VARIABLE.search(re.sub(r"(?<=[0-9]) ?[xX] ?(?=[0-9])", "*", left)):
         return None, "an equation in a variable, not a number"
-    if (stated[:1], stated[-1:]) in (("*", "*"), ("_", "_")):
-        stated = stated[1:-1]
+    while len(stated) > 2 and stated[0] + stated[-1] in ("**", "__", '""', "''", "()", "[]"):
+        stated = stated[1:-1].strip()
     found = ANSWER.fullmatch(stated)
     if found is None:
         return None, "no number" if not re.search("[0-9]", stated) else "not one plain number"
@@ -78,13 +80,14 @@ def describe_doubt(found: re.Match[str], number: Fraction, question: str) -> str
     elif before[-1:].isalpha() and not found["gap"] and before.isascii():
         return "a number that is part of a name"
     if number.denominator == 1 and 0 <= number < 100:
-        after = re.sub(rf"\( ?{in_words(int(number))} ?\)", "", after, flags=re.IGNORECASE)
+        name = in_words(int(number))
+        before, after = (re.sub(rf"\( ?{name} ?\)|\b{name} ?(?=\()", "", part, flags=re.IGNORECASE) for part in (before, after))
     known, asked = words_of(question)
     if re.match(r"[,.;]", before.strip()) or re.search(r"(?<!\bRs)[,.;']$|\.\.", before):
         return f"{before.strip()[-3:]!r} before the number"
     if re.match(r"[!'\"\[(:]", after) or re.search(r"\.\.|/ ?$|-(?![A-Za-z]{2})|^\S*[,;]$|\b(?:square|cubic)$", after):
         return f"{after.strip()[:8]!r} behind the number may change it"
-    if after[:1].isalpha() and len(TOKEN.match(after)[0]) == 1 and ("$" in before + found["gap"] or after[0] not in CANONICAL):
+    if re.match("[A-Za-z](?![A-Za-z'])", after) and ("$" in before + found["gap"] or after[0] not in CANONICAL):
         return f"{after[0]!r} behind the number may change it"
     for part, words, signs in ((before, BEFORE | known, SIGNS_BEFORE), (after, BEHIND | known | asked, SIGNS_BEHIND)):
         for token in TOKEN.findall(part):

@@ -6,6 +6,7 @@ What is not known here stays as it is, for the graders to refuse.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 # Each of these is a minus before a number. A wave dash (about) and the bar of Japanese vowels are not.
 MINUS = "‐‑‒–—―⸺⸻﹘﹣－−⁻₋➖˗⁃"
@@ -28,7 +29,7 @@ RAISED, LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹ⁿ", "₀₁₂₃₄₅₆₇₈
 LEVEL = str.maketrans(RAISED + LOWERED + "⁻⁺", "0123456789n0123456789-+")
 BASE = r"(?<=[0-9A-Za-zπθ)}\]])"  # what a raised sign is raised from
 
-UNICODE = [  # what stands beside these signs decides what they mean
+UNICODE: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [  # what stands beside these signs decides what they mean
     (re.compile(rf"{BASE}([⁻⁺]?[{RAISED}]+)"), lambda run: f"^{{{run[1].translate(LEVEL)}}}"),
     (re.compile(rf"{BASE}([{LOWERED}]+)"), lambda run: f"_{{{run[1].translate(LEVEL)}}}"),
     (re.compile(r"√ ?([0-9]+(?:\.[0-9]+)?|[A-Za-zπ]|(?=\{))"), lambda root: rf"\sqrt{{{root[1]}}}" if root[1] else r"\sqrt"),
@@ -37,7 +38,7 @@ UNICODE = [  # what stands beside these signs decides what they mean
 TEXT_FONT = r"text(?:bf|it|rm|tt|sf|up|md|normal)?|emph|[mh]box"
 MATH_FONT = r"math(?:rm|bf|it|sf|tt|normal)|operatorname"
 LAYOUT = r"left|right|[bB]ig{1,2}[lrm]?|(?:display|text)style|normalsize|rm|bf|it|bfseries|[lL]arge|LARGE|[hH]uge|small|limits"
-LATEX = [  # in this order
+LATEX_REWRITES = [  # in this order
     (r"\\(?:text)?color ?\{[^{}]*\}", ""),
     (r"(?<!\\)\\[()\[\]]", ""),
     (r"\{,\}|(?<=[0-9]), ?\\! ?(?=[0-9]{3})", ","),
@@ -45,6 +46,7 @@ LATEX = [  # in this order
     (r"(?<!\\)\\[,;:> ]|\\q?quad(?![A-Za-z])|(?<=[0-9A-Za-z}])~(?=[A-Za-z\\])", " "),
     (rf"\\(?:{LAYOUT})(?![A-Za-z])", ""),
     (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
+    (r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}", r"\\frac{\1}{\2}"),
     (r"\\([$%])", r"\1"),
     (r"\\math(?:rm|sf|tt|normal) ?\{ ?([eid]) ?\}", r"{\1}"),
     (rf"\\(?:{TEXT_FONT}|mathrm) ?\{{([^{{}}]*)\}}|\\(?:{MATH_FONT}) ?\{{ ?([A-Za-z]{{2}}[A-Za-z ]*)\}}", r"\\text{\1\2}"),
@@ -55,7 +57,7 @@ LATEX = [  # in this order
     (r"\\varnothing(?![A-Za-z])", r"\\emptyset "),
     (r"\^ ?(?:\\(?:circ|degree)(?![A-Za-z])|\{ ?\\(?:circ|degree) ?\})|\\degree(?![A-Za-z])", r"^\\circ "),
 ]
-LATEX = [(re.compile(pattern), new) for pattern, new in LATEX]
+LATEX = [(re.compile(expression), replacement) for expression, replacement in LATEX_REWRITES]
 
 
 def one_writing(text: str) -> str:
@@ -69,6 +71,6 @@ def one_writing(text: str) -> str:
     text = text.translate(CHARACTERS)
     if len(re.findall(r"(?<!\\)\$", text)) % 2 == 0:  # marks of formulas come in pairs
         text = re.sub(r"(?<!\\)\$", "", text)
-    for pattern, new in LATEX:
-        text = pattern.sub(new, text)
+    for expression, replacement in LATEX:
+        text = expression.sub(replacement, text)
     return " ".join(text.split())

@@ -81,10 +81,10 @@ def test_gsm8k_and_math_files_are_read(tmp_path):
     math_items = [record("What?", "\\frac{1}{2}", "\\boxed{\\frac12}"), record("What?", "\\frac{1}{2}", "\\boxed{0.50}")]
     files = [published_file(tmp_path, "gsm8k_instruct_256_128_0", gsm8k), published_file(tmp_path, "math_instruct_256_128_0", math_items)]
     scores = summarise(grade_files(files)[0])
-    # A truth of null is never right; 0.50 equals 1/2, which the published comparison of strings does not see.
+    # A truth of null is never right as published, and left out by strict; 0.50 equals 1/2, which the published comparison does not see.
     assert [(s.task, s.grading, s.right, s.total) for s in scores] == [
         ("gsm8k", "published", 2, 3),
-        ("gsm8k", "strict", 2, 3),
+        ("gsm8k", "strict", 2, 2),
         ("math500", "published", 1, 2),
         ("math500", "strict", 2, 2),
     ]

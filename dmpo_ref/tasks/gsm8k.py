@@ -134,9 +134,11 @@ class GSM8K(ChatTask):
 def from_answer(question: Any, answer: Any, where: str) -> Problem:
     """An item from the columns of a row; ValueError with its place unless a number follows the last `####`."""
     _, _, truth = str(answer).rpartition("####")
-    if not re.fullmatch(r"\s*-?[0-9][0-9,]{0,30}(\.[0-9]{1,30})?\s*", truth) or "####" not in str(answer):
+    if not re.fullmatch(r"\s*-?(?:[0-9]{1,3}(?:,[0-9]{3}){1,9}|[0-9]{1,30})(?:\.[0-9]{1,30})?\s*", truth) or "####" not in str(answer):
         raise ValueError(f"{where}: a number is needed after #### in the answer; got {str(answer)[-40:]!r}")
-    return Problem(str(question), truth.strip())
+    if not isinstance(question, str):
+        raise ValueError(f"{where}: the question must be a text, got {str(question)[:40]!r}")
+    return Problem(question, truth.strip())
 
 
 def strict_verdict(item: Problem, text: str) -> Verdict:

@@ -122,8 +122,10 @@ class MATH500(ChatTask):
         """The item of a record.
 
         Raises:
-            ValueError: not two texts, or a Sudoku.
+            ValueError: not two texts, or a Sudoku; as `describe_truth`.
         """
+        if isinstance(ground_truth, str) and (problem := describe_truth(ground_truth)):
+            raise ValueError(problem)
         is_sudoku = re.fullmatch(r"[1-4]{16}", str(ground_truth)) and re.search(r"[0-4]{16}", str(question))
         if not isinstance(question, str) or not isinstance(ground_truth, str) or is_sudoku:
             got = f"{str(question)[:40]!r} and {str(ground_truth)[:40]!r}"
@@ -138,8 +140,20 @@ def from_row(row: dict[str, Any], where: str) -> Problem:
         answer = published_box(row["solution"])
     if answer is None or not str(answer).strip():
         raise ValueError(rf"{where}: an answer is needed, in the column answer or in the last \boxed{{}} of the column solution")
+    if not isinstance(answer, (str, int, float)) or not isinstance(row["problem"], str):
+        raise ValueError(f"{where}: problem and answer must be text; got {str(row['problem'])[:40]!r} and {str(answer)[:40]!r}")
+    if problem := describe_truth(str(answer)):
+        raise ValueError(f"{where}: {problem}")
     level = re.search(r"[0-9]+", str(row.get("level") or ""))
-    return Problem(str(row["problem"]), str(answer).strip(), f"level {level[0]}" if level else UNKNOWN_KIND)
+    return Problem(row["problem"], str(answer).strip(), f"level {level[0]}" if level else UNKNOWN_KIND)
+
+
+def describe_truth(answer: str) -> str | None:
+    r"""Why a text is no LaTeX answer: JSON reads `"\frac"` as a form feed and "rac". None if it may be one."""
+    found = re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufeff]|[\t\r](?=[A-Za-z])|\n(?=(?:eq?|abla|ot|u|i)(?![a-z]))", answer)
+    if found is None:
+        return None
+    return f"the answer {answer[:40]!r} has the character {found[0]!r}; in JSON each backslash of LaTeX is written twice"
 
 
 def strict_verdict(item: Problem, text: str) -> Verdict:

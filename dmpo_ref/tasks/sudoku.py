@@ -302,15 +302,19 @@ def read_puzzles(path: str | Path) -> list[Puzzle]:
     if not path.is_file():
         raise FileNotFoundError(f"no puzzle file {path}: give a CSV with the columns Puzzle,Solution; in a config, ./ means beside it")
     puzzles = []
-    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:  # Excel's CSV files start with a byte order mark
-        reader = csv.DictReader(file)
-        if not {"Puzzle", "Solution"} <= set(reader.fieldnames or []):
-            raise ValueError(f"{path}: the first line must name the columns Puzzle,Solution; got {reader.fieldnames or 'an empty file'}")
-        for row in reader:
-            puzzle = Puzzle((row["Puzzle"] or "").strip(), (row["Solution"] or "").strip())
-            if problem := describe_problem(puzzle):
-                raise ValueError(f"{path}, line {reader.line_num}: {problem}")
-            puzzles.append(puzzle)
+    try:
+        with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:  # Excel's CSV files start with a byte order mark
+            reader = csv.DictReader(file)
+            if not {"Puzzle", "Solution"} <= set(reader.fieldnames or []):
+                got = str(reader.fieldnames or "an empty file")[:80]
+                raise ValueError(f"{path}: the first line must name the columns Puzzle,Solution; got {got}")
+            for row in reader:
+                puzzle = Puzzle((row["Puzzle"] or "").strip(), (row["Solution"] or "").strip())
+                if problem := describe_problem(puzzle):
+                    raise ValueError(f"{path}, line {reader.line_num}: {problem}")
+                puzzles.append(puzzle)
+    except csv.Error as error:
+        raise ValueError(f"{path} cannot be read as csv: {error}; is a quote not closed?") from error
     if not puzzles:
         raise ValueError(f"{path} holds no puzzle: at least one row after the header is needed")
     return puzzles
@@ -321,22 +325,22 @@ def describe_problem(item: Puzzle) -> str | None:
     if problem := describe_clues(item.puzzle):
         return problem
     if not is_solution(item.puzzle, item.solution):
-        return f"solution {item.solution!r} is not a solution of puzzle {item.puzzle!r}: 16 digits that keep the clues are needed"
+        return f"solution {item.solution[:40]!r} is not a solution of puzzle {item.puzzle[:40]!r}: 16 digits that keep the clues are needed"
     return None
 
 
 def describe_clues(puzzle: str) -> str | None:
     """What is wrong with the clues of a puzzle, in one line; None if all is well."""
     if len(puzzle) != 16:
-        return f"puzzle {puzzle!r} has {len(puzzle)} characters, 16 are needed"
+        return f"puzzle {puzzle[:40]!r} has {len(puzzle)} characters, 16 are needed"
     if wrong := sorted(set(puzzle) - set("01234")):
-        return f"puzzle {puzzle!r} contains {wrong[0]!r}; only the digits 0 (blank) to 4 may stand there"
+        return f"puzzle {puzzle[:40]!r} contains {wrong[0]!r}; only the digits 0 (blank) to 4 may stand there"
     if "0" not in puzzle:
-        return f"puzzle {puzzle!r} has nothing blank, so there is nothing to generate"
+        return f"puzzle {puzzle[:40]!r} has nothing blank, so there is nothing to generate"
     for unit in UNITS:
         clues = [puzzle[i] for i in unit if puzzle[i] != "0"]
         if len(clues) != len(set(clues)):
-            return f"puzzle {puzzle!r} has contradictory clues: a digit twice in one row, column or box"
+            return f"puzzle {puzzle[:40]!r} has contradictory clues: a digit twice in one row, column or box"
     return None
 
 

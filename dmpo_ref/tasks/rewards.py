@@ -13,7 +13,6 @@ from torch import Tensor
 from dmpo_ref.tasks.base import Task
 from dmpo_ref.weights import check_finite
 
-
 LARGEST = 1e30  # the spread of a group of larger rewards may be no finite number
 
 

@@ -23,7 +23,7 @@ IN_BASE = re.compile(r"\(?(-?[0-9][0-9A-F]*)\)?(?:_\{?([0-9]+)\}?)?")
 RELATION = re.compile(r"[<>]|\\(?:[lg]e(?:q|qslant)?|[lg]t|neq?|approx|sim)(?![A-Za-z])")
 SEPARATOR = r",|;|\\text\{,? ?(?:or|and) ?\}|(?<![A-Za-z\\])(?:or|and)(?![A-Za-z])"
 UPPER, LOWER = r"\\pm(?![A-Za-z])", r"\\mp(?![A-Za-z])"
-ARGUMENTS = r"\([A-Za-z0-9](?:,[A-Za-z0-9])*\)"
+ARGUMENTS = r"\((?:-?[A-Za-z0-9]+|\\[a-z]+)(?:,(?:[A-Za-z0-9]+|\\[a-z]+))*\)"
 NAME = re.compile(
     rf"((?:m?\\angle ?[A-Z]{{1,3}}|\\overline\{{[A-Z]+\}}|\\text\{{[A-Za-z ]*\}}|\\[A-Za-z]+|[A-Za-z ]+|{ARGUMENTS})"
     rf"(?:\^\{{-1\}})?(?:{ARGUMENTS})?'*(?:_(?:[A-Za-z0-9]|\{{[^{{}}]*\}}))?)(?:=|\\equiv|\\in(?![A-Za-z])|:)(.*)"
@@ -33,8 +33,8 @@ UNIT_START = re.compile(r"\\text\{|(?<=[0-9)}\]])(?=[A-Za-z]{2})|(?<= )(?=[A-Za-
 LETTERS = re.compile(r"\\text\{[^{}]*\}|\\[A-Za-z]+|[A-Za-z]")
 # Commands that math-verify reads as they are meant. Any other in an answer must be in the truth too, as must its letters.
 READ = r"""
-    \frac \sqrt \pi \cdot \times \div \infty \sin \cos \tan \cot \sec \csc \arcsin \arccos \arctan \log \ln \exp \binom \cap \emptyset \le \leq
-    \leqslant \ge \geq \geqslant \ne \neq \lt \gt \lfloor \rfloor \lceil \rceil e i
+    \frac \sqrt \pi \cdot \times \div \infty \sin \cos \tan \cot \sec \csc \arcsin \arccos \arctan \log \ln \exp \binom \cap \emptyset \le
+    \leq \leqslant \ge \geq \geqslant \ne \neq \lt \gt \lfloor \rfloor \lceil \rceil e i
 """
 ODD = re.compile(r"[0-9] [0-9.]|[0-9]e[+-]?[0-9]|[?~:\"#@&`$%]|\*\*|[^\x00-\x7f]")
 TIDY: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [  # after `one_writing`, in this order
@@ -42,6 +42,7 @@ TIDY: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [  # 
     (re.compile(r"(?<![0-9./}])([0-9]+) ([0-9]+) ?/ ?([0-9]+)(?![0-9.])"), r"\1\\frac{\2}{\3}"),
     (re.compile(r"(?<![0-9.,{])[0-9]{1,3}(?: [0-9]{3})+(?![0-9,])"), lambda number: number[0].replace(" ", "")),
     (re.compile(r"(?<![\\^_A-Za-z}\]])\{([^{}]*)\}(?!\{)"), r"\1"),
+    (re.compile(r"\\text\{ ?(-?[0-9][0-9.,/]*)(?= )"), r"\1\\text{"),
     (re.compile(r"\{ | \}"), lambda brace: brace[0].strip()),
     (re.compile(r"(?<![0-9A-Za-z.]) | (?![0-9A-Za-z.])"), ""),  # the rest stays: 5 6 is not 56
     (re.compile(r"\.$|^\+"), ""),
@@ -69,7 +70,7 @@ def describe_difference(truth: str, answer: str) -> str | None:
         return None if bare_words(truth) == bare_words(answer) else "not the same words"
     bases = [IN_BASE.fullmatch(text) for text in (truth, answer)]
     if bases[0] and bases[1] and (bases[0][2] or bases[1][2]):
-        if None not in (bases[0][2], bases[1][2]) and bases[0][2] != bases[1][2]:
+        if bases[1][2] not in (None, bases[0][2] or "10"):
             return "numbers in two bases"
         return None if bases[0][1].lstrip("0") == bases[1][1].lstrip("0") else NOT_EQUAL
     parts = parse(truth), parse(answer)
@@ -130,7 +131,7 @@ def parse(text: str) -> Part:
     for form, separator in (("{}", SEPARATOR), ("∪", r"\\cup(?![A-Za-z])")):
         if len(pieces := split(text, separator)) > 1:
             return gather(form, [parse(piece) for piece in pieces], text)
-    if (named := NAME.fullmatch(text)) and not NO_UNIT & set(re.findall("[a-z]+", named[1].casefold())):
+    if (named := NAME.fullmatch(text)) and not NO_UNIT & set(re.findall("[a-z]{2,}", named[1].casefold())):
         return replace(parse(named[2].strip()), name=named[1].strip())
     if text.startswith(r"\{") and text.endswith(r"\}"):
         return gather("{}", [parse(piece) for piece in split(text[2:-2], SEPARATOR)], text)

@@ -101,7 +101,7 @@ def stop_helper() -> None:
 def verify_pair(truth: str, answer: str) -> bool:
     """Whether two answers are equal, by math-verify's reading; runs in the separate process.
 
-    Values are compared exactly: a decimal is a fraction, and numbers are equal if `DIGITS` digits are. Expressions are equal if they are
+    Values are compared exactly: a decimal is a fraction, and numbers that are no fractions are equal if `DIGITS` digits are. Expressions are equal if they are
     so at every one of `POINTS`. math-verify itself compares what is no value, as equations and inequalities.
     """
     # optional, and only this process needs it
@@ -115,8 +115,13 @@ def verify_pair(truth: str, answer: str) -> bool:
     for start in POINTS if symbols else POINTS[:1]:
         point = {symbol: start + sympy.Rational(n * n + 1, 7 * n + 3) for n, symbol in enumerate(symbols)}
         point |= {symbol: sympy.I for symbol in symbols if symbol.name == "i"}
-        a, b = (value.subs(point).doit().evalf(2 * DIGITS) for value in (gold, target))
-        if a != b and not (a.is_finite and b.is_finite and abs(a - b) <= abs(a) * sympy.Float(10) ** -DIGITS):
+        a, b = (value.subs(point).doit() for value in (gold, target))
+        if a.is_Rational and b.is_Rational:
+            is_equal = a == b
+        else:
+            a, b = (value.evalf(2 * DIGITS) for value in (a, b))
+            is_equal = a == b or a.is_finite and b.is_finite and abs(a - b) <= abs(a) * sympy.Float(10) ** -DIGITS
+        if not is_equal:
             return False
     return True
 

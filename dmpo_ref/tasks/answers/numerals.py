@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from dmpo_ref.tasks.answers.units import BEFORE, BEHIND, CANONICAL, CHINESE, LENGTHS, in_words, words_of
+from dmpo_ref.tasks.answers.units import BEFORE, BEHIND, CANONICAL, CHINESE, LENGTHS, NO_UNIT, in_words, words_of
 from dmpo_ref.tasks.answers.writing import one_writing
 
 MAX_LENGTH = 200  # characters; a longer text is not a short answer, and the time for a number grows as the square of its length
@@ -14,8 +14,10 @@ DECIMAL = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,3}(?: [0-9]{3})+|[0-9]+)(?:\.[0-
 FRACTION = r"(?:(?P<whole>[0-9]+) )?(?P<above>[1-9][0-9]*|0) ?/ ?(?P<below>[1-9][0-9]*)"
 ANSWER = re.compile(rf"(?P<before>[^0-9]*?)(?P<sign>[-+]?)(?P<gap>[$€£¥₹ ]*)(?:{FRACTION}|(?P<decimal>{DECIMAL}))(?P<after>[^0-9]*)")
 RELATION = re.compile(r"[<>~]|!=|\\(?:[lg]e(?:q|qq|qslant)?|[lg]t|ne|neq|not|approx|pm|mp|sim|simeq|cong|equiv|propto)(?![A-Za-z])")
+DOUBT_BEFORE = re.compile(r"^ ?[,.;]|\band\W*$|(?<!\bRs)[,.;']$|\.\.")
+DOUBT_BEHIND = re.compile(r"^[!'\"\[(:]|\.\.|/ ?$|-(?![A-Za-z]{2})|^\S*[,;]$|\b(?:square|cubic)$|^[A-Za-z] (?!per\b)[a-z]")
 TOKEN = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?|\S")
-SIGNS_BEFORE, SIGNS_BEHIND = set(":,;()[]\"'#."), set(",.;()[]\"'/-!")
+SIGNS_BEFORE, SIGNS_BEHIND = set(":,;()[]\"'#.∴"), set(",.;()[]\"'/-!")
 CHINESE_WORDS = re.compile(f"(?:{'|'.join(sorted(CHINESE.split(), key=len, reverse=True))})+")
 VARIABLE = re.compile(r"[0-9] ?[a-zA-Z](?![A-Za-z])|(?<![A-Za-z'])[b-hj-zB-HJ-Z](?![A-Za-z'])")
 
@@ -82,13 +84,12 @@ def describe_doubt(found: re.Match[str], number: Fraction, question: str) -> str
     if number.denominator == 1 and 0 <= number < 100:
         name = in_words(int(number))
         before, after = (re.sub(rf"\( ?{name} ?\)|\b{name} ?(?=\()", "", part, flags=re.IGNORECASE) for part in (before, after))
-    known, asked = words_of(question)
-    if re.match(r"[,.;]", before.strip()) or re.search(r"(?<!\bRs)[,.;']$|\.\.", before):
-        return f"{before.strip()[-3:]!r} before the number"
-    if re.match(r"[!'\"\[(:]", after) or re.search(r"\.\.|/ ?$|-(?![A-Za-z]{2})|^\S*[,;]$|\b(?:square|cubic)$", after):
-        return f"{after.strip()[:8]!r} behind the number may change it"
+    if doubt := DOUBT_BEFORE.search(before + found["gap"]) or DOUBT_BEHIND.search(after):
+        return f"{doubt[0]!r} beside the number may change it"
     if re.match("[A-Za-z](?![A-Za-z'])", after) and ("$" in before + found["gap"] or after[0] not in CANONICAL):
         return f"{after[0]!r} behind the number may change it"
+    after = re.sub(r"(?<=[a-z]) of ([a-z]+)", lambda of: of[0] if of[1] in NO_UNIT else "", after)  # 5 cups of flour
+    known, asked = words_of(question)
     for part, words, signs in ((before, BEFORE | known, SIGNS_BEFORE), (after, BEHIND | known | asked, SIGNS_BEHIND)):
         for token in TOKEN.findall(part):
             is_known = token in words if len(token) == 1 else token.casefold() in words

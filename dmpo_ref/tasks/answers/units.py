@@ -37,17 +37,17 @@ THINGS = """
 """
 # Of a sentence that states a number, before it and behind it. Chinese has no spaces, so there parts of words are listed.
 LEAD = """
-    a all also altogether amount an answer are area average be because by charged contains correct cost count distance earned equal
-    exactly final finally for gets get had has have he height hence her his i in is it it's its just left length made make makes mean must
-    my need now number of on only our paid pay perimeter price probability profit remain remaining required result says she should since
-    size so solution spend spent speed sum takes that the their then there therefore these they this thus took total value volume was we
-    were weight width will would you your x y n die la antwort respuesta réponse ist es est
+    a all also altogether amount an and answer are area average be because by charged contains correct cost count distance earned equal
+    equals exactly final finally for gets get had has have he height hence her his i in is it it's its just left length made make makes
+    mean must my need now number of on only our paid pay perimeter price probability profit remain remaining required result says she
+    should since size so solution spend spent speed sum takes that the their then there therefore these they this thus took total value
+    volume was we were weight width will would you your x y n die la antwort respuesta réponse ist es est
 """
 FOLLOW = """
     a all altogether an and are as away altogether birthday by correct current currently daily day deep each earlier earned every extra
     fast final for from full had has have he her high his hourly in is it its later left long made money monthly need needed now o'clock
-    of old on only our overall own paid per pm am profit remain remaining required saved she so sold spent tall their them there they
-    today together tomorrow total used was we weekly were whole wide will with work worth would yearly you your
+    of old on only our overall own paid per pm am remain remaining required saved she so sold spent tall the their them there they today
+    together tomorrow total used was we weekly were whole wide will with work worth would yearly you your
 """
 CHINESE = """
     答案 最终 最后 结果 因此 所以 总共 一共 等于 是 为 共 的 有 个 元 美元 米 厘米 千米

@@ -1,5 +1,7 @@
-"""The strict grading of all tasks: what may stand around an answer, where it may stand, and that nothing a model writes raises or takes long."""
+"""The strict grading of all tasks: what may stand around an answer, where it may stand, and that no text raises or takes long."""
 
+import random
+import time
 from pathlib import Path
 
 import pytest
@@ -160,3 +162,66 @@ def test_values_are_compared_exactly_however_small_or_large_they_are():
 def test_towers_are_refused_before_anything_is_computed(monkeypatch, answer):
     monkeypatch.setattr(equality.Helper, "ask", lambda *_: pytest.fail("asked"))
     assert are_equal("5", answer) is None
+
+
+# Fuzz: what models write, cut in pieces and put together at random.
+PIECES = [
+    "\\boxed{", "\\boxed {", "boxed{", "\\fbox{", "}", "{", "<answer>", "</answer>", "</<answer>", "<reasoning>", "</reasoning>",
+    "<|eot_id|>", "1", "2", "30", "100", "93", "37", "1,000", "1 000", ".5", "0.", "1/2", "\\frac{1}{2}", "\\frac12", "½", "²", "√",
+    "１２", "٣", "1e9", "9" * 40, "+", "-", "−", "－", "*", "/", "=", "^", "_", "!", "**", "\\times", "\\div", "\\cdot", "\\pm", "\\mp",
+    "\\cup", "\\in", "\\pmod", "\\to", "(", ")", "[", "]", "\\{", "\\}", "\\left(", "\\right)", "|", ",", ";", ":", ".", "...",
+    "\\ldots", "'", '"', "~", "$", "\\$", "%", "\\%", "°", "\\text{", "\\text{ cm}", "\\mathrm{m}", "\\textbf{", "\\color{red}",
+    "\\overline{3}", "0.\\overline{3}", "\\sqrt{", "\\begin{pmatrix}", "&", "\\end{pmatrix}", "\\\\", "\\infty", "∞", "π", "\\theta",
+    "x", "X", "x=", "e", "i", "E", " ", "  ", "\n", "\t", "\\", "\x00", "\ud800", "\u200b", "\ufeff", "apples", "dozen", "million",
+    "at least", "half", "or", "and", "the answer is", "not", "minutes", "Row 1:", "答案是", "个半", "1234341221434321", "1234", "((((((((",
+    "}}}}}}}}", "{{{{{{{{", "99999999", "9^{9^{9}}", "\\boxed{\\boxed{", "#### ", "-> ", "\\over ", "\\text{or}", "≤", ">", "\\le",
+]  # fmt: skip
+ITEMS = [
+    *(("gsm8k", GSM8KProblem(CLIPS, truth)) for truth in ("72", "-5", "1,000", None)),
+    *(("math500", MATHProblem("?", truth)) for truth in ("7", "\\frac{1}{2}", "(2,\\infty)", "1,-2", "\\text{(C)}", "15\\mbox{ cm}^2")),
+    ("math500", MATHProblem("?", "")),
+    *(("countdown", Countdown((30, 100, 93), 37)), ("sudoku", Puzzle("1204301201434320", "1234341221434321"))),
+]  # fmt: skip
+SLOWEST = 0.05  # seconds for one text, without math-verify, which has a limit of its own
+
+
+def soup(draw: random.Random) -> str:
+    """A text of up to 60 pieces, sometimes one of them very often."""
+    pieces = draw.choices(PIECES, k=draw.choice((1, 3, 8, 20, 60)))
+    if draw.random() < 0.05:
+        pieces.insert(draw.randrange(len(pieces) + 1), draw.choice(PIECES) * draw.choice((100, 1000)))
+    text = "".join(pieces)
+    return draw.choice(("{}", "<answer>{}</answer>", "\\boxed{{{}}}", "<answer>\\boxed{{{}}}</answer>")).format(text)
+
+
+def grade_soups(seed: int, count: int) -> float:
+    """Grade random texts; the seconds that the slowest took, a text that seems slow being timed again, as the machine may be busy."""
+    draw, slowest = random.Random(seed), 0.0
+    for _ in range(count):
+        text, (task, item) = soup(draw), draw.choice(ITEMS)
+        for _ in range(3):
+            start = time.perf_counter()
+            grade = TASKS[task].grade(item, text)
+            seconds = time.perf_counter() - start
+            if seconds < SLOWEST:
+                break
+        assert grade.strict.right in (0, 1) and "\n" not in grade.strict.reason.replace(str(grade.strict.answer), ""), text
+        assert seconds < SLOWEST, (task, text[:200], seconds)
+        slowest = max(slowest, seconds)
+    return slowest
+
+
+@pytest.fixture
+def undecided(monkeypatch):
+    """What math-verify would be asked is not decided."""
+    monkeypatch.setattr(comparison, "are_equal", lambda truth, answer: None)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_random_texts_are_graded_in_no_time(undecided, seed):
+    grade_soups(seed, 4000)
+
+
+@pytest.mark.long
+def test_a_million_random_texts_are_graded_in_no_time(undecided):
+    print(f"the slowest of 1,000,000 texts took {1000 * grade_soups(9, 1_000_000):.1f} ms")

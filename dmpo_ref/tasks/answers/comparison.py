@@ -38,7 +38,7 @@ READ = r"""
 """
 ODD = re.compile(r"[0-9] [0-9.]|[0-9]e[+-]?[0-9]|[?~:\"#@&`$%]|\*\*|[^\x00-\x7f]")
 TIDY: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [  # after `one_writing`, in this order
-    (re.compile(r"([0-9]*)\.([0-9]*)(?: ?\\(?:overline|bar|dot) ?\{?([0-9]+)\}?|\(([0-9]+)\))"), lambda found: repeating(*found.groups())),
+    (re.compile(r"(?<![0-9])([0-9]*)\.([0-9]*)(?: ?\\(?:overline|bar|dot) ?\{?([0-9]+)\}?|\(([0-9]+)\))"), lambda found: repeating(*found.groups())),
     (re.compile(r"(?<![0-9./}])([0-9]+) ([0-9]+) ?/ ?([0-9]+)(?![0-9.])"), r"\1\\frac{\2}{\3}"),
     (re.compile(r"(?<![0-9.,{])[0-9]{1,3}(?: [0-9]{3})+(?![0-9,])"), lambda number: number[0].replace(" ", "")),
     (re.compile(r"(?<![\\^_A-Za-z}\]])\{([^{}]*)\}(?!\{)"), r"\1"),

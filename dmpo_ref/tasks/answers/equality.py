@@ -101,8 +101,8 @@ def stop_helper() -> None:
 def verify_pair(truth: str, answer: str) -> bool:
     """Whether two answers are equal, by math-verify's reading; runs in the separate process.
 
-    Values are compared exactly: a decimal is a fraction, and numbers that are no fractions are equal if `DIGITS` digits are. Expressions are equal if they are
-    so at every one of `POINTS`. math-verify itself compares what is no value, as equations and inequalities.
+    Fractions are compared exactly, decimals among them; other numbers are equal if `DIGITS` digits are, expressions if they are so at
+    every one of `POINTS`. math-verify itself compares what is no value, as equations and inequalities.
     """
     # optional, and only this process needs it
     import sympy
@@ -132,7 +132,7 @@ def read(text: str) -> Any:
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
     from latex2sympy2_extended.math_normalization import NormalizationConfig, normalize_latex
 
-    text = re.sub(r"([0-9]*)\.([0-9]+)", lambda number: rf"(\frac{{{int(number[1] + number[2])}}}{{{10 ** len(number[2])}}})", text)
+    text = re.sub(r"(?<![0-9])([0-9]*)\.([0-9]+)", lambda number: rf"(\frac{{{int(number[1] + number[2])}}}{{{10 ** len(number[2])}}})", text)
     text = normalize_latex(text, NormalizationConfig(basic_latex=True, malformed_operators=True, nits=True, boxed="none"))
     return latex2sympy(text, is_real=True, normalization_config=None, conversion_config=ConversionConfig(lowercase_symbols=False))
 

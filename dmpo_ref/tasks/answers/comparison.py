@@ -38,7 +38,10 @@ READ = r"""
 """
 ODD = re.compile(r"[0-9] [0-9.]|[0-9]e[+-]?[0-9]|[?~:\"#@&`$%]|\*\*|[^\x00-\x7f]")
 TIDY: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [  # after `one_writing`, in this order
-    (re.compile(r"(?<![0-9])([0-9]*)\.([0-9]*)(?: ?\\(?:overline|bar|dot) ?\{?([0-9]+)\}?|\(([0-9]+)\))"), lambda found: repeating(*found.groups())),
+    (
+        re.compile(r"(?<![0-9])([0-9]*)\.([0-9]*)(?: ?\\(?:overline|bar|dot) ?\{?|\((?=[0-9]+\)))([0-9]+)[})]?"),
+        lambda found: repeating(*found.groups()),
+    ),
     (re.compile(r"(?<![0-9./}])([0-9]+) ([0-9]+) ?/ ?([0-9]+)(?![0-9.])"), r"\1\\frac{\2}{\3}"),
     (re.compile(r"(?<![0-9.,{])[0-9]{1,3}(?: [0-9]{3})+(?![0-9,])"), lambda number: number[0].replace(" ", "")),
     (re.compile(r"(?<![\\^_A-Za-z}\]])\{([^{}]*)\}(?!\{)"), r"\1"),
@@ -89,9 +92,8 @@ def tidy(text: str) -> str:
     return text
 
 
-def repeating(whole: str, fixed: str, period: str | None, bracketed: str | None) -> str:
+def repeating(whole: str, fixed: str, period: str) -> str:
     """A repeating decimal as a fraction: 0.1666… is (16 − 1)/90."""
-    period = (period or bracketed or "")[:50]
     above = int(f"0{whole}{fixed}{period}") - int(f"0{whole}{fixed}")
     return rf"\frac{{{above}}}{{{(10 ** len(period) - 1) * 10 ** len(fixed)}}}"
 

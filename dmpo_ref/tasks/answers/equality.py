@@ -132,7 +132,8 @@ def read(text: str) -> Any:
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
     from latex2sympy2_extended.math_normalization import NormalizationConfig, normalize_latex
 
-    text = re.sub(r"(?<![0-9])([0-9]*)\.([0-9]+)", lambda number: rf"(\frac{{{int(number[1] + number[2])}}}{{{10 ** len(number[2])}}})", text)
+    decimals = r"(?<![0-9])([0-9]*)\.([0-9]+)"
+    text = re.sub(decimals, lambda found: rf"(\frac{{{int(found[1] + found[2])}}}{{{10 ** len(found[2])}}})", text)
     text = normalize_latex(text, NormalizationConfig(basic_latex=True, malformed_operators=True, nits=True, boxed="none"))
     return latex2sympy(text, is_real=True, normalization_config=None, conversion_config=ConversionConfig(lowercase_symbols=False))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from dmpo_ref.tasks.answers.units import BEFORE, BEHIND, CANONICAL, CHINESE, LENGTHS, NO_UNIT, in_words, words_of
+from dmpo_ref.tasks.answers.units import BEFORE, BEHIND, CANONICAL, CHINESE, LENGTHS, NO_UNIT, in_words, small, words_of
 from dmpo_ref.tasks.answers.writing import one_writing
 
 MAX_LENGTH = 200  # characters; a longer text is not a short answer, and the time for a number grows as the square of its length
@@ -13,9 +13,9 @@ MAX_LENGTH = 200  # characters; a longer text is not a short answer, and the tim
 DECIMAL = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,3}(?: [0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|(?<![A-Za-z])\.[0-9]+"
 FRACTION = r"(?:(?P<whole>[0-9]+) )?(?P<above>[1-9][0-9]*|0) ?/ ?(?P<below>[1-9][0-9]*)"
 ANSWER = re.compile(rf"(?P<before>[^0-9]*?)(?P<sign>[-+]?)(?P<gap>[$€£¥₹ ]*)(?:{FRACTION}|(?P<decimal>{DECIMAL}))(?P<after>[^0-9]*)")
-RELATION = re.compile(r"[<>~]|!=|\\(?:[lg]e(?:q|qq|qslant)?|[lg]t|ne|neq|not|approx|pm|mp|sim|simeq|cong|equiv|propto)(?![A-Za-z])")
+RELATION = re.compile(r"[<>~]|[!/]=|\\(?:[lg]e(?:q|qq|qslant)?|[lg]t|ne|neq|not|approx|pm|mp|sim|simeq|cong|equiv|propto)(?![A-Za-z])")
 DOUBT_BEFORE = re.compile(r"^ ?[,.;]|\band\W*$|(?<!\bRs)[,.;']$|\.\.")
-DOUBT_BEHIND = re.compile(r"^[!'\"\[(:]|\.\.|/ ?$|-(?![A-Za-z]{2})|^\S*[,;]$|\b(?:square|cubic)$|^[A-Za-z] (?!per\b)[a-z]")
+DOUBT_BEHIND = re.compile(r"^ ?[!'\"\[(:]|%\W*%|\.\.|/ ?$|-(?![A-Za-z]{2})|^\S*[,;]$|\b(?:square|cubic)$|^[A-Za-z] (?!per\b)[a-z]")
 TOKEN = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?|\S")
 SIGNS_BEFORE, SIGNS_BEHIND = set(":,;()[]\"'#.∴"), set(",.;()[]\"'/-!")
 CHINESE_WORDS = re.compile(f"(?:{'|'.join(sorted(CHINESE.split(), key=len, reverse=True))})+")
@@ -92,7 +92,6 @@ def describe_doubt(found: re.Match[str], number: Fraction, question: str) -> str
     known, asked = words_of(question)
     for part, words, signs in ((before, BEFORE | known, SIGNS_BEFORE), (after, BEHIND | known | asked, SIGNS_BEHIND)):
         for token in TOKEN.findall(part):
-            is_known = token in words if len(token) == 1 else token.casefold() in words
-            if not (is_known or token in signs or CHINESE_WORDS.fullmatch(token)):
+            if not (small(token) in words or token in signs or CHINESE_WORDS.fullmatch(token)):
                 return f"{token!r} beside the number may change it"
     return None

@@ -10,12 +10,12 @@ import re
 # A name and the ways to write it; a plural is understood.
 MEASURES = {
     "m": "meter metre", "cm": "centimeter centimetre", "mm": "millimeter millimetre", "km": "kilometer kilometre", "ft": "foot feet",
-    "in": "inch", "yd": "yard", "mi": "mile", "g": "gram gramme", "kg": "kilogram kilo", "mg": "milligram", "lb": "lbs pound",
+    "in": "inch", "yd": "yard", "mi": "mile", "g": "gram gramme", "kg": "kilogram", "mg": "milligram", "lb": "lbs pound",
     "oz": "ounce", "ton": "tonne", "L": "l liter litre", "mL": "ml milliliter millilitre", "gal": "gallon", "qt": "quart", "pt": "pint",
     "cup": "", "tsp": "teaspoon", "tbsp": "tablespoon", "s": "sec second", "min": "minute", "h": "hr hour", "day": "", "week": "wk",
     "month": "", "year": "yr", "decade": "", "century": "", "mph": "", "kmh": "kph", "acre": "", "hectare": "", "unit": "",
     "degree": "deg", "radian": "rad", "celsius": "", "fahrenheit": "", "%": "percent pct percentage", "dollar": "$ usd us$ buck",
-    "cent": "¢", "euro": "€ eur", "gbp": "£", "yen": "¥", "yuan": "rmb", "rupee": "rs ₹ inr", "peso": "", "watt": "W", "volt": "V",
+    "cent": "¢", "euro": "€ eur", "gbp": "£", "yen": "¥", "yuan": "rmb", "rupee": "rs ₹ inr inr", "peso": "", "watt": "W", "volt": "V",
     "hertz": "hz", "byte": "", "calorie": "kcal",
 }  # fmt: skip
 THINGS = """
@@ -40,17 +40,17 @@ LEAD = """
     a all also altogether amount an and answer are area average be because by charged contains correct cost count distance earned equal
     equals exactly final finally for gets get had has have he height hence her his i in is it it's its just left length made make makes
     mean must my need now number of on only our paid pay perimeter price probability profit remain remaining required result says she
-    should since size so solution spend spent speed sum takes that the their then there therefore these they this thus took total value
-    volume was we were weight width will would you your x y n die la antwort respuesta réponse ist es est
+    should since size so solution spend spent speed sum takes that that's the their then there therefore these they this thus took total
+    value volume was we were weight width will would you your x y n die la antwort respuesta réponse ist es est
 """
 FOLLOW = """
     a all altogether an and are as away altogether birthday by correct current currently daily day deep each earlier earned every extra
     fast final for from full had has have he her high his hourly in is it its later left long made money monthly need needed now o'clock
-    of old on only our overall own paid per pm am remain remaining required saved she so sold spent tall the their them there they today
+    of old on only our overall own paid per pm am remain remaining required saved she sold spent tall the their them there they today
     together tomorrow total used was we weekly were whole wide will with work worth would yearly you your
 """
 CHINESE = """
-    答案 最终 最后 结果 因此 所以 总共 一共 等于 是 为 共 的 有 个 元 美元 米 厘米 千米
+    答案 最终 最后 结果 因此 所以 总共 一共 等于 是 为 共 的 有 个 個 元 美元 米 厘米 千米
     公里 克 千克 公斤 小时 分钟 秒 天 周 月 年 岁 人 本 页 次 块 度 升 毫升
 """
 # Words that change a number are no unit even where the question uses them, unless it asks for just that (how many dozen?).
@@ -71,14 +71,19 @@ LENGTHS = r"(?:[cmk]?m|ft|in|yd|mi|(?:centi|milli|kilo)?met(?:er|re)s?|inch(?:es
 def forms(words: str) -> set[str]:
     """Words and their plurals."""
     plurals = ((word, f"{word}s", f"{word}es", f"{word[:-1]}ies" if word.endswith("y") else word) for word in words.split())
-    return {form for group in plurals for form in (group if len(group[0]) > 2 else group[:1])}
+    return {form for group in plurals for form in (group if len(group[0]) > 1 else group[:1])}
 
 
 CANONICAL = {form: name for name, words in MEASURES.items() for form in forms(f"{name} {words}")}
 CANONICAL |= {form: thing for thing in THINGS.split() for form in forms(thing) if form not in CANONICAL}
-BEFORE = set(LEAD.split()) | {"$", "€", "£", "¥", "₹", "us$", "usd", "eur", "gbp", "rs", "rs."}
+BEFORE = set(LEAD.split()) | {"$", "€", "£", "¥", "₹", "us$", "usd", "eur", "gbp", "inr", "rs", "rs."}
 BEHIND = set(FOLLOW.split()) | CANONICAL.keys() - {"k"}
 NO_UNIT = forms(CHANGING)
+
+
+def small(word: str) -> str:
+    """A word in small letters, but for a letter alone and MM: M, MM and K are no metres, millimetres and so on."""
+    return word if len(word) == 1 or word == "MM" else word.casefold()
 
 
 def words_of(question: str) -> tuple[set[str], set[str]]:
@@ -108,7 +113,7 @@ def read_unit(text: str) -> str | None:
 def read_factor(text: str) -> str | None:
     """The one name of a part of a unit, with its power."""
     found = re.fullmatch(r" *(?:(square|sq\.?|cubic|cu\.?) )?([^ ^]+(?: [^ ^]+)*?) *(?:\^ ?([23])|(squared|cubed))? *", text)
-    names = [CANONICAL.get(word if len(word) == 1 else word.casefold()) for word in found[2].split()] if found else [None]
+    names = [CANONICAL.get(small(word)) for word in found[2].split()] if found else [None]
     if found is None or None in names:
         return None
     power = found[3] or {"s": "2", "c": "3"}.get((found[1] or found[4] or " ")[0])

@@ -129,6 +129,7 @@ def test_without_the_library_one_line_says_what_to_install(monkeypatch):
         ),
         ("gsm8k", {"question": ["q"], "answer": "#### 1"}, r"row 1: the question must be a text, got .*q"),
         ("math500", {"problem": "p", "answer": ["1", "2"]}, r"row 1: problem and answer must be text; got 'p' and .*1"),
+        ("math500", {"problem": "p", "solution": ["\\boxed{1}"]}, r"row 1: an answer is needed"),
         ("math500", {"problem": 7, "answer": "1"}, r"row 1: problem and answer must be text; got '7'"),
         *(
             ("math500", {"problem": "p", "answer": answer}, r"row 1: the answer .* in JSON each backslash of LaTeX is written twice")

@@ -131,7 +131,7 @@ def read_results(path: Path, text: str) -> Iterator[Item | str]:
     lines_of: dict[tuple[int, int], int] = {}
     for number, line in enumerate(lines[1:], start=2):
         try:
-            record = json.loads(line)
+            record = as_object(json.loads(line))
             index, sample = (check_count(record, name) for name in ("index", "sample"))
             if (first := lines_of.setdefault((index, sample), number)) != number:
                 raise ValueError(f"item {index}, sample {sample} is in line {first} already, which is graded; remove one of them")
@@ -153,6 +153,8 @@ def read_generations(path: Path, text: str) -> Iterator[Item | str]:
         form = '{"generations": [{"question", "generations", "ground_truth"}, …]}'
         raise ValueError(f"{path}: not a file of generations; expected {form}")
     check_setting(path, task, length)
+    if not records:
+        yield f"{path} holds no answers"
     if is_cut:
         yield f"{path}: the JSON is cut off or broken after {len(records)} items; those are graded"
     in_name = re.fullmatch(rf"([^_]+_.+?_({length or '[0-9]+'})(?:_[0-9]+)?)(_[0-9]+)?", name)
@@ -161,7 +163,7 @@ def read_generations(path: Path, text: str) -> Iterator[Item | str]:
     run = path.with_name(in_name[1] if in_name else re.sub(r"_[0-9]+$", "", name)).as_posix()
     for index, record in enumerate(records):
         try:
-            question, generation, truth = record["question"], record["generations"], record["ground_truth"]
+            question, generation, truth = as_object(record)["question"], record["generations"], record["ground_truth"]
             if generation is None:
                 raise ValueError("generations must be a text, got null")
             grade = grade_record(task, question, truth, generation)
@@ -189,6 +191,13 @@ def parse_generations(text: str) -> tuple[list[Any] | None, Any, bool]:
             records.append(record)
     length = re.search(r'"gen_length"\s*:\s*(\d+)', text)
     return records, int(length[1]) if length else None, True
+
+
+def as_object(record: Any) -> dict[str, Any]:
+    """A record, if it is a JSON object."""
+    if not isinstance(record, dict):
+        raise ValueError(f"an object with the fields of an answer is needed, got {str(record)[:40]!r}")
+    return record
 
 
 def check_setting(path: Path, task: Any, length: Any) -> None:

@@ -136,8 +136,9 @@ class MATH500(ChatTask):
 def from_row(row: dict[str, Any], where: str) -> Problem:
     """An item from a row; ValueError with its place if there is no answer."""
     answer = row.get("answer")
-    if answer is None and "\\boxed" in str(row.get("solution")):
-        answer = published_box(row["solution"])
+    solution = row.get("solution")
+    if answer is None and isinstance(solution, str) and "\\boxed" in solution:
+        answer = published_box(solution)
     if answer is None or not str(answer).strip():
         raise ValueError(rf"{where}: an answer is needed, in the column answer or in the last \boxed{{}} of the column solution")
     if not isinstance(answer, (str, int, float)) or not isinstance(row["problem"], str):

@@ -89,6 +89,7 @@ def test_a_unit_has_one_name(text, unit):
 
 
 LOCATIONS = [
+    "\x08oxed{{{}}}",
     "<answer>{}</answer>", "<answer>{}", "<answer>\n{}\n</answer>", "<answer>1</answer><answer>{}</answer>",
     "\\boxed{{1}}<answer>{}</answer>", "\\boxed{{{}}}", "\\boxed {{{}}}", "\\boxed\n{{{}}}", "boxed{{{}}}", "\\.boxed{{{}}}",
     "\\fbox{{{}}}", "<answer>1</answer> \\boxed{{{}}}", "<answer>{}</<answer>", "<answer>\n\\boxed{{{}}}\n</<answer>",

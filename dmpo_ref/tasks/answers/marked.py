@@ -15,8 +15,8 @@ def until_end(text: str) -> str:
     return re.split("|".join(map(re.escape, END_TOKENS)), text, maxsplit=1)[0]
 
 
-# What models write for a box and a tag: a space, a line break, a full stop or no backslash; `</<answer>`, `<\answer>`, `</ans` at the end.
-BOX = re.compile(r"\\\.?(?:boxed|fbox)\s*\{|(?<![A-Za-z\\])boxed\{")
+# What models write for a box and a tag: a space, a line break, a full stop or no backslash, \b read as a backspace; `</<answer>`, `<\answer>`, `</ans` at the end.
+BOX = re.compile(r"\\\.?(?:boxed|fbox)\s*\{|(?:(?<![A-Za-z\\])b|\x08)oxed\{")
 OPEN = re.compile(r"(?<!/)<answer>")
 CLOSE = re.compile(r"<[/\\]+ ?<?/?answer ?>?|</[a-z]{0,6}$")
 

@@ -20,6 +20,9 @@ TOKEN = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?|\S")
 SIGNS_BEFORE, SIGNS_BEHIND = set(":,;()[]\"'#.∴"), set(",.;()[]\"'/-!")
 CHINESE_WORDS = re.compile(f"(?:{'|'.join(sorted(CHINESE.split(), key=len, reverse=True))})+")
 VARIABLE = re.compile(r"[0-9] ?[a-zA-Z](?![A-Za-z])|(?<![A-Za-z'])[b-hj-zB-HJ-Z](?![A-Za-z'])")
+ABOUT_ANOTHER = re.compile(
+    r"[^0-9]*(?:\b(?:not|never|half|twice|thrice|negative|minus|at (?:least|most))\b|n't\b)[^0-9]*", flags=re.IGNORECASE
+)
 
 REWRITE = [  # in this order
     (re.compile(r"\\(?:implies|Rightarrow|Longrightarrow|rightarrow|to)(?![A-Za-z])|[-=]>"), "="),
@@ -29,7 +32,7 @@ REWRITE = [  # in this order
     (re.compile(rf"\b(?:square|sq\.?|cubic|cu\.?) (?={LENGTHS}\b)"), " "),
     (re.compile(r"(?<=[0-9]) ?\\frac"), r" \\frac"),
     (re.compile(r"\\frac ?(?:\{ ?([0-9]+) ?\}|([0-9])) ?(?:\{ ?([0-9]+) ?\}|([0-9]))"), r"\1\2/\3\4"),
-    (re.compile(r"(?<![\\^_])\{([^{}]*)\}"), r"\1"),
+    (re.compile(r"(?<![\\^_])\{([^{}]*)\}"), r" \1 "),
     (re.compile(r"\b[A-Z]{1,3}\$"), "$"),
     (re.compile(r"(?<=[0-9]) (?:more|extra|additional) (?!than)(?=[a-z]{3})"), " "),
     (re.compile(r" ([.,;)])"), r"\1"),
@@ -55,6 +58,8 @@ def read_number(text: str, question: str = "") -> tuple[Fraction | None, str]:
     left, _, stated = (part.strip() for part in text.rpartition("="))
     if re.search(r"[0-9+*/^\\-]", left) and VARIABLE.search(re.sub(r"(?<=[0-9]) ?[xX] ?(?=[0-9])", "*", left)):
         return None, "an equation in a variable, not a number"
+    if ABOUT_ANOTHER.fullmatch(left):
+        return None, f"an equation about {left[:40]!r}, not a number"
     while len(stated) > 2 and stated[0] + stated[-1] in ("**", "__", '""', "''", "()", "[]"):
         stated = stated[1:-1].strip()
     found = ANSWER.fullmatch(stated)

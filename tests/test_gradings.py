@@ -81,10 +81,10 @@ def test_gsm8k_and_math_files_are_read(tmp_path):
     math_items = [record("What?", "\\frac{1}{2}", "\\boxed{\\frac12}"), record("What?", "\\frac{1}{2}", "\\boxed{0.50}")]
     files = [published_file(tmp_path, "gsm8k_instruct_256_128_0", gsm8k), published_file(tmp_path, "math_instruct_256_128_0", math_items)]
     scores = summarise(grade_files(files)[0])
-    # A truth of null is never right; 0.50 equals 1/2, which the published comparison of strings does not see.
+    # A truth of null is never right as published, and left out by strict; 0.50 equals 1/2, which the published comparison does not see.
     assert [(s.task, s.grading, s.right, s.total) for s in scores] == [
         ("gsm8k", "published", 2, 3),
-        ("gsm8k", "strict", 2, 3),
+        ("gsm8k", "strict", 2, 2),
         ("math500", "published", 1, 2),
         ("math500", "strict", 2, 2),
     ]
@@ -110,6 +110,9 @@ BAD = [
     ("countdown_x_256_128_0_generations.json", '{"generations": [], "gen_length": "abc"}', "must be a whole number above 0, got 'abc'"),
     ("countdown_x_256_128_0_generations.json", "[1, 2]", "not a file of generations"),
     ("countdown_x_256_128_0_generations.json", "", "not a file of generations"),
+    ("countdown_x_256_128_0_generations.json", '{"generations": []}', "generations.json holds no answers"),
+    ("countdown_x_256_128_0_generations.json", '{"generations": [7]}', "item 0: an object with the fields of an answer is needed, got '7'"),
+    ("x.jsonl", results_text("[1]"), "line 2: an object with the fields of an answer is needed, got '[1]'"),
     ("chess_x_256_128_0_generations.json", '{"generations": []}', "unknown task 'chess'"),
     ("x.jsonl", '{"index": 0}\n', "the first line must say what was evaluated"),
     ("x.jsonl", "", "the first line must say what was evaluated"),
@@ -268,3 +271,46 @@ def test_index_is_the_items_number_whatever_line_it_stands_in(tmp_path, capsys):
     graded = [json.loads(text) for text in (tmp_path / "graded.jsonl").read_text().splitlines()]
     assert [(g["index"], g["sample"], g["strict"]) for g in graded] == [(2, 0, False), (2, 1, True), (3, 0, False), (3, 1, True)]
     assert main(["grade", str(path), "--explain", "0"]) == 2
+
+
+def test_a_line_that_is_there_twice_counts_once_and_is_named(tmp_path, capsys):
+    path = tmp_path / "sudoku.jsonl"
+    path.write_text(results_text(line(0), line(0, 1, ""), line(0)))
+    assert main(["grade", str(path)]) == 2
+    captured = capsys.readouterr()
+    assert captured.err == f"dmpo: {path}, line 4: item 0, sample 0 is in line 2 already, which is graded; remove one of them\n"
+    assert "1/2" in captured.out
+
+
+def test_byte_order_marks_are_no_part_of_a_file(tmp_path):
+    for path in (published_file(tmp_path, "countdown_instruct_256_128_0", COUNTDOWN), tmp_path / "sudoku.jsonl"):
+        text = path.read_text() if path.exists() else results_text(line())
+        path.write_text("\ufeff" + text, encoding="utf-8")
+        items, problems = grade_files([path])
+        assert items and not problems and items[0].grade.correct
+
+
+def test_a_truth_that_is_null_is_left_out_by_strict_and_counted_as_published(tmp_path, capsys):
+    """Published files of GSM8K hold null for a negative truth. Published, such an answer is wrong whatever it says."""
+    records = [record("How many?", truth, "\\boxed{18}") for truth in (18.0, None, 17.0, None)]
+    path = published_file(tmp_path, "gsm8k_instruct_256_128_0", records)
+    assert main(["grade", str(path), "--explain", "1", "--output", str(tmp_path / "graded.jsonl")]) == 0
+    out = capsys.readouterr().out
+    rows = {row.split()[3]: row for row in out.splitlines() if "gsm8k  " in row and "%" in row}
+    assert "1/4" in rows["published"] and "1/2" in rows["strict"] and rows["strict"].endswith("2 without a ground truth left out")
+    assert "strict    left out: read None from nowhere; the ground truth is null" in out
+    graded = [json.loads(text) for text in (tmp_path / "graded.jsonl").read_text().splitlines()]
+    assert [(g["published"], g["strict"]) for g in graded] == [(True, True), (False, None), (False, False), (False, None)]
+    strict = next(score for score in summarise(grade_files([path])[0]) if score.grading == "strict")
+    assert strict.interval == wilson(0.5, 2) and strict.left_out == 2
+    assert any("2 answers without a ground truth are left out" in column.source for column in as_columns(read_runs([path])[0]))
+    path = published_file(tmp_path, "gsm8k_instruct_512_256_0", records[1:2], gen_length=512)
+    assert [score.grading for score in summarise(grade_files([path])[0])] == ["published"]
+
+
+def test_files_that_are_not_there_leave_no_output(tmp_path, capsys):
+    output = tmp_path / "graded.jsonl"
+    assert main(["grade", str(tmp_path / "missing_generations.json"), "--output", str(output)]) == 2
+    assert "no file" in capsys.readouterr().err and not output.exists()
+    path = published_file(tmp_path, "countdown_instruct_256_128_0", COUNTDOWN)
+    assert main(["grade", str(path), "--output", str(output)]) == 0 and len(output.read_text().splitlines()) == 4

@@ -4,11 +4,18 @@ import json
 import sys
 
 import datasets
+import numpy as np
 import pytest
+import torch
 
 from dmpo_ref.config import TaskConfig
+from dmpo_ref.tasks import build_task
 from dmpo_ref.tasks.data import read_rows
 from dmpo_ref.tasks.gsm8k import GSM8K, Problem
+from dmpo_ref.tasks.math500 import MATH500
+from dmpo_ref.tasks.math500 import Problem as MATHProblem
+from dmpo_ref.tasks.rewards import LARGEST, score_answers
+from dmpo_ref.tasks.sudoku import read_puzzles
 
 ROWS = [{"question": "Say “two”, or\n2?", "answer": "#### 2"}, {"question": "Three?", "answer": "#### 3"}]
 COLUMNS = ("question", "answer")
@@ -107,3 +114,76 @@ def test_without_the_library_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ValueError, match=r"nobody/nothing:train .* pip install 'dmpo-ref\[benchmarks\]'"):
         read_rows("nobody/nothing:train", COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("task", "row", "message"),
+    [
+        *(
+            (
+                "gsm8k",
+                {"question": "q", "answer": f"#### {truth}"},
+                f"row 1: a number is needed after ####.*'#### {truth}'",
+            )
+            for truth in ("1,2,3", "1,00", "12,34", "1,2345", "1,234,5", "--5", "5-")
+        ),
+        ("gsm8k", {"question": ["q"], "answer": "#### 1"}, r"row 1: the question must be a text, got .*q"),
+        ("math500", {"problem": "p", "answer": ["1", "2"]}, r"row 1: problem and answer must be text; got 'p' and .*1"),
+        ("math500", {"problem": "p", "solution": ["\\boxed{1}"]}, r"row 1: an answer is needed"),
+        ("math500", {"problem": 7, "answer": "1"}, r"row 1: problem and answer must be text; got '7'"),
+        *(
+            ("math500", {"problem": "p", "answer": answer}, r"row 1: the answer .* in JSON each backslash of LaTeX is written twice")
+            for answer in ("\frac{1}{2}", "2\beta", "5\text{ cm}", "\rho", "x\neq 3", "\ufeff12", "a\x00")
+        ),
+    ],
+)
+def test_a_truth_that_would_be_read_as_something_else_is_refused_with_its_row(tmp_path, task, row, message):
+    """JSON's \\f, \\b, \\t, \\r and \\n are also the beginnings of \\frac, \\beta, \\text, \\rho and \\neq."""
+    (tmp_path / "rows.json").write_text(json.dumps([row]))
+    with pytest.raises(ValueError, match=message) as caught:
+        build_task(TaskConfig(name=task, train="-", test="-")).load(str(tmp_path / "rows.json"))
+    assert "\n" not in str(caught.value) and str(tmp_path / "rows.json") in str(caught.value)
+
+
+def test_a_truth_with_line_breaks_or_of_another_number_type_is_taken(tmp_path):
+    rows = [{"problem": "p", "answer": "\\begin{pmatrix}\n1\\\\\n2\\end{pmatrix}"}, {"problem": "p", "answer": 7}]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    assert [item.answer[-1] for item in MATH500(TaskConfig(name="math500", train="-", test="-")).load(str(tmp_path / "rows.json"))] == [
+        "}",
+        "7",
+    ]
+    assert MATH500.from_record("p", "\\frac12") == MATHProblem("p", "\\frac12")
+    with pytest.raises(ValueError, match="written twice"):
+        MATH500.from_record("p", "\frac12")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_prompt(tmp_path):
+    (tmp_path / "p.txt").write_text("\ufeffAnswer {question}", encoding="utf-8")
+    task = GSM8K(TaskConfig(name="gsm8k", train="-", test="-", prompt_file=str(tmp_path / "p.txt")))
+    assert task.prompt(Problem("Why?", "1")) == [{"role": "user", "content": "Answer Why?"}]
+
+
+@pytest.mark.parametrize("length", [10, 200_000])
+def test_a_quote_that_is_not_closed_in_a_puzzle_file_is_one_line(tmp_path, length):
+    (tmp_path / "p.csv").write_text('Puzzle,Solution\n"1204301201434320,1234341221434321\n' + "1" * length)
+    with pytest.raises(ValueError, match=r"p\.csv") as caught:
+        read_puzzles(tmp_path / "p.csv")
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+    if length > 100_000:
+        assert "is a quote not closed?" in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [b"0.7", bytearray(b"1"), "0.7", None, [1], 1e308, -1e308, 10**400, float("nan"), float("inf")])
+def test_a_reward_that_is_no_number_or_too_large_is_refused(value):
+    """Squares of 1e308 have no float: the spread of the group would be NaN."""
+    task = GSM8K(TaskConfig(name="gsm8k", train="-", test="-"))
+    with pytest.raises(ValueError, match="reward") as caught:
+        score_answers(task, [Problem("?", "1")], [["a", "b"]], lambda item, text: value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_reward_of_the_largest_size_and_of_other_number_types_is_taken():
+    task = GSM8K(TaskConfig(name="gsm8k", train="-", test="-"))
+    rewards = iter([LARGEST, -LARGEST, np.float32(0.5), torch.tensor(0.25), True])
+    total, metrics = score_answers(task, [Problem("?", "1")], [["a"] * 5], lambda item, text: next(rewards))
+    assert total.tolist() == [[1e30, -1e30, 0.5, 0.25, 1.0]] and torch.isfinite(total.var()) and metrics["reward/custom"] == 1.75 / 5

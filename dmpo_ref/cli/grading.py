@@ -28,7 +28,7 @@ def run_grade(args: argparse.Namespace) -> None:
             print(f"\n{describe_item(item)}")
     if missing := sorted(set(args.explain) - {item.index for item in items}):
         problems.append(f"--explain {missing[0]}: no file holds an item of that index")
-    if args.output:
+    if args.output and items:
         write_atomically(Path(args.output), "".join(json.dumps(as_result(item)) + "\n" for item in items))
     report_problems(problems)
 

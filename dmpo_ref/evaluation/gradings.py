@@ -24,6 +24,7 @@ from dmpo_ref.tasks.base import Grade, Verdict, accuracy_by_kind
 PUBLISHED_NAMES = {"math": "math500"}  # what a published file calls a task, where this project calls it something else
 Z = 1.959963984540054  # 97.5 % quantile of the normal distribution: 95 % intervals
 COST = ".timing.jsonl"  # ending of the files beside results that hold what the answers have cost
+NO_TRUTH = Verdict(0, 0, None, "nowhere", "the ground truth is null, as published files have it for negative ones; left out")
 NEVER_ASKED = Verdict(0, 1, None, "not asked", "prompt and answer together are longer than the model can read; counts as wrong")
 
 
@@ -55,6 +56,7 @@ class Score:
 
     Attributes:
         right, total: points: answers, or blank cells for Sudoku's published rule.
+        left_out: answers that do not count, as their ground truth is null. Published, they count as wrong.
         num_items: different items. The interval counts these: the cells of one puzzle and the samples of one item are not
             independent.
         pass_at: k → share of items solved by at least one of k samples, where items have several (strict grading only).
@@ -68,6 +70,7 @@ class Score:
     total: int
     num_items: int
     pass_at: dict[int, float]
+    left_out: int = 0
 
     @property
     def accuracy(self) -> float:
@@ -109,7 +112,7 @@ def grade_file(path: Path) -> Iterator[Item | str]:
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors put a byte-order mark before it
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text: {error}") from error
     yield from read_results(path, text) if path.suffix == ".jsonl" else read_generations(path, text)
@@ -125,10 +128,13 @@ def read_results(path: Path, text: str) -> Iterator[Item | str]:
         raise ValueError(f"{path}: the first line must say what was evaluated, as dmpo evaluate writes it") from None
     check_setting(path, task, length)
     run = path.with_suffix("").as_posix()
+    lines_of: dict[tuple[int, int], int] = {}
     for number, line in enumerate(lines[1:], start=2):
         try:
-            record = json.loads(line)
+            record = as_object(json.loads(line))
             index, sample = (check_count(record, name) for name in ("index", "sample"))
+            if (first := lines_of.setdefault((index, sample), number)) != number:
+                raise ValueError(f"item {index}, sample {sample} is in line {first} already, which is graded; remove one of them")
             grade = grade_record(task, record["question"], record["ground_truth"], record["generation"])
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             remedy = "; if it was cut off, the same dmpo evaluate completes it" if isinstance(error, json.JSONDecodeError) else ""
@@ -147,6 +153,8 @@ def read_generations(path: Path, text: str) -> Iterator[Item | str]:
         form = '{"generations": [{"question", "generations", "ground_truth"}, …]}'
         raise ValueError(f"{path}: not a file of generations; expected {form}")
     check_setting(path, task, length)
+    if not records:
+        yield f"{path} holds no answers"
     if is_cut:
         yield f"{path}: the JSON is cut off or broken after {len(records)} items; those are graded"
     in_name = re.fullmatch(rf"([^_]+_.+?_({length or '[0-9]+'})(?:_[0-9]+)?)(_[0-9]+)?", name)
@@ -155,7 +163,7 @@ def read_generations(path: Path, text: str) -> Iterator[Item | str]:
     run = path.with_name(in_name[1] if in_name else re.sub(r"_[0-9]+$", "", name)).as_posix()
     for index, record in enumerate(records):
         try:
-            question, generation, truth = record["question"], record["generations"], record["ground_truth"]
+            question, generation, truth = as_object(record)["question"], record["generations"], record["ground_truth"]
             if generation is None:
                 raise ValueError("generations must be a text, got null")
             grade = grade_record(task, question, truth, generation)
@@ -185,6 +193,13 @@ def parse_generations(text: str) -> tuple[list[Any] | None, Any, bool]:
     return records, int(length[1]) if length else None, True
 
 
+def as_object(record: Any) -> dict[str, Any]:
+    """A record, if it is a JSON object."""
+    if not isinstance(record, dict):
+        raise ValueError(f"an object with the fields of an answer is needed, got {str(record)[:40]!r}")
+    return record
+
+
 def check_setting(path: Path, task: Any, length: Any) -> None:
     """Refuse a file whose task is not known, or whose generation length is not a number of tokens; None is allowed."""
     if not isinstance(task, str) or task not in TASKS:
@@ -210,7 +225,8 @@ def grade_record(task: str, question: Any, truth: Any, generation: Any) -> Grade
         return Grade("not asked", NEVER_ASKED, replace(NEVER_ASKED, total=TASKS[task].grade(item, "").published.total))
     if not isinstance(generation, str):
         raise ValueError(f"the generation must be a text, got {str(generation)[:40]!r}")
-    return TASKS[task].grade(item, generation)
+    grade = TASKS[task].grade(item, generation)
+    return replace(grade, strict=NO_TRUTH) if truth is None else grade
 
 
 def describe_error(error: Exception) -> str:
@@ -219,21 +235,22 @@ def describe_error(error: Exception) -> str:
 
 
 def summarise(items: list[Item]) -> list[Score]:
-    """Accuracy for each run × task × length × grading, in this order."""
+    """Accuracy for each run × task × length × grading, in this order; none where no answer has a ground truth that counts."""
     groups: dict[tuple[str, int, str], list[Item]] = defaultdict(list)
     for item in items:
         groups[item.task, item.length or 0, item.run].append(item)
     scores = []
     for (task, length, run), group in sorted(groups.items()):
-        by_item: dict[tuple[Path, int], list[bool]] = defaultdict(list)
-        for item in group:
-            by_item[item.file, item.index].append(item.grade.correct)
-        for grading, verdicts, pass_at in (
-            ("published", [item.grade.published for item in group], {}),
-            ("strict", [item.grade.strict for item in group], pass_at_k(list(by_item.values()))),
-        ):
-            right, total = sum(verdict.right for verdict in verdicts), sum(verdict.total for verdict in verdicts)
-            scores.append(Score(run, task, length or None, grading, right, total, len(by_item), pass_at))
+        for grading in ("published", "strict"):
+            graded = [(item, verdict) for item in group if (verdict := getattr(item.grade, grading)).total]
+            if not graded:
+                continue
+            by_item: dict[tuple[Path, int], list[bool]] = defaultdict(list)
+            for item, _ in graded:
+                by_item[item.file, item.index].append(item.grade.correct)
+            right, total = sum(verdict.right for _, verdict in graded), sum(verdict.total for _, verdict in graded)
+            pass_at = pass_at_k(list(by_item.values())) if grading == "strict" else {}
+            scores.append(Score(run, task, length or None, grading, right, total, len(by_item), pass_at, len(group) - len(graded)))
     return scores
 
 
@@ -262,7 +279,8 @@ def format_scores(scores: list[Score]) -> str:
     for score in scores:
         right = f"{score.right}/{score.total}" + " cells" * (score.task == "sudoku" and score.grading == "published")
         low, high = score.interval
-        more = "  ".join(f"pass@{k} {100 * value:.2f} %" for k, value in score.pass_at.items())
+        left_out = [f"{score.left_out} without a ground truth left out"] if score.left_out else []
+        more = "  ".join([*(f"pass@{k} {100 * value:.2f} %" for k, value in score.pass_at.items()), *left_out])
         accuracy, interval = f"{100 * score.accuracy:.2f} %", f"{100 * low:.2f} – {100 * high:.2f}"
         rows.append((score.run, score.task, score.length or "-", score.grading, right, accuracy, interval, more))
     headers = ("run", "task", "length", "grading", "right", "accuracy", "95 % interval", "")
@@ -271,7 +289,7 @@ def format_scores(scores: list[Score]) -> str:
 
 def describe_kinds(items: list[Item]) -> str:
     """Strict accuracy by kind of item, and which items were never asked, indented."""
-    by_kind = accuracy_by_kind(item.grade for item in items)
+    by_kind = accuracy_by_kind(item.grade for item in items if item.grade.strict.total)
     text = "  strict, by kind: " + ", ".join(f"{kind} {100 * share:.1f} %" for kind, share in by_kind.items())
     if never := sorted({item.index for item in items if item.generation is None}):
         shown = ", ".join(map(str, never[:10])) + (", …" if len(never) > 10 else "")
@@ -283,7 +301,8 @@ def as_result(item: Item) -> dict[str, Any]:
     """A graded answer as a line of `dmpo grade --output`."""
     grade = item.grade
     result = {"file": str(item.file), "index": item.index, "sample": item.sample, "task": item.task, "length": item.length}
-    result |= {"answer": grade.strict.answer, "published": grade.published.right == grade.published.total, "strict": grade.correct}
+    marks = [verdict.right == verdict.total if verdict.total else None for verdict in (grade.published, grade.strict)]
+    result |= {"answer": grade.strict.answer, "published": marks[0], "strict": marks[1]}
     if item.task == "sudoku":
         result |= {"cells_right": grade.published.right, "cells_blank": grade.published.total}
     return result
@@ -293,6 +312,7 @@ def describe_item(item: Item) -> str:
     """What was read in an answer, from where, and why it is right or wrong, under both gradings."""
     lines = [f"{item.file}, item {item.index}, sample {item.sample} ({item.task}, length {item.length or 'of the template'})"]
     for name, verdict in (("published", item.grade.published), ("strict", item.grade.strict)):
-        mark = "right" if verdict.right == verdict.total else "wrong" if verdict.total == 1 else f"{verdict.right} of {verdict.total}"
+        several = f"{verdict.right} of {verdict.total}" if verdict.total else "left out"
+        mark = "right" if verdict.right == verdict.total > 0 else "wrong" if verdict.total == 1 else several
         lines.append(f"  {name:<9} {mark}: read {verdict.answer!r} from {verdict.source}; {verdict.reason}")
     return "\n".join(lines)

@@ -81,7 +81,8 @@ def as_columns(scores: list[Score]) -> list[Column]:
     columns: dict[tuple[str, str], Column] = {}
     for score in scores:
         run, grading = run_name(score), score.grading
-        values = columns.setdefault((run, grading), Column(f"{run}, {grading}", f"graded here, {grading}", {})).values
+        left_out = f"; {score.left_out} answers without a ground truth are left out" if score.left_out else ""
+        values = columns.setdefault((run, grading), Column(f"{run}, {grading}", f"graded here, {grading}{left_out}", {})).values
         if (score.task, score.length) in values:
             raise ValueError(f"{score.run}: another run of {run} has {score.task} at length {score.length} too; rename one")
         low, high = score.interval

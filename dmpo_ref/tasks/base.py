@@ -29,7 +29,8 @@ class Verdict:
     """What one grading found in one answer.
 
     Attributes:
-        right, total: points and the most there are: 1 for a whole answer, the blank cells for Sudoku's published rule.
+        right, total: points and the most there are: 1 for a whole answer, the blank cells for Sudoku's published rule, 0 for an answer
+            that is not graded.
         answer: the answer that was read; None if there is none.
         source: where it was found, in words.
         reason: why it is right or wrong, one line.
@@ -56,7 +57,7 @@ class Grade:
     @property
     def correct(self) -> bool:
         """Whether the answer is right, by the strict grading."""
-        return self.strict.right == self.strict.total
+        return 0 < self.strict.right == self.strict.total
 
 
 def accuracy_by_kind(grades: Iterable[Grade]) -> dict[str, float]:
@@ -162,7 +163,7 @@ def read_prompt(path: str, fields: dict[str, str]) -> str:
     if not Path(path).is_file():
         raise FileNotFoundError(f"task.prompt_file={path}: no such file; give a text with {', '.join(f'{{{name}}}' for name in fields)}")
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")  # an editor's byte-order mark is no part of the prompt
     except UnicodeDecodeError as error:
         raise ValueError(f"task.prompt_file={path} is not UTF-8 text: {error}") from error
     if missing := [name for name in fields if f"{{{name}}}" not in text]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from dmpo_ref.config import TaskConfig
 from dmpo_ref.tasks.answers.arithmetic import MAX_DIGITS, evaluate, plain, python_value
-from dmpo_ref.tasks.answers.marked import closed_answers, last_answer, marked_answer, published_box
+from dmpo_ref.tasks.answers.marked import closed_answers, last_answer, marked_answer, published_box, until_end
 from dmpo_ref.tasks.base import ANSWER_FORM, ChatTask, Grade, Verdict
 from dmpo_ref.tasks.data import read_rows
 
@@ -109,8 +109,10 @@ class Countdown(ChatTask):
         if self.config.reward == "published":
             answer = ([None, *closed_answers(text)])[-1]
             is_right = answer is not None and check_published(item, answer)[0]
-        elif (answer := last_answer(text)) is not None:
-            is_right = grade_strict(item, *marked_answer(f"<answer>{answer}")).right == 1
+        else:
+            place = last_answer(text := until_end(text))
+            answer = None if place is None else text[: place[2] if place[2] >= 0 else None]  # a box behind the answer does not count
+            is_right = answer is not None and grade_strict(item, *marked_answer(answer)).right == 1
         return {"answer": 0.0 if answer is None else 1.0 if is_right else 0.1}
 
     @staticmethod
@@ -172,11 +174,11 @@ def grade_strict(item: Problem, answer: str | None, source: str) -> Verdict:
         return Verdict(right, 1, answer, source, reason)
 
     if answer is None:
-        return verdict(0, "no <answer> and no \\boxed")
+        return Verdict(0, 1, None, "nowhere", source)
     if len(answer) > MAX_ANSWER:
         return verdict(0, f"longer than {MAX_ANSWER} characters")
     try:
-        sides = [evaluate(side) for side in plain(answer).strip().rstrip(". \n").split("=")]
+        sides = [evaluate(side) for side in sides_of(answer)]
     except ValueError as error:
         return verdict(0, f"not an expression: {error}")
     for side in sides:
@@ -185,6 +187,12 @@ def grade_strict(item: Problem, answer: str | None, source: str) -> Verdict:
     if not any(sorted(side.numbers) == sorted(item.numbers) for side in sides):
         return verdict(0, describe_numbers(item, max(sides, key=lambda side: len(side.numbers)).numbers))
     return verdict(1, f"equals {item.target} and uses each number once")
+
+
+def sides_of(answer: str) -> list[str]:
+    """The sides of an equation, or the one expression, without a name that it is given, as in `x = 30 + 7` or `Answer: 30 + 7`."""
+    sides = re.sub(r"^[A-Za-z ]{0,40}:|\.\s*$", "", plain(answer)).split("=")
+    return sides[1:] if len(sides) > 1 and re.fullmatch(r"\s*[A-Za-z][A-Za-z ]{0,40}", sides[0]) else sides
 
 
 def published_expression(text: str) -> tuple[str, str]:

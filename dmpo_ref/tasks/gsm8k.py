@@ -134,20 +134,28 @@ class GSM8K(ChatTask):
 def from_answer(question: Any, answer: Any, where: str) -> Problem:
     """An item from the columns of a row; ValueError with its place unless a number follows the last `####`."""
     _, _, truth = str(answer).rpartition("####")
-    if not re.fullmatch(r"\s*-?[0-9][0-9,]{0,30}(\.[0-9]{1,30})?\s*", truth) or "####" not in str(answer):
+    if not re.fullmatch(r"\s*-?(?:[0-9]{1,3}(?:,[0-9]{3}){1,9}|[0-9]{1,30})(?:\.[0-9]{1,30})?\s*", truth) or "####" not in str(answer):
         raise ValueError(f"{where}: a number is needed after #### in the answer; got {str(answer)[-40:]!r}")
-    return Problem(str(question), truth.strip())
+    if not isinstance(question, str):
+        raise ValueError(f"{where}: the question must be a text, got {str(question)[:40]!r}")
+    return Problem(question, truth.strip())
 
 
 def strict_verdict(item: Problem, text: str) -> Verdict:
     """Right if the answer is one number and exactly the truth (see `marked_answer`, `read_number`)."""
-    answer, source = marked_answer(text)
-    if answer is None:
-        return Verdict(0, 1, None, source, "no <answer> and no \\boxed")
-    number, reading = read_number(answer)
+    number, answer, source, reading = strict_number(item, text)
     if number is None:
         return Verdict(0, 1, answer, source, reading)
-    return verdict_of(number, item.value, answer, source)
+    return verdict_of(number, item.value, answer or "", source)
+
+
+def strict_number(item: Problem, text: str) -> tuple[Fraction | None, str | None, str, str]:
+    """(number that is stated, answer, where it was found, how it was read)."""
+    answer, source = marked_answer(text)
+    if answer is None:
+        return None, None, "nowhere", source
+    number, reading = read_number(answer, item.question)
+    return number, answer, source, reading
 
 
 def published_verdict(item: Problem, text: str) -> Verdict:
@@ -222,7 +230,7 @@ def recipe_rewards(item: Problem, text: str) -> dict[str, float]:
     once = [text.count(tag) == 1 for tag in tags]
     behind = len(text.rpartition("</answer>")[2]) if once[3] else 0
     ends = text.startswith("<reasoning>\n") and text.endswith("\n</answer>")
-    number, _ = read_number(marked_answer(text)[0] or "")
+    number = strict_number(item, text)[0]
     return {
         "tags": max(0.0, 0.125 * sum(once) - 0.001 * behind),
         "soft_format": 0.5 * starts_with_tags(text, across_lines=True),

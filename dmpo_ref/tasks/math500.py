@@ -10,33 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from dmpo_ref.config import TaskConfig
-from dmpo_ref.tasks.answers.equality import are_equal, need_math_verify
+from dmpo_ref.tasks.answers.comparison import describe_difference
+from dmpo_ref.tasks.answers.equality import need_math_verify
 from dmpo_ref.tasks.answers.latex import published_equal
 from dmpo_ref.tasks.answers.marked import closed_answers, marked_answer, published_box
 from dmpo_ref.tasks.base import ANSWER_FORM, ChatTask, Grade, Verdict
 from dmpo_ref.tasks.data import read_rows
 
 UNKNOWN_KIND = "all"
-MAX_LENGTH = 2000  # characters of an answer that the strict grading looks at
-
-# What does not change the meaning of an answer: spacing, sizes of fractions and brackets, the font of words.
-REWRITE = [
-    (re.compile(r"\\\$|\$|(?<!\\)\\[()!,;: ]|~"), " "),
-    (re.compile(r"\\(?:left|right|displaystyle)(?![A-Za-z])"), ""),
-    (re.compile(r"\\[dt]frac(?![A-Za-z])"), r"\\frac"),
-    (re.compile(r"\\(?:mbox|hbox|textbf|textit|textrm|mathrm|mathbf|mathit)(?![A-Za-z])"), r"\\text"),
-    (re.compile(r"\\text ?\{([^{}]*)\}"), r"\\text{\1}"),
-    (re.compile(r"−"), "-"),
-    (re.compile(r"\\varnothing(?![A-Za-z])"), r"\\emptyset"),
-    (re.compile(r"\s+"), " "),
-    (re.compile(r"(?<![0-9A-Za-z]) | (?![0-9A-Za-z])"), ""),  # the rest stays: 5 6 is not 56
-    (re.compile(r"\.$"), ""),
-]
-WORDS = re.compile(r"\\text\{ ?\(?[A-Za-z][^{}]*\}|[A-Za-z]{4,}")
-BASE = re.compile(r"_\{?([0-9]+)\}?$")
-THOUSANDS = re.compile(r"-?[0-9]{1,3}(?:(?:,|\{,\}| )[0-9]{3})+(?:\.[0-9]+)?")
-SEVERAL = re.compile(r",|\\pm|\\text\{ ?(?:or|and) ?\}")
-RELATION = re.compile(r"[<>]|\\(?:[lg]eq?|in)(?![A-Za-z])")
 
 
 @dataclass(frozen=True)
@@ -141,8 +122,10 @@ class MATH500(ChatTask):
         """The item of a record.
 
         Raises:
-            ValueError: not two texts, or a Sudoku.
+            ValueError: not two texts, or a Sudoku; as `describe_truth`.
         """
+        if isinstance(ground_truth, str) and (problem := describe_truth(ground_truth)):
+            raise ValueError(problem)
         is_sudoku = re.fullmatch(r"[1-4]{16}", str(ground_truth)) and re.search(r"[0-4]{16}", str(question))
         if not isinstance(question, str) or not isinstance(ground_truth, str) or is_sudoku:
             got = f"{str(question)[:40]!r} and {str(ground_truth)[:40]!r}"
@@ -153,82 +136,36 @@ class MATH500(ChatTask):
 def from_row(row: dict[str, Any], where: str) -> Problem:
     """An item from a row; ValueError with its place if there is no answer."""
     answer = row.get("answer")
-    if answer is None and "\\boxed" in str(row.get("solution")):
-        answer = published_box(row["solution"])
+    solution = row.get("solution")
+    if answer is None and isinstance(solution, str) and "\\boxed" in solution:
+        answer = published_box(solution)
     if answer is None or not str(answer).strip():
         raise ValueError(rf"{where}: an answer is needed, in the column answer or in the last \boxed{{}} of the column solution")
+    if not isinstance(answer, (str, int, float)) or not isinstance(row["problem"], str):
+        raise ValueError(f"{where}: problem and answer must be text; got {str(row['problem'])[:40]!r} and {str(answer)[:40]!r}")
+    if problem := describe_truth(str(answer)):
+        raise ValueError(f"{where}: {problem}")
     level = re.search(r"[0-9]+", str(row.get("level") or ""))
-    return Problem(str(row["problem"]), str(answer).strip(), f"level {level[0]}" if level else UNKNOWN_KIND)
+    return Problem(row["problem"], str(answer).strip(), f"level {level[0]}" if level else UNKNOWN_KIND)
+
+
+def describe_truth(answer: str) -> str | None:
+    r"""Why a text is no LaTeX answer: JSON reads `"\frac"` as a form feed and "rac". None if it may be one."""
+    found = re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufeff]|[\t\r](?=[A-Za-z])|\n(?=(?:eq?|abla|ot|u|i)(?![a-z]))", answer)
+    if found is None:
+        return None
+    return f"the answer {answer[:40]!r} has the character {found[0]!r}; in JSON each backslash of LaTeX is written twice"
 
 
 def strict_verdict(item: Problem, text: str) -> Verdict:
-    """Right if the answer (see `marked_answer`) says the same as the truth, or math-verify finds them equal.
-
-    Any form of the same value counts, also one that is not simplified; a percentage is both its number and its hundredth.
-    Three things are compared here, because math-verify is too lenient with them: words must be the same; the base of a number must be
-    the same or left out; the brackets of a list must match, since a pair or an interval is not a set, and one value is not a list.
-    What math-verify cannot decide within the bounds of `equality` counts as wrong.
-    """
+    """Right if the answer (see `marked_answer`) is equal to the truth (see `describe_difference`)."""
     answer, source = marked_answer(text)
     if not answer:
-        return Verdict(0, 1, None, source, "no <answer> and no \\boxed, or an empty one")
+        return Verdict(0, 1, None, "nowhere" if answer is None else source, source if answer is None else "an empty answer")
     if not item.answer:
         return Verdict(0, 1, answer, source, "the right answer is not known")
-    right, reason = check_strict(item.answer, answer)
-    return Verdict(int(right), 1, answer, source, f"{reason}; the right answer is {item.answer}")
-
-
-def check_strict(truth: str, answer: str) -> tuple[bool, str]:
-    """Whether an answer is equal to the truth by the strict grading, and why."""
-    if len(answer) > MAX_LENGTH:
-        return False, f"more than {MAX_LENGTH} characters"
-    truth, answer = rewrite(truth), rewrite(answer)
-    if truth == answer:
-        return True, "the same but for spacing and fonts"
-    if WORDS.fullmatch(truth) or WORDS.fullmatch(answer):
-        right = bare_words(truth) == bare_words(answer)
-        return right, "the same words" if right else "not the same words"
-    bases = {found[1] for found in (BASE.search(truth), BASE.search(answer)) if found}
-    if len(bases) == 2:
-        return False, "numbers in two bases"
-    if list_form(truth) != list_form(answer) and not RELATION.search(truth + answer):
-        return False, "one value, a list, a pair or an interval in place of another of these"
-    equal = are_equal(truth, answer)
-    if equal is None:
-        return False, "too long, too large or too slow to compare"
-    return equal, "equal" if equal else "not equal"
-
-
-def rewrite(text: str) -> str:
-    """An answer without what does not change its meaning."""
-    text = text.strip()
-    for pattern, new in REWRITE:
-        text = pattern.sub(new, text.strip())
-    return re.sub(r"[^0-9.-]", "", text) if THOUSANDS.fullmatch(text) else text
-
-
-def bare_words(text: str) -> str:
-    """Words of an answer without `\\text`, brackets and case."""
-    return " ".join(re.sub(r"\\text|[{}().]", " ", text).casefold().split())
-
-
-def list_form(text: str) -> str:
-    """What holds the parts of an answer together: "" for one value, "{}" for a set or a bare list, else its brackets, as in "[)"."""
-    text = text.rpartition("=")[2].replace(r"\{", "{").replace(r"\}", "}")
-    if not SEVERAL.search(text) or "\\begin" in text or "\\cup" in text:
-        return ""
-    ends = text[0] + text[-1]
-    return ends if ends in ("()", "[]", "(]", "[)") and is_enclosed(text) else "{}"
-
-
-def is_enclosed(text: str) -> bool:
-    """Whether the first bracket of a text is closed by its last character."""
-    depth = 0
-    for at, sign in enumerate(text):
-        depth += (sign in "([{") - (sign in ")]}")
-        if depth == 0:
-            return at == len(text) - 1
-    return False
+    problem = describe_difference(item.answer, answer)
+    return Verdict(int(problem is None), 1, answer, source, f"{problem or 'equal'}; the right answer is {item.answer}")
 
 
 def published_verdict(item: Problem, text: str) -> Verdict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from dmpo_ref.tasks.base import Task
 from dmpo_ref.weights import check_finite
+
+LARGEST = 1e30  # the spread of a group of larger rewards may be no finite number
 
 
 def score_answers(
@@ -22,7 +25,7 @@ def score_answers(
         reward: instead of the task's reward, a function of the item and the answer's text.
 
     Raises:
-        ValueError: a reward that is no finite number.
+        ValueError: a reward that is no finite number, or above `LARGEST`.
     """
 
     def components(item: Any, text: str) -> dict[str, float]:
@@ -41,8 +44,11 @@ def score_answers(
 def as_number(value: Any, text: str) -> float:
     """What a reward function returned, if it is a number."""
     try:
-        if isinstance(value, str):  # float("0.7") would be taken
+        if isinstance(value, (str, bytes, bytearray)):  # float("0.7") would be taken
             raise TypeError
-        return float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"reward(item, text) returned {value!r} for the answer {text[:40]!r}; return a number") from None
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"reward(item, text) returned {repr(value)[:60]} for the answer {text[:40]!r}; return a number") from None
+    if abs(number) > LARGEST and not math.isinf(number):
+        raise ValueError(f"reward(item, text) returned {number} for the answer {text[:40]!r}; its size may be {LARGEST:.0e} at most")
+    return number

@@ -14,14 +14,25 @@ from typing import Any
 
 from dmpo_ref.config import TaskConfig
 from dmpo_ref.tasks.answers.marked import END_TOKENS, closed_answers, marked_answer, until_end
+from dmpo_ref.tasks.answers.writing import FULLWIDTH
 from dmpo_ref.tasks.base import ANSWER_FORM, BLANK, ChatTask, Grade, Verdict
 
+MAX_ANSWER = 1000  # characters in which the strict grading looks for more than a grid
 ROWS = [[4 * r + c for c in range(4)] for r in range(4)]
 COLUMNS = [[4 * r + c for r in range(4)] for c in range(4)]
 BOXES = [[4 * (r + i) + c + j for i in (0, 1) for j in (0, 1)] for r in (0, 2) for c in (0, 2)]
 UNITS = ROWS + COLUMNS + BOXES
 
-SEPARATORS = re.compile(r"[\s|+,;/\[\]`-]+")  # what may stand between the digits of a grid
+SEPARATORS = re.compile(r"[\s|+,;/\[\](){}`*\"'│─┼-]+")  # what may stand between the digits of a grid
+LABEL = re.compile(r"\brow\s*([0-9])(?![0-9])\s*(?:is\b)?\s*[:.)=]?", flags=re.IGNORECASE)
+# What may be said about a grid on lines behind it, with the digits 1 to 4.
+ABOUT = """
+    a all and answer are block blocks box boxes cell cells clue clues column columns complete completed contain contains correct digit
+    digits each every exactly filled final follows from given grid has have here holds in is it keeps kept number numbers of once puzzle
+    row rows satisfies so solution solved subgrid sudoku the this to using valid with
+"""
+COMMENT = rf"(?=[a-z])(?:(?:{'|'.join(ABOUT.split())})\b|2x2|[1-4 .,:;!\s])*"
+COMMENTED = re.compile(rf"(?P<grid>[^a-z]*?)(?:\.|[.!]?\n\s*{COMMENT})?", flags=re.IGNORECASE)
 
 QUESTION = """\
 Complete this 4x4 Sudoku. The grid is written as 16 digits, row by row from the top left, and 0 is a blank:
@@ -191,12 +202,20 @@ def read_grid(text: str) -> tuple[str, str]:
     """The grid in an answer and where it was found, for the strict grading.
 
     From the last `<answer>` or the last `\\boxed{…}` (see `marked_answer`), or, in a text without either, the whole text up to its first
-    end token. White space and | + , ; / - [ ] ` between the digits are removed; everything else stays, and makes the answer wrong.
+    end token. White space, brackets and lines between the digits (see `SEPARATORS`) are removed, so are the labels `Row 1:` to `Row 4:`,
+    a full stop at the end, and lines behind that say something of it in known words (see `ABOUT`); everything else stays, and makes the
+    answer wrong.
     """
     answer, source = marked_answer(text)
     if answer is None:
         answer, source = until_end(text), "the whole text"
-    return SEPARATORS.sub("", answer), source
+    if len(answer) > MAX_ANSWER:
+        return SEPARATORS.sub("", answer), source
+    answer = answer.translate(FULLWIDTH).strip()
+    if LABEL.findall(answer) == ["1", "2", "3", "4"]:
+        answer = LABEL.sub("", answer)
+    found = COMMENTED.fullmatch(answer)
+    return SEPARATORS.sub("", found["grid"] if found else answer), source
 
 
 def published_grid(text: str) -> tuple[str, str]:
@@ -283,15 +302,19 @@ def read_puzzles(path: str | Path) -> list[Puzzle]:
     if not path.is_file():
         raise FileNotFoundError(f"no puzzle file {path}: give a CSV with the columns Puzzle,Solution; in a config, ./ means beside it")
     puzzles = []
-    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:  # Excel's CSV files start with a byte order mark
-        reader = csv.DictReader(file)
-        if not {"Puzzle", "Solution"} <= set(reader.fieldnames or []):
-            raise ValueError(f"{path}: the first line must name the columns Puzzle,Solution; got {reader.fieldnames or 'an empty file'}")
-        for row in reader:
-            puzzle = Puzzle((row["Puzzle"] or "").strip(), (row["Solution"] or "").strip())
-            if problem := describe_problem(puzzle):
-                raise ValueError(f"{path}, line {reader.line_num}: {problem}")
-            puzzles.append(puzzle)
+    try:
+        with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:  # Excel's CSV files start with a byte order mark
+            reader = csv.DictReader(file)
+            if not {"Puzzle", "Solution"} <= set(reader.fieldnames or []):
+                got = str(reader.fieldnames or "an empty file")[:80]
+                raise ValueError(f"{path}: the first line must name the columns Puzzle,Solution; got {got}")
+            for row in reader:
+                puzzle = Puzzle((row["Puzzle"] or "").strip(), (row["Solution"] or "").strip())
+                if problem := describe_problem(puzzle):
+                    raise ValueError(f"{path}, line {reader.line_num}: {problem}")
+                puzzles.append(puzzle)
+    except csv.Error as error:
+        raise ValueError(f"{path} cannot be read as csv: {error}; is a quote not closed?") from error
     if not puzzles:
         raise ValueError(f"{path} holds no puzzle: at least one row after the header is needed")
     return puzzles
@@ -302,22 +325,22 @@ def describe_problem(item: Puzzle) -> str | None:
     if problem := describe_clues(item.puzzle):
         return problem
     if not is_solution(item.puzzle, item.solution):
-        return f"solution {item.solution!r} is not a solution of puzzle {item.puzzle!r}: 16 digits that keep the clues are needed"
+        return f"solution {item.solution[:40]!r} is not a solution of puzzle {item.puzzle[:40]!r}: 16 digits that keep the clues are needed"
     return None
 
 
 def describe_clues(puzzle: str) -> str | None:
     """What is wrong with the clues of a puzzle, in one line; None if all is well."""
     if len(puzzle) != 16:
-        return f"puzzle {puzzle!r} has {len(puzzle)} characters, 16 are needed"
+        return f"puzzle {puzzle[:40]!r} has {len(puzzle)} characters, 16 are needed"
     if wrong := sorted(set(puzzle) - set("01234")):
-        return f"puzzle {puzzle!r} contains {wrong[0]!r}; only the digits 0 (blank) to 4 may stand there"
+        return f"puzzle {puzzle[:40]!r} contains {wrong[0]!r}; only the digits 0 (blank) to 4 may stand there"
     if "0" not in puzzle:
-        return f"puzzle {puzzle!r} has nothing blank, so there is nothing to generate"
+        return f"puzzle {puzzle[:40]!r} has nothing blank, so there is nothing to generate"
     for unit in UNITS:
         clues = [puzzle[i] for i in unit if puzzle[i] != "0"]
         if len(clues) != len(set(clues)):
-            return f"puzzle {puzzle!r} has contradictory clues: a digit twice in one row, column or box"
+            return f"puzzle {puzzle[:40]!r} has contradictory clues: a digit twice in one row, column or box"
     return None
 
 

@@ -96,10 +96,10 @@ CASES = [
     Case(f"<answer>x</answer> ```{GRID}```", WRONG, 2, "a block after the answer counts for published"),
     Case(f"```{GRID}``` <answer>{SWAPPED}</answer>", WRONG, 0, "a block before the answer does not"),
     Case(f"<answer>The grid: {GRID}</answer>", WRONG, 0, "words in the answer"),
-    Case(f"**{GRID}**", WRONG, 2, "strict does not take stars"),
+    Case(f"**{GRID}**", RIGHT, 2, "in bold"),
     Case("\\boxed{1234\\\\3412\\\\2143\\\\4321}", WRONG, 0, "strict does not take LaTeX rows"),
     # Characters.
-    Case("<answer>１２３４３４１２２１４３４３２１</answer>", WRONG, 0, "fullwidth digits"),
+    Case("<answer>１２３４３４１２２１４３４３２１</answer>", RIGHT, 0, "fullwidth digits"),
     Case(f"<answer>{GRID}\x00</answer>", WRONG, 2, "a null character, which published cuts off"),
     Case("<answer>\ud800</answer>", WRONG, 0, "half a character"),
     Case("</answer><answer>\x00é數</answer>", WRONG, 0, "neither digits nor words"),

@@ -11,6 +11,8 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
+from dmpo_ref.tasks.answers.writing import one_writing
+
 MAX_LENGTH = 500  # characters of an expression
 MAX_DEPTH = 50  # brackets inside brackets
 MAX_DIGITS = 20  # digits of a number
@@ -27,9 +29,11 @@ PYTHON_OPERATORS = {
     ast.Pow: operator.pow,
 }
 BRACKETS = {"(": ")", "[": "]", "{": "}"}
-PLAIN = str.maketrans("×✕✖·⋅∙•∗＊xX÷∕⁄／−–—﹣－＋（）［］｛｝＝０１２３４５６７８９", "***********////-----+()[]{}=0123456789")
-COMMANDS = {"times": "*", "cdot": "*", "ast": "*", "div": "/", "dfrac": r"\frac", "tfrac": r"\frac", "frac": r"\frac"}
-LAYOUT = {"left", "right", "bigl", "bigr", "Bigl", "Bigr", "big", "Big", "displaystyle", "quad", "qquad"}
+PLAIN = str.maketrans("•∗", "**")
+COMMANDS = {"times": "*", "cdot": "*", "ast": "*", "div": "/", "frac": r"\frac"}
+COMMANDS |= dict.fromkeys(("implies", "Rightarrow", "Longrightarrow", "rightarrow", "to"), "=")
+GROUPED = re.compile(r"(?<![0-9.])[0-9]{1,3}(?:[, ][0-9]{3})+(?![0-9.])")
+TIMES = re.compile(r"(?<=[0-9)\]}])( ?)[xX]( ?)(?=[0-9(\[{\\])")
 
 
 @dataclass(frozen=True)
@@ -128,12 +132,13 @@ class Parser:
 def plain(text: str) -> str:
     r"""LaTeX and Unicode arithmetic in the characters that `evaluate` reads.
 
-    `\times \cdot \div`, × · ÷ −, x (as in 2 x 3) and fullwidth forms become operators; `\text{…}`, `\mbox{…}` and `\mathrm{…}` their
-    content; `$`, spacing and bracket sizes go. A command that is none of these stays, for `evaluate` to refuse.
+    From `one_writing` the commands `\times \cdot \div` become operators, so does x between operands (as in 2 x 3); arrows become =;
+    `\text{…}` its content; `1,000` is 1000; dollar signs go. A command that is none of these stays, for `evaluate` to refuse.
     """
-    text = re.sub(r"\\(?:text|mbox|mathrm)\s*\{([^{}]*)\}", r" \1 ", text)
-    text = re.sub(r"\\([A-Za-z]+)", lambda found: COMMANDS.get(found[1], " " if found[1] in LAYOUT else found[0]), text)
-    return re.sub(r"\\[,;:! ()\[\]]|\$", " ", text).translate(PLAIN)
+    text = re.sub(r"\\text\{([^{}]*)\}", r" \1 ", one_writing(text)).replace("$", " ")
+    text = re.sub(r"\\([A-Za-z]+)", lambda found: COMMANDS.get(found[1], found[0]), text)
+    text = re.sub(r"[-=]>", "=", GROUPED.sub(lambda number: re.sub("[, ]", "", number[0]), text))
+    return TIMES.sub(r"\1*\2", text).translate(PLAIN)
 
 
 def python_value(text: str) -> complex:

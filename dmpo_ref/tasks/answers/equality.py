@@ -19,11 +19,17 @@ import subprocess
 import sys
 from subprocess import PIPE
 from threading import Lock
+from typing import Any
 
 SECONDS, START_SECONDS = 5, 120  # for one pair; for the imports of a new process, which may share its core with a training run
 MEMORY = 4 << 30  # bytes of address space, where the system can limit it
+DIGITS = 40  # to which equal numbers are equal
+POINTS = (2, -3, 11)  # at which expressions are compared, a little beside
 MAX_LENGTH = 500  # characters of an answer; the longest of MATH is 53
-HUGE = re.compile(r"\^\s*\{[^{}]*\^|\^\s*\{?\s*-?\s*[0-9]{4,}|[0-9]{4,}\s*!|!\s*!")  # towers, long exponents and factorials
+# Towers of powers, long exponents and factorials; powers of a power with three digits.
+HUGE = re.compile(
+    r"\^\s*(?:[{(][^{}()]*|[0-9]+)\^|\^\s*[{(]?\s*-?\s*[0-9]{4,}|[0-9]{4,}\s*!|!\s*\)?\s*!|\^\s*[{(]?-?[0-9]{2,}[})]?\)\s*\^\s*[{(]?-?[0-9]{3}"
+)
 
 
 def need_math_verify() -> None:
@@ -93,15 +99,43 @@ def stop_helper() -> None:
 
 
 def verify_pair(truth: str, answer: str) -> bool:
-    """Whether math-verify finds two answers equal; runs in the separate process."""
-    # optional, and only this process needs it
-    from math_verify import LatexExtractionConfig, parse, verify
+    """Whether two answers are equal, by math-verify's reading; runs in the separate process.
 
-    # LaTeX alone: the other extraction takes the last number of what it cannot read.
-    texts = ("$" + text.replace(r"\$", "").replace("$", "") + "$" for text in (truth, answer))
-    gold, target = (parse(text, [LatexExtractionConfig(boxed_match_priority=-1)], parsing_timeout=None) for text in texts)
-    # 12 decimals: the default of 6 takes 0.333333 for 1/3.
-    return bool(verify(gold, target, float_rounding=12, timeout_seconds=None))
+    Fractions are compared exactly, decimals among them; other numbers are equal if `DIGITS` digits are, expressions if they are so at
+    every one of `POINTS`. math-verify itself compares what is no value, as equations and inequalities.
+    """
+    # optional, and only this process needs it
+    import sympy
+    from math_verify import verify
+
+    gold, target = read(truth), read(answer)
+    if not all(isinstance(value, sympy.Expr) for value in (gold, target)):
+        return bool(verify(gold, target, float_rounding=DIGITS, numeric_precision=DIGITS, timeout_seconds=None))
+    symbols = sorted((gold - target).free_symbols | gold.free_symbols | target.free_symbols, key=str)
+    for start in POINTS if symbols else POINTS[:1]:
+        point = {symbol: start + sympy.Rational(n * n + 1, 7 * n + 3) for n, symbol in enumerate(symbols)}
+        point |= {symbol: sympy.I for symbol in symbols if symbol.name == "i"}
+        a, b = (value.subs(point).doit() for value in (gold, target))
+        if a.is_Rational and b.is_Rational:
+            is_equal = a == b
+        else:
+            a, b = (value.evalf(2 * DIGITS) for value in (a, b))
+            is_equal = a == b or a.is_finite and b.is_finite and abs(a - b) <= abs(a) * sympy.Float(10) ** -DIGITS
+        if not is_equal:
+            return False
+    return True
+
+
+def read(text: str) -> Any:
+    """What math-verify's parser makes of an answer, its decimals as fractions."""
+    # comes with math-verify, which is optional
+    from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
+    from latex2sympy2_extended.math_normalization import NormalizationConfig, normalize_latex
+
+    decimals = r"(?<![0-9])([0-9]*)\.([0-9]+)"
+    text = re.sub(decimals, lambda found: rf"(\frac{{{int(found[1] + found[2])}}}{{{10 ** len(found[2])}}})", text)
+    text = normalize_latex(text, NormalizationConfig(basic_latex=True, malformed_operators=True, nits=True, boxed="none"))
+    return latex2sympy(text, is_real=True, normalization_config=None, conversion_config=ConversionConfig(lowercase_symbols=False))
 
 
 def main(seconds: float) -> None:

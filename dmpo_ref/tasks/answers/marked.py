@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterator
 
 END_TOKENS = ("<|eot_id|>", "<|endoftext|>")  # of a chat turn and of a text, for LLaDA
+NO_ANSWER = "no <answer> and no \\boxed"
 
 
 def until_end(text: str) -> str:
@@ -13,27 +15,48 @@ def until_end(text: str) -> str:
     return re.split("|".join(map(re.escape, END_TOKENS)), text, maxsplit=1)[0]
 
 
-def last_answer(text: str) -> str | None:
-    """What stands between the last `<answer>` and the `</answer>` after it (or the end), stripped; None without `<answer>`."""
-    _, tag, rest = text.rpartition("<answer>")
-    return rest.partition("</answer>")[0].strip() if tag else None
+# What models write for a box and a tag: a space, a line break, a full stop or no backslash, \b read as a backspace; `</<answer>`, `<\answer>`, `</ans` at the end.
+BOX = re.compile(r"\\\.?(?:boxed|fbox)\s*\{|(?:(?<![A-Za-z\\])b|\x08)oxed\{")
+OPEN = re.compile(r"(?<!/)<answer>")
+CLOSE = re.compile(r"<[/\\]+ ?<?/?answer ?>?|</[a-z]{0,6}$")
+
+
+def last_answer(text: str) -> tuple[int, int, int] | None:
+    """Where the text of the last `<answer>` starts and ends, and where what closes it ends: −1 if it is not closed; None without one.
+
+    An `<answer>` at the end of the text, where the one before it is not closed, closes that one.
+    """
+    starts = [found.end() for found in OPEN.finditer(text)]
+    if len(starts) > 1 and not text[starts[-1] :].strip() and CLOSE.search(text, starts[-2]) is None:
+        return starts[-2], starts[-1] - len("<answer>"), starts[-1]
+    if not starts:
+        return None
+    close = CLOSE.search(text, starts[-1])
+    return (starts[-1], len(text), -1) if close is None else (starts[-1], close.start(), close.end())
 
 
 def marked_answer(text: str) -> tuple[str | None, str]:
     """The answer by the strict reading, and where it was found: in the last `<answer>` or the last `\\boxed{…}`, whichever begins later.
 
-    So a box inside the answer is the answer. A box that is not closed does not count, an answer that is not closed does. Nothing
-    after the first end token is read.
+    So a box inside the answer is the answer. An answer that is not closed counts. A box that is not closed does not, unless the answer
+    around it is closed: then both end there. Nothing after the first end token is read. Without an answer: None, and why.
     """
     text = until_end(text)
-    start = text.rfind("\\boxed{")
-    if start > text.rfind("<answer>"):
-        depth = 0
-        for brace in re.finditer(r"\\.|[{}]", text[start:], flags=re.DOTALL):  # \{ and \} are signs, not braces
+    answer = last_answer(text)
+    box = deque(BOX.finditer(text), maxlen=1)
+    if box and (answer is None or box[0].start() >= answer[0]):
+        start = box[0].end()
+        inside = answer is not None and answer[2] >= 0 and start <= answer[1]
+        rest, depth = text[start : answer[1]] if answer and inside else text[start:], 1
+        for brace in re.finditer(r"\\.|[{}]", rest, flags=re.DOTALL):  # \{ and \} are signs, not braces
             depth += {"{": 1, "}": -1}.get(brace[0], 0)
-            if depth == 0 and brace[0] == "}":
-                return text[start + len("\\boxed{") : start + brace.start()].strip(), "the last \\boxed"
-    return (None, "nowhere") if (answer := last_answer(text)) is None else (answer, "the last <answer>")
+            if depth == 0:
+                return rest[: brace.start()].strip(), "the last \\boxed"
+        if inside:
+            return rest.strip(), "the last \\boxed, which the end of the answer closes"
+    if answer is None:
+        return None, "the last \\boxed is not closed" if box else NO_ANSWER
+    return text[answer[0] : answer[1]].strip(), "the last <answer>"
 
 
 def closed_answers(text: str) -> Iterator[str]:

@@ -5,72 +5,98 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
+from dmpo_ref.tasks.answers.units import BEFORE, BEHIND, CANONICAL, CHINESE, LENGTHS, NO_UNIT, in_words, small, words_of
+from dmpo_ref.tasks.answers.writing import one_writing
+
 MAX_LENGTH = 200  # characters; a longer text is not a short answer, and the time for a number grows as the square of its length
 
 DECIMAL = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,3}(?: [0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|(?<![A-Za-z])\.[0-9]+"
 FRACTION = r"(?:(?P<whole>[0-9]+) )?(?P<above>[1-9][0-9]*|0) ?/ ?(?P<below>[1-9][0-9]*)"
-ANSWER = re.compile(rf"(?P<before>[^0-9]*?)(?P<sign>[-+]?)(?P<gap>[$€£¥ ]*)(?:{FRACTION}|(?P<decimal>{DECIMAL}))(?P<after>[^0-9]*)")
-
-RELATION = re.compile(r"[<>≤≥≠≈±∓]|!=|\\(?:[lg]eq?|neq?|approx|pm|sim)\b")
-OPERATOR_BEFORE = re.compile(r"[+*×·÷^/_\\{}√|]|-(?![A-Za-z])")
-OPERATOR_AFTER = re.compile(r"[+*×·÷^_\\{}√|]|-(?![A-Za-z]{2})|/(?! ?[A-Za-z])|^!|^ ?[kKMB]\b")
-OTHER_NUMBER = re.compile(r"\b(?:not|or|minus|negative|plus|half|halves|hundred|thousand|million|billion|trillion)\b")
+ANSWER = re.compile(rf"(?P<before>[^0-9]*?)(?P<sign>[-+]?)(?P<gap>[$€£¥₹ ]*)(?:{FRACTION}|(?P<decimal>{DECIMAL}))(?P<after>[^0-9]*)")
+RELATION = re.compile(r"[<>~]|[!/]=|\\(?:[lg]e(?:q|qq|qslant)?|[lg]t|ne|neq|not|approx|pm|mp|sim|simeq|cong|equiv|propto)(?![A-Za-z])")
+DOUBT_BEFORE = re.compile(r"^ ?[,.;]|\band\W*$|(?<!\bRs)[,.;']$|\.\.")
+DOUBT_BEHIND = re.compile(r"^ ?[!'\"\[(:]|%\W*%|\.\.|/ ?$|-(?![A-Za-z]{2})|^\S*[,;]$|\b(?:square|cubic)$|^[A-Za-z] (?!per\b)[a-z]")
+TOKEN = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?|\S")
+SIGNS_BEFORE, SIGNS_BEHIND = set(":,;()[]\"'#.∴"), set(",.;()[]\"'/-!")
+CHINESE_WORDS = re.compile(f"(?:{'|'.join(sorted(CHINESE.split(), key=len, reverse=True))})+")
+VARIABLE = re.compile(r"[0-9] ?[a-zA-Z](?![A-Za-z])|(?<![A-Za-z'])[b-hj-zB-HJ-Z](?![A-Za-z'])")
+ABOUT_ANOTHER = re.compile(
+    r"[^0-9]*(?:\b(?:not|never|half|twice|thrice|negative|minus|at (?:least|most))\b|n't\b)[^0-9]*", flags=re.IGNORECASE
+)
 
 REWRITE = [  # in this order
-    (re.compile(r"[−–‐‑]"), "-"),
-    (re.compile(r"\\[()\[\]]|\\!"), ""),
-    (re.compile(r"\{,\}"), ","),
-    (re.compile(r"\\[,;: ]|~"), " "),
-    (re.compile(r"\\([$%])"), r"\1"),
-    (re.compile(r"\^ ?(?:\\circ|\{ ?\\circ ?\})"), "°"),
-    (re.compile(r"\\(?:text|textbf|textit|mbox|hbox|mathrm|mathbf) ?\{([^{}]*)\}"), r"\1"),
-    (re.compile(r"(?<=[0-9]) ?\\[dt]?frac"), r" \\frac"),
-    (re.compile(r"\\[dt]?frac ?(?:\{ ?([0-9]+) ?\}|([0-9])) ?(?:\{ ?([0-9]+) ?\}|([0-9]))"), r"\1\2/\3\4"),
-    (re.compile(r"\*\*"), " "),
+    (re.compile(r"\\(?:implies|Rightarrow|Longrightarrow|rightarrow|to)(?![A-Za-z])|[-=]>"), "="),
+    (re.compile(r"\^\\circ ?[CF]?(?![A-Za-z])"), " degrees "),
+    (re.compile(r"\\text\{([^{}]*)\}"), r" \1 "),
+    (re.compile(rf"(?<=[0-9 ])({LENGTHS}) ?\^ ?(?:[23]|\{{ ?[23] ?\}})|(?<![a-z])({LENGTHS}) (?:squared|cubed)\b"), r" \1\2 "),
+    (re.compile(rf"\b(?:square|sq\.?|cubic|cu\.?) (?={LENGTHS}\b)"), " "),
+    (re.compile(r"(?<=[0-9]) ?\\frac"), r" \\frac"),
+    (re.compile(r"\\frac ?(?:\{ ?([0-9]+) ?\}|([0-9])) ?(?:\{ ?([0-9]+) ?\}|([0-9]))"), r"\1\2/\3\4"),
+    (re.compile(r"(?<![\\^_])\{([^{}]*)\}"), r" \1 "),
+    (re.compile(r"\b[A-Z]{1,3}\$"), "$"),
+    (re.compile(r"(?<=[0-9]) (?:more|extra|additional) (?!than)(?=[a-z]{3})"), " "),
+    (re.compile(r" ([.,;)])"), r"\1"),
 ]
 
 
-def read_number(text: str) -> tuple[Fraction | None, str]:
+def read_number(text: str, question: str = "") -> tuple[Fraction | None, str]:
     """The number that an answer states, or None, and why.
 
-    Read are signs, decimals, thousands (`1,000`, `1 000`, `1{,}000`, `1\\,000`), fractions (`1/2`, `\\frac{1}{2}`, `1 1/2`), with
-    currency, units and words around them. Of `a = b` it is b. Anything that could mean another number is refused: two numbers
-    (`12 or 13`, `3 x 4`, `3,5`), an operator or a relation, `1e3`, `5 million`, `12k`, `3!`. A percentage is its number: 5% is 5.
+    Read are signs, decimals, thousands (`1,000`, `1 000`, `1{,}000`, `1\\,000`), fractions (`1/2`, `\\frac{1}{2}`, `1 1/2`). Around
+    them may stand what is known not to change them: a currency, a unit, words of a sentence (see `units`) and words of the question.
+    Of `a = b` it is b, unless a is an equation's side with a variable, as in `2x = 6`. All else is refused: two numbers (`12 or 13`,
+    `3,5`), an operator or a relation, `1e3`, `5 million`, `5 dozen`, `3!`, a word that is not known. A percentage is its number: 5% is 5.
     """
     if len(text) > MAX_LENGTH:
         return None, f"more than {MAX_LENGTH} characters are no number"
-    text = " ".join(text.split())
+    text = one_writing(text)
     for pattern, new in REWRITE:
         text = pattern.sub(new, text)
     text = " ".join(text.split())
     if RELATION.search(text):
         return None, "a comparison, not a number"
-    stated = text.rpartition("=")[2].strip()
+    left, _, stated = (part.strip() for part in text.rpartition("="))
+    if re.search(r"[0-9+*/^\\-]", left) and VARIABLE.search(re.sub(r"(?<=[0-9]) ?[xX] ?(?=[0-9])", "*", left)):
+        return None, "an equation in a variable, not a number"
+    if ABOUT_ANOTHER.fullmatch(left):
+        return None, f"an equation about {left[:40]!r}, not a number"
+    while len(stated) > 2 and stated[0] + stated[-1] in ("**", "__", '""', "''", "()", "[]"):
+        stated = stated[1:-1].strip()
     found = ANSWER.fullmatch(stated)
     if found is None:
         return None, "no number" if not re.search("[0-9]", stated) else "not one plain number"
-    if problem := describe_doubt(found):
-        return None, problem
     sign = -1 if found["sign"] == "-" else 1
     if found["decimal"]:
-        return sign * Fraction(re.sub("[, ]", "", found["decimal"])), "a number"
-    part = Fraction(int(found["above"]), int(found["below"]))
-    if found["whole"] and not 0 < part < 1:
-        return None, "not one plain number"
-    return sign * (int(found["whole"] or 0) + part), "a fraction"
+        number, kind = sign * Fraction(re.sub("[, ]", "", found["decimal"])), "a number"
+    else:
+        part = Fraction(int(found["above"]), int(found["below"]))
+        if found["whole"] and not 0 < part < 1:
+            return None, "not one plain number"
+        number, kind = sign * (int(found["whole"] or 0) + part), "a fraction"
+    problem = describe_doubt(found, number, question)
+    return (None, problem) if problem else (number, kind)
 
 
-def describe_doubt(found: re.Match[str]) -> str | None:
+def describe_doubt(found: re.Match[str], number: Fraction, question: str) -> str | None:
     """Why the one number in an answer may not be what the answer says; None if it is."""
     before, after = found["before"], found["after"]
-    if OPERATOR_BEFORE.search(before) or OPERATOR_AFTER.search(after):
-        return "an operation, not a number"
-    if any(c.isnumeric() for c in before + after) or OTHER_NUMBER.search(f"{before} {after}".casefold()):
-        return "words or signs beside the number that change it"
     if found["sign"]:
         # "x-5" is a difference, "answer - 5" may be one; "-5", "is -5" and "- 5" alone are not.
         if before.strip() and (before[-1].isalpha() or before[-1] in ")%" or " " in found["gap"]):
             return "a difference, not a number"
-    elif before[-1:].isalpha() and not found["gap"]:
+    elif before[-1:].isalpha() and not found["gap"] and before.isascii():
         return "a number that is part of a name"
+    if number.denominator == 1 and 0 <= number < 100:
+        name = in_words(int(number))
+        before, after = (re.sub(rf"\( ?{name} ?\)|\b{name} ?(?=\()", "", part, flags=re.IGNORECASE) for part in (before, after))
+    if doubt := DOUBT_BEFORE.search(before + found["gap"]) or DOUBT_BEHIND.search(after):
+        return f"{doubt[0]!r} beside the number may change it"
+    if re.match("[A-Za-z](?![A-Za-z'])", after) and ("$" in before + found["gap"] or after[0] not in CANONICAL):
+        return f"{after[0]!r} behind the number may change it"
+    after = re.sub(r"(?<=[a-z]) of ([a-z]+)", lambda of: of[0] if of[1] in NO_UNIT else "", after)  # 5 cups of flour
+    known, asked = words_of(question)
+    for part, words, signs in ((before, BEFORE | known, SIGNS_BEFORE), (after, BEHIND | known | asked, SIGNS_BEHIND)):
+        for token in TOKEN.findall(part):
+            if not (small(token) in words or token in signs or CHINESE_WORDS.fullmatch(token)):
+                return f"{token!r} beside the number may change it"
     return None

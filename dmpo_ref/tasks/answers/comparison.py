@@ -1,0 +1,261 @@
+r"""Whether two answers in LaTeX say the same: words, units, lists, intervals and matrices by their text, single values by `equality`.
+
+math-verify alone passes over what it does not read: words and units behind a number, what stands left of an equals sign, dots.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+
+from dmpo_ref.tasks.answers.equality import are_equal
+from dmpo_ref.tasks.answers.units import NO_UNIT, read_unit
+from dmpo_ref.tasks.answers.writing import one_writing
+
+MAX_LENGTH, MAX_PARTS = 2000, 40  # characters of an answer that is looked at, values of a list
+NOT_EQUAL, UNDECIDED = "not equal", "too long, too large or too slow to compare"
+
+WORDS = re.compile(r"(?:\\text\{ ?\(?[A-Za-z][^{}]*\}|[A-Za-z]{4,})[0-9 ]*")
+CHOICE = re.compile(r"(?:\\text\{)? ?\(([A-Z])\) ?\}?((?:\\[a-z]+|[^A-Za-z(\\])*)")
+IN_BASE = re.compile(r"\(?(-?[0-9][0-9A-F]*)\)?(?:_\{?([0-9]+)\}?)?")
+RELATION = re.compile(r"[<>]|\\(?:[lg]e(?:q|qslant)?|[lg]t|neq?|approx|sim)(?![A-Za-z])")
+SEPARATOR = r",|;|\\text\{,? ?(?:or|and) ?\}|(?<![A-Za-z\\])(?:or|and)(?![A-Za-z])"
+UPPER, LOWER = r"\\pm(?![A-Za-z])", r"\\mp(?![A-Za-z])"
+ARGUMENTS = r"\((?:-?[A-Za-z0-9]+|\\[a-z]+)(?:,(?:[A-Za-z0-9]+|\\[a-z]+))*\)"
+NAME = re.compile(
+    rf"((?:m?\\angle ?[A-Z]{{1,3}}|\\overline\{{[A-Z]+\}}|\\text\{{[A-Za-z ]*\}}|\\[A-Za-z]+|[A-Za-z ]+|{ARGUMENTS})"
+    rf"(?:\^\{{-1\}})?(?:{ARGUMENTS})?'*(?:_(?:[A-Za-z0-9]|\{{[^{{}}]*\}}))?)(?:=|\\equiv|\\in(?![A-Za-z])|:)(.*)"
+)
+THOUSANDS = re.compile(r"(?<![0-9.,{])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,])")
+UNIT_START = re.compile(r"\\text\{|(?<=[0-9)}\]])(?=[A-Za-z]{2})|(?<= )(?=[A-Za-z])|\^\\circ|[%$€£¥¢₹]|\(? ?\\[pb]?mod(?![A-Za-z])")
+LETTERS = re.compile(r"\\text\{[^{}]*\}|\\[A-Za-z]+|[A-Za-z]")
+# Commands that math-verify reads as they are meant. Any other in an answer must be in the truth too, as must its letters.
+READ = r"""
+    \frac \sqrt \pi \cdot \times \div \infty \sin \cos \tan \cot \sec \csc \arcsin \arccos \arctan \log \ln \exp \binom \cap \emptyset \le
+    \leq \leqslant \ge \geq \geqslant \ne \neq \lt \gt \lfloor \rfloor \lceil \rceil e i
+"""
+ODD = re.compile(r"[0-9] [0-9.]|[0-9]e[+-]?[0-9]|[?~:\"#@&`$%]|\*\*|[^\x00-\x7f]")
+TIDY: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [  # after `one_writing`, in this order
+    (
+        re.compile(r"(?<![0-9])([0-9]*)\.([0-9]*)(?: ?\\(?:overline|bar|dot) ?\{?|\((?=[0-9]+\)))([0-9]+)[})]?"),
+        lambda found: repeating(*found.groups()),
+    ),
+    (re.compile(r"(?<![0-9./}])([0-9]+) ([0-9]+) ?/ ?([0-9]+)(?![0-9.])"), r"\1\\frac{\2}{\3}"),
+    (re.compile(r"(?<![0-9.,{])[0-9]{1,3}(?: [0-9]{3})+(?![0-9,])"), lambda number: number[0].replace(" ", "")),
+    (re.compile(r"(?<![\\^_A-Za-z}\]])\{([^{}]*)\}(?!\{)"), r"\1"),
+    (re.compile(r"\\text\{ ?(-?[0-9][0-9.,/]*)(?= )"), r"\1\\text{"),
+    (re.compile(r"\{ | \}"), lambda brace: brace[0].strip()),
+    (re.compile(r"(?<![0-9A-Za-z.]) | (?![0-9A-Za-z.])"), ""),  # the rest stays: 5 6 is not 56
+    (re.compile(r"\.$|^\+"), ""),
+]
+
+
+def describe_difference(truth: str, answer: str) -> str | None:
+    """Why an answer is not the truth, in LaTeX both; None if they are equal.
+
+    Values are equal as numbers, exactly, or as expressions. Of a list or set the order does not count, but how often a value occurs
+    does; of a pair, an interval and a matrix it does, with the brackets. A unit may be left out, another one is wrong; a percentage is
+    its number or its hundredth; a base may be left out, and so may `\\pmod`. A name before a value (`x =`) may stand or not; any other
+    equation is no value. Of a choice its letter counts, whatever value follows. Words, letters and commands that are not in the truth
+    and are not known to leave a value as it is make an answer wrong.
+    """
+    if len(answer) > MAX_LENGTH:
+        return f"more than {MAX_LENGTH} characters"
+    truth, answer = tidy(truth), tidy(answer)
+    if truth == answer:
+        return None
+    choices = [CHOICE.fullmatch(text) for text in (truth, answer)]
+    if choices[0] and choices[1]:
+        return None if choices[0][1] == choices[1][1] else f"the choice {choices[1][1]}"
+    if WORDS.fullmatch(truth) or WORDS.fullmatch(answer):
+        return None if bare_words(truth) == bare_words(answer) else "not the same words"
+    bases = [IN_BASE.fullmatch(text) for text in (truth, answer)]
+    if bases[0] and bases[1] and (bases[0][2] or bases[1][2]):
+        if bases[1][2] not in (None, bases[0][2] or "10"):
+            return "numbers in two bases"
+        return None if bases[0][1].lstrip("0") == bases[1][1].lstrip("0") else NOT_EQUAL
+    parts = parse(truth), parse(answer)
+    if not parts[0].parts:
+        answer = join_thousands(answer)
+    if not parts[1].parts:
+        truth = join_thousands(truth)
+    return compare([parse(truth)], [parse(answer)])
+
+
+def tidy(text: str) -> str:
+    """An answer in one way of writing, without spaces that mean nothing."""
+    text = one_writing(text)
+    for pattern, new in TIDY:
+        text = pattern.sub(new, text.strip())
+    return text
+
+
+def repeating(whole: str, fixed: str, period: str) -> str:
+    """A repeating decimal as a fraction: 0.1666… is (16 − 1)/90."""
+    above = int(f"0{whole}{fixed}{period}") - int(f"0{whole}{fixed}")
+    return rf"\frac{{{above}}}{{{(10 ** len(period) - 1) * 10 ** len(fixed)}}}"
+
+
+def join_thousands(text: str) -> str:
+    """`1,234` as `1234`."""
+    return THOUSANDS.sub(lambda number: number[0].replace(",", ""), text)
+
+
+def bare_words(text: str) -> str:
+    """Words of an answer without `\\text`, brackets and case."""
+    return " ".join(re.sub(r"\\text|[{}().]", " ", text).casefold().split())
+
+
+@dataclass(frozen=True)
+class Part:
+    """An answer or a part of one.
+
+    Attributes:
+        form: "" for one value, "{}" for a set or a bare list, "()", "[]", "(]", "[)", "∪", or "matrix" with its shape.
+        parts: what it is made of; () for a value.
+        text: without its name.
+        name: what stands before = or ∈, "" for nothing.
+    """
+
+    form: str
+    parts: tuple[Part, ...]
+    text: str
+    name: str = ""
+
+
+def parse(text: str) -> Part:
+    """What an answer is made of."""
+    if matrix := re.fullmatch(r"\\begin\{[a-z]*matrix\}((?:(?!\\begin).)*)\\end\{[a-z]*matrix\}", text):
+        rows = [split(row, "&") for row in split(matrix[1], r"\\\\")]
+        return gather(f"matrix {[len(row) for row in rows]}", [parse(entry) for row in rows for entry in row], text)
+    for form, separator in (("{}", SEPARATOR), ("∪", r"\\cup(?![A-Za-z])")):
+        if len(pieces := split(text, separator)) > 1:
+            return gather(form, [parse(piece) for piece in pieces], text)
+    if (named := NAME.fullmatch(text)) and not NO_UNIT & set(re.findall("[a-z]{2,}", named[1].casefold())):
+        return replace(parse(named[2].strip()), name=named[1].strip())
+    if text.startswith(r"\{") and text.endswith(r"\}"):
+        return gather("{}", [parse(piece) for piece in split(text[2:-2], SEPARATOR)], text)
+    ends = text[:1] + text[-1:]
+    if ends in ("()", "[]", "(]", "[)") and is_enclosed(text) and len(pieces := split(text[1:-1], SEPARATOR)) > 1:
+        return gather(ends, [parse(piece) for piece in pieces], text)
+    if re.search(f"{UPPER}|{LOWER}", text) and not RELATION.search(text):
+        both = [re.sub(UPPER, plus, re.sub(LOWER, minus, text)).removeprefix("+") for plus, minus in ("+-", "-+")]
+        return gather("{}", [Part("", (), one) for one in both], text)
+    return Part("", (), text)
+
+
+def split(text: str, separator: str) -> list[str]:
+    """Parts of a text between separators that are in no brackets; one part where there is none."""
+    parts, depth, start = [], 0, 0
+    for found in re.finditer(rf"({separator})|[()\[\]{{}}]", text):
+        if found[1] is None:
+            depth += 1 if found[0] in "([{" else -1
+        elif depth == 0:
+            parts.append(text[start : found.start()])
+            start = found.end()
+    return [part.strip() for part in (*parts, text[start:]) if part.strip()] or [text]
+
+
+def gather(form: str, parts: list[Part], text: str) -> Part:
+    """Parts that belong together; a list within a list is one list, a list of one value is that value."""
+    if form == "{}":
+        parts = [replace(inner, name=inner.name or part.name) for part in parts for inner in (part.parts if part.form == "{}" else (part,))]
+    return parts[0] if form == "{}" and len(parts) == 1 else Part(form, tuple(parts), text)
+
+
+def is_enclosed(text: str) -> bool:
+    """Whether the first bracket of a text is closed by its last character."""
+    depth = 0
+    for at, sign in enumerate(text):
+        depth += (sign in "([{") - (sign in ")]}")
+        if depth == 0:
+            return at == len(text) - 1
+    return False
+
+
+def compare(truth: Sequence[Part], answer: Sequence[Part], *, in_order: bool = True) -> str | None:
+    """Why parts are not those of the truth; None if they are. Each part of the truth needs one of its own."""
+    if len(truth) != len(answer) or len(truth) > MAX_PARTS:
+        return f"{len(answer)} values, not {len(truth)}"
+    names = {part.name or part.text[: part.text.find("=") + 1] for part in (*truth, *answer)}
+    if "" in names and len({name.partition("_")[0] for name in names}) <= 2:  # x may be left out, and so may its index
+        truth, answer = ([replace(part, name="") for part in parts] for parts in (truth, answer))
+    left = list(answer)
+    for part in truth:
+        problem: str | None = NOT_EQUAL
+        for other in left[:1] if in_order else sorted(left, key=lambda other: other.text != part.text):
+            if (problem := compare_one(part, other)) in (None, UNDECIDED):
+                break
+        if problem is not None:
+            return problem
+        left.remove(other)
+    return None
+
+
+def compare_one(truth: Part, answer: Part) -> str | None:
+    """Why a part is not that of the truth; None if it is."""
+    if truth.form != answer.form:
+        if RELATION.search(truth.text + answer.text) and truth.form + answer.form in ("()", "[]", "(]", "[)"):
+            return decide(truth.text, answer.text)
+        return "one value, a list, a pair or an interval in place of another of these"
+    if truth.name != answer.name:
+        wholes = [f"{part.name}={part.text}" if part.name else part.text for part in (truth, answer)]
+        if truth.form or not all("=" in whole for whole in wholes):
+            return f"{answer.name or 'no name'} in place of {truth.name or 'no name'}"
+        return compare_values(*wholes)
+    if truth.form:
+        return compare(truth.parts, answer.parts, in_order=truth.form not in ("{}", "∪"))
+    return compare_values(truth.text, answer.text)
+
+
+def compare_values(truth: str, answer: str) -> str | None:
+    """Why a value is not the truth; None if it is. Of `a = b` both sides must be the truth, unless the truth is an equation too."""
+    if truth == answer:
+        return None
+    if "=" in answer and "=" not in truth:
+        if re.search("[A-Za-z]", re.sub(r"\\[A-Za-z]+", "", answer)):
+            return "an equation in place of a value"
+        return next(filter(None, (compare_values(truth, side) for side in answer.split("=")[:MAX_PARTS])), None)
+    if "=" in truth and "=" not in answer:
+        return "a value in place of an equation"
+    (truth, unit), (answer, other) = with_unit(truth), with_unit(answer)
+    if unit and other and unit != other:
+        return f"{other} in place of {unit}"
+    problem = describe_doubt(truth, answer) or decide(truth, answer)
+    if problem == NOT_EQUAL and "%" in (unit, other) and unit != other:
+        problem = decide(*(rf"\frac{{{text}}}{{100}}" if one == "%" else text for text, one in ((truth, unit), (answer, other))))
+    return problem
+
+
+def with_unit(text: str) -> tuple[str, str]:
+    """(value, unit by its one name or "") of a value; a letter alone is a unit only behind a space and a number without letters."""
+    if currency := re.match(r"(-?)(?:[A-Z]{0,2}(\$)|([€£¥₹]))(?=[0-9.])", text):
+        return currency[1] + text[currency.end() :], read_unit(currency[2] or currency[3]) or ""
+    for found in islice(UNIT_START.finditer(text), 20):
+        value, unit = text[: found.start()].strip(), text[found.start() :].strip()
+        is_letter = re.match(r"[A-Za-z](?![A-Za-z])", unit)
+        if is_letter and (text[found.start() - 1] != " " or re.search("[A-Za-z]", re.sub(r"\\[A-Za-z]+", "", value))):
+            continue
+        if value and (name := read_unit(unit)):
+            return value, name
+    return text, ""
+
+
+def describe_doubt(truth: str, answer: str) -> str | None:
+    """What math-verify would pass over in an answer, or take for something else; None if there is nothing."""
+    if (found := ODD.search(answer)) and found[0] not in truth:
+        return f"{found[0]!r} in the value"
+    known = {*LETTERS.findall(truth), *READ.split()}
+    if unknown := [sign for sign in LETTERS.findall(answer) if sign not in known]:
+        return f"{unknown[0][:40]} in the value"
+    if {*re.findall("_.[^}]*", re.sub(r"\\log_", "", answer)), *re.findall("'+", answer)} - {*re.findall("_.[^}]*|'+", truth)}:
+        return "an index or a prime that is not in the truth"
+    return None
+
+
+def decide(truth: str, answer: str) -> str | None:
+    """Why a value is not equal to the truth; None if it is."""
+    equal = are_equal(truth, answer)
+    return UNDECIDED if equal is None else None if equal else NOT_EQUAL

@@ -1,0 +1,120 @@
+"""What may stand around a number without changing it: units of measure, things that are counted, words of a sentence that states it.
+
+Words that are not here make a number doubtful: there is no end to those that change one (dozen, squared, at least, half).
+"""
+
+from __future__ import annotations
+
+import re
+
+# A name and the ways to write it; a plural is understood.
+MEASURES = {
+    "m": "meter metre", "cm": "centimeter centimetre", "mm": "millimeter millimetre", "km": "kilometer kilometre", "ft": "foot feet",
+    "in": "inch", "yd": "yard", "mi": "mile", "g": "gram gramme", "kg": "kilogram", "mg": "milligram", "lb": "lbs pound",
+    "oz": "ounce", "ton": "tonne", "L": "l liter litre", "mL": "ml milliliter millilitre", "gal": "gallon", "qt": "quart", "pt": "pint",
+    "cup": "", "tsp": "teaspoon", "tbsp": "tablespoon", "s": "sec second", "min": "minute", "h": "hr hour", "day": "", "week": "wk",
+    "month": "", "year": "yr", "decade": "", "century": "", "mph": "", "kmh": "kph", "acre": "", "hectare": "", "unit": "",
+    "degree": "deg", "radian": "rad", "celsius": "", "fahrenheit": "", "%": "percent pct percentage", "dollar": "$ usd us$ buck",
+    "cent": "¢", "euro": "€ eur", "gbp": "£", "yen": "¥", "yuan": "rmb", "rupee": "rs ₹ inr inr", "peso": "", "watt": "W", "volt": "V",
+    "hertz": "hz", "byte": "", "calorie": "kcal",
+}  # fmt: skip
+THINGS = """
+    adult album animal answer ant apple arrangement attempt bag bagel ball balloon banana bar barrel basket bead bean bear bed bee berry
+    bike bird block board boat book bottle bouquet bowl box boy bracelet branch brick brother bug building bun bunch bus bushel button
+    cake can candle candy car card carrot cat chair chapter chicken child children chip chocolate choice class clip coin color colour
+    combination container cookie corner cow crayon cube cupcake customer deck desk digit dinner dish doctor dog doll donut door dress
+    drink duck edge egg element employee error event exam face factor family fan farmer fence field figure finger fish floor flower friend
+    frog fruit game gift girl glass goal goat grape group guest hat hen hole horse house idea integer item jar job juice key kid kilowatt
+    kitten lap leaf leaves lemon lesson letter level light line lion list log lollipop lunch machine magazine man marble mark match meal
+    member men message mistake mouse mice movie muffin mug neighbor night notebook number nut object onion orange order outcome package
+    packet pack page painting pan pancake paper parent park part party passenger path peach pear pen pencil penny pennies people person
+    permutation phone photo picture pie piece pig pill pizza place plane plant plate player plum points potato potatoes present prime
+    prize problem project puppy puzzle question rabbit race recipe ride ring roll room rope rose round row sandwich school seat seed
+    serving session set sheep sheet shelf shelves shirt shoe shop shot side sister slice snack solution song spider spoon stair stamp star
+    state step stick sticker stop store story straw strawberry student suit sweet table tail task teacher team test ticket tile time tire
+    toe token tomato tomatoes towel town toy train tray tree trip truck turn turtle value van vegetable vertex vertices visitor vote walk
+    wall watch way wheel window win wing woman women word worker zebra
+"""
+# Of a sentence that states a number, before it and behind it. Chinese has no spaces, so there parts of words are listed.
+LEAD = """
+    a all also altogether amount an and answer are area average be because by charged contains correct cost count distance earned equal
+    equals exactly final finally for gets get had has have he height hence her his i in is it it's its just left length made make makes
+    mean must my need now number of on only our paid pay perimeter price probability profit remain remaining required result says she
+    should since size so solution spend spent speed sum takes that that's the their then there therefore these they this thus took total
+    value volume was we were weight width will would you your x y n die la antwort respuesta réponse ist es est
+"""
+FOLLOW = """
+    a all altogether an and are as away altogether birthday by correct current currently daily day deep each earlier earned every extra
+    fast final for from full had has have he her high his hourly in is it its later left long made money monthly need needed now o'clock
+    of old on only our overall own paid per pm am remain remaining required saved she sold spent tall the their them there they today
+    together tomorrow total used was we weekly were whole wide will with work worth would yearly you your
+"""
+CHINESE = """
+    答案 最终 最后 结果 因此 所以 总共 一共 等于 是 为 共 的 有 个 個 元 美元 米 厘米 千米
+    公里 克 千克 公斤 小时 分钟 秒 天 周 月 年 岁 人 本 页 次 块 度 升 毫升
+"""
+# Words that change a number are no unit even where the question uses them, unless it asks for just that (how many dozen?).
+CHANGING = """
+    zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen
+    twenty thirty forty fifty sixty seventy eighty ninety hundred thousand million billion trillion dozen score gross pair couple lakh
+    crore half halve quarter third fourth fifth sixth seventh eighth ninth tenth hundredth thousandth twice thrice double triple quadruple
+    doubled tripled halved squared cubed more less few fewer than over under below above at least most about around nearly almost
+    approximately roughly between up down to off not no never none neither nor cannot or and without except but minus plus times
+    multiplied divided increased decreased reduced negative point another other rest against until before after some any many several
+    wrong false incorrect ratio k m b if unless when
+"""
+NAMES = CHANGING.split()[:20]  # of the numbers up to nineteen
+TENS = CHANGING.split()[20:28]
+LENGTHS = r"(?:[cmk]?m|ft|in|yd|mi|(?:centi|milli|kilo)?met(?:er|re)s?|inch(?:es)?|f(?:ee|oo)t|yards?|miles?|units?)"
+
+
+def forms(words: str) -> set[str]:
+    """Words and their plurals."""
+    plurals = ((word, f"{word}s", f"{word}es", f"{word[:-1]}ies" if word.endswith("y") else word) for word in words.split())
+    return {form for group in plurals for form in (group if len(group[0]) > 1 else group[:1])}
+
+
+CANONICAL = {form: name for name, words in MEASURES.items() for form in forms(f"{name} {words}")}
+CANONICAL |= {form: thing for thing in THINGS.split() for form in forms(thing) if form not in CANONICAL}
+BEFORE = set(LEAD.split()) | {"$", "€", "£", "¥", "₹", "us$", "usd", "eur", "gbp", "inr", "rs", "rs."}
+BEHIND = set(FOLLOW.split()) | CANONICAL.keys() - {"k"}
+NO_UNIT = forms(CHANGING)
+
+
+def small(word: str) -> str:
+    """A word in small letters, but for a letter alone and MM: M, MM and K are no metres, millimetres and so on."""
+    return word if len(word) == 1 or word == "MM" else word.casefold()
+
+
+def words_of(question: str) -> tuple[set[str], set[str]]:
+    """(words that may stand around an answer to a question, words that may stand behind it, being what is asked for)."""
+    words = set(re.findall(r"[a-z]+", question.casefold())) - NO_UNIT
+    asked = re.findall(r"how (?:many|much) ([a-z]+)(?: ([a-z]+))?", question.casefold())
+    return {word for word in words if len(word) > 2}, {word for pair in asked for word in pair}
+
+
+def in_words(number: int) -> str:
+    """The English name of a number below 100."""
+    if number < len(NAMES):
+        return NAMES[number]
+    return TENS[number // 10 - 2] + ("" if number % 10 == 0 else f"-{NAMES[number % 10]}")
+
+
+def read_unit(text: str) -> str | None:
+    r"""The one name of a unit, as in "cm^2" for `\text{ square centimeters}`; None for what is no unit."""
+    text = re.sub(r"\\text|[{}]", " ", text).replace(r"^\circ", " degree ").strip(" .")
+    text = re.sub(r"(?<=degree) +([CF])$", lambda letter: " celsius" if letter[1] == "C" else " fahrenheit", text)
+    if modulus := re.fullmatch(r"\(? ?\\[pb]?mod ?([0-9]+) ?\)?", text):
+        return f"mod {modulus[1]}"
+    parts = [read_factor(part) for part in re.split(r" ?/ ?| per ", text)] if len(text) < 80 else [None]
+    return None if None in parts else "/".join(filter(None, parts))
+
+
+def read_factor(text: str) -> str | None:
+    """The one name of a part of a unit, with its power."""
+    found = re.fullmatch(r" *(?:(square|sq\.?|cubic|cu\.?) )?([^ ^]+(?: [^ ^]+)*?) *(?:\^ ?([23])|(squared|cubed))? *", text)
+    names = [CANONICAL.get(small(word)) for word in found[2].split()] if found else [None]
+    if found is None or None in names:
+        return None
+    power = found[3] or {"s": "2", "c": "3"}.get((found[1] or found[4] or " ")[0])
+    return " ".join(filter(None, names)) + (f"^{power}" if power else "")

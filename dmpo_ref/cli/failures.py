@@ -27,7 +27,7 @@ REMEDIES = {
     errno.ENOMEM: "end other programs, or ask for less",
 }
 SETTINGS = "sampler.micro_batch, train.score_micro_batch or loss.micro_batch"
-MEMORY = f"out of memory; lower {SETTINGS}, or set model.gradient_checkpointing=true (see dmpo plan); or lower what was set very high"
+MEMORY = f"out of memory; lower {SETTINGS}, set model.gradient_checkpointing=true, or lower train.num_rollouts (see dmpo plan)"
 # What libraries say when something is used up or gone, in a RuntimeError like any other.
 USED_UP = {
     r"out of memory|can't allocate memory|not enough memory|bad_alloc|[Uu]nable to allocate|Cannot allocate|overflow": MEMORY,

@@ -64,11 +64,12 @@ def load_adapters(base: LLaDAModelLM, folder: Path, *, trainable: bool) -> LLaDA
             lora = LoraConfig.from_pretrained(str(folder))
             lora.task_type, lora.inference_mode, lora.base_model_name_or_path = None, not trainable, base.name_or_path
             wrapped = PeftModel(base, lora)
+            weights = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever PEFT makes of settings that are not what they should be
         raise ValueError(f"{folder}: the adapters cannot be put on their base {base.name_or_path}: {describe(error)}") from error
-    wanted = {name: list(weight.shape) for name, weight in get_peft_model_state_dict(wrapped, save_embedding_layers=False).items()}
+    wanted = {name: list(weight.shape) for name, weight in weights.items()}
     check_shapes(given, wanted, where=f"{folder}: the adapters do not fit their base {base.name_or_path}")
     with quiet():
         wrapped.load_adapter(str(folder), "default", is_trainable=trainable)
@@ -101,7 +102,7 @@ def quiet() -> Iterator[None]:
     transformers_logging.set_verbosity_error()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore")
             yield
     finally:
         transformers_logging.set_verbosity(verbosity)

@@ -15,7 +15,7 @@ def until_end(text: str) -> str:
     return re.split("|".join(map(re.escape, END_TOKENS)), text, maxsplit=1)[0]
 
 
-# What models write for a box and a tag: a space, a line break, a full stop or no backslash, \b read as a backspace; `</<answer>`, `<\answer>`, `</ans` at the end.
+# What models write for a box and a tag: space before the brace, a full stop or no backslash, a backspace for \b; `</<answer>`, `</ans`.
 BOX = re.compile(r"\\\.?(?:boxed|fbox)\s*\{|(?:(?<![A-Za-z\\])b|\x08)oxed\{")
 OPEN = re.compile(r"(?<!/)<answer>")
 CLOSE = re.compile(r"<[/\\]+ ?<?/?answer ?>?|</[a-z]{0,6}$")

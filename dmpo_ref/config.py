@@ -25,6 +25,7 @@ class Bound:
 LEAST, MOST = 1.2e-38, 3.4e38  # of float32, which the numbers of a config become: above is infinite there, below is 0 or loses digits
 AT_LEAST_1 = Bound(lambda value: 1 <= value <= 10**9, "must be at least 1, and at most 10⁹")
 COUNT = Bound(lambda value: 1 <= value <= 10**6, "must be at least 1, and at most 10⁶: all of them are in memory at once")
+MASKS = Bound(lambda value: 1 <= value <= 4096, "must be at least 1, and at most 4096: all of them are in memory at once")
 NOT_NEGATIVE = Bound(lambda value: 0 <= value <= 10**9, "must not be negative, and at most 10⁹")
 ABOVE_0 = Bound(lambda value: value > 0, "must be above 0")
 ZERO_OR_ABOVE = Bound(lambda value: value == 0 or LEAST <= value <= MOST, "must be finite and not negative, in float32")
@@ -133,7 +134,10 @@ class SamplerConfig:
         0.9, "`wino` masks again what is less probable than this once its neighbours stand", symbol="τ_back", bound=PROBABILITY
     )
     factor: float = option(
-        1.0, "`factor` places the longest run, by falling confidence, with c_k ≥ 1 − f/(k + 1)", symbol="f", bound=FINITE_ABOVE_0
+        1.0,
+        "`factor` places the longest run, by falling confidence, with c_k ≥ 1 − f/(k + 1)",
+        symbol="f",
+        bound=Bound(FINITE_ABOVE_0.holds, "must be above 0 and finite"),
     )
     cache: Literal["none", "prefix", "dual"] = option(
         "none",
@@ -169,7 +173,7 @@ class WeightConfig:
     elbo_masks: Literal["exact", "stratified", "antithetic", "paper"] = option(
         "antithetic", "mask scheme of the ELBOs of `log_ratio: elbo`, as in loss.masks"
     )
-    elbo_num_masks: int = option(4, "masks for each ELBO of `log_ratio: elbo`", symbol="R", bound=COUNT)
+    elbo_num_masks: int = option(4, "masks for each ELBO of `log_ratio: elbo`", symbol="R", bound=MASKS)
     baseline: Literal["none", "uniform", "negative", "model"] = option("none", "weight baseline", symbol="w_base")
     baseline_strength: float = option(1.0, "w_real = w − strength · w_base", bound=FINITE)
     target_ess: Optional[float] = option(
@@ -192,7 +196,7 @@ class LossConfig:
         "antithetic",
         "wdce, wddo: mask scheme of the NELBO (`paper` is biased); `path`: the rollout's own order, exact log-probability",
     )
-    num_masks: int = option(2, "wdce, wddo: masks per rollout and step (not for `path`)", symbol="R", bound=COUNT)
+    num_masks: int = option(2, "wdce, wddo: masks per rollout and step (not for `path`)", symbol="R", bound=MASKS)
     normalise: Literal["length", "none"] = option("length", "wdce: divide the NELBO by L, as published, or not")
     kl: float = option(
         0.0,

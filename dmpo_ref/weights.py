@@ -14,8 +14,8 @@ from dmpo_ref.config import ALPHA, WeightConfig
 
 TARGETS = ("tilted", "reward_softmax", "reward")
 BISECTION_STEPS = 50  # halvings of the bracket (0, 1]: an accuracy of 1e-15
-SMALLEST = 0.5**BISECTION_STEPS  # the smallest c that they try
-STEEPEST = 21  # a bracket that starts at 2^(−50 · 21) reaches to the largest log-weights of float64
+SHRINK = 0.5**25  # a bracket whose c would be below this share of it, where those halvings leave 7 digits, is replaced by that share
+MOST_SHRINKS = 43  # down to 2^(−25 · 43), for the largest log-weights of float64
 
 
 class GroupWeights(NamedTuple):
@@ -151,9 +151,8 @@ def coefficient_for_ess(log_weight: Tensor, target_ess: float) -> Tensor:
     low = torch.zeros_like(log_weight[..., :1])
     high = torch.ones_like(low)
     already = even_enough(high)
-    # Log-weights of 10¹² and more need a c below what the bisection of (0, 1] resolves: start where its smallest c is small enough.
-    for _ in range(STEEPEST):
-        high = torch.where(even_enough(high * SMALLEST), high, high * SMALLEST)
+    for _ in range(MOST_SHRINKS):  # log-weights of 10⁷ and more need so small a c
+        high = torch.where(even_enough(high * SHRINK), high, high * SHRINK)
     for _ in range(BISECTION_STEPS):
         middle = (low + high) / 2
         enough = even_enough(middle)

@@ -1,8 +1,10 @@
 """Configuration: what a user can get wrong is told in one line that names the key."""
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from dmpo_ref.config import Config, describe_options
+from dmpo_ref.config import Config, describe_options, get_option
 from dmpo_ref.presets.loading import PRESETS, load_config, to_yaml
 
 
@@ -92,3 +94,65 @@ def test_a_file_that_is_not_yaml_or_lacks_a_key_is_one_line(tmp_path):
     file.write_text("wieght:\n  alpha: 1\n")
     with pytest.raises(ValueError, match=r"c\.yaml: unknown key 'wieght'; did you mean 'weight'"):
         load_config(file)
+
+
+@pytest.mark.parametrize(
+    "name", ["2024_01_15", "1:30", "007", "yes", "a #b", "1e3", "a: b", "[1", "*x", "&x", "!x", "'q'", "x=y", "null/x"]
+)
+@pytest.mark.parametrize("key", ["output", "model.path", "task.train", "task.prompt_file"])
+def test_a_name_is_what_stands_there_and_survives_the_written_config(name, key, tmp_path):
+    config = load_config("toy_sudoku", f"{key}={name}")
+    assert get_option(config, key) == name
+    (tmp_path / "again.yaml").write_text(to_yaml(config), encoding="utf-8")
+    assert load_config(tmp_path / "again.yaml") == config
+
+
+def test_a_tilde_is_the_home_folder_in_the_file_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load_config("toy_sudoku", "output=~/run").output == f"{tmp_path}/run"
+    assert load_config("toy_sudoku", "output=~").output == str(tmp_path)
+    (tmp_path / "c.yaml").write_text("output: ~/run\nmodel: {path: ~/m}\ntask: {train: ~/a, test: b~}\n")
+    config = load_config(tmp_path / "c.yaml")
+    assert (config.output, config.model.path, config.task.train, config.task.test) == (
+        f"{tmp_path}/run", f"{tmp_path}/m", f"{tmp_path}/a", "b~"
+    )  # fmt: skip
+
+
+def test_null_takes_a_name_back_where_there_may_be_none():
+    assert load_config("toy_sudoku", "task.prompt_file=p.txt", "task.prompt_file=null").task.prompt_file is None
+
+
+def test_numbers_that_float32_can_hold_are_taken():
+    for word in ("optimizer.learning_rate=1e30", "optimizer.max_grad_norm=.inf", "loss.clip=.inf", "sampler.temperature=0", "seed=-3"):
+        assert isinstance(load_config("toy_sudoku", word), Config)
+
+
+KEYS = st.sampled_from([*describe_options(), "model", "loss", "a", "model.", ""])
+PIECES = ["null", "~", "???", "${x}", "[", "{", "]", "}", ":", "- ", "&a", "*a", "!!", "|", ">", "'", '"', "#", "\\x1b", "\u2028", ".nan",
+          "1e400", "-1", "0", "1_0", "0x1", "yes", "\n", " ", "---", "...", "%", "@", "`", "?", "!!int", "!!float", "!!binary"]  # fmt: skip
+TEXT = st.one_of(st.text(), st.lists(st.sampled_from(PIECES), max_size=6).map("".join), st.integers().map(str), st.floats().map(str))
+
+
+def config_or_one_line(*words):
+    try:
+        assert isinstance(load_config(*words), Config)
+    except (ValueError, FileNotFoundError) as error:
+        (line,) = str(error).splitlines()
+        assert 0 < len(line) < 1000
+
+
+@settings(max_examples=300, deadline=None)
+@given(KEYS, TEXT)
+def test_any_override_gives_a_config_or_one_line(key, value):
+    config_or_one_line("toy_sudoku", f"{key}={value}")
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.one_of(
+        st.binary(), st.lists(st.tuples(KEYS, TEXT).map(lambda pair: f"{pair[0]}: {pair[1]}\n".encode(errors="replace"))).map(b"".join)
+    )
+)
+def test_any_file_gives_a_config_or_one_line(tmp_path, content):
+    (tmp_path / "c.yaml").write_bytes(content)
+    config_or_one_line(tmp_path / "c.yaml")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dmpo_ref.cli.failures import stopping_at_once
 from dmpo_ref.cli.parser import Parser
 
 
@@ -11,7 +12,7 @@ def main(words: list[str]) -> None:
     what = "loss: a step with LLaDA's vocabulary, chunked against all logits; samplers: a table; grading: time for one answer"
     parser.add_argument("name", choices=["loss", "samplers", "grading"], help=what)
     name = parser.read(words).name
-    # seconds of torch and transformers, which --help does not need
-    from toy import measurements
+    with stopping_at_once():  # seconds of torch and transformers, which --help does not need
+        from toy import measurements
 
     print({"loss": measurements.bench_loss, "samplers": measurements.bench_samplers, "grading": measurements.bench_grading}[name]())

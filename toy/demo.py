@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from dmpo_ref.cli.failures import stopping_at_once
 from dmpo_ref.cli.parser import Parser
 from dmpo_ref.runtime.files import write_atomically
 
@@ -35,7 +36,7 @@ def run(output: Path, *, seed: int) -> dict[str, Any]:
     """
     file = output / "summary.json"
     if file.is_file():
-        summary = json.loads(file.read_text(encoding="utf-8"))
+        summary = read_summary(file)
         if summary["seed"] != seed:
             raise ValueError(f"{output} holds the demonstration with seed {summary['seed']}; give another --output for seed {seed}")
         print(f"shown again from {file}; remove {output} to run it anew\n")
@@ -48,11 +49,21 @@ def run(output: Path, *, seed: int) -> dict[str, Any]:
     return summary
 
 
+def read_summary(file: Path) -> dict[str, Any]:
+    """The summary of a finished demonstration; ValueError if the file holds something else."""
+    try:
+        summary = json.loads(file.read_text(encoding="utf-8"))
+        table({**summary, "seed": summary["seed"]})  # shows all of it
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{file} is not the summary of a demonstration; remove it, and the same command makes it again") from error
+    return summary
+
+
 def play(output: Path, *, seed: int) -> dict[str, Any]:
     """Run both acts and draw the figure. Returns the summary."""
-    # seconds of torch, transformers and matplotlib, which neither --help nor a finished demonstration needs
-    from toy import acts
-    from toy.figures.demo import draw_demo
+    with stopping_at_once():  # seconds of torch, transformers and matplotlib, which neither --help nor a finished demonstration needs
+        from toy import acts
+        from toy.figures.demo import draw_demo
 
     start = time.perf_counter()
     act_a = acts.learn_to_solve(output / "act_a", seed=seed)

@@ -8,7 +8,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -65,7 +65,9 @@ def bench_loss() -> str:
     4 sequences × 4 masks of 128 prompt and 256 response tokens, tiny hidden size, float32, CPU. `full_logits` projects every
     position of every sequence onto the vocabulary and keeps all of it for autograd.
     """
-    chunked, full = ([float(x) for x in output_of(f"measure_loss({way!r})").split()] for way in ("chunked", "full_logits"))
+    chunked, full = (
+        [float(x) for x in output_of(f"measure_loss({way!r})").split()] for way in announced([(w, w) for w in ("chunked", "full_logits")])
+    )
     headers = ("way", "seconds", "peak MB above idle", "gradient norm")
     table = tabulate([("chunked", *chunked), ("full_logits", *full)], headers, "plain", floatfmt=("", ".2f", ".0f", ".6f"))
     return f"{table}\nchunked / full_logits: time {chunked[0] / full[0]:.2f}, memory {chunked[1] / full[1]:.2f}"
@@ -89,7 +91,7 @@ def bench_grading() -> str:
     Hostile are 1 MB of one character, 100,000 open brackets or tags, towers of powers, null characters and lone surrogates.
     """
     rows = []
-    for name, record in RECORDS.items():
+    for name, record in announced([(item, item[0]) for item in RECORDS.items()]):
         item: Any = TASKS[name].from_record(*record)
         tasks = [TASKS[name](TaskConfig(name=name, generate="chat", reward=reward)) for reward in ("recipe", "published")]
         TASKS[name].grade(item, USUAL[0])  # what starts with the first answer, such as the process of math-verify
@@ -104,6 +106,13 @@ def output_of(call: str, **environment: str) -> str:
     """What a function of this file prints, called in a process of its own."""
     command = [sys.executable, "-c", f"from toy import measurements; measurements.{call}"]
     return subprocess.run(command, env=os.environ | environment, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+def announced(cases: Iterable[tuple[Case, str]]) -> Iterator[Case]:
+    """The cases one by one; before each a line on stderr, since a measurement takes minutes."""
+    for case, name in cases:
+        print(f"bench: {name}", file=sys.stderr, flush=True)
+        yield case
 
 
 def seconds_of(function: Callable[..., object], *arguments: Any) -> float:
@@ -194,7 +203,11 @@ def describe_wino_batch(model: LLaDAModelLM, vocabulary: Vocabulary) -> str:
 
 def best_of_two(cases: Iterable[Case], measure: Callable[[Case], Timed]) -> dict[Case, Timed]:
     """The quicker of two measurements of each case, taken in turn, so that a busy machine is busy for all."""
-    first, second = ({case: measure(case) for case in cases} for _ in range(2))
+    cases = list(cases)
+    first, second = (
+        {case: measure(case) for case in announced([(case, f"{case}, measured for the {time} time") for case in cases])}
+        for time in ("first", "second")
+    )
     return {case: min(first[case], second[case], key=lambda timed: timed[0]) for case in cases}
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from dmpo_ref.config import option
+from dmpo_ref.config import FINITE_ABOVE_0, SEED, option
 
 FEWEST_STEPS = 21  # so that the warm-up, 5 % of them, is more than one step
 
@@ -31,15 +30,19 @@ def check_options(config: PretrainConfig) -> None:
     Raises:
         ValueError: the first one.
     """
-    for name, least in (("steps", FEWEST_STEPS), ("batch_size", 1), ("layers", 1), ("threads", 1)):
-        if getattr(config, name) < least:
-            raise ValueError(f"{name}={getattr(config, name)}: must be at least {least}")
+    for name, least, most in (
+        *(("steps", FEWEST_STEPS, 10**9), ("batch_size", 1, 10**5), ("layers", 1, 1000), ("threads", 1, 1024)),
+        ("width", 4, 2**14),
+    ):
+        if not least <= getattr(config, name) <= most:
+            raise ValueError(f"{name}={getattr(config, name)}: must be at least {least}, and at most {most}")
     if Path(config.output).exists():
         raise ValueError(f"output={config.output} exists; give a folder that does not")
     for name in ("correct_share", "prompted_share"):
         if not 0 <= getattr(config, name) <= 1:
             raise ValueError(f"{name}={getattr(config, name)}: a share must lie between 0 and 1")
-    if not (config.learning_rate > 0 and math.isfinite(config.learning_rate)):
-        raise ValueError(f"learning_rate={config.learning_rate}: must be finite and above 0")
-    if config.width < 4 or config.width % 4:
+    for name, bound in (("learning_rate", FINITE_ABOVE_0), ("seed", SEED)):
+        if not bound.holds(getattr(config, name)):
+            raise ValueError(f"{name}={getattr(config, name)}: {bound.words}")
+    if config.width % 4:
         raise ValueError(f"width={config.width}: must be a multiple of the 4 attention heads")

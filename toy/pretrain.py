@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dmpo_ref.cli.failures import stopping_at_once
 from dmpo_ref.cli.parser import Parser, options_page
 from dmpo_ref.config import describe_options
 from toy.options import PretrainConfig
@@ -17,9 +18,9 @@ def main(words: list[str]) -> None:
     )
     parser.add_argument("overrides", nargs="*", default=[], metavar="key=value")
     args = parser.read(words)
-    # seconds of torch and transformers, which --help does not need
-    from dmpo_ref.presets.loading import load_options
-    from toy.reference import pretrain
+    with stopping_at_once():  # seconds of torch and transformers, which --help does not need
+        from dmpo_ref.presets.loading import load_options
+        from toy.reference import pretrain
 
     config = load_options(PretrainConfig, *args.overrides)
     pretrain(config)

@@ -21,6 +21,7 @@ from dmpo_ref.likelihood import Vocabulary, build_vocabulary, sequence_log_prob,
 from dmpo_ref.masking import draw_masks, stream
 from dmpo_ref.models.llada import LLaDAConfig, LLaDAModelLM
 from dmpo_ref.rollout import Prompts, Rollout
+from dmpo_ref.runtime.files import claim
 from dmpo_ref.tasks.encoding import encode
 from dmpo_ref.tasks.sudoku import Puzzle, Sudoku
 from toy.options import PretrainConfig, check_options
@@ -51,9 +52,15 @@ def pretrain(config: PretrainConfig) -> tuple[LLaDAModelLM, PreTrainedTokenizerB
     The loss is the mean over answers of L_θ(o|q) / L with masks of the `exact` scheme.
 
     Raises:
-        ValueError: an option that is out of range.
+        OSError, ValueError: an option that is out of range, a folder that cannot be made or that another process writes to.
     """
     check_options(config)
+    with claim(Path(config.output)):
+        return fit(config)
+
+
+def fit(config: PretrainConfig) -> tuple[LLaDAModelLM, PreTrainedTokenizerBase]:
+    """`pretrain` into the folder, which is there and is this process's alone."""
     torch.set_num_threads(config.threads)
     tokenizer, (grids, _) = build_tokenizer(), split_grids()
     model, vocabulary = build_model(config, tokenizer)

@@ -231,7 +231,7 @@ def training_bytes(config: Config, model: LLaDAConfig, phases: list[Phase], P: i
 
 def format_plan(plan: Plan, gpu_memory: float = 80.0) -> str:
     """The plan as a page of text, and whether it fits a GPU of `gpu_memory` GB (10⁹ bytes)."""
-    if gpu_memory <= 0:
+    if not gpu_memory > 0:  # NaN is not
         raise ValueError(f"gpu_memory={gpu_memory}: must be above 0, in GB")
     memory = {
         "weights": plan.weights,

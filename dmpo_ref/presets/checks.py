@@ -47,8 +47,8 @@ def check_sizes(config: Config) -> None:
         (config.evaluation.sampler, ("evaluation.num_samples",)),
     ):
         length, counts = sampler.response_length or 1, [get_option(config, key) for key in keys]
-        what = ", ".join(f"{key}={count}" for key, count in zip(keys, counts, strict=True))
-        check_memory(sampler, math.prod(counts), length, length, what)
+        options = " or ".join(f"{key}={count}" for key, count in zip(keys, counts, strict=True))
+        check_memory(sampler, math.prod(counts), length, length, options)
 
 
 def require(ok: bool, config: Config, key: str, right: str) -> None:

@@ -168,6 +168,8 @@ def check_values(values: Any, origin: str, cls: type, prefix: str = "") -> None:
                 raise ValueError(f"{origin}: {key}: {shorten(value)} is no text in YAML; put the name in quotes")
             if any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
                 raise ValueError(f"{origin}: {key}: {shorten(ascii(value))} has a control character; choose another name")
+            if any(len(part.encode()) > 255 for part in value.split("/")):
+                raise ValueError(f"{origin}: {key}: {shorten(value)} is too long for a file system; choose a shorter name")
 
 
 def check_key(key: str, origin: str, cls: type) -> bool:

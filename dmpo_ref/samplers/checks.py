@@ -61,17 +61,19 @@ def steps_of(config: SamplerConfig, length: int) -> int:
     return min(config.steps or length, length)
 
 
-def check_memory(config: SamplerConfig, rows: int, length: int, width: int, what: str) -> None:
+def check_memory(config: SamplerConfig, rows: int, length: int, width: int, options: str) -> None:
     """Refuse more rollouts than this machine could hold the random numbers of, float64 [rows, T + 1, S] (ValueError).
 
     Args:
         rows: rollouts, of all prompts. length: L of a response, width: S of the sequence, or what is known of them.
-        what: the options to lower, with their values.
+        options: those that can be lowered.
     """
     needed = 8 * rows * (steps_of(config, length) + 1) * width
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > memory:
-        raise ValueError(f"{what}: the random numbers alone take {needed / 1e9:,.0f} GB, and this machine has {memory / 1e9:.0f}; lower it")
+        raise ValueError(
+            f"{rows:,} rollouts: the random numbers alone take {needed / 1e9:,.0f} GB, of {memory / 1e9:.0f} here; lower {options}"
+        )
 
 
 def check_lengths(config: SamplerConfig, length: Tensor) -> None:

@@ -49,7 +49,8 @@ def sample(
     """
     check_responses(config, prompts.response_mask, end_tokens)
     longest, (num_prompts, width) = int(prompts.response_mask.sum(dim=-1).max()), prompts.tokens.shape
-    check_memory(config, num_prompts * num_rollouts, longest, width, f"{num_rollouts} rollouts for each of {num_prompts} prompts")
+    options = "train.num_rollouts, train.prompts_per_round or evaluation.num_samples"
+    check_memory(config, num_prompts * num_rollouts, longest, width, options)
     device = prompts.tokens.device
     ends = torch.tensor(sorted(end_tokens) if config.stop_early else [], dtype=torch.long, device=device)
     rows = prompts.repeat(num_rollouts)

@@ -2,9 +2,11 @@
 
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
+from itertools import product
 
 import pytest
 import torch
@@ -14,6 +16,8 @@ from dmpo_ref.cli import main
 from dmpo_ref.config import ModelConfig
 from dmpo_ref.models.adapters import add_adapters
 from dmpo_ref.models.loading import load_policy, read_config
+from dmpo_ref.runtime.export import export
+from dmpo_ref.tasks.encoding import chat_text
 from toy.small_llada import make_checkpoint
 
 CPU = torch.device("cpu")
@@ -288,6 +292,7 @@ ADAPTERS = {
     "peft_type missing": (edit("adapter_config.json", peft_type=None), "peft_type=None"),
     "peft_type an object": (edit("adapter_config.json", peft_type={"a": 1}), "peft_type={'a': 1}"),
     "base a number": (edit("adapter_config.json", base_model_name_or_path=5), "does not name the model"),
+    "base of 5,000 letters": (edit("adapter_config.json", base_model_name_or_path="x" * 5000), "adapter_config.json: base_model_name_or"),
     "base of itself": (edit("adapter_config.json", base_model_name_or_path="../adapters"), "no checkpoint is there"),
     "rank text": (edit("adapter_config.json", r="x"), "r='x'"),
     "rank 0": (edit("adapter_config.json", r=0), "r=0"),
@@ -295,6 +300,7 @@ ADAPTERS = {
     "another rank": (edit("adapter_config.json", r=3), "the adapters do not fit their base"),
     "alpha text": (edit("adapter_config.json", lora_alpha="x"), "lora_alpha='x'"),
     "alpha NaN": (edit("adapter_config.json", lora_alpha=float("nan")), "lora_alpha=nan"),
+    "alpha of 400 digits": (edit("adapter_config.json", lora_alpha=10**400), "lora_alpha=1000"),
     "targets a number": (edit("adapter_config.json", target_modules=5), "the adapters cannot be put on their base"),
     "targets of another model": (edit("adapter_config.json", target_modules=["gate"]), "the adapters cannot be put on their base"),
     "weights empty": (write("adapter_model.safetensors", ""), "damaged or cut off"),
@@ -311,6 +317,35 @@ def test_mangled_adapters_are_one_line(folder, capfd, damage):
     assert error.startswith("dmpo: ") and error.count("\n") == 1 and len(error) < 700, error[:3000]
     assert message in error
     assert not (folder / "out").exists()
+
+
+JUNK = (None, True, 0, -1, 5, 10**12, 10**400, 1.5, float("nan"), float("inf"), "", "x", "x" * 3000, "\0", "\x1b[31m", [], [1], ["x"], {},
+        {"a": 1}, {"": {"": []}})  # fmt: skip
+JSON_FILES = {"config.json": "model", INDEX: "model", "tokenizer_config.json": "model", "adapter_config.json": "adapters"}
+
+
+@pytest.mark.parametrize("share", [0.08, pytest.param(1.0, marks=pytest.mark.long)])
+@pytest.mark.parametrize("name", JSON_FILES)
+def test_any_value_of_any_field_is_taken_or_refused_in_one_line(folder, name, share):
+    """What is taken must also load, ask, answer and be written; a share of all fields and values, or all of them."""
+    where = folder / JSON_FILES[name]
+    sound = (where / name).read_text()
+    fields = json.loads(sound)
+    chosen = random.Random(0)
+    for field, value in product([*fields, "another"], JUNK):
+        if chosen.random() >= share:
+            continue
+        (where / name).write_text(json.dumps(fields | {field: value}))
+        try:
+            model, tokenizer = load_policy(ModelConfig(path=str(where)), CPU)
+            tokens = tokenizer(chat_text(tokenizer, [{"role": "user", "content": "1+1"}]), add_special_tokens=False, return_tensors="pt")
+            with torch.no_grad():
+                model(input_ids=tokens.input_ids % 400)
+            export(where, folder / "out", merge=False)
+            shutil.rmtree(folder / "out")
+        except (ValueError, OSError) as error:
+            assert "\n" not in str(error) and 10 < len(str(error)) < 900, (field, value, str(error))
+        (where / name).write_text(sound)
 
 
 @pytest.mark.parametrize("problem", ["can't start new thread", "something of which nothing is known"])

@@ -130,8 +130,11 @@ def base_of(folder: Path | str) -> str | None:
     base, key = read_object(file).get("base_model_name_or_path"), "base_model_name_or_path"
     if not base or not isinstance(base, str):
         raise ValueError(f"{file} does not name the model that the adapters are for: {key}")
-    base = str(beside) if (beside := Path(folder, base)).is_dir() else base
-    where = locate(base)
+    try:
+        base = str(beside) if (beside := Path(folder, base)).is_dir() else base
+        where = locate(base)
+    except OSError as error:
+        raise OSError(f"{file}: {key}={base[:100]!r}: {error.strerror}; write into it where the base is now") from error
     if isinstance(where, Path) and not (where / "config.json").is_file():
         raise FileNotFoundError(f"{file} names the base {base[:200]}, and no checkpoint is there; write into its {key} where it is now")
     if isinstance(where, Path) and (where / "adapter_config.json").is_file():

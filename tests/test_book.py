@@ -58,7 +58,11 @@ def test_the_answer_about_memory_has_the_figures_of_the_plan(capsys):
 
 def needs_weights(words: list[str]) -> bool:
     """Commands that need a large model, a run of it, or minutes."""
-    return words[0] in ("train", "export") or (words[0] != "plan" and any("llada" in word for word in words)) or "results/trained" in words
+    return (
+        words[0] in ("train", "rerun", "export")
+        or (words[0] != "plan" and any("llada" in word for word in words))
+        or "results/trained" in words
+    )
 
 
 @pytest.mark.parametrize("path", HOWTO, ids=lambda p: p.stem)

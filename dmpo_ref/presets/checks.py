@@ -48,7 +48,8 @@ def check_sizes(config: Config) -> None:
     ):
         length, counts = sampler.response_length or 1, [get_option(config, key) for key in keys]
         options = " or ".join(f"{key}={count}" for key, count in zip(keys, counts, strict=True))
-        check_memory(sampler, math.prod(counts), length, length, options)
+        if math.prod(counts) > 1:  # else the length is too large, and refused where that of the model is known
+            check_memory(sampler, math.prod(counts), length, length, options)
 
 
 def require(ok: bool, config: Config, key: str, right: str) -> None:

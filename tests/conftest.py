@@ -1,6 +1,7 @@
 """One thread for tiny models, and nothing from the environment: no hub, no trackers, no colours."""
 
 import os
+import signal
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
@@ -8,6 +9,9 @@ import pytest
 import torch
 
 from dmpo_ref.presets.loading import PRESETS
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a job in the background of a script has it, and all that it starts
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,6 @@
 """The book tells the truth: its code runs, its commands parse, its links lead somewhere, its pages are made from the repository."""
 
+import dataclasses
 import re
 import shlex
 import sys
@@ -200,9 +201,9 @@ def test_every_option_has_a_row(staged):
     page, config = configuration_page(), load_config("toy_sudoku")
 
     def leaves(node, prefix=""):
-        return [leaf for k, v in vars(node).items() for leaf in (leaves(v, f"{prefix}{k}.") if hasattr(v, "__dict__") else [prefix + k])]
+        return [leaf for k, v in node.items() for leaf in (leaves(v, f"{prefix}{k}.") if isinstance(v, dict) else [prefix + k])]
 
-    assert re.findall(r"^\| `([\w.]+)` \|", page, re.MULTILINE) == leaves(config)
+    assert re.findall(r"^\| `([\w.]+)` \|", page, re.MULTILINE) == leaves(dataclasses.asdict(config))
 
 
 def test_widgets_are_replaced_by_a_line(tmp_path, monkeypatch):

@@ -174,17 +174,22 @@ def stop(done, policy):
 
 
 # %%
-whole = train(load_config("llada_sudoku", *SMALL, f"output={folder / 'whole'}"))
-config = load_config("llada_sudoku", *SMALL, f"output={folder / 'stopped'}")
-with contextlib.suppress(Stopped):
-    train(config, on_round=stop)
-resumed = train(config, resume=True)
+said = io.StringIO()
+with contextlib.redirect_stderr(said):
+    whole = train(load_config("llada_sudoku", *SMALL, f"output={folder / 'whole'}"))
+    config = load_config("llada_sudoku", *SMALL, f"output={folder / 'stopped'}")
+    with contextlib.suppress(Stopped):
+        train(config, on_round=stop)
+    resumed = train(config, resume=True)
 same = all(torch.equal(a, b) for a, b in zip(whole.policy.parameters(), resumed.policy.parameters(), strict=True))
 print("a gradient in every step:", all(m["grad_norm"] > 0 for m in whole.metrics))
 print("stopped and resumed, bit for bit the same weights:", same)
 print("metrics of every gradient step the same:", [m["loss"] for m in whole.metrics] == [m["loss"] for m in resumed.metrics])
+print("each warned that no answer ends:", said.getvalue().count("no answer ends within its 16 tokens") == 3)
 
 # %% [markdown]
+# A run warns on stderr, once for each kind of trouble; a random model does not end its answers.
+#
 # The second round had no checkpoint and was run again. Every random number is drawn from a stream with a key that says what it is for, so
 # there is no generator state that a checkpoint would have to store.
 #

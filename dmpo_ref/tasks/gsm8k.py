@@ -143,19 +143,11 @@ def from_answer(question: Any, answer: Any, where: str) -> Problem:
 
 def strict_verdict(item: Problem, text: str) -> Verdict:
     """Right if the answer is one number and exactly the truth (see `marked_answer`, `read_number`)."""
-    number, answer, source, reading = strict_number(item, text)
-    if number is None:
-        return Verdict(0, 1, answer, source, reading)
-    return verdict_of(number, item.value, answer or "", source)
-
-
-def strict_number(item: Problem, text: str) -> tuple[Fraction | None, str | None, str, str]:
-    """(number that is stated, answer, where it was found, how it was read)."""
     answer, source = marked_answer(text)
     if answer is None:
-        return None, None, "nowhere", source
+        return Verdict(0, 1, None, "nowhere", source)
     number, reading = read_number(answer, item.question)
-    return number, answer, source, reading
+    return Verdict(0, 1, answer, source, reading) if number is None else verdict_of(number, item.value, answer, source)
 
 
 def published_verdict(item: Problem, text: str) -> Verdict:
@@ -230,13 +222,14 @@ def recipe_rewards(item: Problem, text: str) -> dict[str, float]:
     once = [text.count(tag) == 1 for tag in tags]
     behind = len(text.rpartition("</answer>")[2]) if once[3] else 0
     ends = text.startswith("<reasoning>\n") and text.endswith("\n</answer>")
-    number = strict_number(item, text)[0]
+    verdict = strict_verdict(item, text)
+    number = read_number(verdict.answer or "", item.question)[0]
     return {
         "tags": max(0.0, 0.125 * sum(once) - 0.001 * behind),
         "soft_format": 0.5 * starts_with_tags(text, across_lines=True),
         "strict_format": 0.5 * (all(once) and ends and "\n</reasoning>\n<answer>\n" in text),
         "integer": 0.5 * (number is not None and number.denominator == 1),
-        "correct": 2.0 * strict_verdict(item, text).right,
+        "correct": 2.0 * verdict.right,
     }
 
 

@@ -155,11 +155,10 @@ class Sudoku(ChatTask):
             return {"cells": count_right_cells(item, digits) / item.num_blanks}
         grid = self.extract(text)
         is_solved = is_solution(item.puzzle, grid)
-        if self.config.reward == "solved":
-            return {"solved": float(is_solved)}
-        if not is_solved and (describe_grid(grid) or not keeps_clues(item.puzzle, grid)):
-            return {"cells": 0.0}
-        return {"cells": 1.0 if is_solved else count_right_cells(item, grid) / item.num_blanks}
+        if is_solved or self.config.reward == "solved":
+            return {self.config.reward if self.config.reward == "solved" else "cells": float(is_solved)}
+        keeps_clues = not describe_grid(grid) and all(clue in ("0", cell) for clue, cell in zip(item.puzzle, grid, strict=True))
+        return {"cells": count_right_cells(item, grid) / item.num_blanks if keeps_clues else 0.0}
 
     @staticmethod
     def grade(item: Puzzle, text: str) -> Grade:
@@ -278,17 +277,7 @@ def describe_answer(puzzle: str, grid: str) -> str | None:
 
 def is_solution(puzzle: str, text: str) -> bool:
     """Whether `text` is 16 digits that keep the clues of `puzzle` and satisfy every row, column and box."""
-    return is_valid_grid(text) and keeps_clues(puzzle, text)
-
-
-def is_valid_grid(text: str) -> bool:
-    """Whether each of the 12 units of the 16 characters holds 1, 2, 3, 4 once."""
-    return len(text) == 16 and all({text[i] for i in unit} == set("1234") for unit in UNITS)
-
-
-def keeps_clues(puzzle: str, grid: str) -> bool:
-    """Whether a grid of 16 characters has every clue of the puzzle where it was."""
-    return all(clue in ("0", cell) for clue, cell in zip(puzzle, grid, strict=True))
+    return not (describe_grid(text) or describe_answer(puzzle, text))
 
 
 def read_puzzles(path: str | Path) -> list[Puzzle]:

@@ -24,6 +24,11 @@ your reasoning
 </answer>"""
 
 
+def worked(steps: str, answer: str) -> str:
+    """A worked answer, in the form that is asked for."""
+    return f"<reasoning>\n{steps}\n</reasoning>\n<answer>\n\\boxed{{{answer}}}\n</answer>"
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What one grading found in one answer.

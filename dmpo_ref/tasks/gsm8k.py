@@ -13,7 +13,7 @@ from typing import Any
 from dmpo_ref.config import TaskConfig
 from dmpo_ref.tasks.answers.marked import closed_answers, marked_answer
 from dmpo_ref.tasks.answers.numerals import read_number
-from dmpo_ref.tasks.base import ANSWER_FORM, ChatTask, Grade, Verdict
+from dmpo_ref.tasks.base import ANSWER_FORM, ChatTask, Grade, Verdict, worked
 from dmpo_ref.tasks.data import read_rows
 
 KIND = "all"  # there is one kind of problem
@@ -36,23 +36,23 @@ class Problem:
 EXAMPLES = (
     (
         Problem("A gardener plants 6 rows of 14 tulips. Rabbits eat 9 of them. How many tulips are left?", "75"),
-        "<reasoning>\nThere are 6 * 14 = 84 tulips.\nAfter the rabbits 84 - 9 = 75 are left.\n</reasoning>\n"
-        "<answer>\n\\boxed{75}\n</answer>",
+        worked("There are 6 * 14 = 84 tulips.\nAfter the rabbits 84 - 9 = 75 are left.", "75"),
     ),
     (
         Problem("A ticket costs $12, and children pay half. What do 2 adults and 3 children pay together, in dollars?", "42"),
-        "<reasoning>\nA child pays 12 / 2 = 6 dollars.\nThe adults pay 2 * 12 = 24 and the children 3 * 6 = 18 dollars.\n"
-        "Together that is 24 + 18 = 42 dollars.\n</reasoning>\n<answer>\n\\boxed{42}\n</answer>",
+        worked(
+            "A child pays 12 / 2 = 6 dollars.\nThe adults pay 2 * 12 = 24 and the children 3 * 6 = 18 dollars.\n"
+            "Together that is 24 + 18 = 42 dollars.",
+            "42",
+        ),
     ),
     (
         Problem("A pump fills 250 litres in 5 minutes. How many minutes does it need for 1,500 litres?", "30"),
-        "<reasoning>\nIn one minute it fills 250 / 5 = 50 litres.\nFor 1500 litres it needs 1500 / 50 = 30 minutes.\n</reasoning>\n"
-        "<answer>\n\\boxed{30}\n</answer>",
+        worked("In one minute it fills 250 / 5 = 50 litres.\nFor 1500 litres it needs 1500 / 50 = 30 minutes.", "30"),
     ),
     (
         Problem("Ines reads 18 pages on Monday and a third more on Tuesday. How many pages does she read on both days?", "42"),
-        "<reasoning>\nA third of 18 is 18 / 3 = 6, so on Tuesday she reads 18 + 6 = 24 pages.\nOn both days she reads 18 + 24 = 42 pages.\n"
-        "</reasoning>\n<answer>\n\\boxed{42}\n</answer>",
+        worked("A third of 18 is 18 / 3 = 6, so on Tuesday she reads 18 + 6 = 24 pages.\nOn both days she reads 18 + 24 = 42 pages.", "42"),
     ),
 )
 

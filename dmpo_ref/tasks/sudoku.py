@@ -16,6 +16,7 @@ from dmpo_ref.config import TaskConfig
 from dmpo_ref.tasks.answers.marked import END_TOKENS, closed_answers, marked_answer, until_end
 from dmpo_ref.tasks.answers.writing import FULLWIDTH
 from dmpo_ref.tasks.base import ANSWER_FORM, BLANK, ChatTask, Grade, Verdict
+from dmpo_ref.tasks.data import read_rows
 
 MAX_ANSWER = 1000  # characters in which the strict grading looks for more than a grid
 ROWS = [[4 * r + c for c in range(4)] for r in range(4)]
@@ -104,7 +105,7 @@ class Sudoku(ChatTask):
         self.config = config
 
     def load(self, source: str) -> list[Puzzle]:
-        """Puzzles of a CSV file (see `read_puzzles`)."""
+        """Puzzles of a file (see `read_puzzles`)."""
         return read_puzzles(source)
 
     def parse(self, text: str) -> Puzzle:
@@ -155,8 +156,9 @@ class Sudoku(ChatTask):
             return {"cells": count_right_cells(item, digits) / item.num_blanks}
         grid = self.extract(text)
         is_solved = is_solution(item.puzzle, grid)
-        if is_solved or self.config.reward == "solved":
-            return {self.config.reward if self.config.reward == "solved" else "cells": float(is_solved)}
+        name = "solved" if self.config.reward == "solved" else "cells"
+        if is_solved or name == "solved":
+            return {name: float(is_solved)}
         keeps_clues = not describe_grid(grid) and all(clue in ("0", cell) for clue, cell in zip(item.puzzle, grid, strict=True))
         return {"cells": count_right_cells(item, grid) / item.num_blanks if keeps_clues else 0.0}
 
@@ -281,31 +283,16 @@ def is_solution(puzzle: str, text: str) -> bool:
 
 
 def read_puzzles(path: str | Path) -> list[Puzzle]:
-    """Read and check a CSV file of puzzles.
+    """Read and check puzzles (see `read_rows`).
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: no rows, a missing column, or a malformed row, with its line number.
+        FileNotFoundError, ValueError: as `read_rows`; a malformed row, with its number.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no puzzle file {path}: give a CSV with the columns Puzzle,Solution; in a config, ./ means beside it")
     puzzles = []
-    try:
-        with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:  # Excel's CSV files start with a byte order mark
-            reader = csv.DictReader(file)
-            if not {"Puzzle", "Solution"} <= set(reader.fieldnames or []):
-                got = str(reader.fieldnames or "an empty file")[:80]
-                raise ValueError(f"{path}: the first line must name the columns Puzzle,Solution; got {got}")
-            for row in reader:
-                puzzle = Puzzle((row["Puzzle"] or "").strip(), (row["Solution"] or "").strip())
-                if problem := describe_problem(puzzle):
-                    raise ValueError(f"{path}, line {reader.line_num}: {problem}")
-                puzzles.append(puzzle)
-    except csv.Error as error:
-        raise ValueError(f"{path} cannot be read as csv: {error}; is a quote not closed?") from error
-    if not puzzles:
-        raise ValueError(f"{path} holds no puzzle: at least one row after the header is needed")
+    for number, row in enumerate(read_rows(str(path), ("Puzzle", "Solution")), start=1):
+        puzzles.append(Puzzle(str(row["Puzzle"]).strip(), str(row["Solution"]).strip()))
+        if problem := describe_problem(puzzles[-1]):
+            raise ValueError(f"{path}, row {number}: {problem}")
     return puzzles
 
 

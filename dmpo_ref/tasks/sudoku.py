@@ -14,7 +14,7 @@ from typing import Any
 
 from dmpo_ref.config import TaskConfig
 from dmpo_ref.tasks.answers.marked import END_TOKENS, closed_answers, marked_answer, until_end
-from dmpo_ref.tasks.answers.writing import FULLWIDTH
+from dmpo_ref.tasks.answers.writing import usual_form
 from dmpo_ref.tasks.base import ANSWER_FORM, BLANK, ChatTask, Grade, Verdict
 from dmpo_ref.tasks.data import read_rows
 
@@ -24,8 +24,8 @@ COLUMNS = [[4 * r + c for r in range(4)] for c in range(4)]
 BOXES = [[4 * (r + i) + c + j for i in (0, 1) for j in (0, 1)] for r in (0, 2) for c in (0, 2)]
 UNITS = ROWS + COLUMNS + BOXES
 
-SEPARATORS = re.compile(r"[\s|+,;/\[\](){}`*\"'│─┼-]+")  # what may stand between the digits of a grid
-LABEL = re.compile(r"\brow\s*([0-9])(?![0-9])\s*(?:is\b)?\s*[:.)=]?", flags=re.IGNORECASE)
+SEPARATORS = re.compile(r"[\s|+,;/\[\](){}`*$\"'│─┼-]+")  # what may stand between the digits of a grid
+LABEL = re.compile(r"\br(?:ow)?\s*([0-9])(?![0-9])\s*(?:is\b)?\s*[:.)=]?", flags=re.IGNORECASE)
 # What may be said about a grid on lines behind it, with the digits 1 to 4.
 ABOUT = """
     a all and answer are block blocks box boxes cell cells clue clues column columns complete completed contain contains correct digit
@@ -33,7 +33,7 @@ ABOUT = """
     row rows satisfies so solution solved subgrid sudoku the this to using valid with
 """
 COMMENT = rf"(?=[a-z])(?:(?:{'|'.join(ABOUT.split())})\b|2x2|[1-4 .,:;!\s])*"
-COMMENTED = re.compile(rf"(?P<grid>[^a-z]*?)(?:\.|[.!]?\n\s*{COMMENT})?", flags=re.IGNORECASE)
+COMMENTED = re.compile(rf"(?P<grid>[^a-z]*?)(?:[.!]|[.!]?\n\s*{COMMENT})?", flags=re.IGNORECASE)
 
 QUESTION = """\
 Complete this 4x4 Sudoku. The grid is written as 16 digits, row by row from the top left, and 0 is a blank:
@@ -212,7 +212,7 @@ def read_grid(text: str) -> tuple[str, str]:
         answer, source = until_end(text), "the whole text"
     if len(answer) > MAX_ANSWER:
         return SEPARATORS.sub("", answer), source
-    answer = answer.translate(FULLWIDTH).strip()
+    answer = "".join(map(usual_form, answer)).strip()
     if LABEL.findall(answer) == ["1", "2", "3", "4"]:
         answer = LABEL.sub("", answer)
     found = COMMENTED.fullmatch(answer)

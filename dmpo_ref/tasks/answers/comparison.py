@@ -23,7 +23,7 @@ CHOICE = re.compile(r"(?:\\text\{)? ?\(([A-Z])\) ?\}?((?:\\[a-z]+|[^A-Za-z(\\])*
 IN_BASE = re.compile(r"\(?(-?[0-9][0-9A-F]*)\)?(?:_\{?([0-9]+)\}?)?")
 BRACKETS = r"[()\[\]{}]"
 RELATION = re.compile(r"[<>]|\\(?:[lg]e(?:q|qslant)?|[lg]t|neq?|approx|sim)(?![A-Za-z])")
-SEPARATOR = r",|;|\\text\{,? ?(?:or|and) ?\}|(?<![A-Za-z\\])(?:or|and)(?![A-Za-z])"
+SEPARATOR = r",|;|\\(?:lor|vee)(?![A-Za-z])|\\text\{,? ?(?:or|and) ?\}|(?<![A-Za-z\\])(?:or|and)(?![A-Za-z])"
 UPPER, LOWER = r"\\pm(?![A-Za-z])", r"\\mp(?![A-Za-z])"
 ARGUMENTS = r"\((?:-?[A-Za-z0-9]+|\\[a-z]+)(?:,(?:[A-Za-z0-9]+|\\[a-z]+))*\)"
 NAME = re.compile(
@@ -50,7 +50,7 @@ TIDY: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [  # 
     (re.compile(r"\\text\{ ?(-?[0-9][0-9.,/]*)(?= )"), r"\1\\text{"),
     (re.compile(r"\{ | \}"), lambda brace: brace[0].strip()),
     (re.compile(r"(?<![0-9A-Za-z.]) | (?![0-9A-Za-z.])"), ""),  # the rest stays: 5 6 is not 56
-    (re.compile(r"\.$|^\+"), ""),
+    (re.compile(r"\.$|^[+=]"), ""),
 ]
 
 

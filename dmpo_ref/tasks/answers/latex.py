@@ -5,8 +5,6 @@ Everything here takes time proportional to the length of the text.
 
 from __future__ import annotations
 
-import re
-
 from dmpo_ref.tasks.answers.marked import closing
 
 

@@ -90,13 +90,6 @@ class GSM8K(ChatTask):
             raise ValueError(f"{text[:80]!r} has no question: give one, with `#### number` after it if the answer is known")
         return from_answer(question.strip(), text, "the question") if known else Problem(text.strip(), None)
 
-    def show(self, item: Problem, text: str | None = None) -> str:
-        """The question, or an answer to it with what was read from it."""
-        if text is None:
-            return item.question
-        verdict = strict_verdict(item, text)
-        return f"{self.prefill}{text}\n[{verdict.source}: {verdict.reason}]"
-
     def reward(self, item: Problem, text: str) -> dict[str, float]:
         """Reward by component, their sum is r: `solved` 1 or 0, or the five components of the recipe."""
         return self.rewards(item, self.prefill + text)

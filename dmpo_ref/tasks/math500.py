@@ -85,13 +85,6 @@ class MATH500(ChatTask):
             raise ValueError(f"{text[:80]!r}: give a problem, with `#### answer` after it if the answer is known")
         return Problem(problem, answer) if known else Problem(answer, "")
 
-    def show(self, item: Problem, text: str | None = None) -> str:
-        """The problem, or an answer to it with what was read from it."""
-        if text is None:
-            return item.problem
-        verdict = strict_verdict(item, text)
-        return f"{self.prefill}{text}\n[{verdict.source}: {verdict.reason}]"
-
     def reward(self, item: Problem, text: str) -> dict[str, float]:
         """Reward by component, their sum is r: `solved` 1 or 0, or `correct` up to 2 and `format` up to 1.
 

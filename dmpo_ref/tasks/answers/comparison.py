@@ -48,7 +48,6 @@ TIDY: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [  # 
     (re.compile(r"(?<![0-9.,{])[0-9]{1,3}(?: [0-9]{3})+(?![0-9,])"), lambda number: number[0].replace(" ", "")),
     (re.compile(r"(?<![\\^_A-Za-z}\]])\{([^{}]*)\}(?!\{)"), r"\1"),
     (re.compile(r"\\text\{ ?(-?[0-9][0-9.,/]*)(?= )"), r"\1\\text{"),
-    (re.compile(r"\{ | \}"), lambda brace: brace[0].strip()),
     (re.compile(r"(?<![0-9A-Za-z.]) | (?![0-9A-Za-z.])"), ""),  # the rest stays: 5 6 is not 56
     (re.compile(r"\.$|^[+=]"), ""),
 ]

@@ -14,7 +14,7 @@ DECIMAL = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,3}(?: [0-9]{3})+|[0-9]+)(?:\.[0-
 FRACTION = r"(?:(?P<whole>[0-9]+) )?(?P<above>[1-9][0-9]*|0) ?/ ?(?P<below>[1-9][0-9]*)"
 ANSWER = re.compile(rf"(?P<before>[^0-9]*?)(?P<sign>[-+]?)(?P<gap>[$€£¥₹ ]*)(?:{FRACTION}|(?P<decimal>{DECIMAL}))(?P<after>[^0-9]*)")
 RELATION = re.compile(r"[<>~]|[!/]=|\\(?:[lg]e(?:q|qq|qslant)?|[lg]t|ne|neq|not|approx|pm|mp|sim|simeq|cong|equiv|propto)(?![A-Za-z])")
-DOUBT_BEFORE = re.compile(r"^ ?[,.;]|\band\W*$|(?<!\bRs)[,.;']$|\.\.")
+DOUBT_BEFORE = re.compile(r"^ ?[,.;]|(?<!\bRs)[,.;']$")
 DOUBT_BEHIND = re.compile(r"^ ?[!'\"\[(:]|%\W*%|\.\.|/ ?$|-(?![A-Za-z]{2})|^\S*[,;]$|\b(?:square|cubic)$|^[A-Za-z] (?!per\b)[a-z]")
 TOKEN = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?|\S")
 SIGNS_BEFORE, SIGNS_BEHIND = set(":,;()[]\"'#.∴"), set(",.;()[]\"'/-!")
@@ -35,7 +35,6 @@ REWRITE = [  # in this order
     (re.compile(r"(?<![\\^_])\{([^{}]*)\}"), r" \1 "),
     (re.compile(r"\b[A-Z]{1,3}\$"), "$"),
     (re.compile(r"(?<=[0-9]) (?:more|extra|additional) (?!than)(?=[a-z]{3})"), " "),
-    (re.compile(r" ([.,;)])"), r"\1"),
 ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from dmpo_ref.tasks.answers.units import BEFORE, BEHIND, CANONICAL, CHINESE, LENGTHS, NO_UNIT, in_words, small, words_of
+from dmpo_ref.tasks.answers.units import BEFORE, BEHIND, CANONICAL, CHINESE, LENGTHS, NO_UNIT, in_words, other_measure, small, words_of
 from dmpo_ref.tasks.answers.writing import one_writing
 
 MAX_LENGTH = 200  # characters; a longer text is not a short answer, and the time for a number grows as the square of its length
@@ -93,6 +93,9 @@ def describe_doubt(found: re.Match[str], number: Fraction, question: str) -> str
     if re.match("[A-Za-z](?![A-Za-z'])", after) and ("$" in before + found["gap"] or after[0] not in CANONICAL):
         return f"{after[0]!r} behind the number may change it"
     after = re.sub(r"(?<=[a-z]) of ([a-z]+)", lambda of: of[0] if of[1] in NO_UNIT else "", after)  # 5 cups of flour
+    behind = TOKEN.findall("$" if "$" in before + found["gap"] else after)
+    if behind and (problem := other_measure(behind[0], question)):
+        return problem
     known, asked = words_of(question)
     for part, words, signs in ((before, BEFORE | known, SIGNS_BEFORE), (after, BEHIND | known | asked, SIGNS_BEHIND)):
         for token in TOKEN.findall(part):

@@ -127,9 +127,9 @@ CONFIGS = {  # text of a YAML file → what its line must hold
 }
 DATA = {  # (task, name, text) → what the line must hold
     ("sudoku", "d.csv", ""): "d.csv",
-    ("sudoku", "d.csv", "a,b\n1,2\n"): "d.csv: the first line must name the columns Puzzle,Solution",
+    ("sudoku", "d.csv", "a,b\n1,2\n"): "d.csv, row 1: the columns Puzzle, Solution are needed",
     ("sudoku", "d.csv", "\0" * 4000): "d.csv",
-    ("sudoku", "d.csv", ",".join("a" * 100_000)): "d.csv: the first line must name the columns",
+    ("sudoku", "d.csv", ",".join("a" * 100_000)): "d.csv holds no row",
     ("sudoku", "d.csv", "Puzzle,Solution\n123,456\n"): "d.csv",
     ("sudoku", "d.csv", "Puzzle,Solution\n"): "d.csv",
     ("sudoku", "d.txt", "x"): "d.txt",

@@ -53,6 +53,20 @@ def test_answers_worked_by_hand(task, truth, right, answers):
         ("How many dozen eggs are left?", "72 dozen eggs", True),  # unless it is what is asked for
         ("How many dozen eggs are left?", "dozen 72", False),
         ("How many more apples has Tom?", "72 more", True),
+        ("How many hours does she work?", "72 minutes", False),  # another measure than the one that is asked for
+        ("How many hours does she work?", "72 hours", True),
+        ("How many hours does she work?", "72 hrs a week", True),
+        ("How many hours does she work?", "72 in total", True),
+        ("How many hours does she work?", "$72", False),
+        ("A toy costs $2. How many cents is it?", "$72", False),
+        ("How many dollars is it?", "72 cents", False),
+        ("How many dollars is it?", "72¢", False),
+        ("How many dollars is it?", "72 USD", True),
+        ("How many square feet is it?", "72 sq ft", True),
+        ("How many more meters is it?", "72 km", False),
+        ("How many miles per hour is it?", "72 mph", True),
+        ("She knows how many hours she works. How much money is it?", "$72", True),
+        ("How many apples is it?", "72 kg", True),
     ],
 )
 def test_words_of_the_question_may_stand_around_a_number_unless_they_change_it(question, answer, is_read):

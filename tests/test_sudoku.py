@@ -91,14 +91,14 @@ def test_csv_round_trip(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("Puzzle,Solution\n", "holds no puzzle"),
-        ("puzzle,answer\n1,2\n", "must name the columns Puzzle,Solution"),
-        (f"Puzzle,Solution\n123,{GRID}\n", "line 2: puzzle '123' has 3 characters, 16 are needed"),
-        (f"Puzzle,Solution\n12343412214343x0,{GRID}\n", "line 2: puzzle '12343412214343x0' contains 'x'"),
+        ("Puzzle,Solution\n", "holds no row"),
+        ("puzzle,answer\n1,2\n", "row 1: the columns Puzzle, Solution are needed"),
+        (f"Puzzle,Solution\n123,{GRID}\n", "row 1: puzzle '123' has 3 characters, 16 are needed"),
+        (f"Puzzle,Solution\n12343412214343x0,{GRID}\n", "row 1: puzzle '12343412214343x0' contains 'x'"),
         (f"Puzzle,Solution\n{GRID},{GRID}\n", "nothing blank"),
-        (f"Puzzle,Solution\n1204341221434321,{GRID}\n1104341221434321,{GRID}\n", "line 3: .*contradictory clues"),
-        ("Puzzle,Solution\n1204341221434321,1234341221434312\n", "line 2: solution .* is not a solution"),
-        ("Puzzle,Solution\n1204341221434321\n", "line 2: solution '' is not a solution"),
+        (f"Puzzle,Solution\n1204341221434321,{GRID}\n1104341221434321,{GRID}\n", "row 2: .*contradictory clues"),
+        ("Puzzle,Solution\n1204341221434321,1234341221434312\n", "row 1: solution .* is not a solution"),
+        ("Puzzle,Solution\n1204341221434321\n", "row 1: the columns Puzzle, Solution are needed"),
     ],
 )
 def test_malformed_files_name_the_file_the_line_and_what_is_wrong(tmp_path, content, message):

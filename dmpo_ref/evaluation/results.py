@@ -7,7 +7,6 @@ there, both are kept in `<name>.jsonl.<process>.part`.
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -63,7 +62,7 @@ def evaluate_to_file(
     config = validate(config)
     header, num_samples = describe(config, parts), config.evaluation.num_samples
     path.parent.mkdir(parents=True, exist_ok=True)
-    done = {(line["index"], line["sample"]): line for line in read_all(path, header) if "index" in line}
+    done, _ = read_all(path, header)
     check_items(done, task, items, path)
     wait()  # no process writes before all have read
     missing = {i - i % ITEMS_PER_BATCH for i in range(len(items)) for n in range(num_samples) if (i, n) not in done}
@@ -94,9 +93,7 @@ def check_items(done: dict[tuple[int, int], dict[str, Any]], task: Task, items: 
 
 def merge_parts(path: Path, header: dict[str, Any]) -> None:
     """Put the parts of all processes in order, answers in one file, their cost in another, and remove the parts."""
-    lines = read_all(path, header)
-    answers = {(line["index"], line["sample"]): line for line in lines if "index" in line}
-    costs = {line["first"]: line for line in lines if "first" in line}
+    answers, costs = read_all(path, header)
     write_atomically(timing_of(path), as_lines([costs[key] for key in sorted(costs)]))
     write_atomically(path, as_lines([header, *(answers[key] for key in sorted(answers))]))
     for part in parts_of(path):
@@ -113,10 +110,11 @@ def parts_of(path: Path) -> list[Path]:
     return sorted(path.parent.glob(f"{path.name}.*.part"))
 
 
-def read_all(path: Path, header: dict[str, Any]) -> list[dict[str, Any]]:
-    """The lines of a results file, of its cost and of the parts of interrupted processes, as far as they are there."""
-    files = [read_part(file, header) for file in (path, *parts_of(path))]
-    return [*only(read_lines(timing_of(path)), COST), *itertools.chain(*files)]
+def read_all(path: Path, header: dict[str, Any]) -> tuple[dict[tuple[int, int], dict[str, Any]], dict[int, dict[str, Any]]]:
+    """(answers by index and sample, costs by first index) of a results file and of the parts of interrupted processes."""
+    lines = [line for file in (path, *parts_of(path)) for line in read_part(file, header)]
+    costs = only([*read_lines(timing_of(path)), *lines], COST)
+    return {(line["index"], line["sample"]): line for line in only(lines, ANSWER)}, {line["first"]: line for line in costs}
 
 
 def read_part(path: Path, header: dict[str, Any]) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +22,11 @@ your reasoning
 <answer>
 {example}
 </answer>"""
+
+
+def worked(steps: str, answer: str) -> str:
+    """A worked answer, in the form that is asked for."""
+    return f"<reasoning>\n{steps}\n</reasoning>\n<answer>\n\\boxed{{{answer}}}\n</answer>"
 
 
 @dataclass(frozen=True)
@@ -110,14 +115,15 @@ class Task(Protocol):
 class ChatTask:
     """Prompts of a task that is asked in chat messages and answered in free text.
 
-    A class of a task sets `question`, a text with `{name}` for each of `fields(item)`, and `examples`, pairs of an item and a
-    worked answer. `task.prompt_file` replaces the text; `task.few_shot` puts that many examples before the question, as earlier
+    A class of a task has `grade` and sets `question`, a text with `{name}` for each of `fields(item)`, and `examples`, pairs of an
+    item and a worked answer. `task.prompt_file` replaces the text; `task.few_shot` puts that many examples before the question, as earlier
     turns of the conversation; `task.prefill` starts the answer with `<reasoning>`.
     """
 
     alphabet: str | None = None
     question: str
     examples: tuple[tuple[Any, str], ...]
+    grade: Callable[[Any, str], Grade]
 
     def __init__(self, config: TaskConfig):
         if not 0 <= config.few_shot <= len(self.examples):
@@ -146,6 +152,13 @@ class ChatTask:
     def template(self, item: Any) -> str | None:
         """None: the whole answer is generated."""
         return None
+
+    def show(self, item: Any, text: str | None = None) -> str:
+        """The item, or an answer to it with what the strict grading read from it."""
+        if text is None:
+            return "\n".join(self.fields(item).values())
+        verdict = self.grade(item, text).strict
+        return f"{self.prefill}{text}\n[{verdict.source}: {verdict.reason}]"
 
 
 def fill_in(text: str, fields: dict[str, str]) -> str:

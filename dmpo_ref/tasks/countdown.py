@@ -17,7 +17,7 @@ from typing import Any
 from dmpo_ref.config import TaskConfig
 from dmpo_ref.tasks.answers.arithmetic import MAX_DIGITS, evaluate, plain, python_value
 from dmpo_ref.tasks.answers.marked import closed_answers, last_answer, marked_answer, published_box, until_end
-from dmpo_ref.tasks.base import ANSWER_FORM, ChatTask, Grade, Verdict
+from dmpo_ref.tasks.base import ANSWER_FORM, ChatTask, Grade, Verdict, worked
 from dmpo_ref.tasks.data import read_rows
 
 TOLERANCE = 1e-5  # of the published rule; the strict one is exact
@@ -38,11 +38,6 @@ class Problem:
     target: int
 
 
-def worked(steps: str, expression: str) -> str:
-    """A worked answer."""
-    return f"<reasoning>\n{steps} Each number is used once.\n</reasoning>\n<answer>\n\\boxed{{{expression}}}\n</answer>"
-
-
 class Countdown(ChatTask):
     """The task as `train` and `evaluate` see it: items, prompts, reward, grade. Text in, text out, no model.
 
@@ -51,9 +46,12 @@ class Countdown(ChatTask):
 
     question = QUESTION + ANSWER_FORM.format(what=r"the expression in \boxed{}", example=r"\boxed{the expression}")
     examples: tuple[tuple[Problem, str], ...] = (
-        (Problem((8, 75, 3), 99), worked("8 * 3 = 24 and 75 + 24 = 99.", "75 + 8 * 3")),
-        (Problem((28, 5, 40), 60), worked("60 is 5 * 12, and 40 - 28 = 12.", "5 * (40 - 28)")),
-        (Problem((12, 90, 6), 27), worked("90 - 12 is far too much. 90 / 6 = 15 and 15 + 12 = 27.", "90 / 6 + 12")),
+        (Problem((8, 75, 3), 99), worked("8 * 3 = 24 and 75 + 24 = 99. Each number is used once.", "75 + 8 * 3")),
+        (Problem((28, 5, 40), 60), worked("60 is 5 * 12, and 40 - 28 = 12. Each number is used once.", "5 * (40 - 28)")),
+        (
+            Problem((12, 90, 6), 27),
+            worked("90 - 12 is far too much. 90 / 6 = 15 and 15 + 12 = 27. Each number is used once.", "90 / 6 + 12"),
+        ),
     )
 
     def __init__(self, config: TaskConfig):

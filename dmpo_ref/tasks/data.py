@@ -22,7 +22,9 @@ def read_rows(source: str, columns: tuple[str, ...]) -> list[dict[str, Any]]:
     elif re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+){1,2}", source) or (":" in source and Path(source.split(":")[0]).is_dir()):
         rows = read_hub(source)
     else:
-        raise FileNotFoundError(f"no data file {source}: give a .csv, .json or .jsonl file, or a hub data set as name:split")
+        raise FileNotFoundError(
+            f"no data file {source}: give a .csv, .json or .jsonl file, or a hub data set as name:split; in a config, ./ means beside it"
+        )
     if not rows or not isinstance(rows, list):
         raise ValueError(f"{source} holds no row: a list of at least one is needed")
     for number, row in enumerate(rows, start=1):
@@ -42,7 +44,8 @@ def read_data_file(path: Path) -> list[dict[str, Any]]:
             if path.suffix == ".json":
                 return json.load(file)
     except (ValueError, csv.Error, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read as {path.suffix[1:]}: {error}") from error
+        remedy = "; is a quote not closed?" if isinstance(error, csv.Error) else ""
+        raise ValueError(f"{path} cannot be read as {path.suffix[1:]}: {error}{remedy}") from error
     raise ValueError(f"{path}: the ending must be .csv, .json or .jsonl")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from dmpo_ref.config import TaskConfig
 from dmpo_ref.tasks.answers.marked import closed_answers, marked_answer
 from dmpo_ref.tasks.answers.numerals import read_number
-from dmpo_ref.tasks.base import ANSWER_FORM, ChatTask, Grade, Verdict
+from dmpo_ref.tasks.base import ANSWER_FORM, ChatTask, Grade, Verdict, worked
 from dmpo_ref.tasks.data import read_rows
 
 KIND = "all"  # there is one kind of problem
@@ -36,23 +36,23 @@ class Problem:
 EXAMPLES = (
     (
         Problem("A gardener plants 6 rows of 14 tulips. Rabbits eat 9 of them. How many tulips are left?", "75"),
-        "<reasoning>\nThere are 6 * 14 = 84 tulips.\nAfter the rabbits 84 - 9 = 75 are left.\n</reasoning>\n"
-        "<answer>\n\\boxed{75}\n</answer>",
+        worked("There are 6 * 14 = 84 tulips.\nAfter the rabbits 84 - 9 = 75 are left.", "75"),
     ),
     (
         Problem("A ticket costs $12, and children pay half. What do 2 adults and 3 children pay together, in dollars?", "42"),
-        "<reasoning>\nA child pays 12 / 2 = 6 dollars.\nThe adults pay 2 * 12 = 24 and the children 3 * 6 = 18 dollars.\n"
-        "Together that is 24 + 18 = 42 dollars.\n</reasoning>\n<answer>\n\\boxed{42}\n</answer>",
+        worked(
+            "A child pays 12 / 2 = 6 dollars.\nThe adults pay 2 * 12 = 24 and the children 3 * 6 = 18 dollars.\n"
+            "Together that is 24 + 18 = 42 dollars.",
+            "42",
+        ),
     ),
     (
         Problem("A pump fills 250 litres in 5 minutes. How many minutes does it need for 1,500 litres?", "30"),
-        "<reasoning>\nIn one minute it fills 250 / 5 = 50 litres.\nFor 1500 litres it needs 1500 / 50 = 30 minutes.\n</reasoning>\n"
-        "<answer>\n\\boxed{30}\n</answer>",
+        worked("In one minute it fills 250 / 5 = 50 litres.\nFor 1500 litres it needs 1500 / 50 = 30 minutes.", "30"),
     ),
     (
         Problem("Ines reads 18 pages on Monday and a third more on Tuesday. How many pages does she read on both days?", "42"),
-        "<reasoning>\nA third of 18 is 18 / 3 = 6, so on Tuesday she reads 18 + 6 = 24 pages.\nOn both days she reads 18 + 24 = 42 pages.\n"
-        "</reasoning>\n<answer>\n\\boxed{42}\n</answer>",
+        worked("A third of 18 is 18 / 3 = 6, so on Tuesday she reads 18 + 6 = 24 pages.\nOn both days she reads 18 + 24 = 42 pages.", "42"),
     ),
 )
 
@@ -89,13 +89,6 @@ class GSM8K(ChatTask):
         if not (question if known else text).strip():
             raise ValueError(f"{text[:80]!r} has no question: give one, with `#### number` after it if the answer is known")
         return from_answer(question.strip(), text, "the question") if known else Problem(text.strip(), None)
-
-    def show(self, item: Problem, text: str | None = None) -> str:
-        """The question, or an answer to it with what was read from it."""
-        if text is None:
-            return item.question
-        verdict = strict_verdict(item, text)
-        return f"{self.prefill}{text}\n[{verdict.source}: {verdict.reason}]"
 
     def reward(self, item: Problem, text: str) -> dict[str, float]:
         """Reward by component, their sum is r: `solved` 1 or 0, or the five components of the recipe."""
@@ -143,19 +136,11 @@ def from_answer(question: Any, answer: Any, where: str) -> Problem:
 
 def strict_verdict(item: Problem, text: str) -> Verdict:
     """Right if the answer is one number and exactly the truth (see `marked_answer`, `read_number`)."""
-    number, answer, source, reading = strict_number(item, text)
-    if number is None:
-        return Verdict(0, 1, answer, source, reading)
-    return verdict_of(number, item.value, answer or "", source)
-
-
-def strict_number(item: Problem, text: str) -> tuple[Fraction | None, str | None, str, str]:
-    """(number that is stated, answer, where it was found, how it was read)."""
     answer, source = marked_answer(text)
     if answer is None:
-        return None, None, "nowhere", source
+        return Verdict(0, 1, None, "nowhere", source)
     number, reading = read_number(answer, item.question)
-    return number, answer, source, reading
+    return Verdict(0, 1, answer, source, reading) if number is None else verdict_of(number, item.value, answer, source)
 
 
 def published_verdict(item: Problem, text: str) -> Verdict:
@@ -230,13 +215,14 @@ def recipe_rewards(item: Problem, text: str) -> dict[str, float]:
     once = [text.count(tag) == 1 for tag in tags]
     behind = len(text.rpartition("</answer>")[2]) if once[3] else 0
     ends = text.startswith("<reasoning>\n") and text.endswith("\n</answer>")
-    number = strict_number(item, text)[0]
+    verdict = strict_verdict(item, text)
+    number = read_number(verdict.answer or "", item.question)[0]
     return {
         "tags": max(0.0, 0.125 * sum(once) - 0.001 * behind),
         "soft_format": 0.5 * starts_with_tags(text, across_lines=True),
         "strict_format": 0.5 * (all(once) and ends and "\n</reasoning>\n<answer>\n" in text),
         "integer": 0.5 * (number is not None and number.denominator == 1),
-        "correct": 2.0 * strict_verdict(item, text).right,
+        "correct": 2.0 * verdict.right,
     }
 
 

@@ -14,7 +14,7 @@ from dmpo_ref.tasks.answers.comparison import describe_difference
 from dmpo_ref.tasks.answers.equality import need_math_verify
 from dmpo_ref.tasks.answers.latex import published_equal
 from dmpo_ref.tasks.answers.marked import closed_answers, marked_answer, published_box
-from dmpo_ref.tasks.base import ANSWER_FORM, ChatTask, Grade, Verdict
+from dmpo_ref.tasks.base import ANSWER_FORM, ChatTask, Grade, Verdict, worked
 from dmpo_ref.tasks.data import read_rows
 
 UNKNOWN_KIND = "all"
@@ -32,23 +32,23 @@ class Problem:
 EXAMPLES = (
     (
         Problem("What is the sum of the solutions of $x^2 - 7x + 10 = 0$?", "7"),
-        "<reasoning>\nThe equation factors as $(x - 2)(x - 5) = 0$, so $x = 2$ or $x = 5$.\nTheir sum is $2 + 5 = 7$.\n</reasoning>\n"
-        "<answer>\n\\boxed{7}\n</answer>",
+        worked("The equation factors as $(x - 2)(x - 5) = 0$, so $x = 2$ or $x = 5$.\nTheir sum is $2 + 5 = 7$.", "7"),
     ),
     (
         Problem("A fair die is rolled twice. What is the probability that the two numbers add up to 4? Give a fraction.", r"\frac{1}{12}"),
-        "<reasoning>\nThere are $6 \\cdot 6 = 36$ outcomes.\nA sum of 4 comes from $1 + 3$, $2 + 2$ and $3 + 1$: 3 outcomes.\n"
-        "The probability is $\\frac{3}{36} = \\frac{1}{12}$.\n</reasoning>\n<answer>\n\\boxed{\\frac{1}{12}}\n</answer>",
+        worked(
+            "There are $6 \\cdot 6 = 36$ outcomes.\nA sum of 4 comes from $1 + 3$, $2 + 2$ and $3 + 1$: 3 outcomes.\n"
+            "The probability is $\\frac{3}{36} = \\frac{1}{12}$.",
+            "\\frac{1}{12}",
+        ),
     ),
     (
         Problem("Find the point in which the lines $y = 2x - 1$ and $y = 5 - x$ meet.", "(2,3)"),
-        "<reasoning>\nWhere they meet, $2x - 1 = 5 - x$, so $3x = 6$ and $x = 2$.\nThen $y = 5 - 2 = 3$.\n</reasoning>\n"
-        "<answer>\n\\boxed{(2,3)}\n</answer>",
+        worked("Where they meet, $2x - 1 = 5 - x$, so $3x = 6$ and $x = 2$.\nThen $y = 5 - 2 = 3$.", "(2,3)"),
     ),
     (
         Problem(r"Simplify $\sqrt{50} - \sqrt{8}$.", r"3\sqrt{2}"),
-        "<reasoning>\n$\\sqrt{50} = 5\\sqrt{2}$ and $\\sqrt{8} = 2\\sqrt{2}$.\nThe difference is $3\\sqrt{2}$.\n</reasoning>\n"
-        "<answer>\n\\boxed{3\\sqrt{2}}\n</answer>",
+        worked("$\\sqrt{50} = 5\\sqrt{2}$ and $\\sqrt{8} = 2\\sqrt{2}$.\nThe difference is $3\\sqrt{2}$.", "3\\sqrt{2}"),
     ),
 )
 
@@ -84,13 +84,6 @@ class MATH500(ChatTask):
         if not (problem and answer if known else answer):
             raise ValueError(f"{text[:80]!r}: give a problem, with `#### answer` after it if the answer is known")
         return Problem(problem, answer) if known else Problem(answer, "")
-
-    def show(self, item: Problem, text: str | None = None) -> str:
-        """The problem, or an answer to it with what was read from it."""
-        if text is None:
-            return item.problem
-        verdict = strict_verdict(item, text)
-        return f"{self.prefill}{text}\n[{verdict.source}: {verdict.reason}]"
 
     def reward(self, item: Problem, text: str) -> dict[str, float]:
         """Reward by component, their sum is r: `solved` 1 or 0, or `correct` up to 2 and `format` up to 1.

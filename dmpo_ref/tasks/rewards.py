@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -49,6 +48,6 @@ def as_number(value: Any, text: str) -> float:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         raise ValueError(f"reward(item, text) returned {repr(value)[:60]} for the answer {text[:40]!r}; return a number") from None
-    if abs(number) > LARGEST and not math.isinf(number):
+    if not abs(number) <= LARGEST:
         raise ValueError(f"reward(item, text) returned {number} for the answer {text[:40]!r}; its size may be {LARGEST:.0e} at most")
     return number

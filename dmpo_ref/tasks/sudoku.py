@@ -14,8 +14,9 @@ from typing import Any
 
 from dmpo_ref.config import TaskConfig
 from dmpo_ref.tasks.answers.marked import END_TOKENS, closed_answers, marked_answer, until_end
-from dmpo_ref.tasks.answers.writing import FULLWIDTH
+from dmpo_ref.tasks.answers.writing import usual_form
 from dmpo_ref.tasks.base import ANSWER_FORM, BLANK, ChatTask, Grade, Verdict
+from dmpo_ref.tasks.data import read_rows
 
 MAX_ANSWER = 1000  # characters in which the strict grading looks for more than a grid
 ROWS = [[4 * r + c for c in range(4)] for r in range(4)]
@@ -23,8 +24,8 @@ COLUMNS = [[4 * r + c for r in range(4)] for c in range(4)]
 BOXES = [[4 * (r + i) + c + j for i in (0, 1) for j in (0, 1)] for r in (0, 2) for c in (0, 2)]
 UNITS = ROWS + COLUMNS + BOXES
 
-SEPARATORS = re.compile(r"[\s|+,;/\[\](){}`*\"'│─┼-]+")  # what may stand between the digits of a grid
-LABEL = re.compile(r"\brow\s*([0-9])(?![0-9])\s*(?:is\b)?\s*[:.)=]?", flags=re.IGNORECASE)
+SEPARATORS = re.compile(r"[\s|+,;/\[\](){}`*$\"'│─┼-]+")  # what may stand between the digits of a grid
+LABEL = re.compile(r"\br(?:ow)?\s*([0-9])(?![0-9])\s*(?:is\b)?\s*[:.)=]?", flags=re.IGNORECASE)
 # What may be said about a grid on lines behind it, with the digits 1 to 4.
 ABOUT = """
     a all and answer are block blocks box boxes cell cells clue clues column columns complete completed contain contains correct digit
@@ -32,7 +33,7 @@ ABOUT = """
     row rows satisfies so solution solved subgrid sudoku the this to using valid with
 """
 COMMENT = rf"(?=[a-z])(?:(?:{'|'.join(ABOUT.split())})\b|2x2|[1-4 .,:;!\s])*"
-COMMENTED = re.compile(rf"(?P<grid>[^a-z]*?)(?:\.|[.!]?\n\s*{COMMENT})?", flags=re.IGNORECASE)
+COMMENTED = re.compile(rf"(?P<grid>[^a-z]*?)(?:[.!]|[.!]?\n\s*{COMMENT})?", flags=re.IGNORECASE)
 
 QUESTION = """\
 Complete this 4x4 Sudoku. The grid is written as 16 digits, row by row from the top left, and 0 is a blank:
@@ -104,7 +105,7 @@ class Sudoku(ChatTask):
         self.config = config
 
     def load(self, source: str) -> list[Puzzle]:
-        """Puzzles of a CSV file (see `read_puzzles`)."""
+        """Puzzles of a file (see `read_puzzles`)."""
         return read_puzzles(source)
 
     def parse(self, text: str) -> Puzzle:
@@ -155,11 +156,11 @@ class Sudoku(ChatTask):
             return {"cells": count_right_cells(item, digits) / item.num_blanks}
         grid = self.extract(text)
         is_solved = is_solution(item.puzzle, grid)
-        if self.config.reward == "solved":
-            return {"solved": float(is_solved)}
-        if not is_solved and (describe_grid(grid) or not keeps_clues(item.puzzle, grid)):
-            return {"cells": 0.0}
-        return {"cells": 1.0 if is_solved else count_right_cells(item, grid) / item.num_blanks}
+        name = "solved" if self.config.reward == "solved" else "cells"
+        if is_solved or name == "solved":
+            return {name: float(is_solved)}
+        keeps_clues = not describe_grid(grid) and all(clue in ("0", cell) for clue, cell in zip(item.puzzle, grid, strict=True))
+        return {"cells": count_right_cells(item, grid) / item.num_blanks if keeps_clues else 0.0}
 
     @staticmethod
     def grade(item: Puzzle, text: str) -> Grade:
@@ -211,7 +212,7 @@ def read_grid(text: str) -> tuple[str, str]:
         answer, source = until_end(text), "the whole text"
     if len(answer) > MAX_ANSWER:
         return SEPARATORS.sub("", answer), source
-    answer = answer.translate(FULLWIDTH).strip()
+    answer = "".join(map(usual_form, answer)).strip()
     if LABEL.findall(answer) == ["1", "2", "3", "4"]:
         answer = LABEL.sub("", answer)
     found = COMMENTED.fullmatch(answer)
@@ -278,45 +279,20 @@ def describe_answer(puzzle: str, grid: str) -> str | None:
 
 def is_solution(puzzle: str, text: str) -> bool:
     """Whether `text` is 16 digits that keep the clues of `puzzle` and satisfy every row, column and box."""
-    return is_valid_grid(text) and keeps_clues(puzzle, text)
-
-
-def is_valid_grid(text: str) -> bool:
-    """Whether each of the 12 units of the 16 characters holds 1, 2, 3, 4 once."""
-    return len(text) == 16 and all({text[i] for i in unit} == set("1234") for unit in UNITS)
-
-
-def keeps_clues(puzzle: str, grid: str) -> bool:
-    """Whether a grid of 16 characters has every clue of the puzzle where it was."""
-    return all(clue in ("0", cell) for clue, cell in zip(puzzle, grid, strict=True))
+    return not (describe_grid(text) or describe_answer(puzzle, text))
 
 
 def read_puzzles(path: str | Path) -> list[Puzzle]:
-    """Read and check a CSV file of puzzles.
+    """Read and check puzzles (see `read_rows`).
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: no rows, a missing column, or a malformed row, with its line number.
+        FileNotFoundError, ValueError: as `read_rows`; a malformed row, with its number.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no puzzle file {path}: give a CSV with the columns Puzzle,Solution; in a config, ./ means beside it")
     puzzles = []
-    try:
-        with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:  # Excel's CSV files start with a byte order mark
-            reader = csv.DictReader(file)
-            if not {"Puzzle", "Solution"} <= set(reader.fieldnames or []):
-                got = str(reader.fieldnames or "an empty file")[:80]
-                raise ValueError(f"{path}: the first line must name the columns Puzzle,Solution; got {got}")
-            for row in reader:
-                puzzle = Puzzle((row["Puzzle"] or "").strip(), (row["Solution"] or "").strip())
-                if problem := describe_problem(puzzle):
-                    raise ValueError(f"{path}, line {reader.line_num}: {problem}")
-                puzzles.append(puzzle)
-    except csv.Error as error:
-        raise ValueError(f"{path} cannot be read as csv: {error}; is a quote not closed?") from error
-    if not puzzles:
-        raise ValueError(f"{path} holds no puzzle: at least one row after the header is needed")
+    for number, row in enumerate(read_rows(str(path), ("Puzzle", "Solution")), start=1):
+        puzzles.append(Puzzle(str(row["Puzzle"]).strip(), str(row["Solution"]).strip()))
+        if problem := describe_problem(puzzles[-1]):
+            raise ValueError(f"{path}, row {number}: {problem}")
     return puzzles
 
 

@@ -11,7 +11,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
-from dmpo_ref.tasks.sudoku import Puzzle, is_valid_grid, write_puzzles
+from dmpo_ref.tasks.sudoku import Puzzle, is_solution, write_puzzles
 from toy import DATA
 
 TEST_SHARE = 0.25
@@ -25,7 +25,7 @@ def all_grids() -> tuple[str, ...]:
     grids = [""]
     for _ in range(4):
         grids = [grid + row for grid in grids for row in rows if all(row[c] not in grid[c::4] for c in range(4))]
-    return tuple(grid for grid in grids if is_valid_grid(grid))
+    return tuple(grid for grid in grids if is_solution("0" * 16, grid))
 
 
 def solutions(puzzle: str) -> list[str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 from dmpo_ref.tasks.answers.equality import are_equal
+from dmpo_ref.tasks.answers.marked import closing
 from dmpo_ref.tasks.answers.units import NO_UNIT, read_unit
 from dmpo_ref.tasks.answers.writing import one_writing
 
@@ -20,8 +21,9 @@ NOT_EQUAL, UNDECIDED = "not equal", "too long, too large or too slow to compare"
 WORDS = re.compile(r"(?:\\text\{ ?\(?[A-Za-z][^{}]*\}|[A-Za-z]{4,})[0-9 ]*")
 CHOICE = re.compile(r"(?:\\text\{)? ?\(([A-Z])\) ?\}?((?:\\[a-z]+|[^A-Za-z(\\])*)")
 IN_BASE = re.compile(r"\(?(-?[0-9][0-9A-F]*)\)?(?:_\{?([0-9]+)\}?)?")
+BRACKETS = r"[()\[\]{}]"
 RELATION = re.compile(r"[<>]|\\(?:[lg]e(?:q|qslant)?|[lg]t|neq?|approx|sim)(?![A-Za-z])")
-SEPARATOR = r",|;|\\text\{,? ?(?:or|and) ?\}|(?<![A-Za-z\\])(?:or|and)(?![A-Za-z])"
+SEPARATOR = r",|;|\\(?:lor|vee)(?![A-Za-z])|\\text\{,? ?(?:or|and) ?\}|(?<![A-Za-z\\])(?:or|and)(?![A-Za-z])"
 UPPER, LOWER = r"\\pm(?![A-Za-z])", r"\\mp(?![A-Za-z])"
 ARGUMENTS = r"\((?:-?[A-Za-z0-9]+|\\[a-z]+)(?:,(?:[A-Za-z0-9]+|\\[a-z]+))*\)"
 NAME = re.compile(
@@ -46,9 +48,8 @@ TIDY: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [  # 
     (re.compile(r"(?<![0-9.,{])[0-9]{1,3}(?: [0-9]{3})+(?![0-9,])"), lambda number: number[0].replace(" ", "")),
     (re.compile(r"(?<![\\^_A-Za-z}\]])\{([^{}]*)\}(?!\{)"), r"\1"),
     (re.compile(r"\\text\{ ?(-?[0-9][0-9.,/]*)(?= )"), r"\1\\text{"),
-    (re.compile(r"\{ | \}"), lambda brace: brace[0].strip()),
     (re.compile(r"(?<![0-9A-Za-z.]) | (?![0-9A-Za-z.])"), ""),  # the rest stays: 5 6 is not 56
-    (re.compile(r"\.$|^\+"), ""),
+    (re.compile(r"\.$|^[+=]"), ""),
 ]
 
 
@@ -138,7 +139,11 @@ def parse(text: str) -> Part:
     if text.startswith(r"\{") and text.endswith(r"\}"):
         return gather("{}", [parse(piece) for piece in split(text[2:-2], SEPARATOR)], text)
     ends = text[:1] + text[-1:]
-    if ends in ("()", "[]", "(]", "[)") and is_enclosed(text) and len(pieces := split(text[1:-1], SEPARATOR)) > 1:
+    if (
+        ends in ("()", "[]", "(]", "[)")
+        and closing(text, brackets=BRACKETS) == len(text) - 1
+        and len(pieces := split(text[1:-1], SEPARATOR)) > 1
+    ):
         return gather(ends, [parse(piece) for piece in pieces], text)
     if re.search(f"{UPPER}|{LOWER}", text) and not RELATION.search(text):
         both = [re.sub(UPPER, plus, re.sub(LOWER, minus, text)).removeprefix("+") for plus, minus in ("+-", "-+")]
@@ -149,7 +154,7 @@ def parse(text: str) -> Part:
 def split(text: str, separator: str) -> list[str]:
     """Parts of a text between separators that are in no brackets; one part where there is none."""
     parts, depth, start = [], 0, 0
-    for found in re.finditer(rf"({separator})|[()\[\]{{}}]", text):
+    for found in re.finditer(f"({separator})|{BRACKETS}", text):
         if found[1] is None:
             depth += 1 if found[0] in "([{" else -1
         elif depth == 0:
@@ -163,16 +168,6 @@ def gather(form: str, parts: list[Part], text: str) -> Part:
     if form == "{}":
         parts = [replace(inner, name=inner.name or part.name) for part in parts for inner in (part.parts if part.form == "{}" else (part,))]
     return parts[0] if form == "{}" and len(parts) == 1 else Part(form, tuple(parts), text)
-
-
-def is_enclosed(text: str) -> bool:
-    """Whether the first bracket of a text is closed by its last character."""
-    depth = 0
-    for at, sign in enumerate(text):
-        depth += (sign in "([{") - (sign in ")]}")
-        if depth == 0:
-            return at == len(text) - 1
-    return False
 
 
 def compare(truth: Sequence[Part], answer: Sequence[Part], *, in_order: bool = True) -> str | None:

@@ -5,7 +5,7 @@ Everything here takes time proportional to the length of the text.
 
 from __future__ import annotations
 
-import re
+from dmpo_ref.tasks.answers.marked import closing
 
 
 def published_equal(answer: str, truth: str) -> bool:
@@ -52,7 +52,7 @@ def brace_fractions(text: str) -> str:
     done = [first]
     for piece in pieces:
         if piece.startswith("{"):
-            end = closing_brace(piece)
+            end = closing(piece)
             below = piece[end + 1 : end + 2]
             done.append(f"{piece[: end + 1]}{{{below}}}{piece[end + 2 :]}" if end > 0 and below not in ("", "{") else piece)
         elif len(piece) < 2:
@@ -60,16 +60,6 @@ def brace_fractions(text: str) -> str:
         else:
             done.append(f"{{{piece[0]}}}{piece[1:]}" if piece[1] == "{" else f"{{{piece[0]}}}{{{piece[1]}}}{piece[2:]}")
     return r"\frac".join(done)
-
-
-def closing_brace(text: str) -> int:
-    """Where the brace that starts a text is closed; -1 if it is not."""
-    depth = 0
-    for found in re.finditer("[{}]", text):
-        depth += 1 if found[0] == "{" else -1
-        if depth == 0:
-            return found.start()
-    return -1
 
 
 def slash_fraction(text: str) -> str:

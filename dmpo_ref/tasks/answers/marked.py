@@ -47,13 +47,11 @@ def marked_answer(text: str) -> tuple[str | None, str]:
     if box and (answer is None or box[0].start() >= answer[0]):
         start = box[0].end()
         inside = answer is not None and answer[2] >= 0 and start <= answer[1]
-        rest, depth = text[start : answer[1]] if answer and inside else text[start:], 1
-        for brace in re.finditer(r"\\.|[{}]", rest, flags=re.DOTALL):  # \{ and \} are signs, not braces
-            depth += {"{": 1, "}": -1}.get(brace[0], 0)
-            if depth == 0:
-                return rest[: brace.start()].strip(), "the last \\boxed"
+        rest = text[: answer[1]] if answer and inside else text
+        if (end := closing(rest, start - 1, r"(?s:\\.)|[{}]")) >= 0:  # \{ and \} are signs, not braces
+            return text[start:end].strip(), "the last \\boxed"
         if inside:
-            return rest.strip(), "the last \\boxed, which the end of the answer closes"
+            return rest[start:].strip(), "the last \\boxed, which the end of the answer closes"
     if answer is None:
         return None, "the last \\boxed is not closed" if box else NO_ANSWER
     return text[answer[0] : answer[1]].strip(), "the last <answer>"
@@ -78,10 +76,16 @@ def published_box(text: str) -> str | None:
     start = text.rfind("\\boxed")
     if start < 0 and (start := text.rfind("\\fbox")) < 0:
         return text
+    if (end := closing(text, start)) < 0:
+        return None
+    return text[start : end + 1] if not text.startswith("\\boxed{", start) else text[start + len("\\boxed{") : end]
+
+
+def closing(text: str, start: int = 0, brackets: str = "[{}]") -> int:
+    """Where the brackets that begin at or behind `start` are closed, of those that the expression finds; −1 if they are not."""
     depth = 0
-    for brace in re.finditer(r"[{}]", text[start:]):
-        depth += 1 if brace[0] == "{" else -1
-        if depth == 0 and brace[0] == "}":
-            boxed = text[start : start + brace.end()]
-            return boxed[len("\\boxed{") : -1] if boxed.startswith("\\boxed{") else boxed
-    return None
+    for found in re.compile(brackets).finditer(text, start):
+        depth += (found[0] in "([{") - (closes := found[0] in ")]}")
+        if closes and depth == 0:
+            return found.start()
+    return -1

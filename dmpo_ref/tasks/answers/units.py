@@ -93,6 +93,18 @@ def words_of(question: str) -> tuple[set[str], set[str]]:
     return {word for word in words if len(word) > 2}, {word for pair in asked for word in pair}
 
 
+def other_measure(first: str, question: str) -> str:
+    """That a number has another measure than the last `how many` of a question asks for, in words; "" if it has not.
+
+    Args:
+        first: the first word or sign behind the number. Speeds are asked for as miles per hour.
+    """
+    asked = re.findall(r"how (?:many|much) ([a-z]+)(?: ([a-z]+))?", question.casefold())[-1:]
+    wanted = next((name for pair in asked for word in pair if (name := CANONICAL.get(word)) in MEASURES), None)
+    unit = None if first == "in" else CANONICAL.get(small(first))
+    return f"{unit} in place of {wanted}" if wanted and unit in MEASURES and unit not in (wanted, "unit", "mph", "kmh") else ""
+
+
 def in_words(number: int) -> str:
     """The English name of a number below 100."""
     if number < len(NAMES):

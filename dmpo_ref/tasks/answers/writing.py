@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from unicodedata import decomposition, normalize
 
 # Each of these is a minus before a number. A wave dash (about) and the bar of Japanese vowels are not.
 MINUS = "‐‑‒–—―⸺⸻﹘﹣－−⁻₋➖˗⁃"
@@ -17,14 +18,10 @@ SIGNS = {
     "º": r"^\circ ", "˚": r"^\circ ", "℃": r"^\circ C", "℉": r"^\circ F", "…": r"\ldots ", "⋯": r"\ldots ", "→": r"\to ", "⇒": r"\implies ",
     "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "δ": r"\delta ", "ε": r"\epsilon ", "θ": r"\theta ", "λ": r"\lambda ", "μ": r"\mu ",
     "π": r"\pi ", "ρ": r"\rho ", "σ": r"\sigma ", "φ": r"\phi ", "ϕ": r"\phi ", "ω": r"\omega ", "Δ": r"\Delta ", "Θ": r"\Theta ",
-    "½": r"\frac{1}{2}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", "⅕": r"\frac{1}{5}",
-    "⅖": r"\frac{2}{5}", "⅗": r"\frac{3}{5}", "⅘": r"\frac{4}{5}", "⅙": r"\frac{1}{6}", "⅚": r"\frac{5}{6}", "⅛": r"\frac{1}{8}",
-    "⅜": r"\frac{3}{8}", "⅝": r"\frac{5}{8}", "⅞": r"\frac{7}{8}", "。": ".", "、": ",", "“": '"', "”": '"', "’": "'", "‘": "'", "【": "[",
-    "】": "]", "㎝": "cm", "㎞": "km", "㎜": "mm", "㎏": "kg", "㎡": "m^{2}", "㎠": "cm^{2}", "㎢": "km^{2}", "㎥": "m^{3}", "㎤": "cm^{3}",
+    "。": ".", "、": ",", "“": '"', "”": '"', "’": "'", "‘": "'", "【": "[", "】": "]",
 }  # fmt: skip
-FULLWIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5E)}  # ！ to ｝, as they follow each other in ASCII
 NOTHING = dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff", "")  # characters without width
-CHARACTERS = FULLWIDTH | str.maketrans(SIGNS | NOTHING | dict.fromkeys(MINUS, "-"))
+CHARACTERS = str.maketrans(SIGNS | NOTHING | dict.fromkeys(MINUS, "-"))
 RAISED, LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹ⁿ", "₀₁₂₃₄₅₆₇₈₉"
 LEVEL = str.maketrans(RAISED + LOWERED + "⁻⁺", "0123456789n0123456789-+")
 BASE = r"(?<=[0-9A-Za-zπθ)}\]])"  # what a raised sign is raised from
@@ -39,7 +36,7 @@ TEXT_FONT = r"text(?:bf|it|rm|tt|sf|up|md|normal)?|emph|[mh]box"
 MATH_FONT = r"math(?:rm|bf|it|sf|tt|normal)|operatorname"
 LAYOUT = r"left|right|[bB]ig{1,2}[lrm]?|(?:display|text)style|normalsize|rm|bf|it|bfseries|[lL]arge|LARGE|[hH]uge|small|limits"
 LATEX_REWRITES = [  # in this order
-    (r"\\(?:text)?color ?\{[^{}]*\}", ""),
+    (r"\\(?:(?:text)?color|[hv]space\*?) ?\{[^{}]*\}", ""),
     (r"(?<!\\)\\[()\[\]]", ""),
     (r"\{,\}|(?<=[0-9]), ?\\! ?(?=[0-9]{3})", ","),
     (r"\\!|(?<!\\)\\$", ""),
@@ -66,6 +63,7 @@ def one_writing(text: str) -> str:
     Unicode and fullwidth signs become their LaTeX, each kind of minus "-"; `\dfrac`, `\left`, colours, spacing and formula marks go;
     fonts of words become `\text{…}`, other fonts their content; white space counts once. A `$` that is left is a currency.
     """
+    text = "".join(map(usual_form, text))
     for pattern, new in UNICODE:
         text = pattern.sub(new, text)
     text = text.translate(CHARACTERS)
@@ -74,3 +72,11 @@ def one_writing(text: str) -> str:
     for expression, replacement in LATEX:
         text = expression.sub(replacement, text)
     return " ".join(text.split())
+
+
+def usual_form(sign: str) -> str:
+    """A fullwidth or small sign as that of ASCII, a letter or digit in a font of formulas as the plain one; ½ and ㎡ in LaTeX."""
+    if not decomposition(sign).startswith(("<wide>", "<small>", "<font>", "<fraction>", "<square>")):
+        return sign
+    form = re.sub("(.)⁄(.+)", r"\\frac{\1}{\2}", normalize("NFKC", sign))
+    return re.sub("^([a-z]*m)([23])$", r" \1^{\2}", form)

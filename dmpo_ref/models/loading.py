@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
 from torch.nn import Module
 from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase
 from transformers.utils import cached_file
@@ -18,8 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from dmpo_ref.config import ModelConfig
 from dmpo_ref.models.adapters import load_adapters, quiet
-from dmpo_ref.models.digests import check_digests
-from dmpo_ref.models.files import DAMAGED, check_shapes, describe, first_line, read_object, read_shapes, weight_files
+from dmpo_ref.models.files import check_digests, check_shapes, describe, first_line, read_object, read_shapes, weight_files
 from dmpo_ref.models.llada import LLaDAConfig, LLaDAModelLM
 from dmpo_ref.models.tokenizers import has_tokenizer, load_tokenizer
 
@@ -88,8 +86,6 @@ def load_base(config: ModelConfig, device: torch.device) -> LLaDAModelLM:
     except OSError as error:
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else OSError
         raise kind(f"model.path={config.path}: {first_line(error)}") from error
-    except SafetensorError as error:
-        raise ValueError(f"model.path={config.path}: a file of weights {DAMAGED}: {first_line(error)}") from error
     except Exception as error:  # whatever the libraries make of fields and weights that are not what they should be
         raise ValueError(f"model.path={config.path}: the model cannot be loaded: {describe(error)}") from error
     model, report = cast(tuple[LLaDAModelLM, dict[str, Any]], loaded)

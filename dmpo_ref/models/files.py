@@ -148,11 +148,7 @@ def check_shapes(given: dict[str, list[int]], wanted: dict[str, list[int]], *, w
 
 
 def first_line(error: Exception) -> str:
-    """The beginning of an error, in one line: its first sentence, if it has more."""
+    """An error of a library in one line: its first sentence, with its kind where that may say nothing, as of a KeyError."""
     text = " ".join(str(error).split())
-    return re.split(r"(?<!e\.g)(?<!i\.e)\. (?=[A-Z])", text, maxsplit=1)[0][:300].rstrip(".")
-
-
-def describe(error: Exception) -> str:
-    """An error of a library in one line; with its kind, where the text alone may say nothing, as that of a KeyError."""
-    return first_line(error) if isinstance(error, (ValueError, RuntimeError, OSError)) else f"{type(error).__name__}: {first_line(error)}"
+    text = re.split(r"(?<!e\.g)(?<!i\.e)\. (?=[A-Z])", text, maxsplit=1)[0][:300].rstrip(".")
+    return text if isinstance(error, (ValueError, RuntimeError, OSError, SafetensorError)) else f"{type(error).__name__}: {text}"

@@ -137,14 +137,17 @@ def read_entries(path: Path, *, before_round: int) -> list[dict[str, Any]]:
     """The entries of metrics.jsonl or rollouts.jsonl that belong to rounds before this one; [] if there is no file.
 
     Raises:
-        ValueError: a line that no run has written.
+        ValueError: a line that no run has written, or that stands after a later round or step.
     """
-    entries = []
-    for number, entry in enumerate(read_lines(path), start=1):
-        if entry is None or type(entry.get("round")) is not int:
+    entries, before = [], (-1, 0)
+    for number, line in enumerate(read_lines(path), start=1):
+        entry = line or {}
+        place = entry.get("round"), entry.get("step", number)  # answers have no step
+        if not all(type(count) is int for count in place) or place <= before:
             remedy = "remove the line or move the file away, then the same command goes on"
-            raise ValueError(f"{path}, line {number}: not an entry of a run, a JSON object with its round; {remedy}")
+            raise ValueError(f"{path}, line {number}: not an entry of a run, a JSON object with its round, in order; {remedy}")
         entries.append(entry)
+        before = place
     return [entry for entry in entries if entry["round"] < before_round]
 
 

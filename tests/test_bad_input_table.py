@@ -24,6 +24,10 @@ OVERRIDES = {  # word of the command line → what its line must hold
     "model.lora_alpha=-1": "model.lora_alpha=-1.0",
     "model.lora_dropout=1": "model.lora_dropout=1.0: must lie in [0, 1)",
     "model.lora_targets=5": "model.lora_targets",
+    "train.rounds=010": "train.rounds: 010 would be read in base 8 or 60; write a number in decimal",
+    "seed=1:30": "seed: 1:30 would be read in base 8 or 60; write a number in decimal",
+    "optimizer.max_grad_norm=-1:30.5": "optimizer.max_grad_norm: -1:30.5 would be read in base 8 or 60",
+    "train={rounds: 0012}": "train: 0012 would be read in base 8 or 60",
     "model.lora_targets=[[q_proj]]": "model.lora_targets=[['q_proj']]: a list of names of layers is needed",
     "model.quantize=nf4": "model.quantize=nf4: 4-bit weights cannot be trained; set model.lora_rank",
     "optimizer.weight_decay=.inf": "optimizer.weight_decay=inf: must be finite",
@@ -97,9 +101,9 @@ OVERRIDES = {  # word of the command line → what its line must hold
     "device=tpu": "device",
 }
 CONFIGS = {  # text of a YAML file → what its line must hold
-    "output: 007": "c.yaml: output: 7 is no text in YAML; put the name in quotes",
+    "output: 007": "007 would be read in base 8 or 60; write a number in decimal, a name in quotes",
     "output: yes": "c.yaml: output: True is no text",
-    "output: 1:30": "c.yaml: output: 90 is no text",
+    "output: 1:30": "1:30 would be read in base 8 or 60",
     "output: 2024_01_15": "c.yaml: output: 20240115 is no text",
     "output:": "c.yaml: output: ",
     'output: "\\0"': "c.yaml: output: '\\x00' has a control character",

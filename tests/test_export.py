@@ -169,6 +169,14 @@ def test_what_a_killed_export_left_is_cleaned_by_the_next(model, tmp_path):
     assert not (tmp_path / "out" / "model-00001-of-00009.safetensors").exists() and not (tmp_path / "out" / "folder").exists()
 
 
+def test_a_link_in_the_place_of_what_is_written_is_replaced_and_not_followed(model, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis").write_text("years")
+    (tmp_path / ".out.partial").symlink_to("mine")
+    assert main(["export", "model", "out"]) == 0
+    assert (tmp_path / "mine" / "thesis").read_text() == "years" and not (tmp_path / "out").is_symlink()
+
+
 def test_two_exports_to_one_folder_do_not_meet(model, tmp_path, capfd):
     with claim(tmp_path / ".out.partial"):
         (tmp_path / ".out.partial" / "written").write_text("by the other")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+import re
 import unicodedata
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +20,7 @@ from dmpo_ref.presets.checks import check_config
 PRESETS = Path(__file__).parent
 PATHS = ("model.path", "task.train", "task.test")  # relative to the file that names them, if they start with ./ or ../
 MOST_CHARACTERS, MOST_LEVELS = 10**6, 20  # of a config file; more is no config, and takes the parser minutes or its stack
+OTHER_BASE = re.compile(r"[-+]?(0[0-7_]+|[0-9_]+(:[0-5]?[0-9])+(\.[0-9_]*)?)")  # of a number in YAML 1.1: 010 is 8, 1:30 is 90
 COMMAND_LINE = "command line"
 RENAMED = {"loss.num_replicates": "loss.num_masks", "weight.elbo_replicates": "weight.elbo_num_masks"}  # in 0.2.0
 
@@ -114,6 +116,8 @@ def check_yaml(text: str) -> bool:
             raise ValueError("a config has neither aliases nor more than a few levels; write its sections out")
         if isinstance(event, yaml.ScalarEvent):
             check_filled_in(event.value)
+            if event.style is None and OTHER_BASE.fullmatch(event.value):
+                raise ValueError(f"{shorten(event.value)} would be read in base 8 or 60; write a number in decimal, a name in quotes")
     return outermost is None or isinstance(outermost, yaml.MappingStartEvent)
 
 

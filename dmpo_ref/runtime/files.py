@@ -102,7 +102,9 @@ def written_whole(folder: Path, go_on: str) -> Iterator[Path]:
     """
     temporary = folder.with_name(f".{folder.name}.partial")
     try:
-        temporary.mkdir(parents=True, exist_ok=True)  # not made anew: the caller may have claimed it
+        if temporary.is_symlink() or temporary.is_file():
+            temporary.unlink()
+        temporary.mkdir(parents=True, exist_ok=True)  # one that is there stays: the caller may have claimed it
         for left in temporary.iterdir():
             discard(left)
         yield temporary
@@ -139,7 +141,8 @@ def read_entries(path: Path, *, before_round: int) -> list[dict[str, Any]]:
     Raises:
         ValueError: a line that no run has written, or that stands after a later round or step.
     """
-    entries, before = [], (-1, 0)
+    entries: list[dict[str, Any]] = []
+    before: tuple[Any, Any] = (-1, 0)
     for number, line in enumerate(read_lines(path), start=1):
         entry = line or {}
         place = entry.get("round"), entry.get("step", number)  # answers have no step

@@ -103,8 +103,9 @@ def pair(tmp_path):
 def test_when_one_process_dies_the_other_ends_in_one_line(pair):
     pair[1].kill()
     assert pair[0].wait(timeout=60) == 2
-    error = pair[0].stderr.read()
-    assert error.startswith("dmpo: another process of this run has ended") and "--resume" in error and error.count("\n") == 1
+    lines = pair[0].stderr.read().splitlines()
+    (error,) = [line for line in lines if not line.startswith("dmpo: warning: ")]  # of a toy run so small
+    assert error.startswith("dmpo: another process of this run has ended") and "--resume" in error
 
 
 def test_two_signals_end_a_process_whose_peer_has_frozen(pair):

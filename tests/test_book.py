@@ -1,5 +1,6 @@
 """The book tells the truth: its code runs, its commands parse, its links lead somewhere, its pages are made from the repository."""
 
+import dataclasses
 import re
 import shlex
 import sys
@@ -200,7 +201,8 @@ def test_every_option_has_a_row(staged):
     page, config = configuration_page(), load_config("toy_sudoku")
 
     def leaves(node, prefix=""):
-        return [leaf for k, v in vars(node).items() for leaf in (leaves(v, f"{prefix}{k}.") if hasattr(v, "__dict__") else [prefix + k])]
+        named = [(field.name, getattr(node, field.name)) for field in dataclasses.fields(node)]
+        return [leaf for k, v in named for leaf in (leaves(v, f"{prefix}{k}.") if dataclasses.is_dataclass(v) else [prefix + k])]
 
     assert re.findall(r"^\| `([\w.]+)` \|", page, re.MULTILINE) == leaves(config)
 

@@ -137,7 +137,7 @@ class SamplerConfig:
         1.0,
         "`factor` places the longest run, by falling confidence, with c_k ≥ 1 − f/(k + 1)",
         symbol="f",
-        bound=Bound(FINITE_ABOVE_0.holds, "must be above 0 and finite"),
+        bound=FINITE_ABOVE_0,
     )
     cache: Literal["none", "prefix", "dual"] = option(
         "none",
@@ -300,7 +300,7 @@ def name_options(cls: type = Config) -> set[str]:
     return {key for key, option in describe_options(cls).items() if option.kind in ("str", "optional [str]")}
 
 
-def get_option(config: Config, key: str) -> Any:
+def get_option(config: Any, key: str) -> Any:
     """The value of an option by its dotted key."""
     return reduce(getattr, key.split("."), config)
 

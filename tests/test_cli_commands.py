@@ -36,6 +36,7 @@ def trained(monkeypatch):
     [
         ([{"reward": 0.25, "evaluation/accuracy": 0.1}, {"reward": 0.5, "evaluation/accuracy": 0.75}], True,
          "reward 0.500 in the last round, test accuracy 0.750\npolicy, metrics and config in out\n"),
+        ([{"round": 0, "step": 1}], True, "every round was done already\npolicy, metrics and config in out\n"),
         ([], True, "every round was done already\npolicy, metrics and config in out\n"),
         ([{"reward": 0.5, "evaluation/accuracy": 0.75}], False, ""),
     ],

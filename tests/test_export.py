@@ -135,7 +135,7 @@ def test_a_disk_that_is_full_leaves_nothing(model, tmp_path, capfd, room):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     error = capfd.readouterr().err
     assert code == 2 and error.count("\n") == 1
-    assert "new/out cannot be written, and nothing of it is left: " in error
+    assert "new/out cannot be written: " in error
     assert left(tmp_path) == []
 
 
@@ -147,7 +147,7 @@ def test_whatever_a_library_makes_of_a_full_disk_is_one_line(model, tmp_path, mo
     monkeypatch.setattr("transformers.PreTrainedTokenizerBase.save_pretrained", fail)
     assert main(["export", "model", "out"]) == 2
     message = capfd.readouterr().err
-    assert message.startswith("dmpo: out cannot be written, and nothing of it is left: ") and message.count("\n") == 1
+    assert message.startswith("dmpo: out cannot be written: ") and message.count("\n") == 1
     assert left(tmp_path) == []
 
 
@@ -167,6 +167,14 @@ def test_what_a_killed_export_left_is_cleaned_by_the_next(model, tmp_path):
     assert main(["export", "model", "out"]) == 0
     assert left(tmp_path) == ["out"]
     assert not (tmp_path / "out" / "model-00001-of-00009.safetensors").exists() and not (tmp_path / "out" / "folder").exists()
+
+
+def test_a_link_in_the_place_of_what_is_written_is_replaced_and_not_followed(model, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis").write_text("years")
+    (tmp_path / ".out.partial").symlink_to("mine")
+    assert main(["export", "model", "out"]) == 0
+    assert (tmp_path / "mine" / "thesis").read_text() == "years" and not (tmp_path / "out").is_symlink()
 
 
 def test_two_exports_to_one_folder_do_not_meet(model, tmp_path, capfd):

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from dmpo_ref.config import ModelConfig
 from dmpo_ref.models.adapters import add_adapters
-from dmpo_ref.models.fingerprint import fingerprint_parts, fingerprint_policy
+from dmpo_ref.models.fingerprint import fingerprint_parts
 from dmpo_ref.models.loading import load_policy
 from toy.small_llada import make_checkpoint
 
@@ -73,7 +73,7 @@ def test_any_change_that_can_change_an_answer_is_seen_and_named(copy, change):
     where, damage, part = CHANGES[change]
     names = {"base": (copy / "base", copy / "adapters"), "adapters": (copy / "adapters",)}[where]
     before = {folder: fingerprint_parts(str(folder)) for folder in names}
-    whole = {folder: fingerprint_policy(str(folder)) for folder in names}
+    whole = {folder: fingerprint_parts(str(folder)) for folder in names}
     damage(copy / where)
     for folder in names:
         after = fingerprint_parts(str(folder))
@@ -81,7 +81,7 @@ def test_any_change_that_can_change_an_answer_is_seen_and_named(copy, change):
         # Adapters that have a tokenizer of their own do not ask that of the base.
         changed = set() if expected == "base tokenizer" else {expected}
         assert {name for name in after if after[name] != before[folder].get(name)} == changed
-        assert (fingerprint_policy(str(folder)) != whole[folder]) == bool(changed)
+        assert (fingerprint_parts(str(folder)) != whole[folder]) == bool(changed)
 
 
 def test_adapters_without_a_tokenizer_depend_on_that_of_their_base(copy):
@@ -95,25 +95,25 @@ def test_adapters_without_a_tokenizer_depend_on_that_of_their_base(copy):
 
 @pytest.mark.parametrize("name", ["base", "adapters"])
 def test_a_copy_in_another_place_is_the_same_policy(sources, copy, monkeypatch, name):
-    assert fingerprint_policy(str(copy / name)) == fingerprint_policy(str(sources / name))
+    assert fingerprint_parts(str(copy / name)) == fingerprint_parts(str(sources / name))
     monkeypatch.chdir(copy)
-    assert fingerprint_policy(f"./{name}") == fingerprint_policy(str(sources / name))
+    assert fingerprint_parts(f"./{name}") == fingerprint_parts(str(sources / name))
     field("adapter_config.json", base_model_name_or_path=str(sources / "base"))(copy / "adapters")
-    assert fingerprint_policy(str(copy / name)) == fingerprint_policy(str(sources / name))
+    assert fingerprint_parts(str(copy / name)) == fingerprint_parts(str(sources / name))
 
 
 @pytest.mark.parametrize("other", ["README.md", "generation_config.json", "state.pt", "reference.safetensors", "run.yaml"])
 def test_what_decides_no_answer_is_not_looked_at(sources, copy, other):
     (copy / "base" / other).write_text("{}")
-    assert fingerprint_policy(str(copy / "base")) == fingerprint_policy(str(sources / "base"))
+    assert fingerprint_parts(str(copy / "base")) == fingerprint_parts(str(sources / "base"))
 
 
 def test_the_newest_checkpoint_of_a_run_is_what_counts(sources, tmp_path):
     for number in (900, 1000):
         shutil.copytree(sources / "base", tmp_path / "run" / f"checkpoint-{number}")
     field("config.json", rope_theta=1.0)(tmp_path / "run" / "checkpoint-1000")
-    newest, other = (fingerprint_policy(str(tmp_path / "run" / f"checkpoint-{number}")) for number in (1000, 900))
-    assert fingerprint_policy(str(tmp_path / "run")) == newest != other
+    newest, other = (fingerprint_parts(str(tmp_path / "run" / f"checkpoint-{number}")) for number in (1000, 900))
+    assert fingerprint_parts(str(tmp_path / "run")) == newest != other
 
 
 def hub_cache(folder, commits):
@@ -132,18 +132,18 @@ def test_a_hub_name_is_what_the_cache_holds_under_it(sources, copy, tmp_path, mo
     weights = load_file(shard(copy / "base", 0))
     save_file({name: value + 1 for name, value in weights.items()}, shard(copy / "base", 0))
     hub_cache(tmp_path / "hub", {"a" * 40: sources / "base", "b" * 40: copy / "base"})
-    assert fingerprint_policy("someone/policy") == fingerprint_policy(str(sources / "base"))
+    assert fingerprint_parts("someone/policy") == fingerprint_parts(str(sources / "base"))
     (tmp_path / "hub" / "models--someone--policy" / "refs" / "main").write_text("b" * 40)
-    assert fingerprint_policy("someone/policy") == fingerprint_policy(str(copy / "base")) != fingerprint_policy(str(sources / "base"))
+    assert fingerprint_parts("someone/policy") == fingerprint_parts(str(copy / "base")) != fingerprint_parts(str(sources / "base"))
 
 
 def test_a_missing_file_is_named(copy):
     missing = shard(copy / "base", 1)
     missing.unlink()
     with pytest.raises(FileNotFoundError, match=f"{missing.name} is missing, which model.safetensors.index.json names"):
-        fingerprint_policy(str(copy / "base"))
+        fingerprint_parts(str(copy / "base"))
     (copy / "adapters" / "adapter_model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="adapter_model.safetensors cannot be read"):
-        fingerprint_policy(str(copy / "adapters"))
+        fingerprint_parts(str(copy / "adapters"))
     with pytest.raises(OSError, match="nowhere"):
-        fingerprint_policy(os.fspath(copy / "nowhere"))
+        fingerprint_parts(os.fspath(copy / "nowhere"))

@@ -298,6 +298,7 @@ ADAPTERS = {
     "rank 0": (edit("adapter_config.json", r=0), "r=0"),
     "rank 1e11": (edit("adapter_config.json", r=10**11), "r=100000000000"),
     "another rank": (edit("adapter_config.json", r=3), "the adapters do not fit their base"),
+    "alpha 0": (edit("adapter_config.json", lora_alpha=0), "lora_alpha=0 must be a finite number, and not 0"),
     "alpha text": (edit("adapter_config.json", lora_alpha="x"), "lora_alpha='x'"),
     "alpha NaN": (edit("adapter_config.json", lora_alpha=float("nan")), "lora_alpha=nan"),
     "alpha of 400 digits": (edit("adapter_config.json", lora_alpha=10**400), "lora_alpha=1000"),

@@ -187,7 +187,19 @@ def test_files_of_another_program_are_not_replaced(folder, capfd, name):
     assert f"run/{name}" in refused(capfd, "train", "toy_sudoku", "output=run", *QUICK)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"starts": 5}', "[" * 99_999])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '{"starts": 5}',
+        '{"starts": [1]}',
+        '{"starts": [{}]}',
+        '{"starts": [{"versions": 5, "from_python": 5}]}',
+        "[" * 99_999,
+    ],
+)
 def test_a_damaged_run_file_is_named_and_without_it_the_run_goes_on(folder, capfd, text):
     command = ("train", "toy_sudoku", "output=run", *QUICK)
     assert main([*command]) == 0

@@ -120,19 +120,35 @@ def test_a_resumed_log_drops_what_came_after_the_checkpoint_and_is_not_touched_b
     assert load_config(tmp_path / "config.yaml") == config
 
 
-LINE = '{"round": 0, "step": 1}\n'
+LINE, NEXT = '{"round": 0, "step": 1}\n', '{"round": 0, "step": 2}\n'
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "rollouts.jsonl"])
 @pytest.mark.parametrize(
-    "line", ["", " ", "{", "null", "[]", "5", '{"step": 2}', '{"round": "1"}', '{"round": true}', "\0\0", "[" * 100_000]
+    "line",
+    [
+        "",
+        " ",
+        "{",
+        "null",
+        "[]",
+        "5",
+        '{"step": 2}',
+        '{"round": "1"}',
+        '{"round": true}',
+        '{"round": -1}',
+        '{"round": 0, "step": 1}',
+        '{"round": 0, "step": "2"}',
+        "\0\0",
+        "[" * 100_000,
+    ],
 )
 def test_a_line_that_no_run_has_written_is_named_and_the_run_goes_on_without_it(tmp_path, name, line):
     config = load_config("toy_sudoku", f"output={tmp_path}")
-    (tmp_path / name).write_text(LINE + line + "\n" + LINE)
+    (tmp_path / name).write_text(LINE + line + "\n" + NEXT)
     with pytest.raises(ValueError, match=rf"{name}, line 2: not an entry of a run, .*; remove the line or move the file away, then"):
         RunLog(config, Processes(), before_round=1)
-    (tmp_path / name).write_text(LINE + LINE)
+    (tmp_path / name).write_text(LINE + NEXT)
     assert len(RunLog(config, Processes(), before_round=1).entries[name]) == 2
     (tmp_path / name).unlink()
     assert RunLog(config, Processes(), before_round=1).entries[name] == []

@@ -151,6 +151,14 @@ def test_a_file_of_version_0_2_0_is_refused_by_evaluate_and_read_by_grade_and_ta
     assert main(["table", "out"]) == 0
 
 
+@pytest.mark.parametrize("part", ["setting", "policy", "versions"])
+def test_a_first_line_of_another_shape_is_refused(folder, capfd, part):
+    assert evaluate(*TOY) == 0
+    lines = FILE.read_text().splitlines()
+    FILE.write_text("\n".join([json.dumps(json.loads(lines[0]) | {part: []}), *lines[1:]]) + "\n")
+    assert "choose another output folder" in refused(capfd, *TOY)
+
+
 def test_of_a_test_set_that_has_become_shorter_only_its_items_are_counted(folder, capfd):
     words = [word for word in TOY if "num_items" not in word]
     lines = Path("test.csv").read_text().splitlines()

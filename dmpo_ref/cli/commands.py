@@ -42,8 +42,8 @@ def run_train(args: argparse.Namespace) -> None:
     trained = train(load_config(args.config, *args.overrides), resume=args.resume)
     if not trained.is_main:
         return
-    if trained.metrics:
-        last = trained.metrics[-1]
+    last = trained.metrics[-1] if trained.metrics else {}
+    if "reward" in last and "evaluation/accuracy" in last:
         print(f"reward {last['reward']:.3f} in the last round, test accuracy {last['evaluation/accuracy']:.3f}")
     else:
         print("every round was done already")

@@ -147,7 +147,7 @@ def only(lines: Sequence[dict[str, Any] | None], fields: dict[str, Any]) -> list
 
 def check_header(path: Path, then: dict[str, Any], now: dict[str, Any]) -> None:
     """Refuse a file that was made with something else, naming the first thing that differs."""
-    if then.keys() != now.keys():
+    if then.keys() != now.keys() or not all(isinstance(then[part], dict) for part in ("setting", "policy", "versions")):
         problem = "was made by an earlier version, which noted less of what decides an answer"
         raise ValueError(f"{path} {problem}; dmpo grade and dmpo table read it as it is; choose another output folder to evaluate anew")
     before, after = (line["setting"] | line["policy"] | line["versions"] | {"prompt_text": line["prompt_text"]} for line in (then, now))

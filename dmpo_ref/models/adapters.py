@@ -15,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from dmpo_ref.config import ModelConfig
 from dmpo_ref.masking import stream
-from dmpo_ref.models.files import check_shapes, describe, read_object, read_shapes
+from dmpo_ref.models.files import check_shapes, first_line, read_object, read_shapes
 from dmpo_ref.models.llada import LLaDAModelLM
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def load_adapters(base: LLaDAModelLM, folder: Path, *, trainable: bool) -> LLaDA
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever PEFT makes of settings that are not what they should be
-        raise ValueError(f"{folder}: the adapters cannot be put on their base {base.name_or_path}: {describe(error)}") from error
+        raise ValueError(f"{folder}: the adapters cannot be put on their base {base.name_or_path}: {first_line(error)}") from error
     wanted = {name: list(weight.shape) for name, weight in weights.items()}
     check_shapes(given, wanted, where=f"{folder}: the adapters do not fit their base {base.name_or_path}")
     with quiet():
@@ -86,8 +86,8 @@ def check_settings(file: Path, *, largest: int) -> None:
     rank, alpha = settings.get("r"), settings.get("lora_alpha")
     if type(rank) is not int or not 1 <= rank <= largest:
         raise ValueError(f"{file}: r={rank!r:.50} is not the rank of these adapters, whose largest size is {largest}")
-    if not isinstance(alpha, (int, float)) or not abs(alpha) < 1e300:
-        raise ValueError(f"{file}: lora_alpha={alpha!r:.50} must be a finite number")
+    if not isinstance(alpha, (int, float)) or alpha is True or not 0 < abs(alpha) < 1e300:
+        raise ValueError(f"{file}: lora_alpha={alpha!r:.50} must be a finite number, and not 0")
 
 
 def as_policy(wrapped: PeftModel) -> LLaDAModelLM:

@@ -1,33 +1,99 @@
-"""Reading the files of a checkpoint, which may come from anywhere: what is wrong with one is said in one line that names it."""
+"""The files of a checkpoint, which may come from anywhere: what is wrong with one is said in one line that names it.
+
+In a checkpoint of a run `digests.json` holds the SHA-256 of every other file, by which a flipped bit is seen.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from safetensors import SafetensorError, safe_open
 
-DAMAGED = "is damaged or cut off; copy or download it again"
+DIGESTS = "digests.json"  # version 0.2.0 and earlier wrote none
+CHUNK_BYTES = 2**22
 
 
 def read_object(file: Path) -> dict[str, Any]:
-    """The fields of a JSON file that holds an object.
+    """The fields of a JSON file that holds an object; OSError or ValueError if it does not."""
+    try:
+        return parse_object(read_bytes(file))
+    except ValueError as error:
+        raise ValueError(f"{file} {error}; put a sound copy in its place") from error
+
+
+def parse_object(text: bytes) -> dict[str, Any]:
+    """The fields of a JSON object; ValueError if it is something else."""
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"is not valid JSON: {first_line(error)}") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"holds a {type(fields).__name__}, not an object of fields")
+    return fields
+
+
+def read_bytes(file: Path) -> bytes:
+    """All that is in a file."""
+    with naming(file, "read"):
+        return file.read_bytes()
+
+
+@contextmanager
+def naming(file: Path, done: Literal["read", "written"]) -> Iterator[None]:
+    """An error while a file is read or written, which may say of which only at the opening, names it and what to do."""
+    try:
+        yield
+    except OSError as error:
+        remedy = "; make space or repair the folder" if done == "written" else ""
+        raise type(error)(f"{file} cannot be {done}: {error.strerror or error}{remedy}") from error
+
+
+def digest(file: Path) -> str:
+    """SHA-256 of a file; of adapter_config.json, of its fields but for the place of the base, which may change."""
+    total = hashlib.sha256()
+    if file.name == "adapter_config.json":
+        total.update(json.dumps(read_object(file) | {"base_model_name_or_path": None}, sort_keys=True).encode())
+        return total.hexdigest()
+    with naming(file, "read"), file.open("rb") as content:
+        while chunk := content.read(CHUNK_BYTES):
+            total.update(chunk)
+    return total.hexdigest()
+
+
+def write_digests(folder: Path) -> None:
+    """Note the digest of every file of a checkpoint in it."""
+    (folder / DIGESTS).write_text(json.dumps({name: digest(folder / name) for name in files_of(folder)}, indent=1))
+
+
+def check_digests(folder: Path, *, pattern: str = "*") -> None:
+    """Refuse a checkpoint in which a file is not as it was written; one without digests is taken as it is.
+
+    Args:
+        pattern: of the names of the files that are compared.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is no JSON, or something else than an object.
+        FileNotFoundError, ValueError: a file is missing or another one.
     """
-    try:
-        fields = json.loads(file.read_bytes())
-    except OSError as error:
-        raise OSError(f"{file} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is not valid JSON: {first_line(error)}; put a sound copy in its place") from error
-    if not isinstance(fields, dict):
-        raise ValueError(f"{file} holds a {type(fields).__name__}, not an object of fields; put a sound copy in its place")
-    return fields
+    if (folder / DIGESTS).is_file():
+        present = files_of(folder)
+        for name, value in read_object(folder / DIGESTS).items():
+            if fnmatchcase(name, pattern) and name not in present:
+                raise FileNotFoundError(f"{folder / name} is missing")
+            if fnmatchcase(name, pattern) and digest(folder / name) != value:
+                remedy = f"put a sound copy in its place, or remove {DIGESTS} if it was changed on purpose"
+                raise ValueError(f"{folder / name} is not as it was written; {remedy}")
+
+
+def files_of(folder: Path) -> list[str]:
+    """Names of the files in a folder, as paths below it."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -64,7 +130,7 @@ def read_shapes(file: Path) -> dict[str, list[int]]:
         with safe_open(file, framework="pt") as weights:
             return {name: list(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118  # no mapping
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{file}: this file of weights {DAMAGED}: {first_line(error)}") from error
+        raise ValueError(f"{file}: this file of weights is damaged or cut off; copy or download it again: {first_line(error)}") from error
 
 
 def check_shapes(given: dict[str, list[int]], wanted: dict[str, list[int]], *, where: str) -> None:
@@ -82,11 +148,7 @@ def check_shapes(given: dict[str, list[int]], wanted: dict[str, list[int]], *, w
 
 
 def first_line(error: Exception) -> str:
-    """The beginning of an error, in one line: its first sentence, if it has more."""
+    """An error of a library in one line: its first sentence, with its kind where that may say nothing, as of a KeyError."""
     text = " ".join(str(error).split())
-    return re.split(r"(?<!e\.g)(?<!i\.e)\. (?=[A-Z])", text, maxsplit=1)[0][:300].rstrip(".")
-
-
-def describe(error: Exception) -> str:
-    """An error of a library in one line; with its kind, where the text alone may say nothing, as that of a KeyError."""
-    return first_line(error) if isinstance(error, (ValueError, RuntimeError, OSError)) else f"{type(error).__name__}: {first_line(error)}"
+    text = re.split(r"(?<!e\.g)(?<!i\.e)\. (?=[A-Z])", text, maxsplit=1)[0][:300].rstrip(".")
+    return text if isinstance(error, (ValueError, RuntimeError, OSError, SafetensorError)) else f"{type(error).__name__}: {text}"

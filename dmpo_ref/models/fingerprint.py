@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
 
-from dmpo_ref.models.digests import digest, digest_of_file
-from dmpo_ref.models.files import weight_files
+from dmpo_ref.models.files import digest, weight_files
 from dmpo_ref.models.loading import base_of, locate
 
 TOKENIZER_FILES = (
@@ -19,16 +17,9 @@ TOKENIZER_FILES = (
 )
 
 
-def fingerprint_policy(path: str) -> str:
-    """One digest of all of `fingerprint_parts`; the same for a copy of the folder in another place.
-
-    Every byte of the weights is read: about a second for 1 to 2 GB, so once for an evaluation or a run. Errors as there.
-    """
-    return hashlib.sha256(json.dumps(fingerprint_parts(path), sort_keys=True).encode()).hexdigest()
-
-
 def fingerprint_parts(path: str) -> dict[str, str]:
-    """SHA-256 digests, by the name of what they are of, so that a caller can say which part has changed.
+    """SHA-256 digests, by the name of what they are of, so that a caller can say which part has changed; the same for a copy of the
+    folder in another place. Every byte of the weights is read: about a second for 1 to 2 GB, so once for an evaluation or a run.
 
     "config.json", "weights" and "tokenizer", which includes the chat template. Adapters have "adapter_config.json" (but for the
     place of their base), "weights", and the parts of their base: "base config.json", "base weights"; "base tokenizer" if they have
@@ -47,12 +38,17 @@ def fingerprint_parts(path: str) -> dict[str, str]:
         if not (found := [file for file in cached if isinstance(file, str)]):
             return {"hub name": f"{folder}, not in the cache"}
         folder = Path(found[0]).parent
-    names = sorted(str(file.relative_to(folder)) for pattern in TOKENIZER_FILES for file in folder.glob(pattern))
-    tokenizer = {"tokenizer": digest(folder, names)} if names else {}
+    words = sorted(file for pattern in TOKENIZER_FILES for file in folder.glob(pattern))
+    tokenizer = {"tokenizer": digest_all(folder, words)} if words else {}
     if base := base_of(folder):
-        parts = {"adapter_config.json": digest_of_file(folder, "adapter_config.json")}
-        parts |= {"weights": digest(folder, ["adapter_model.safetensors"])} | tokenizer
+        named = {"adapter_config.json": "adapter_config.json", "weights": "adapter_model.safetensors"}
+        parts = {part: digest(folder / name) for part, name in named.items()} | tokenizer
         below = fingerprint_parts(base)
-        return parts | {f"base {name}": value for name, value in below.items() if not (names and name == "tokenizer")}
-    shards = [file.name for file in weight_files(folder)]
-    return {"config.json": digest(folder, ["config.json"]), "weights": digest(folder, shards)} | tokenizer
+        return parts | {f"base {name}": value for name, value in below.items() if not (words and name == "tokenizer")}
+    return {"config.json": digest(folder / "config.json"), "weights": digest_all(folder, weight_files(folder))} | tokenizer
+
+
+def digest_all(folder: Path, files: list[Path]) -> str:
+    """SHA-256 of the names below a folder, and the contents, of several files."""
+    lines = [f"{file.relative_to(folder)} {digest(file)}\n" for file in files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

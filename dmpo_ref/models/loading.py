@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
 from torch.nn import Module
 from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase
 from transformers.utils import cached_file
@@ -18,8 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from dmpo_ref.config import ModelConfig
 from dmpo_ref.models.adapters import load_adapters, quiet
-from dmpo_ref.models.digests import check_digests
-from dmpo_ref.models.files import DAMAGED, check_shapes, describe, first_line, read_object, read_shapes, weight_files
+from dmpo_ref.models.files import check_digests, check_shapes, first_line, read_object, read_shapes, weight_files
 from dmpo_ref.models.llada import LLaDAConfig, LLaDAModelLM
 from dmpo_ref.models.tokenizers import has_tokenizer, load_tokenizer
 
@@ -88,10 +86,8 @@ def load_base(config: ModelConfig, device: torch.device) -> LLaDAModelLM:
     except OSError as error:
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else OSError
         raise kind(f"model.path={config.path}: {first_line(error)}") from error
-    except SafetensorError as error:
-        raise ValueError(f"model.path={config.path}: a file of weights {DAMAGED}: {first_line(error)}") from error
     except Exception as error:  # whatever the libraries make of fields and weights that are not what they should be
-        raise ValueError(f"model.path={config.path}: the model cannot be loaded: {describe(error)}") from error
+        raise ValueError(f"model.path={config.path}: the model cannot be loaded: {first_line(error)}") from error
     model, report = cast(tuple[LLaDAModelLM, dict[str, Any]], loaded)
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report.get(problem):
@@ -160,7 +156,8 @@ def read_config(path: str, *, offline: bool = False) -> LLaDAConfig:
         raise FileNotFoundError(f"model.path={path}: no checkpoint there; a folder with config.json and *.safetensors is needed")
     fields = read_object(file)
     try:
-        check_type(fields.get("model_type"))
+        if (kind := fields.get("model_type")) != LLaDAConfig.model_type:
+            raise ValueError(f"model_type={kind!r:.50} is not implemented; only {LLaDAConfig.model_type!r} is")
         for name in fields:
             if callable(getattr(LLaDAConfig, name, None)):
                 raise ValueError(f"{name!r:.50} is no name of a field")
@@ -172,7 +169,7 @@ def read_config(path: str, *, offline: bool = False) -> LLaDAConfig:
         config = LLaDAConfig.from_dict(fields)
         config._attn_implementation = "sdpa"  # a name of the hub here would fetch a kernel from there, and run it
     except Exception as error:  # fields of a wrong type end in any
-        raise ValueError(f"model.path={path}: config.json: {describe(error)}") from error
+        raise ValueError(f"model.path={path}: config.json: {first_line(error)}") from error
     return config
 
 
@@ -184,12 +181,6 @@ def check_weights(folder: Path, config: LLaDAConfig) -> None:
     with torch.device("meta"):
         wanted = {name: list(weight.shape) for name, weight in LLaDAModelLM(config).state_dict().items()}
     check_shapes(given, wanted, where=str(folder))
-
-
-def check_type(name: str | None) -> None:
-    """Refuse another architecture, and with it whatever Python a repository has for it."""
-    if name != LLaDAConfig.model_type:
-        raise ValueError(f"model_type={name!r} is not implemented; only {LLaDAConfig.model_type!r} is")
 
 
 def latest_checkpoint(output: Path) -> Path | None:

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
-from dmpo_ref.models.files import describe, read_object
+from dmpo_ref.models.files import first_line, read_object
 from dmpo_ref.models.llada import LLaDAConfig
 
 CONFIG = "tokenizer_config.json"
@@ -37,7 +37,7 @@ def load_tokenizer(path: Path | str, model: LLaDAConfig) -> PreTrainedTokenizerB
         tokenizer.source_fields = get_tokenizer_config(str(path))
         tokenizer.decode(tokenizer("1", add_special_tokens=False).input_ids, skip_special_tokens=True)  # settings of a wrong type fail here
     except Exception as error:  # the library of tokenizers raises nothing more special
-        raise ValueError(f"{path}: the tokenizer cannot be read (code of a checkpoint is never run): {describe(error)}") from error
+        raise ValueError(f"{path}: the tokenizer cannot be read (code of a checkpoint is never run): {first_line(error)}") from error
     wanted = model.mask_token_id
     name: Any = tokenizer.convert_ids_to_tokens(wanted)
     if tokenizer.mask_token is None and name in tokenizer.get_added_vocab() and "mask" in name.lower():
@@ -59,7 +59,7 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     try:
         tokenizer.save_pretrained(folder)
     except Exception as error:  # the library of tokenizers raises nothing more special
-        raise OSError(f"the tokenizer cannot be written: {describe(error)}") from error
+        raise OSError(f"the tokenizer cannot be written: {first_line(error)}") from error
     source: dict[str, Any] = getattr(tokenizer, "source_fields", {})
     written = read_object(folder / CONFIG)
     if isinstance(extra := written.pop("extra_special_tokens", None), list):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from dmpo_ref.config import Config, describe_options, get_option, shorten
+from dmpo_ref.config import Config, get_option
 from dmpo_ref.objectives import build_objective
-from dmpo_ref.samplers.checks import check_memory, check_options, has_path_log_prob
+from dmpo_ref.samplers.checks import check_bounds, check_memory, check_options, has_path_log_prob, require
 
 NO_PATH = "only sampler.name=random_order has a path probability, above temperature 0 and without guidance or stop_early"
 
@@ -17,13 +17,13 @@ def check_config(config: Config) -> None:
     Raises:
         ValueError: the first thing found wrong.
     """
-    for key, option in describe_options().items():
-        if option.bound is not None and (value := get_option(config, key)) is not None:
-            require(option.bound.holds(value), config, key, option.bound.words)
+    check_bounds(config)
     check_options(config.sampler, "sampler")
     check_options(config.evaluation.sampler, "evaluation.sampler")
     model, train, most = config.model, config.train, config.train.prompts_per_round
-    require(model.lora_rank == 0 or bool(model.lora_targets), config, "model.lora_targets", "name at least one layer")
+    targets = model.lora_targets
+    require(all(isinstance(name, str) for name in targets), config, "model.lora_targets", "a list of names of layers is needed")
+    require(model.lora_rank == 0 or bool(targets), config, "model.lora_targets", "name at least one layer")
     require(
         model.quantize == "none" or model.lora_rank > 0, config, "model.quantize", "4-bit weights cannot be trained; set model.lora_rank"
     )
@@ -50,12 +50,6 @@ def check_sizes(config: Config) -> None:
         options = " or ".join(f"{key}={count}" for key, count in zip(keys, counts, strict=True))
         if math.prod(counts) > 1:  # else the length is too large, and refused where that of the model is known
             check_memory(sampler, math.prod(counts), length, length, options)
-
-
-def require(ok: bool, config: Config, key: str, right: str) -> None:
-    """Raise the ValueError for an option unless all is well."""
-    if not ok:
-        raise ValueError(f"{key}={shorten(get_option(config, key))}: {right}")
 
 
 def check_weights(config: Config) -> None:

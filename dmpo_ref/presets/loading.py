@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+import re
 import unicodedata
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +20,7 @@ from dmpo_ref.presets.checks import check_config
 PRESETS = Path(__file__).parent
 PATHS = ("model.path", "task.train", "task.test")  # relative to the file that names them, if they start with ./ or ../
 MOST_CHARACTERS, MOST_LEVELS = 10**6, 20  # of a config file; more is no config, and takes the parser minutes or its stack
+OTHER_BASE = re.compile(r"[-+]?(0[0-7_]+|[0-9_]+(:[0-5]?[0-9])+(\.[0-9_]*)?)")  # of a number in YAML 1.1: 010 is 8, 1:30 is 90
 COMMAND_LINE = "command line"
 RENAMED = {"loss.num_replicates": "loss.num_masks", "weight.elbo_replicates": "weight.elbo_num_masks"}  # in 0.2.0
 
@@ -91,8 +93,7 @@ def read_yaml(path: Path) -> DictConfig:
     """The mapping in a YAML file."""
     try:
         text = path.read_text(encoding="utf-8-sig")
-        check_yaml(text)
-        content = OmegaConf.create(text) if is_mapping(text) else None
+        content = OmegaConf.create(text) if check_yaml(text) else None
     except OSError:
         raise  # it could not be read: nothing is known of what it holds
     except Exception as error:  # the parser raises a family of its own; whatever it is, the file is not YAML
@@ -102,22 +103,22 @@ def read_yaml(path: Path) -> DictConfig:
     return content
 
 
-def is_mapping(text: str) -> bool:
-    """Whether YAML is a mapping, or empty."""
-    return isinstance(yaml.compose(text, Loader=yaml.SafeLoader) or yaml.MappingNode("", []), yaml.MappingNode)
-
-
-def check_yaml(text: str) -> None:
-    """Refuse what would take the parser too long or too deep, and what a config does not need (ValueError)."""
+def check_yaml(text: str) -> bool:
+    """Refuse what would take the parser too long or too deep, and what a config does not need (ValueError). Returns whether it is a
+    mapping, or empty."""
     if len(text) > MOST_CHARACTERS:
         raise ValueError(f"{len(text):,} characters; a config has at most {MOST_CHARACTERS:,}")
-    level = 0
+    level, outermost = 0, None
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        outermost = outermost or (event if isinstance(event, yaml.NodeEvent) else None)
         level += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if level > MOST_LEVELS or isinstance(event, yaml.AliasEvent):
             raise ValueError("a config has neither aliases nor more than a few levels; write its sections out")
         if isinstance(event, yaml.ScalarEvent):
             check_filled_in(event.value)
+            if event.style is None and OTHER_BASE.fullmatch(event.value):
+                raise ValueError(f"{shorten(event.value)} would be read in base 8 or 60; write a number in decimal, a name in quotes")
+    return outermost is None or isinstance(outermost, yaml.MappingStartEvent)
 
 
 def check_filled_in(text: str) -> None:
@@ -145,7 +146,6 @@ def parse_overrides(cls: type, overrides: tuple[str, ...]) -> DictConfig:
                 given = cast(DictConfig, OmegaConf.merge(given, OmegaConf.from_dotlist([override])))
         except Exception as error:  # again a parser's own family of errors
             raise ValueError(f"{COMMAND_LINE}: {key}: {shorten(error)}") from error
-        check_values(OmegaConf.to_container(given), COMMAND_LINE, cls)
     return given
 
 

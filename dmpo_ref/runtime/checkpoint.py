@@ -21,15 +21,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dmpo_ref.config import Config, SamplerConfig, flat
 from dmpo_ref.models.adapters import trained_weights
-from dmpo_ref.models.digests import check_digests, files_of, write_digests
-from dmpo_ref.models.files import first_line
+from dmpo_ref.models.files import check_digests, first_line, write_digests
 from dmpo_ref.models.loading import checkpoints
 from dmpo_ref.models.reference import Reference
 from dmpo_ref.models.sharding import gather, gather_optimizer, shard_optimizer
 from dmpo_ref.models.tokenizers import save_tokenizer
 from dmpo_ref.presets.loading import load_run_config, to_yaml
 from dmpo_ref.rollout import Experience, Rollout
-from dmpo_ref.runtime.files import discard, force_to_disk
+from dmpo_ref.runtime.files import discard, force_to_disk, written_whole
 from dmpo_ref.runtime.origin import record_checkpoint
 from dmpo_ref.runtime.processes import Processes, is_first_process
 from dmpo_ref.runtime.state import TrainState
@@ -88,9 +87,8 @@ def write_checkpoint(
     """
     output = Path(config.output)
     folder = output / f"checkpoint-{saved['round']:06d}"
-    temporary = output / f".{folder.name}.partial"
-    discard(temporary)
-    try:
+    go_on = "go on with --resume" if checkpoints(output) else "start again, without --resume: there is no checkpoint yet"
+    with written_whole(folder, go_on) as temporary:
         policy.save_pretrained(temporary, state_dict=weights)
         save_tokenizer(tokenizer, temporary)
         (temporary / "run.yaml").write_text(to_yaml(config), encoding="utf-8")
@@ -98,16 +96,8 @@ def write_checkpoint(
             save_file({name: value.contiguous() for name, value in reference.items()}, temporary / "reference.safetensors")
         torch.save(saved, temporary / "state.pt")
         write_digests(temporary)
-        for written in (*(temporary / name for name in files_of(temporary)), temporary, *output.glob("*.jsonl")):
-            force_to_disk(written)
-        temporary.rename(folder)  # fails if something of that name, which is not this run's, lies there
-    except torch.OutOfMemoryError:
-        raise
-    except (OSError, RuntimeError, SafetensorError) as error:  # the last two are what torch and safetensors make of a full disk
-        discard(temporary)
-        go_on = "go on with --resume" if checkpoints(output) else "start again, without --resume: there is no checkpoint yet"
-        problem = f"{folder} cannot be written: {first_line(error)}"
-        raise OSError(f"{problem}; make space or repair the folder, then {go_on}") from error
+        for log in output.glob("*.jsonl"):
+            force_to_disk(log)
     force_to_disk(output)
     record_checkpoint(output, saved["round"])
     for older in checkpoints(output)[: -config.train.keep_checkpoints]:

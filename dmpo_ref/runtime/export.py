@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
 
 from dmpo_ref.config import ModelConfig
-from dmpo_ref.models.files import first_line
 from dmpo_ref.models.loading import base_of, latest_checkpoint, load_policy, read_config
 from dmpo_ref.models.tokenizers import save_tokenizer
-from dmpo_ref.runtime.files import claim, force_to_disk
+from dmpo_ref.runtime.files import claim, written_whole
 
 
 def export(source: Path, target: Path, *, merge: bool) -> str:
@@ -38,21 +35,10 @@ def export(source: Path, target: Path, *, merge: bool) -> str:
         raise ValueError(f"{source} has no adapters to merge; it is a full checkpoint already, export it without --merge")
     model, tokenizer = load_policy(ModelConfig(path=str(folder), dtype=dtype), torch.device("cpu"))
     merged: Any = cast(Any, model).merge_and_unload() if merge else model
-    temporary = target.with_name(f".{target.name}.partial")
-    with claim(temporary):
+    with claim(target.with_name(f".{target.name}.partial"), option=""), written_whole(target, "repeat the command") as folder:
         check_absent(target)  # another process may have written it since
-        try:
-            clear(temporary)  # what a killed export left
-            merged.save_pretrained(temporary)
-            save_tokenizer(tokenizer, temporary)
-            for written in (*temporary.iterdir(), temporary):
-                force_to_disk(written)
-            temporary.rename(target)
-        except BaseException as error:
-            clear(temporary)
-            if not isinstance(error, (OSError, RuntimeError, SafetensorError)):  # the last two: what the libraries make of a full disk
-                raise
-            raise OSError(f"{target} cannot be written, and nothing of it is left: {first_line(error)}") from error
+        merged.save_pretrained(folder)
+        save_tokenizer(tokenizer, folder)
     return "merged checkpoint" if merge else "adapters" if base else "checkpoint"
 
 
@@ -60,9 +46,3 @@ def check_absent(target: Path) -> None:
     """Refuse to write where something is."""
     if target.exists() or target.is_symlink():
         raise ValueError(f"{target} exists; give a folder that does not")
-
-
-def clear(folder: Path) -> None:
-    """Remove what is in a folder, but not the folder, which this process has claimed."""
-    for path in folder.iterdir():
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()

@@ -12,6 +12,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
+from dmpo_ref.models.files import first_line, naming, parse_object, read_bytes
+
 LEFT_OVER = r"\.(checkpoint-\d+|.+\.(jsonl|json|yaml|part))\.partial"  # what a process that died had half written
 
 
@@ -72,19 +76,10 @@ def force_to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """An error while a file is written names it and what to do."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(f"{path} cannot be written: {error.strerror or error}; make space or repair the folder") from error
-
-
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file so that it is either the old or the new one, never half of one, and nothing is left of an attempt."""
     temporary = path.with_name(f".{path.name}.partial")
-    with naming(path):
+    with naming(path, "written"):
         try:
             temporary.write_text(text, encoding="utf-8")
             force_to_disk(temporary)
@@ -95,40 +90,67 @@ def write_atomically(path: Path, text: str) -> None:
             raise
 
 
+@contextmanager
+def written_whole(folder: Path, go_on: str) -> Iterator[Path]:
+    """A folder beside this one to write to, which is renamed to it if all goes well, and else removed with all that is in it.
+
+    Args:
+        go_on: what to do after an error, for its message.
+
+    Raises:
+        OSError: it cannot be written, as on a full disk.
+    """
+    temporary = folder.with_name(f".{folder.name}.partial")
+    try:
+        if temporary.is_symlink() or temporary.is_file():
+            temporary.unlink()
+        temporary.mkdir(parents=True, exist_ok=True)  # one that is there stays: the caller may have claimed it
+        for left in temporary.iterdir():
+            discard(left)
+        yield temporary
+        for path in (*temporary.rglob("*"), temporary):
+            force_to_disk(path)
+        temporary.rename(folder)  # fails if something of that name lies there
+    except BaseException as error:
+        discard(temporary)
+        # The last two are what torch and safetensors make of a full disk.
+        if not isinstance(error, (OSError, RuntimeError, SafetensorError)) or "out of memory" in str(error):
+            raise
+        raise OSError(f"{folder} cannot be written: {first_line(error)}; make space or repair the folder, then {go_on}") from error
+
+
 def read_lines(path: Path) -> list[dict[str, Any] | None]:
     """The lines of a file of JSON objects, None for each that holds something else; [] if there is no file.
 
     What follows the last line break was cut off by a crash, and is left out.
     """
-    try:
-        return [as_object(line) for line in path.read_bytes().split(b"\n")[:-1]]
-    except FileNotFoundError:
+    if not path.exists():
         return []
-    except OSError as error:
-        raise OSError(f"{path} cannot be read: {error.strerror}") from error
-
-
-def as_object(line: bytes) -> dict[str, Any] | None:
-    """The JSON object in a line; None if there is none."""
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
+    lines: list[dict[str, Any] | None] = []
+    for line in read_bytes(path).split(b"\n")[:-1]:
+        try:
+            lines.append(parse_object(line))
+        except ValueError:
+            lines.append(None)
+    return lines
 
 
 def read_entries(path: Path, *, before_round: int) -> list[dict[str, Any]]:
     """The entries of metrics.jsonl or rollouts.jsonl that belong to rounds before this one; [] if there is no file.
 
     Raises:
-        ValueError: a line that no run has written.
+        ValueError: a line that no run has written, or that stands after a later round or step.
     """
-    entries = []
-    for number, entry in enumerate(read_lines(path), start=1):
-        if entry is None or type(entry.get("round")) is not int:
+    entries: list[dict[str, Any]] = []
+    before: tuple[Any, Any] = (-1, 0)
+    for number, line in enumerate(read_lines(path), start=1):
+        entry = line or {}
+        place = entry.get("round"), entry.get("step", number)  # answers have no step
+        if not all(type(count) is int for count in place) or place <= before:
             remedy = "remove the line or move the file away, then the same command goes on"
-            raise ValueError(f"{path}, line {number}: not an entry of a run, a JSON object with its round; {remedy}")
+            raise ValueError(f"{path}, line {number}: not an entry of a run, a JSON object with its round, in order; {remedy}")
         entries.append(entry)
+        before = place
     return [entry for entry in entries if entry["round"] < before_round]
 
 
@@ -142,7 +164,7 @@ class EntryFile:
 
     def write(self, entries: list[dict[str, Any]]) -> None:
         """Append lines."""
-        with naming(self.path), self.path.open("a", encoding="utf-8") as file:
+        with naming(self.path, "written"), self.path.open("a", encoding="utf-8") as file:
             file.write(as_lines(entries))
 
 

@@ -108,8 +108,9 @@ def read_run(output: Path) -> dict[str, Any]:
     """
     if not (output / NAME).is_file():
         return {}
-    with suppress(ValueError):
-        if isinstance((found := read_object(output / NAME)).get("starts"), list):
+    with suppress(ValueError, TypeError, KeyError):
+        found = read_object(output / NAME)
+        if all(isinstance(start["from_python"], list) and isinstance(start["versions"], dict) for start in found["starts"]):
             return found
     raise ValueError(f"{output / NAME} is not as a run has written it; move it away, and the same command goes on")
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
+from functools import partial
+from typing import Any, cast
 
 from torch import Tensor
 
-from dmpo_ref.config import SamplerConfig, describe_options
+from dmpo_ref.config import Config, SamplerConfig, describe_options, get_option, shorten
 
 PARALLEL = ("threshold", "factor")  # how many tokens a step places depends on how sure the model is
 CONFIDENT = ("confidence", *PARALLEL)  # which positions come next depends on it
@@ -27,20 +29,27 @@ def has_path_log_prob(config: SamplerConfig) -> bool:
 def check_options(config: SamplerConfig, section: str) -> None:
     """Refuse options out of their bounds, or that do not go together for any response, in one line (ValueError) that names the
     option as `section.option`."""
-
-    def require(ok: bool, option: str, right: str) -> None:
-        if not ok:
-            raise ValueError(f"{section}.{option}={getattr(config, option)}: {right}")
-
-    for option, known in describe_options(SamplerConfig).items():
-        value = getattr(config, option)
-        require(value is None or known.bound is None or known.bound.holds(value), option, known.bound.words if known.bound else "")
-    name = config.name
-    require(not config.guidance or name != "wino", "guidance", "wino has no guidance; use 0, or another sampler")
-    require(config.cache == "none" or name in CONFIDENT, "cache", f"{name} has no cache; use none, or confidence, threshold or factor")
+    check_bounds(config, section=f"{section}.")
+    name, check = config.name, partial(require, config=config, section=f"{section}.")
+    check(not config.guidance or name != "wino", key="guidance", right="wino has no guidance; use 0, or another sampler")
+    cacheless = f"{name} has no cache; use none, or confidence, threshold or factor"
+    check(config.cache == "none" or name in CONFIDENT, key="cache", right=cacheless)
     if config.steps is not None:
-        require(name not in (*PARALLEL, "wino"), "steps", f"{name} takes as many steps as it needs; use null")
-        require(name != "random_order", "steps", "random_order places one token per step; use null, or name=random")
+        check(name not in (*PARALLEL, "wino"), key="steps", right=f"{name} takes as many steps as it needs; use null")
+        check(name != "random_order", key="steps", right="random_order places one token per step; use null, or name=random")
+
+
+def check_bounds(config: Config | SamplerConfig, *, section: str = "") -> None:
+    """Refuse values of a config out of the bounds of their options; error as in `require`."""
+    for key, option in describe_options(cast(Any, type(config))).items():
+        if option.bound is not None and (value := get_option(config, key)) is not None:
+            require(option.bound.holds(value), config, key, option.bound.words, section=section)
+
+
+def require(ok: bool, config: Any, key: str, right: str, *, section: str = "") -> None:
+    """Raise the ValueError for an option of a config, which may be a section of another one, unless all is well."""
+    if not ok:
+        raise ValueError(f"{section}{key}={shorten(get_option(config, key))}: {right}")
 
 
 def check_responses(config: SamplerConfig, response_mask: Tensor, end_tokens: Collection[int]) -> None:

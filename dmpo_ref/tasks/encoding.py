@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from dmpo_ref.config import ModelConfig
 from dmpo_ref.likelihood import Vocabulary, build_vocabulary
-from dmpo_ref.models.files import describe
+from dmpo_ref.models.files import first_line
 from dmpo_ref.models.llada import LLaDAModelLM
 from dmpo_ref.rollout import Prompts, Rollout
 from dmpo_ref.tasks.answers.marked import END_TOKENS
@@ -64,7 +64,7 @@ def chat_text(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]
     try:
         return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
     except Exception as error:  # a template is a program, run in a sandbox: anything may go wrong in it
-        problem = f"the tokenizer's chat template cannot be used: {describe(error)}"
+        problem = f"the tokenizer's chat template cannot be used: {first_line(error)}"
         raise ValueError(f"{problem}; put the template of this model into tokenizer_config.json or chat_template.jinja") from error
 
 

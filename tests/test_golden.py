@@ -1,8 +1,8 @@
 """Numbers recorded before the code was rebuilt (version 0.1.0, commit 5320f24): a change of structure must not change them.
 
-Equal bits are asked for with the torch of constraints.txt on a processor that rounds like the one on which they were recorded, see
-`record.probe`. Elsewhere a rounding can change which token is drawn, and everything after it, so only the first gradient step of each
-run is compared there.
+Equal bits are asked for on a processor that rounds like the one on which they were recorded, see `record.probe`. On another one a
+rounding can change which token is drawn, and everything after it, so only the first gradient step of each run is compared there. With
+another torch than that of constraints.txt the first tokens may differ already: nothing is compared.
 """
 
 import json
@@ -19,7 +19,8 @@ from tests.golden import record
 FOLDER = Path(__file__).parent / "golden"
 NUMBERS = json.loads((FOLDER / "numbers.json").read_text(encoding="utf-8"))
 PINNED = re.search(r"^torch==(\S+)$", (FOLDER.parents[1] / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)[1]
-SAME_ROUNDING = record.probe() == NUMBERS["probe"] and torch.__version__.partition("+")[0] == PINNED
+SAME_ROUNDING = record.probe() == NUMBERS["probe"]
+pytestmark = pytest.mark.skipif(torch.__version__.partition("+")[0] != PINNED, reason=f"the numbers are those of torch {PINNED}")
 ONLY_OF_LATER = ("evaluation/accuracy",)
 
 

@@ -153,8 +153,8 @@ def test_a_cache_needs_blocks_that_are_slices(cache):
     [
         (["sampler.name=threshold", "sampler.threshold=1.5", "weight.log_ratio=none"], "sampler.threshold=1.5: a probability"),
         (["sampler.threshold=0"], "sampler.threshold=0.0: a probability"),
-        (["sampler.factor=0"], "sampler.factor=0.0: must be above 0"),
-        (["sampler.factor=nan"], "sampler.factor=nan: must be above 0"),
+        (["sampler.factor=0"], "sampler.factor=0.0: must be finite and above 0"),
+        (["sampler.factor=nan"], "sampler.factor=nan: must be finite and above 0"),
         (["sampler.name=factor", "sampler.steps=4"], "sampler.steps=4: factor takes as many steps as it needs"),
     ],
 )

@@ -264,7 +264,7 @@ def test_the_output_is_not_where_the_reference_is_read_from(small_run, tmp_path)
 def test_a_folder_that_was_there_stays_and_the_error_is_not_hidden(small_run, tmp_path):
     (tmp_path / "run").mkdir()
     for taken in (tmp_path / "run", tmp_path / "new" / "deep"):
-        with pytest.raises(ValueError, match="reward of prompt 0"):
+        with pytest.raises(ValueError, match="return a finite number"):
             train(small_run(f"output={taken}"), reward=lambda item, text: float("nan"))
     assert (tmp_path / "run").is_dir() and not (tmp_path / "new").exists()
 
@@ -277,7 +277,7 @@ def test_a_reward_that_is_no_number_is_named(small_run, value):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_rewards_that_are_not_finite_are_named_and_nothing_is_written(small_run, tmp_path, value):
-    with pytest.raises(ValueError, match=r"reward of prompt 0, rollout 0 is (nan|inf)"):
+    with pytest.raises(ValueError, match=r"reward\(item, text\) returned (nan|inf) for the answer .*; return a finite number"):
         train(small_run(), reward=lambda item, text: value)
     assert latest_checkpoint(tmp_path / "run") is None
 

@@ -49,5 +49,6 @@ def as_number(value: Any, text: str) -> float:
     except (TypeError, ValueError, OverflowError):
         raise ValueError(f"reward(item, text) returned {repr(value)[:60]} for the answer {text[:40]!r}; return a number") from None
     if not abs(number) <= LARGEST:
-        raise ValueError(f"reward(item, text) returned {number} for the answer {text[:40]!r}; its size may be {LARGEST:.0e} at most")
+        limit = f"return a finite number, at most {LARGEST:.0e} in size"
+        raise ValueError(f"reward(item, text) returned {number} for the answer {text[:40]!r}; {limit}")
     return number

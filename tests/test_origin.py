@@ -232,7 +232,8 @@ def test_the_folder_of_a_run_says_what_it_was(folder, small_run, monkeypatch):
 
     import dmpo_ref
 
-    wanted = {"python": sys.version.split()[0], "torch": torch.__version__, "dmpo_ref": dmpo_ref.__version__}
+    wanted = {"python": sys.version.split()[0], "dmpo_ref": dmpo_ref.__version__}
+    assert first["versions"]["torch"].partition("+")[0] == torch.__version__.partition("+")[0]  # some builds add their CUDA to one of them
     assert wanted.items() <= first["versions"].items() and first["versions"]["transformers"] == transformers.__version__
     assert first["git"] is None or re.fullmatch(r"[0-9a-f]{40}(-dirty)?", first["git"])
 

@@ -108,7 +108,7 @@ def loop(
                         policy, state.optimizer, vocabulary, objective, batch, masks, config, step=state.step, processes=processes
                     )
                 except NotFinite as error:
-                    kept = keep_batch(Path(config.output), batch, state.step)
+                    kept = keep_batch(Path(config.output), batch, state.step, processes.index)
                     raise ValueError(explain_not_finite(error, kept, latest_checkpoint(Path(config.output)))) from error
                 steps.append(state.end_step(loss, grad_norm))
 

@@ -4,17 +4,21 @@ Everything here is written from the equations, not from the code under test: sof
 float64, one position at a time.
 """
 
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import torch
 
-from dmpo_ref.config import SamplerConfig
+from dmpo_ref.config import ModelConfig, SamplerConfig
 from dmpo_ref.experience import collect, step_masks
 from dmpo_ref.gradient import backward, choose_batch
 from dmpo_ref.likelihood import Vocabulary
 from dmpo_ref.masking import Masks
+from dmpo_ref.models.adapters import add_adapters
 from dmpo_ref.models.llada import LLaDAConfig, LLaDAModelLM
+from dmpo_ref.models.loading import load_policy
 from dmpo_ref.rollout import Experience, Prompts, Rollout
 from dmpo_ref.runtime.setup import RunParts
 
@@ -164,3 +168,17 @@ def chi_square_p_value(counts: np.ndarray, probabilities: np.ndarray, *, least_e
     # The survival function of χ² with k degrees of freedom is the regularised upper incomplete gamma Q(k/2, x/2).
     half = torch.tensor([(len(expected) - 1) / 2, statistic / 2], dtype=torch.float64)
     return torch.special.gammaincc(half[0], half[1]).item()
+
+
+@torch.no_grad()
+def save_adapters(base: Path, folder: Path, change: Callable[[str, torch.Tensor], object] = lambda name, weight: None, **options) -> Path:
+    """Adapters on the checkpoint `base`, of rank 2, with its tokenizer; `change` may write to each of their weights."""
+    config = ModelConfig(path=str(base), **({"lora_rank": 2} | options))
+    model, tokenizer = load_policy(config, torch.device("cpu"))
+    policy = add_adapters(model, config, seed=0)
+    for name, weight in policy.named_parameters():
+        if "lora_" in name:
+            change(name, weight)
+    policy.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

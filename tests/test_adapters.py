@@ -9,10 +9,10 @@ from safetensors.torch import load_file, save_file
 
 from dmpo_ref.cli import main
 from dmpo_ref.config import ModelConfig
-from dmpo_ref.models.adapters import add_adapters
 from dmpo_ref.models.loading import load_policy
 from dmpo_ref.presets.loading import load_config
 from dmpo_ref.train import train
+from tests.helpers import save_adapters
 from toy.small_llada import make_checkpoint
 
 CPU = torch.device("cpu")
@@ -28,15 +28,11 @@ def sources(tmp_path_factory):
     """A base, and adapters on it that change its answers, with an absolute path as PEFT writes it."""
     folder = tmp_path_factory.mktemp("sources")
     make_checkpoint(folder / "base", d_model=16, n_heads=2)
-    config = ModelConfig(path=str(folder / "base"), lora_rank=RANK, lora_alpha=ALPHA)
-    model, tokenizer = load_policy(config, CPU)
-    policy = add_adapters(model, config, seed=0)
-    with torch.no_grad():
-        for name, weight in policy.named_parameters():
-            if "lora_" in name:
-                weight.copy_(0.3 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(len(name))))
-    policy.save_pretrained(folder / "adapters")
-    tokenizer.save_pretrained(folder / "adapters")
+
+    def stir(name, weight):
+        weight.copy_(0.3 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(len(name))))
+
+    save_adapters(folder / "base", folder / "adapters", stir, lora_rank=RANK, lora_alpha=ALPHA)
     return folder
 
 

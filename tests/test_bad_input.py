@@ -8,12 +8,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dmpo_ref.cli import main
-from dmpo_ref.config import ModelConfig
-from dmpo_ref.models.adapters import add_adapters
-from dmpo_ref.models.loading import latest_checkpoint, load_policy
+from dmpo_ref.models.loading import latest_checkpoint
 from dmpo_ref.presets.loading import PRESETS
 from dmpo_ref.tasks.sudoku import Sudoku
 from dmpo_ref.train import train
+from tests.helpers import save_adapters
 from toy.small_llada import make_checkpoint
 
 SMALL = ("sampler.response_length=8", "sampler.block_length=8", "sampler.steps=8", "evaluation.sampler.response_length=8",
@@ -121,11 +120,7 @@ def test_fields_that_only_ask_for_python_of_their_own_are_no_obstacle(sound, tmp
 @pytest.fixture
 def adapters(sound, tmp_path):
     """A folder of adapters on the sound checkpoint."""
-    config = ModelConfig(path=str(sound), lora_rank=2)
-    model, tokenizer = load_policy(config, torch.device("cpu"))
-    add_adapters(model, config, seed=0).save_pretrained(tmp_path / "adapters")
-    tokenizer.save_pretrained(tmp_path / "adapters")
-    return tmp_path / "adapters"
+    return save_adapters(sound, tmp_path / "adapters")
 
 
 def another_base(folder):

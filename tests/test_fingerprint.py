@@ -5,13 +5,10 @@ import os
 import shutil
 
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 
-from dmpo_ref.config import ModelConfig
-from dmpo_ref.models.adapters import add_adapters
 from dmpo_ref.models.fingerprint import fingerprint_parts
-from dmpo_ref.models.loading import load_policy
+from tests.helpers import save_adapters
 from toy.small_llada import make_checkpoint
 
 
@@ -20,10 +17,7 @@ def sources(tmp_path_factory):
     """A folder with a base in two shards and adapters on it."""
     folder = tmp_path_factory.mktemp("sources")
     make_checkpoint(folder / "base", d_model=16, n_heads=2)
-    config = ModelConfig(path=str(folder / "base"), lora_rank=2)
-    model, tokenizer = load_policy(config, torch.device("cpu"))
-    add_adapters(model, config, seed=0).save_pretrained(folder / "adapters")
-    tokenizer.save_pretrained(folder / "adapters")
+    save_adapters(folder / "base", folder / "adapters")
     settings = json.loads((folder / "adapters" / "adapter_config.json").read_text())
     (folder / "adapters" / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": "../base"}))
     return folder

@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 
 from dmpo_ref.cli import main
 from dmpo_ref.config import ModelConfig
-from dmpo_ref.models.adapters import add_adapters
 from dmpo_ref.models.loading import load_policy, read_config
 from dmpo_ref.runtime.export import export
 from dmpo_ref.tasks.encoding import chat_text
+from tests.helpers import save_adapters
 from toy.small_llada import make_checkpoint
 
 CPU = torch.device("cpu")
@@ -38,10 +38,7 @@ def sources(tmp_path_factory):
     """A folder with a sound checkpoint and adapters on it, which name it by a relative path."""
     folder = tmp_path_factory.mktemp("sources")
     make_checkpoint(folder / "model", d_model=16, n_heads=2)
-    config = ModelConfig(path=str(folder / "model"), lora_rank=2)
-    model, tokenizer = load_policy(config, CPU)
-    add_adapters(model, config, seed=0).save_pretrained(folder / "adapters")
-    tokenizer.save_pretrained(folder / "adapters")
+    save_adapters(folder / "model", folder / "adapters")
     edit("adapter_config.json", base_model_name_or_path="../model")(folder / "adapters")
     return folder
 

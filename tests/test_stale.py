@@ -15,9 +15,9 @@ from dmpo_ref.cli import main
 from dmpo_ref.config import ModelConfig
 from dmpo_ref.evaluation import results
 from dmpo_ref.evaluation.answering import with_newest
-from dmpo_ref.models.adapters import add_adapters
 from dmpo_ref.models.loading import load_policy
 from dmpo_ref.presets.loading import PRESETS, load_config
+from tests.helpers import save_adapters
 from toy.small_llada import make_checkpoint
 
 ROOT = PRESETS.parent.parent
@@ -34,15 +34,7 @@ def originals(tmp_path_factory):
     """A small checkpoint of LLaDA's layout, and adapters on it, side by side."""
     folder = tmp_path_factory.mktemp("originals")
     make_checkpoint(folder / "policy", d_model=16, n_heads=2)
-    config = ModelConfig(path=str(folder / "policy"), lora_rank=2)
-    model, tokenizer = load_policy(config, torch.device("cpu"))
-    adapted = add_adapters(model, config, seed=0)
-    with torch.no_grad():
-        for name, weight in adapted.named_parameters():
-            if "lora_B" in name:
-                weight.fill_(0.1)
-    adapted.save_pretrained(folder / "adapters")
-    tokenizer.save_pretrained(folder / "adapters")
+    save_adapters(folder / "policy", folder / "adapters", lambda name, weight: weight.fill_(0.1) if "lora_B" in name else None)
     return folder
 
 

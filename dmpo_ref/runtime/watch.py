@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dmpo_ref.config import Config
+from dmpo_ref.models.files import first_line
 from dmpo_ref.rollout import Experience
 from dmpo_ref.runtime.files import force_to_disk
 
@@ -69,18 +70,24 @@ class Watch:
             yield "steep", f"{problem}; try a lower optimizer.learning_rate, or a larger weight.alpha"
 
 
-def keep_batch(output: Path, batch: Experience, step: int) -> Path:
-    """Write the batch of a gradient step, as checkpoints hold their buffer, for `torch.load(…, weights_only=True)`; returns its file."""
-    path = output / f"not_finite_step_{step}.pt"
-    output.mkdir(parents=True, exist_ok=True)
-    torch.save(dataclasses.asdict(batch.to(torch.device("cpu"))), path)
-    force_to_disk(path)
-    return path
+def keep_batch(output: Path, batch: Experience, step: int, process: int = 0) -> str:
+    """Write the batch of a gradient step, as checkpoints hold their buffer, for `torch.load(…, weights_only=True)`; where it is, in words.
+
+    A full disk must not hide what was wrong with the step: then the words say so, and nothing is left.
+    """
+    path = output / f"not_finite_step_{step}_process_{process}.pt"
+    try:
+        torch.save(dataclasses.asdict(batch.to(torch.device("cpu"))), path)
+        force_to_disk(path)
+    except (OSError, RuntimeError) as error:  # the second is what torch makes of a full disk
+        path.unlink(missing_ok=True)
+        return f"its batch could not be kept ({first_line(error)})"
+    return f"its batch is in {path}"
 
 
-def explain_not_finite(error: Exception, kept: Path, newest: Path | None) -> str:
+def explain_not_finite(error: Exception, kept: str, newest: Path | None) -> str:
     """How to go on after a loss or gradient that is not finite: resuming would meet it again."""
     if newest is None:
-        return f"{error}; its batch is in {kept}; no checkpoint was written yet: start a new run with a lower optimizer.learning_rate"
+        return f"{error}; {kept}; no checkpoint was written yet: start a new run with a lower optimizer.learning_rate"
     go_on = f"start a new run from the last good checkpoint, model.path={newest}, with a lower optimizer.learning_rate"
-    return f"{error}; its batch is in {kept}; to resume would repeat the step: {go_on}"
+    return f"{error}; {kept}; to resume would repeat the step: {go_on}"

@@ -94,7 +94,7 @@ def check_lengths(config: SamplerConfig, length: Tensor) -> None:
         wrong, right = int(length[length % block != 0][0]), "choose a divisor of every response length, or null for one block"
         raise ValueError(f"block_length={block} does not divide a response of {wrong} positions; {right}")
     # The published code takes more steps than positions for low-confidence remasking; those that find nothing masked do nothing.
-    if steps is not None and not 1 <= steps <= (steps if config.name == "confidence" else shortest):
+    if steps is not None and (steps < 1 or (steps > shortest and config.name != "confidence")):
         right = f"choose 1 to {shortest}, or null for one token per step"
         raise ValueError(f"steps={steps} for a response of {shortest} positions; {right}")
     num_blocks = int(length.max()) // block if block else 1

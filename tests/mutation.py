@@ -54,7 +54,7 @@ TESTS = {  # module → the test files that are about it
     "runtime/checkpoint": ("test_checkpoint", "test_train"),
     "runtime/files": ("test_runtime", "test_checkpoint", "test_export"),
     "runtime/origin": ("test_origin",),
-    "runtime/prompts": ("test_runtime", "test_experience"),
+    "runtime/prompts": ("test_runtime", "test_experience", "test_bad_input"),
     "runtime/watch": ("test_watch",),
     "evaluation/results": ("test_results", "test_stale"),
 }
@@ -98,13 +98,21 @@ def main() -> int:
 def make_mutants(source: str) -> Iterator[tuple[str, str]]:
     """(what was changed, mutated source), one change each: operators, numbers, truth values, signs."""
     tree = ast.parse(source)
+    typing = {id(part) for node in ast.walk(tree) for part in annotations(node)}
     for index, node in enumerate(ast.walk(tree)):
-        for change in changes(node):
+        for change in changes(node) if id(node) not in typing else ():
             mutated = copy.deepcopy(tree)
             chosen = list(ast.walk(mutated))[index]
             before = ast.unparse(chosen)
             change(chosen)
             yield f"line {node.lineno}: {before[:70]} → {ast.unparse(chosen)[:70]}", ast.unparse(mutated)  # type: ignore[attr-defined]
+
+
+def annotations(node: ast.AST) -> Iterator[ast.AST]:
+    """What a node holds of types, which say nothing at run time."""
+    for name in ("annotation", "returns"):
+        if isinstance(part := getattr(node, name, None), ast.AST):
+            yield from ast.walk(part)
 
 
 def changes(node: ast.AST) -> Iterator:
@@ -113,17 +121,12 @@ def changes(node: ast.AST) -> Iterator:
         for i, operator in enumerate(node.ops):
             if type(operator) in SWAPS:
                 yield lambda n, i=i: n.ops.__setitem__(i, SWAPS[type(n.ops[i])]())
-    if isinstance(node, ast.BinOp | ast.BoolOp | ast.AugAssign) and type(node.op) in SWAPS and not is_typing(node):
+    if isinstance(node, ast.BinOp | ast.BoolOp | ast.AugAssign) and type(node.op) in SWAPS:
         yield lambda n: setattr(n, "op", SWAPS[type(n.op)]())
     if isinstance(node, ast.UnaryOp) and not isinstance(node.operand, ast.Constant):
         yield lambda n: setattr(n, "operand", ast.UnaryOp(n.op, n.operand))  # twice is not at all
     if isinstance(node, ast.Constant) and isinstance(node.value, bool | int | float):
         yield lambda n: setattr(n, "value", not n.value if isinstance(n.value, bool) else n.value + 1)
-
-
-def is_typing(node: ast.BinOp | ast.BoolOp | ast.AugAssign) -> bool:
-    """Whether it is `X | None`, which says nothing at run time."""
-    return isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr) and ast.unparse(node.right) == "None"
 
 
 def passes(path: Path, source: str, tests: tuple[str, ...]) -> bool:

@@ -6,14 +6,16 @@ import os
 import pytest
 import torch
 
-from dmpo_ref.config import OptimizerConfig
+from dmpo_ref.config import OptimizerConfig, SamplerConfig
+from dmpo_ref.models.loading import load_policy
 from dmpo_ref.presets.loading import load_config
 from dmpo_ref.rollout import Experience
 from dmpo_ref.runtime.files import read_entries, write_atomically
 from dmpo_ref.runtime.logs import RunLog, describe_answers, describe_round
 from dmpo_ref.runtime.processes import Processes, check_division, check_launch
-from dmpo_ref.runtime.prompts import PromptStream
+from dmpo_ref.runtime.prompts import PromptStream, find_fitting
 from dmpo_ref.runtime.state import TrainState, build_optimizer
+from dmpo_ref.tasks.base import BLANK
 from tests.helpers import make_prompts, make_rollout
 
 # The data stream
@@ -35,6 +37,34 @@ def test_processes_get_disjoint_parts_of_what_one_process_would_get():
         shares = [part.of_round(number) for part in parts]
         assert sorted(p for _, share in shares for p in share) == position
         assert {p: item for share in shares for item, p in zip(*share, strict=True)} == dict(zip(position, items, strict=True))
+
+
+class Lengths:
+    """A task whose items are the numbers of tokens of their prompt; one position is to be generated."""
+
+    prefill = ""
+
+    def prompt(self, item):
+        return "1" * (item - 1)
+
+    def template(self, item):
+        return BLANK
+
+
+def test_what_the_model_can_just_read_fits_and_no_more_than_five_others_are_listed(capsys):
+    _, tokenizer = load_policy(load_config("toy_sudoku").model, torch.device("cpu"))
+    rest = (Lengths(), tokenizer, SamplerConfig(), 8)
+    assert find_fitting([7, 8, 9], *rest, kind="test") == [7, 8]
+    assert capsys.readouterr().err.endswith("max_sequence_length=8 tokens; counted as wrong: 2\n")
+    for long, listed in ((5, "1, 2, 3, 4, 5"), (6, "1, 2, 3, 4, 5, …")):
+        assert find_fitting([8] + [9] * long, *rest, kind="training") == [8]
+        assert capsys.readouterr().err.startswith(f"dmpo: {long} of {long + 1} training items are longer, with their response, than ")
+        find_fitting([8] + [9] * long, *rest, kind="training")
+        assert capsys.readouterr().err.endswith(f"left out: {listed}\n")
+    find_fitting([8, 9], *rest, kind="test", report=False)
+    assert capsys.readouterr().err == ""
+    with pytest.raises(ValueError, match=r"2 of 2 test items are longer, .*; none is left"):
+        find_fitting([9, 10], *rest, kind="test")
 
 
 # The state

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from dmpo_ref.config import WeightConfig
 from dmpo_ref.weights import (
     baseline_weights,
     coefficient_for_ess,
     effective_sample_size,
+    group_weights,
     log_weights,
     model_baseline,
     target_weights,
@@ -256,3 +258,21 @@ def test_an_unknown_baseline_is_refused_with_the_known_ones():
 def test_an_unknown_target_is_refused():
     with pytest.raises(ValueError, match="target='rewards'"):
         log_weights(REWARD, LOG_RATIO, alpha=1.0, target="rewards")
+
+
+@pytest.mark.parametrize("target_ess", [None, 0.6])
+@pytest.mark.parametrize("baseline", ["none", "uniform", "negative", "model"])
+def test_the_weights_of_a_group_are_its_parts_put_together(target_ess, baseline):
+    """w = softmax(c ℓ), strength · w_base with the same c, c = 1 or the one that reaches the share; rows by numpy."""
+    reward = torch.tensor([[0.0, 1.0, 2.0], [0.0, 0.1, 0.0]], dtype=torch.float64)
+    log_ratio = torch.tensor([[0.3, -0.2, 0.5], [0.0, 0.2, -0.1]], dtype=torch.float64)
+    config = WeightConfig(alpha=0.5, baseline=baseline, baseline_strength=0.3, target_ess=target_ess)
+    weight, base, c = group_weights(reward, log_ratio, config)
+    assert c.shape == (2, 1) and c[1].item() == 1.0  # the second group is even enough as it is
+    for g in range(2):
+        up, down = (np.exp(c[g].item() * (sign * reward[g].numpy() / 0.5 + log_ratio[g].numpy())) for sign in (1, -1))
+        wanted = {"none": 0.0, "model": 0.0, "uniform": 0.3 / 3, "negative": 0.3 * down / down.sum()}[baseline]
+        np.testing.assert_allclose(weight[g], up / up.sum(), rtol=1e-12)
+        np.testing.assert_allclose(base[g], np.broadcast_to(wanted, 3), rtol=1e-12)
+    share = 1 / (3 * np.square(weight[0].numpy()).sum())
+    assert share < 0.6 if target_ess is None else abs(share - 0.6) < 1e-9

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed-dev
 
-.PHONY: demo test test-long test-kill test-lowest test-browser lint format notebooks book slides exercises lab pretrain study clean
+.PHONY: demo test test-long test-kill test-lowest test-browser coverage lint format notebooks book slides exercises lab pretrain study clean
 
 demo: $(VENV)/.installed-core
 	$(BIN)/dmpo demo
@@ -16,6 +16,13 @@ test: $(INSTALLED)
 
 test-long: $(INSTALLED)
 	$(BIN)/python -m pytest -m "long or not long"
+
+# Share of the lines of dmpo_ref and toy that the tests run, in other processes too.
+coverage: $(INSTALLED)
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest -q
+	$(BIN)/python -m coverage combine -q
+	$(BIN)/python -m coverage report --skip-covered --sort=cover
 
 # Training and evaluation killed, on a full disk and damaged, twenty times each way: minutes. A full disk needs the right to mount.
 test-kill: $(INSTALLED)

@@ -10,8 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
+import dmpo_ref
 from dmpo_ref.cli import main
 from dmpo_ref.config import TaskConfig
 from dmpo_ref.presets.loading import PRESETS, load_config, to_yaml
@@ -164,6 +167,21 @@ def test_the_metrics_of_a_run_whose_checkpoints_were_removed_are_not_overwritten
     assert message in refused(capfd, *command)
 
 
+@pytest.mark.parametrize(
+    ("last", "is_lost"),
+    [({"round": 4}, False), ({"round": 5}, True), ({"round": 1, "evaluation/accuracy": 0.5}, True)],
+)
+def test_a_run_of_an_earlier_version_without_checkpoints_is_lost_only_if_it_came_as_far_as_one(folder, capfd, last, is_lost):
+    """Version 0.2.0 wrote no run.json; killed before its first checkpoint, after round 5 of numbers from 0, a run starts again."""
+    (folder / "run").mkdir()
+    (folder / "run/metrics.jsonl").write_text(json.dumps(last | {"step": 1}) + "\n")
+    command = ("train", "toy_sudoku", "output=run", *QUICK, "train.checkpoint_every=5")
+    if is_lost:
+        assert "holds the metrics of a run whose checkpoints were removed" in refused(capfd, *command)
+    else:
+        assert main([*command]) == 0
+
+
 @pytest.mark.parametrize("where", ["own", "own/config.yaml of a copy"])
 def test_a_config_of_the_users_own_is_not_replaced(folder, capfd, where):
     (folder / "own").mkdir()
@@ -227,10 +245,6 @@ def test_the_folder_of_a_run_says_what_it_was(folder, small_run, monkeypatch):
     first, second = found["starts"]
     assert (first["round"], first["command"], first["from_python"]) == (0, ["dmpo", "train", "mine"], ["reward"])
     assert (second["round"], second["command"][-1]) == (2, "--resume")
-    import torch
-    import transformers
-
-    import dmpo_ref
 
     wanted = {"python": sys.version.split()[0], "dmpo_ref": dmpo_ref.__version__}
     assert first["versions"]["torch"].partition("+")[0] == torch.__version__.partition("+")[0]  # some builds add their CUDA to one of them

@@ -240,3 +240,8 @@ def test_random_texts_are_graded_in_no_time(undecided, seed):
 @pytest.mark.long
 def test_a_million_random_texts_are_graded_in_no_time(undecided):
     print(f"the slowest of 1,000,000 texts took {1000 * grade_soups(9, 1_000_000):.1f} ms")
+
+
+@pytest.mark.parametrize(("text", "reason"), [("none of them", "no number"), ("?", "no number"), ("5 6", "not one plain number")])
+def test_a_text_without_a_number_is_told_from_one_that_is_no_plain_number(text, reason):
+    assert read_number(text) == (None, reason)

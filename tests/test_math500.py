@@ -18,6 +18,7 @@ from dmpo_ref.tasks.answers import comparison, equality
 from dmpo_ref.tasks.answers.comparison import parse
 from dmpo_ref.tasks.answers.equality import Helper, are_equal
 from dmpo_ref.tasks.answers.latex import normalise, published_equal
+from dmpo_ref.tasks.answers.marked import published_box
 from dmpo_ref.tasks.math500 import MATH500, Problem, published_format
 
 CASES = yaml.safe_load(Path("tests/cases/math500.yaml").read_text(encoding="utf-8"))
@@ -447,3 +448,20 @@ def test_a_megabyte_of_anything_takes_work_in_proportion(piece):
     for text in (long, f"<answer>\\boxed{{{long}}}"):
         MATH500.grade(Problem("?", "12"), text)
         math(reward="recipe").reward(Problem("?", "12"), text)
+
+
+@pytest.mark.parametrize(
+    ("text", "content"),
+    [
+        ("so \\boxed{5} is it", "5"),
+        ("\\boxed{1} and \\boxed{\\frac{1}{2}}.", "\\frac{1}{2}"),
+        ("so \\fbox{5} is it", "\\fbox{5}"),  # with what is around it, unlike a \boxed one
+        ("\\fbox{5} then \\boxed{6}", "6"),
+        ("so $\\boxed 5$ is it", "5"),
+        ("no box", "no box"),
+        ("\\boxed{5", None),
+        ("\\fbox{{5}", None),
+    ],
+)
+def test_what_the_published_evaluation_takes_for_the_answer(text, content):
+    assert published_box(text) == content

@@ -364,3 +364,25 @@ def test_a_row_keeps_its_own_schedule_beside_a_longer_one(name):
     assert torch.equal(together.tokens, alone.tokens)
     assert together.step[0, 0].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     assert sorted(together.step[1, 0][-4:].tolist()) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0, 2.5])
+def test_a_proposal_is_a_token_by_inverse_cdf_with_its_two_probabilities(temperature):
+    """Against numpy, position by position: the token, its log-probability at T (at 1 for T = 0), its probability at 1."""
+    logits = 3 * torch.randn(40, 8, generator=torch.Generator().manual_seed(0))
+    uniform = torch.rand(40, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    allowed, words = [3, 4, 6, 7], vocabulary((3, 4, 6, 7))
+    token, log_prob, confidence = proposal.propose(logits, words, temperature, uniform)
+    assert token.shape == log_prob.shape == confidence.shape == (40,)
+    for k in range(40):
+        row = logits[k, allowed].double().numpy()
+        log_p, log_p_at_1 = log_softmax(row / (temperature or 1.0)), log_softmax(row)
+        chosen = int(row.argmax()) if temperature == 0 else int((np.exp(log_p).cumsum() <= uniform[k].item()).sum())
+        assert token[k].item() == allowed[chosen]
+        assert log_prob[k].item() == pytest.approx(log_p[chosen], abs=1e-12)
+        assert confidence[k].item() == pytest.approx(np.exp(log_p_at_1[chosen]), abs=1e-12)
+    one = [proposal.propose(logits[k : k + 1], words, temperature, uniform[k : k + 1]) for k in range(40)]
+    for together, alone in zip((token, log_prob, confidence), zip(*one, strict=True), strict=True):
+        assert torch.equal(together, torch.cat(alone))
+    if temperature == 0:
+        np.testing.assert_allclose(proposal.token_probability(logits, words, token), confidence, rtol=1e-12)

@@ -35,7 +35,7 @@ TESTS = {  # module → the test files that are about it
     "samplers/checks": ("test_steps_and_sizes", "test_parallel", "test_config", "test_bad_input_table"),
     "samplers/proposal": ("test_samplers", "test_sampler_matrix", "test_parallel"),
     "samplers/rows": ("test_samplers", "test_sampler_matrix", "test_parallel"),
-    "samplers/sampling": ("test_samplers", "test_sampler_matrix"),
+    "samplers/sampling": ("test_samplers", "test_sampler_matrix", "test_steps_and_sizes"),
     "samplers/wino": ("test_wino", "test_sampler_matrix"),
     "tasks/gsm8k": ("test_gsm8k", "test_strict"),
     "tasks/math500": ("test_math500", "test_strict"),

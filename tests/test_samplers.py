@@ -386,3 +386,21 @@ def test_a_proposal_is_a_token_by_inverse_cdf_with_its_two_probabilities(tempera
         assert torch.equal(together, torch.cat(alone))
     if temperature == 0:
         np.testing.assert_allclose(proposal.token_probability(logits, words, token), confidence, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("config", "most"),
+    [
+        ({}, 4),  # one token a step, of the longest response
+        ({"name": "confidence"}, 4),
+        ({"name": "confidence", "steps": 2}, 2),
+        ({"name": "random", "steps": 1}, 1),
+        ({"name": "confidence", "steps": 9}, 4),  # those above the length find nothing masked
+        ({"name": "threshold"}, 4),
+    ],
+)
+def test_a_rollout_says_the_most_steps_that_its_sampler_can_take(config, most):
+    rollout = draw(tiny_model(), make_prompts("1__2_", "____1"), num_rollouts=2, **config)
+    assert rollout.num_steps == most and rollout.step.max() < most
+    if config.get("name", "random_order") == "random_order":
+        assert rollout.step.amax(dim=-1).tolist() == [[2, 2], [3, 3]]

@@ -41,7 +41,7 @@ def test_a_healthy_round_is_silent(capsys):
         ({"ess": 1.249 / 4}, 1.0, ["1.25 of 4 rollouts", "weight.alpha", "weight.target_ess"]),
         ({"frac_reward_zero_std": 0.75, "reward": 0.5}, 1.0, ["75% of the groups", "train.skip_equal_groups"]),
         ({"answer_length": 32.0}, 1.0, ["no answer ends within its 32 tokens", "sampler.response_length"]),
-        ({"log_ratio_mean": -3.01}, 1.0, ["3.0 nats", "more than the 2.0 that p* allows", "optimizer.learning_rate"]),
+        ({"log_ratio_mean": -3.01}, 1.0, ["is 3.0 nats", "more than the 2.0 that p* allows", "optimizer.learning_rate"]),
         ({}, 50.1, ["the norm 50.1, 100 times optimizer.max_grad_norm"]),
     ],
 )

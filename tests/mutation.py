@@ -51,7 +51,7 @@ TESTS = {  # module → the test files that are about it
     "models/files": ("test_fingerprint", "test_hostile_checkpoints", "test_loading"),
     "models/fingerprint": ("test_fingerprint", "test_stale"),
     "presets/loading": ("test_config", "test_bad_input_table"),
-    "runtime/checkpoint": ("test_checkpoint", "test_train"),
+    "runtime/checkpoint": ("test_checkpoint", "test_train", "test_origin"),
     "runtime/files": ("test_runtime", "test_checkpoint", "test_export"),
     "runtime/origin": ("test_origin",),
     "runtime/prompts": ("test_runtime", "test_experience", "test_bad_input"),

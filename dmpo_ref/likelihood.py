@@ -126,11 +126,12 @@ def mask_rows(rollout: Rollout, masks: Masks, vocabulary: Vocabulary) -> MaskedR
 
 def score_rows(model: Module, rows: MaskedRows, vocabulary: Vocabulary, *, temperature: float = 1.0) -> Tensor:
     """Token log-probabilities of rows, [B, S], 0 where nothing is scored. Vocabulary logits only at scored positions."""
+    scored = rows.target.nonzero(as_tuple=True)  # once, because a GPU must wait to know how many there are
     scores = model(
         input_ids=rows.input_ids,
         attention_mask=rows.attention_mask,
-        select=rows.target,
-        targets=rows.target_tokens[rows.target],
+        select=scored,
+        targets=rows.target_tokens[scored],
         allowed=vocabulary.on(rows.input_ids.device),
         temperature=temperature,
     ).token_log_prob

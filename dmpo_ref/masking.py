@@ -64,22 +64,22 @@ def draw_masks(scheme: str, response_mask: Tensor, num_masks: int, generators: l
         raise ValueError(f"masks={scheme!r} is not a mask scheme; choose one of {', '.join(SCHEMES)}")
     if num_masks < 1:
         raise ValueError(f"num_masks={num_masks}: at least 1 mask is needed")
-    if not response_mask.any(dim=-1).all():
+    response, device = response_mask.cpu(), response_mask.device
+    if not response.any(dim=-1).all():
         raise ValueError("a row has nothing to generate: its response mask is empty")
-    N, R = response_mask.shape[1], num_masks
+    N, R = response.shape[1], num_masks
     size_u = torch.stack([torch.rand(N, R, generator=g, dtype=torch.float64) for g in generators])
-    position_u = torch.stack([uniforms_at(row.any(dim=0), g, N, R) for row, g in zip(response_mask, generators, strict=True)])
-    return masks_from_uniforms(scheme, response_mask, size_u.to(response_mask.device), position_u)
+    position_u = torch.stack([uniforms_at(row.any(dim=0), g, N, R) for row, g in zip(response, generators, strict=True)])
+    return masks_from_uniforms(scheme, response_mask, size_u.to(device), position_u.to(device))
 
 
 def uniforms_at(positions: Tensor, generator: torch.Generator, *shape: int) -> Tensor:
-    """Uniforms [*shape, S] on [0, 1) at the True places of `positions` [S], 0 elsewhere; float64.
+    """Uniforms [*shape, S] on [0, 1) at the True places of `positions` [S], 0 elsewhere; float64, on the host like all three.
 
     Only as many are drawn as there are places, so that padding, and with it the rest of the batch, changes nothing.
     """
-    drawn = torch.rand(*shape, int(positions.sum()), generator=generator, dtype=torch.float64)
-    full = torch.zeros(*shape, len(positions), dtype=torch.float64, device=positions.device)
-    full[..., positions] = drawn.to(positions.device)
+    full = torch.zeros(*shape, len(positions), dtype=torch.float64)
+    full[..., positions] = torch.rand(*shape, int(positions.sum()), generator=generator, dtype=torch.float64)
     return full
 
 

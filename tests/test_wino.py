@@ -140,10 +140,13 @@ class Fake:
         self.function, self.calls, self.seen = function, 0, []
 
     def __call__(self, input_ids, position_ids, visible, select):
-        assert position_ids.shape == input_ids.shape == select.shape and visible.shape == (*input_ids.shape, input_ids.shape[1])
+        assert position_ids.shape == input_ids.shape and visible.shape == (*input_ids.shape, input_ids.shape[1])
         logits = self.function(input_ids, self.calls)
         self.calls += 1
-        self.seen.append((input_ids, select))
+        read = torch.zeros_like(input_ids, dtype=torch.bool)
+        read[select] = True
+        assert read.sum() == len(select[0])
+        self.seen.append((input_ids, read))
         return SimpleNamespace(logits=logits[select])
 
 

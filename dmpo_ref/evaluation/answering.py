@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import TypeVar
 
+import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -172,7 +173,7 @@ def answer_items(
                 end_tokens=end_ids(tokenizer),
             )
             forwards, fed_tokens = rollout.forwards, rollout.fed_tokens
-            answers += read_answers(tokenizer, rollout, fits)
+            answers += read_answers(tokenizer, rollout.to(torch.device("cpu")), fits)
         answers.sort(key=lambda answer: (answer.index, answer.sample))
         yield Batch(answers, time.perf_counter() - clock, forwards, fed_tokens)
 

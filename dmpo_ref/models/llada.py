@@ -152,7 +152,7 @@ class LLaDAModelLM(PreTrainedModel):
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
-        select: Tensor | None = None,
+        select: Tensor | tuple[Tensor, Tensor] | None = None,
         targets: Tensor | None = None,
         allowed: Tensor | None = None,
         temperature: float = 1.0,
@@ -167,7 +167,7 @@ class LLaDAModelLM(PreTrainedModel):
             input_ids: [B, S] token ids, the mask token where something is to be predicted.
             attention_mask: [B, S] bool, False at (left) padding; None means no padding. Padded positions are
                 neither attended to nor counted, so that a row's logits do not depend on its batch.
-            select: [B, S] bool; the vocabulary projection is computed at these K positions alone.
+            select: the K positions at which alone the vocabulary projection is computed: [B, S] bool, or their rows and slots, [K] each.
             targets: [K] ids of tokens to score at the selected positions, in row-major order.
             allowed, temperature: with `targets`: the [V] tokens that the softmax runs over (None: all), and its T > 0.
             cache: keys and values to record, or to use; then `input_ids` and `select` are those of the fed slots only, while

@@ -33,8 +33,8 @@ def one_shot_masks(rollout: Rollout, generators: list[torch.Generator]) -> Masks
     """
     given = rollout.attention_mask & ~rollout.response_mask
     N = given.shape[1]
-    uniform = torch.stack([uniforms_at(row[0], g, N) for row, g in zip(given, generators, strict=True)])
-    hidden = rollout.response_mask | (given & (uniform < PROMPT_MASKING))
+    uniform = torch.stack([uniforms_at(row[0], g, N) for row, g in zip(given.cpu(), generators, strict=True)])
+    hidden = rollout.response_mask | (given & (uniform.to(given.device) < PROMPT_MASKING))
     hidden, target = (rearrange(x, "g n s -> g n 1 s") for x in (hidden, rollout.response_mask))
     return Masks(hidden, target, torch.ones(hidden.shape[:3], dtype=torch.float64, device=hidden.device))
 

@@ -17,6 +17,44 @@ from dmpo_ref.samplers.proposal import propose, refuse_broken_logits
 from dmpo_ref.samplers.rows import Filled, Rows, in_batch_order, largest, scatter, set_aside_finished
 
 
+@dataclass(frozen=True)
+class Timetable:
+    """What the host knows of B rows before the first forward pass, so that it need not ask a GPU.
+
+    Attributes:
+        first, length: the first slot of the responses and L, where a cache is kept: then they are alike in all rows.
+        block_length: b there.
+        passes: forward passes of each block there; None if their number depends on the model.
+        ends: the forward passes after which a row is complete; None if they depend on the model.
+    """
+
+    first: int
+    length: int
+    block_length: int
+    passes: int | None
+    ends: frozenset[int] | None
+
+    @classmethod
+    def of(cls, response: Tensor, config: SamplerConfig) -> Timetable:
+        """The timetable of responses [B, S] bool."""
+        lengths = response.sum(dim=-1).tolist()
+        longest, b = max(lengths), config.block_length or max(lengths)
+        ends = None if config.name in PARALLEL or config.stop_early else frozenset(passes_of(config, L) - 1 for L in lengths)
+        passes = None if config.name in PARALLEL else passes_of(config, longest) * b // longest
+        return cls(int(response[0].long().argmax()), longest, b, passes, ends)
+
+    def fed(self, kind: str, block: int) -> tuple[int, int]:
+        """What is fed after the first pass of a block: it and all that follows it (`prefix`), or it alone (`dual`); start, stop."""
+        start = self.first + block * self.block_length
+        return start, start + self.block_length if kind == "dual" else self.first + self.length
+
+
+def passes_of(config: SamplerConfig, length: int) -> int:
+    """Forward passes that fill a response of L positions, if the model has no say in it."""
+    b = config.block_length or length
+    return length // b * min(config.steps * b // length, b) if config.steps else length
+
+
 @dataclass
 class Filling(Rows):
     """B rows while they are filled; slice t of `uniform` draws the tokens of a row's step t, the last one the random order.
@@ -46,22 +84,28 @@ def fill_blocks(
     zero = torch.zeros(len(uniform), dtype=torch.long, device=uniform.device)
     state = Filling.start(prompts, config.block_length, uniform, path_log_prob=zero.double(), current=zero - 1, spent=zero)
     finished: list[Filling] = []
-    cache, fed_tokens = None, 0
+    known, cache, block, fed_tokens = Timetable.of(prompts.response_mask.cpu(), config), None, 0, 0
     for now in range(uniform.shape[1] - 1):
         inside = next_block(state, shared=config.cache != "none")
-        if config.cache != "none":
-            cache = next_cache(config.cache, cache, int(state.spent[0]), inside)
+        if cache is not None:
+            cache.feed(*known.fed(config.cache, block))
+        elif config.cache != "none":
+            cache = KeyValueCache()  # the first pass of a block feeds everything
         fed_tokens += unmask_step(model, state, inside, config, vocabulary, cache, now)
         # Finished rows are fed no more; but a cache holds all rows until the block is complete.
-        if cache is None or not (state.masked & inside).any():
+        if cache is not None:
+            if (state.masked & inside).any() if known.passes is None else (now + 1) % known.passes:
+                continue
+            cache, block = None, block + 1
+        if known.ends is None or now in known.ends:
             state = set_aside_finished(state, finished, state.masked, end_tokens, now)
             if not len(state.row):
                 break
     finished.append(state)
     path_log_prob = in_batch_order(finished, "path_log_prob")
     refuse_broken_logits(path_log_prob.isfinite())
-    known = path_log_prob if has_path_log_prob(config) else None
-    return Filled(in_batch_order(finished, "tokens"), in_batch_order(finished, "step"), now + 1, fed_tokens, known)
+    of_path = path_log_prob if has_path_log_prob(config) else None
+    return Filled(in_batch_order(finished, "tokens"), in_batch_order(finished, "step"), now + 1, fed_tokens, of_path)
 
 
 def next_block(state: Filling, *, shared: bool) -> Tensor:
@@ -72,16 +116,6 @@ def next_block(state: Filling, *, shared: bool) -> Tensor:
     state.spent = torch.where(current == state.current, state.spent + 1, 0)
     state.current = current
     return state.block == current.unsqueeze(-1)
-
-
-def next_cache(kind: str, cache: KeyValueCache | None, spent: int, block: Tensor) -> KeyValueCache:
-    """A new cache for the first step of a block, which feeds everything; later steps feed the block and all that follows it
-    (`prefix`), or the block alone (`dual`)."""
-    if cache is None or spent == 0:
-        return KeyValueCache()
-    slots = block[0].nonzero().squeeze(-1)
-    cache.feed(int(slots[0]), int(slots[-1]) + 1 if kind == "dual" else block.shape[1])
-    return cache
 
 
 def unmask_step(
@@ -102,10 +136,11 @@ def unmask_step(
     num_steps = (config.steps * size // (state.block >= 0).sum(dim=-1)).clamp(max=size) if config.steps else size
     quota = size // num_steps + (state.spent < size % num_steps)
     draw_index = state.current * num_steps + state.spent
-    uniform = state.uniform[torch.arange(len(draw_index), device=draw_index.device), draw_index]  # [B, S]
     scored = candidate if config.name in CONFIDENT else largest(state.uniform[:, -1], candidate, quota)
-    logits, fed_tokens = read_logits(model, state, scored, config.guidance, vocabulary.mask_token_id, cache)
-    proposal, log_p, confidence = propose(logits, vocabulary, config.temperature, uniform[scored])
+    rows, slots = scored.nonzero(as_tuple=True)  # [K] each; once, because a GPU must wait to know K
+    logits, fed_tokens = read_logits(model, state, rows, slots, config.guidance, vocabulary.mask_token_id, cache)
+    uniform = state.uniform[rows, draw_index[rows], slots]
+    proposal, log_p, confidence = propose(logits, vocabulary, config.temperature, uniform)
     chosen = scored
     if config.name in CONFIDENT:
         score = scatter(confidence, scored, -1.0)
@@ -118,21 +153,21 @@ def unmask_step(
 
 
 def read_logits(
-    model: Module, state: Filling, select: Tensor, guidance: float, mask_token_id: int, cache: KeyValueCache | None
+    model: Module, state: Filling, rows: Tensor, slots: Tensor, guidance: float, mask_token_id: int, cache: KeyValueCache | None
 ) -> tuple[Tensor, int]:
-    """Logits [K, V] at the positions `select` [B, S], and the number of tokens fed.
+    """Logits [K, V] at K positions, given by their rows and slots, and the number of tokens fed.
 
     Under classifier-free guidance of scale s (LLaDA, arXiv 2502.09992) they are u + (s + 1)(c − u): c are the model's
     logits, u those for the same sequence with everything that was given (the prompt, and clues in the response) masked.
     Both are fed in one forward pass, of twice as many sequences.
     """
     fed = slice(None) if cache is None else cache.fed
-    input_ids, attention_mask, select = state.tokens[:, fed], state.attention_mask, select[:, fed]
+    input_ids, attention_mask, slots = state.tokens[:, fed], state.attention_mask, slots - (fed.start or 0)
     if guidance:
         given = (state.attention_mask & (state.block < 0))[:, fed]
         input_ids = torch.cat((input_ids, input_ids.masked_fill(given, mask_token_id)))
-        attention_mask, select = attention_mask.repeat(2, 1), select.repeat(2, 1)
-    logits = model(input_ids=input_ids, attention_mask=attention_mask, select=select, cache=cache).logits
+        attention_mask, rows, slots = attention_mask.repeat(2, 1), torch.cat((rows, rows + len(state.row))), slots.repeat(2)
+    logits = model(input_ids=input_ids, attention_mask=attention_mask, select=(rows, slots), cache=cache).logits
     if guidance:
         c, u = (logits if logits.dtype == torch.float64 else logits.float()).chunk(2)
         logits = u + (guidance + 1) * (c - u)

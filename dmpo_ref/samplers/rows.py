@@ -73,9 +73,10 @@ class Rows:
         """The number of each row's first block that is not complete, S if all are; [B, 1]."""
         return torch.where(self.masked, self.block, self.block.shape[1]).amin(dim=-1, keepdim=True)
 
-    def select(self: SomeRows, rows: Tensor) -> SomeRows:
-        """Only these rows ([B] bool)."""
-        return replace(self, **{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+    def select(self: SomeRows, rows: list[int]) -> SomeRows:
+        """Only the rows at these places."""
+        index = torch.tensor(rows, dtype=torch.long, device=self.row.device)
+        return replace(self, **{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
 
 def set_aside_finished(state: SomeRows, finished: list[SomeRows], unsettled: Tensor, end_tokens: Tensor, now: int) -> SomeRows:
@@ -97,11 +98,11 @@ def set_aside_finished(state: SomeRows, finished: list[SomeRows], unsettled: Ten
     state.tokens = torch.where(rest, end, state.tokens)
     state.step = state.step.masked_fill(rest, now)
     state.masked = state.masked & ~rest
-    done = ~state.masked.any(dim=-1)
-    if not done.any():
+    is_open = state.masked.any(dim=-1).tolist()  # the one place where the host asks how far the rows are
+    if all(is_open):
         return state
-    finished.append(state.select(done))
-    return state.select(~done)
+    finished.append(state.select([i for i, more in enumerate(is_open) if not more]))
+    return state.select([i for i, more in enumerate(is_open) if more])
 
 
 def in_batch_order(parts: list[SomeRows], name: str) -> Tensor:

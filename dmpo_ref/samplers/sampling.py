@@ -47,14 +47,15 @@ def sample(
         ValueError: options out of their bounds, block length or steps that do not fit the responses, `stop_early` without end tokens,
             more rollouts than memory, or logits that are NaN.
     """
-    check_responses(config, prompts.response_mask, end_tokens)
-    longest, (num_prompts, width) = int(prompts.response_mask.sum(dim=-1).max()), prompts.tokens.shape
+    response = prompts.response_mask.cpu()  # once: a GPU would have to be asked for each number
+    check_responses(config, response, end_tokens)
+    longest, (num_prompts, width) = int(response.sum(dim=-1).max()), prompts.tokens.shape
     options = "train.num_rollouts, train.prompts_per_round or evaluation.num_samples"
     check_memory(config, num_prompts * num_rollouts, longest, width, options)
     device = prompts.tokens.device
     ends = torch.tensor(sorted(end_tokens) if config.stop_early else [], dtype=torch.long, device=device)
     rows = prompts.repeat(num_rollouts)
-    uniform = rearrange(draw_uniforms(config, prompts.response_mask, num_rollouts, generators), "g n t s -> (g n) t s")
+    uniform = rearrange(draw_uniforms(config, response, num_rollouts, generators).to(device), "g n t s -> (g n) t s")
     sequences = 2 if config.guidance else 1  # fed for a row
     size = max(1, config.micro_batch // sequences) if config.micro_batch else len(rows.tokens)
     fill = fill_wino if config.name == "wino" else fill_blocks

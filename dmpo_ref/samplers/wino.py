@@ -71,12 +71,13 @@ def fill_wino(
 
 def draft_and_verify(model: Module, state: Rows, slots: Tensor, config: SamplerConfig, vocabulary: Vocabulary, now: int) -> Tensor:
     """One forward pass and what follows from it, in place, for blocks at `slots` [B, b]. Returns whether all numbers were finite."""
-    draft = state.masked.gather(1, slots)  # M
-    placed = ~draft  # V
-    logits_draft, logits_back = forward_with_shadow(model, state, slots, draft, vocabulary.mask_token_id)
+    draft = state.masked.gather(1, slots)
+    placed = ~draft
+    M, V = draft.nonzero(as_tuple=True), placed.nonzero(as_tuple=True)  # rows and places in the block, of either kind
+    logits = forward_with_shadow(model, state, slots, M, V, vocabulary.mask_token_id)
     block, drawn = state.tokens.gather(1, slots), state.uniform[:, now].gather(1, slots)
-    proposal, _, confidence = propose(logits_draft, vocabulary, config.temperature, drawn[draft])
-    back = token_probability(logits_back, vocabulary, block[placed])
+    proposal, _, confidence = propose(logits[: len(M[0])], vocabulary, config.temperature, drawn[M])
+    back = token_probability(logits[len(M[0]) :], vocabulary, block[V])
     finite = confidence.isfinite().all() & back.isfinite().all()
 
     confidence, back = scatter(confidence, draft, -1.0), scatter(back, placed, 2.0)
@@ -89,13 +90,13 @@ def draft_and_verify(model: Module, state: Rows, slots: Tensor, config: SamplerC
     return finite
 
 
-def forward_with_shadow(model: Module, state: Rows, slots: Tensor, draft: Tensor, mask_token_id: int) -> tuple[Tensor, Tensor]:
-    """One forward pass: logits of the sequence at M [|M|, V], of the shadow at V [|V|, V]; row-major in `draft` [B, b]."""
+def forward_with_shadow(
+    model: Module, state: Rows, slots: Tensor, M: tuple[Tensor, Tensor], V: tuple[Tensor, Tensor], mask_token_id: int
+) -> Tensor:
+    """One forward pass: logits of the sequence at M, then those of the shadow at V, both (rows, places in the block `slots` [B, b])."""
     input_ids, position_ids, visible = with_shadow(state.tokens, state.attention_mask, slots, mask_token_id)
-    select = torch.cat((torch.zeros_like(state.masked).scatter(1, slots, draft), ~draft), dim=1)
-    logits = model(input_ids=input_ids, position_ids=position_ids, visible=visible, select=select).logits
-    of_shadow = select.nonzero()[:, 1] >= state.tokens.shape[1]
-    return logits[~of_shadow], logits[of_shadow]
+    select = torch.cat((M[0], V[0])), torch.cat((slots[M], V[1] + state.tokens.shape[1]))
+    return model(input_ids=input_ids, position_ids=position_ids, visible=visible, select=select).logits
 
 
 def with_shadow(tokens: Tensor, attention_mask: Tensor, slots: Tensor, mask_token_id: int) -> tuple[Tensor, Tensor, Tensor]:

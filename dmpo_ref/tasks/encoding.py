@@ -87,4 +87,5 @@ def decode(tokenizer: PreTrainedTokenizerBase, tokens: Tensor, attention_mask: T
 
 def answer_texts(tokenizer: PreTrainedTokenizerBase, rollout: Rollout) -> list[list[str]]:
     """The texts of a rollout, for each of the G prompts its N answers."""
-    return [decode(tokenizer, *of_prompt) for of_prompt in zip(rollout.tokens, rollout.attention_mask, rollout.prompt_mask, strict=True)]
+    host = (x.cpu() for x in (rollout.tokens, rollout.attention_mask, rollout.prompt_mask))  # once, and not a row at a time
+    return [decode(tokenizer, *of_prompt) for of_prompt in zip(*host, strict=True)]

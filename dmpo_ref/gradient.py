@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import isfinite
 
 import torch
 from einops import rearrange
@@ -70,12 +71,13 @@ def gradient_step(
         loss = backward(policy, vocabulary, objective, batch, masks, config, processes=processes)
     policy.eval()
     grad_norm = clip_gradients(policy, config.optimizer.max_grad_norm)
-    for name, value in (("loss", loss), ("gradient norm", grad_norm)):
-        if not torch.isfinite(value):
-            raise NotFinite(f"the {name} of step {step} is {value.item()}")
+    numbers = torch.stack((loss.double(), grad_norm.double())).tolist()  # one wait for a GPU
+    for name, value in zip(("loss", "gradient norm"), numbers, strict=True):
+        if not isfinite(value):
+            raise NotFinite(f"the {name} of step {step} is {value}")
     optimizer.step()
     optimizer.zero_grad()
-    return loss.item(), grad_norm.item()
+    return numbers[0], numbers[1]
 
 
 def backward(

@@ -2,6 +2,7 @@
 
     python -m tests.mutation masking weights             # every mutant of these modules
     python -m tests.mutation --sample 40 --seed 0        # so many of each module, drawn at random
+    python -m tests.mutation --devices                   # forget each device: is it seen on a pretend accelerator?
 
 A mutant lives if all its module's tests pass. Every mutant runs in a process of its own, forked from one that has imported the slow
 libraries and nothing of this project. Survivors are listed with line, old and new code; many change nothing that can be seen (an equal
@@ -19,7 +20,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -58,6 +59,8 @@ TESTS = {  # module → the test files that are about it
     "runtime/watch": ("test_watch",),
     "evaluation/results": ("test_results", "test_stale"),
 }
+ON_DEVICES = ("rollout", "masking", "likelihood", "experience", "gradient", "objectives/diffu_grpo", "models/llada", "models/cache")
+ON_DEVICES += ("samplers/blockwise", "samplers/rows", "samplers/sampling", "samplers/wino", "evaluation/answering", "runtime/logs")
 SECONDS = 300  # a mutant that takes longer is noticed: it loops
 SWAPS: dict[type, type] = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq}
 SWAPS |= {ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.And: ast.Or, ast.Or: ast.And}
@@ -71,6 +74,7 @@ def main() -> int:
     parser.add_argument("modules", nargs="*", help=f"among {', '.join(TESTS)}; none: all")
     parser.add_argument("--sample", type=int, help="so many mutants of each module; none: all")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--devices", action="store_true", help="mutate what names a device, with the tests of test_pretend")
     args = parser.parse_args()
     import matplotlib.pyplot  # noqa: F401  # what every fork would import anew
     import pytest  # noqa: F401
@@ -78,15 +82,15 @@ def main() -> int:
     import transformers  # noqa: F401
 
     torch.set_num_threads(1)
-    for module in args.modules or TESTS:
+    for module in args.modules or (ON_DEVICES if args.devices else TESTS):
         path = ROOT / "dmpo_ref" / f"{module}.py"
-        source = path.read_text(encoding="utf-8")
-        if not passes(path, source, TESTS[module]):
+        source, tests = path.read_text(encoding="utf-8"), ("test_pretend",) if args.devices else TESTS[module]
+        if not passes(path, source, tests):
             sys.exit(f"{module}: its tests fail without a mutation")
-        mutants = list(make_mutants(source))
+        mutants = list(make_mutants(source, device_changes if args.devices else changes))
         if args.sample is not None and args.sample < len(mutants):
             mutants = random.Random(args.seed).sample(mutants, args.sample)
-        living = [words for words, mutated in mutants if passes(path, mutated, TESTS[module])]
+        living = [words for words, mutated in mutants if passes(path, mutated, tests)]
         print(
             f"{module}: {len(mutants) - len(living)} of {len(mutants)} mutants noticed ({1 - len(living) / len(mutants):.0%})", flush=True
         )
@@ -95,8 +99,8 @@ def main() -> int:
     return 0
 
 
-def make_mutants(source: str) -> Iterator[tuple[str, str]]:
-    """(what was changed, mutated source), one change each: operators, numbers, truth values, signs."""
+def make_mutants(source: str, changes: Callable[[ast.AST], Iterator]) -> Iterator[tuple[str, str]]:
+    """(what was changed, mutated source), one change each."""
     tree = ast.parse(source)
     typing = {id(part) for node in ast.walk(tree) for part in annotations(node)}
     for index, node in enumerate(ast.walk(tree)):
@@ -116,7 +120,7 @@ def annotations(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def changes(node: ast.AST) -> Iterator:
-    """Functions that change a node in place, each in one way."""
+    """Functions that change a node in place, each in one way: operators, numbers, truth values, signs."""
     if isinstance(node, ast.Compare):
         for i, operator in enumerate(node.ops):
             if type(operator) in SWAPS:
@@ -127,6 +131,18 @@ def changes(node: ast.AST) -> Iterator:
         yield lambda n: setattr(n, "operand", ast.UnaryOp(n.op, n.operand))  # twice is not at all
     if isinstance(node, ast.Constant) and isinstance(node.value, bool | int | float):
         yield lambda n: setattr(n, "value", not n.value if isinstance(n.value, bool) else n.value + 1)
+
+
+def device_changes(node: ast.AST) -> Iterator:
+    """Functions that forget the device of a call in place: `device=…`, or the move itself."""
+    if not isinstance(node, ast.Call):
+        return
+    for i, keyword in enumerate(node.keywords):
+        if keyword.arg == "device":
+            yield lambda n, i=i: n.keywords.pop(i)
+    if isinstance(node.func, ast.Attribute) and node.func.attr in ("to", "cpu") and "dtype" not in ast.unparse(node):
+        stays = ast.parse("lambda x, *_: x", mode="eval").body
+        yield lambda n: (n.args.insert(0, n.func.value), setattr(n, "func", stays))
 
 
 def passes(path: Path, source: str, tests: tuple[str, ...]) -> bool:

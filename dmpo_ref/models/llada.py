@@ -152,7 +152,7 @@ class LLaDAModelLM(PreTrainedModel):
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
-        select: Tensor | tuple[Tensor, Tensor] | None = None,
+        select: Tensor | tuple[Tensor, ...] | None = None,
         targets: Tensor | None = None,
         allowed: Tensor | None = None,
         temperature: float = 1.0,

@@ -91,7 +91,7 @@ def draft_and_verify(model: Module, state: Rows, slots: Tensor, config: SamplerC
 
 
 def forward_with_shadow(
-    model: Module, state: Rows, slots: Tensor, M: tuple[Tensor, Tensor], V: tuple[Tensor, Tensor], mask_token_id: int
+    model: Module, state: Rows, slots: Tensor, M: tuple[Tensor, ...], V: tuple[Tensor, ...], mask_token_id: int
 ) -> Tensor:
     """One forward pass: logits of the sequence at M, then those of the shadow at V, both (rows, places in the block `slots` [B, b])."""
     input_ids, position_ids, visible = with_shadow(state.tokens, state.attention_mask, slots, mask_token_id)

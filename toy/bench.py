@@ -1,18 +1,132 @@
-"""`dmpo bench`: the words of the command. The work is in `toy.measurements`."""
+"""`dmpo bench`: the words of the command, and its table. What is measured, and how, is in `toy.measurements`, run in other processes."""
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
 from dmpo_ref.cli.failures import stopping_at_once
-from dmpo_ref.cli.parser import Parser
+from dmpo_ref.cli.parser import Parser, as_name
+
+NAMES = ("loss", "elbo", "samplers", "round", "grading")
+ABOUT = """Measure this library on this machine: time, peak memory and operations, beside the straightforward way of doing the same.
+
+loss: forward and backward pass of a gradient step; elbo: ELBOs of two models; samplers: responses to a batch; round: one round of
+training; grading: the longest time for one answer. Without --config the models are random and small.
+
+Each row is measured in a process of its own, and a line on stderr says which is under way. Compare rows of one table: this machine may
+be busy with other things."""
+# Otherwise glibc hands each large tensor's memory back to the system at once, and the next forward pass waits while the system clears
+# the same pages again: nearly half of a batch's time on a virtual machine, none of a single row's, whose tensors are small.
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**33)}  # older glibc takes no more than 2**25
+HEADERS = ("", "seconds", "relative", "peak MB", "relative", "tokens/s", "GFLOP/s", "of matrix rate", "forwards", "fed", "outside model")
 
 
 def main(words: list[str]) -> None:
     """`dmpo bench`, from the words that follow it."""
-    parser = Parser(prog="dmpo bench", description="Measure this library on this machine.", example="dmpo bench samplers")
-    what = "loss: a step with LLaDA's vocabulary, chunked against all logits; samplers: a table; grading: time for one answer"
-    parser.add_argument("name", choices=["loss", "samplers", "grading"], help=what)
-    name = parser.read(words).name
+    parser = Parser(prog="dmpo bench", description=ABOUT, example="dmpo bench samplers loss --json bench.json")
+    parser.add_argument("names", nargs="+", metavar="NAME", help=f"among {', '.join(NAMES)}; and options of the config, key=value")
+    parser.add_argument("--config", type=as_name, metavar="CONFIG", help="YAML file or preset: its model, prompts and sizes are measured")
+    parser.add_argument("--repeats", type=int, default=5, help="runs of each row after one to warm up, of which the median counts (5)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="no further run of a row after so many; four times as many end it (60)")
+    parser.add_argument("--json", type=as_name, metavar="FILE", help="also write all numbers to this new file, with the machine")
+    given = parser.read(words)
+    names, overrides = [w for w in given.names if "=" not in w], [w for w in given.names if "=" in w]
+    for name in names:
+        if name not in NAMES:
+            raise ValueError(f"{name}: choose among {', '.join(NAMES)}")
+    if not names:
+        raise ValueError(f"nothing to measure; choose among {', '.join(NAMES)}")
+    for option, value in (("--repeats", given.repeats), ("--seconds", given.seconds)):
+        if not value > 0:
+            raise ValueError(f"{option}={value}: must be above 0")
+    if given.json and Path(given.json).exists():
+        raise ValueError(f"--json={given.json} exists; give a file that does not")
     with stopping_at_once():  # seconds of torch and transformers, which --help does not need
-        from toy import measurements
+        from dmpo_ref.presets.loading import load_config
+        from toy import grading_times
 
-    print({"loss": measurements.bench_loss, "samplers": measurements.bench_samplers, "grading": measurements.bench_grading}[name]())
+    config = load_config(given.config or "toy_sudoku", *overrides)  # so that what is wrong with it is said once
+    if "grading" in names:
+        print(grading_times.bench_grading())
+    names = [name for name in names if name != "grading"]
+    if not names:
+        return
+    device, dtype = chosen_device(config), config.model.dtype
+    machine = output_of(f"machine.measure_ceilings({device!r}, {dtype!r})", timeout=600)
+    rows = list(measure_rows(names, given.config, overrides, given.repeats, given.seconds))
+    print(format_table(rows, machine or {}))
+    if given.json:
+        with open(given.json, "x", encoding="utf-8") as file:
+            json.dump({"command": ["dmpo", "bench", *words], "machine": machine, "rows": rows}, file, indent=1)
+
+
+def chosen_device(config: Any) -> str:
+    """`cuda` or `cpu`, as a run would choose."""
+    import torch  # seconds, which --help does not need
+
+    return "cpu" if config.device == "cpu" or not torch.cuda.is_available() else "cuda"
+
+
+def measure_rows(names: list[str], config: str | None, overrides: list[str], repeats: int, seconds: float) -> Iterator[dict[str, Any]]:
+    """The rows of some measurements, one after the other; before each a line on stderr, since it may take a minute."""
+    from toy.measurements import CASES
+
+    cases = [(name, way) for name in names for way in CASES[name]]
+    for i, (name, way) in enumerate(cases, start=1):
+        print(f"bench: {name}, {way} ({i} of {len(cases)})", file=sys.stderr, flush=True)
+        row = output_of(f"measurements.measure({name!r}, {way!r}, {config!r}, {overrides!r}, {repeats}, {seconds})", timeout=4 * seconds)
+        yield row or {"measured": name, "way": way, "seconds": None}
+
+
+def output_of(call: str, *, timeout: float) -> dict[str, Any] | None:
+    """What a function of `toy` prints, called in a process of its own; None if it takes longer.
+
+    Raises:
+        ValueError: it fails; its last line says how.
+    """
+    command = [sys.executable, "-c", f"from toy import machine, measurements; {call}"]
+    try:
+        done = subprocess.run(command, env=os.environ | KEEP_MEMORY, capture_output=True, text=True, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        return None
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ValueError(f"the measurement failed: {last.removeprefix('ValueError: ')}")
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def format_table(rows: list[dict[str, Any]], machine: dict[str, Any]) -> str:
+    """The rows as a table; relative is to the first row of each kind."""
+    lines: list[tuple[Any, ...]] = []
+    first = dict[str, dict[str, Any]]()
+    for row in rows:
+        base = first.setdefault(row["measured"], row)
+        name = f"{row['measured']}: {row['way']}"
+        if row["seconds"] is None:
+            lines.append((name, "took too long"))
+            continue
+        rate = row["flop"] / row["seconds"]
+        share = f"{rate / machine['flop_per_second']:.0%}" if machine else None
+        outside = f"{row['outside']:.1%}" if "outside" in row else None
+        compared = [row[key] / base[key] if base.get(key) else None for key in ("seconds", "peak")]
+        lines.append(
+            (
+                *(name, f"{row['seconds']:.3g}", compared[0], row["peak"] / 1e6, compared[1], f"{row['tokens'] / row['seconds']:.0f}"),
+                *(rate / 1e9, share, row.get("forwards"), row.get("fed"), outside),
+            )
+        )
+    formats = ("", "", ".2f", ".0f", ".2f", "", ".0f", "", "", "", "")
+    table = tabulate(lines, HEADERS, "plain", floatfmt=formats, colalign=["left", *["right"] * 10])
+    if not machine:
+        return table
+    ceilings = machine["flop_per_second"] / 1e9, machine["bytes_per_second"] / 1e9
+    rates = f"{ceilings[0]:,.0f} GFLOP/s in a large matrix product, {ceilings[1]:,.1f} GB/s in a copy"
+    return f"{table}\n{machine['device']}, {machine['dtype']}, {machine['threads']} threads: {rates}"

@@ -1,244 +1,266 @@
-"""The library against the straightforward way of doing the same, measured on this machine with random models. `dmpo bench NAME`."""
+"""What `dmpo bench` measures, each in a process of its own so that peaks of memory do not mix: the library, and beside it the
+straightforward way (`toy.straightforward`).
+
+    loss      forward and backward pass of one gradient step
+    elbo      ELBOs of two models, which weigh a rollout
+    samplers  responses to a batch of prompts
+    round     one round of `train`: rollouts, rewards, weights, gradient steps
+
+Without a config the model is random, of width 256 and 4 layers, and one prompt of 128 tokens has 8 responses of 256, or 8 prompts of 64
+have one of 128 for the samplers. A model with random weights is never sure: `threshold`, `factor` and `wino` show their worst case.
+"""
 
 from __future__ import annotations
 
-import gc
-import os
-import resource
-import subprocess
-import sys
+import json
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any
 
 import torch
 from einops import repeat
-from tabulate import tabulate
 from torch import Tensor
+from torch.nn import Module
+from torch.utils.flop_counter import FlopCounterMode
 
-from dmpo_ref.config import SamplerConfig, TaskConfig
-from dmpo_ref.likelihood import Vocabulary, mask_rows, sequence_log_prob, token_log_prob
-from dmpo_ref.losses import wdce
-from dmpo_ref.masking import Masks, draw_masks, stream
+from dmpo_ref.config import Config
+from dmpo_ref.experience import collect, step_masks
+from dmpo_ref.gradient import backward, choose_batch, gradient_step, real_weight
+from dmpo_ref.likelihood import Vocabulary, elbo, sequence_log_prob
+from dmpo_ref.masking import draw_masks, stream, streams
 from dmpo_ref.models.llada import LLaDAConfig, LLaDAModelLM
-from dmpo_ref.rollout import Prompts, Rollout
+from dmpo_ref.models.loading import load_policy
+from dmpo_ref.models.reference import FrozenReference, Reference
+from dmpo_ref.objectives import build_objective
+from dmpo_ref.objectives.base import Objective
+from dmpo_ref.presets.loading import load_config
+from dmpo_ref.rollout import Experience, Prompts, Rollout
+from dmpo_ref.runtime.processes import Processes, build_accelerator
+from dmpo_ref.runtime.prompts import PromptStream
+from dmpo_ref.runtime.setup import load_reference, load_trainable
+from dmpo_ref.runtime.state import build_optimizer
 from dmpo_ref.samplers import sample
-from dmpo_ref.tasks import TASKS
+from dmpo_ref.tasks import build_task
+from dmpo_ref.tasks.encoding import encode
+from toy.machine import finish, peak_memory, reset_peak
+from toy.straightforward import sample_full_logits, token_log_prob_full_logits
 
+STANDARD: tuple[str, ...] = ("loss.masks=antithetic", "loss.num_masks=4", "loss.micro_batch=4", "weight.log_ratio=elbo")
+STANDARD += ("weight.elbo_num_masks=4", "train.score_micro_batch=4", "sampler.temperature=0.2", "sampler.block_length=32")
+STANDARD += ("sampler.name=confidence", "sampler.steps=64")
 SAMPLERS: dict[str, dict[str, Any]] = {
-    "confidence": {"name": "confidence", "steps": 64},
-    "confidence, prefix": {"name": "confidence", "steps": 64, "cache": "prefix"},
-    "confidence, dual": {"name": "confidence", "steps": 64, "cache": "dual"},
-    "random": {"name": "random", "steps": 64},
-    "random_order": {"name": "random_order"},
-    "threshold": {"name": "threshold"},
-    "threshold, dual": {"name": "threshold", "cache": "dual"},
-    "factor": {"name": "factor"},
-    "wino": {"name": "wino"},
+    "confidence": {"name": "confidence"},
+    "confidence, prefix": {"name": "confidence", "cache": "prefix"},
+    "confidence, dual": {"name": "confidence", "cache": "dual"},
+    "random": {"name": "random"},
+    "random_order": {"name": "random_order", "steps": None},
+    "threshold": {"name": "threshold", "steps": None},
+    "threshold, dual": {"name": "threshold", "steps": None, "cache": "dual"},
+    "factor": {"name": "factor", "steps": None},
+    "wino": {"name": "wino", "steps": None},
 }
-RECORDS: dict[Literal["sudoku", "countdown", "gsm8k", "math500"], tuple[str, Any]] = {  # question and ground truth, as in results files
-    "sudoku": ("1200341221434321", "1234341221434321"),
-    "countdown": ("", [[3, 4, 5], 23]),
-    "gsm8k": ("How much?", 1234.5),
-    "math500": ("How much?", r"\frac{1}{2}"),
-}
-USUAL = (
-    *(f"<reasoning>\nBecause.\n</reasoning>\n<answer>\n{answer}\n</answer>" for answer in ("1234341221434321", r"\boxed{3+4*5}")),
-    *(r"so it is \boxed{\frac{1}{2}}", r"\boxed{1,234.50}", "no answer at all"),
-)
-HOSTILE = (
-    "9" * 1_000_000,
-    *(text * 100_000 for text in ("(", "{", r"\boxed{", "<answer>", r"\frac", "9**", "1+", "\0", "\ud800")),
-    *(r"\boxed{9**9**9}", r"<answer>9^{9^{9^{9}}}</answer>", r"\boxed{" + "(" * 400 + "1" + ")" * 400 + "}"),
-)
-VOCABULARY, SEQUENCES, NUM_MASKS, PROMPT, RESPONSE = 126_464, 4, 4, 128, 256
-# Otherwise glibc hands each large tensor's memory back to the system at once, and the next forward pass waits while the system clears
-# the same pages again: nearly half of a batch's time on a virtual machine, none of a single row's, whose tensors are small.
-KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**33)}  # older glibc takes no more than 2**25
-Case = TypeVar("Case")
-Timed = tuple[float, float, Rollout]  # seconds, the share of them outside the model, what was drawn
+PLAIN = "straightforward"
+PARTS = ("whole", "rollouts, weights", "gradient steps")
+CASES = {"loss": (PLAIN, "library"), "elbo": (PLAIN, "library"), "samplers": (PLAIN, *SAMPLERS), "round": PARTS}
+Work = Callable[[], dict[str, Any]]  # one run; what it returns goes into the row
 
 
-def bench_loss() -> str:
-    """One WDCE step with LLaDA's vocabulary, in a process of its own for each way, so that peaks of memory do not mix.
+@dataclass
+class Subject:
+    """What is measured: models, vocabulary and prompts [G, S] on their device, and the config that says how."""
 
-    4 sequences × 4 masks of 128 prompt and 256 response tokens, tiny hidden size, float32, CPU. `full_logits` projects every
-    position of every sequence onto the vocabulary and keeps all of it for autograd.
-    """
-    chunked, full = (
-        [float(x) for x in output_of(f"measure_loss({way!r})").split()] for way in announced([(w, w) for w in ("chunked", "full_logits")])
-    )
-    headers = ("way", "seconds", "peak MB above idle", "gradient norm")
-    table = tabulate([("chunked", *chunked), ("full_logits", *full)], headers, "plain", floatfmt=("", ".2f", ".0f", ".6f"))
-    return f"{table}\nchunked / full_logits: time {chunked[0] / full[0]:.2f}, memory {chunked[1] / full[1]:.2f}"
+    policy: LLaDAModelLM
+    reference: Reference
+    vocabulary: Vocabulary
+    prompts: Prompts
+    config: Config
+    objective: Objective
 
-
-def bench_samplers() -> str:
-    """Every sampler on a random model of width 256, 4 layers, vocabulary 4,096: prompt 64, response 128, block 32, batch 8, T = 0.2.
-
-    Times are the better of two. The last column is the share of the time outside the model. A model with random weights is never
-    confident: `threshold`, `factor` and `wino` show their worst case. The lines below the table compare `wino` on all 8 prompts
-    with 8 runs on one each.
-
-    Measured in a process that keeps the memory it frees, see `KEEP_MEMORY`.
-    """
-    return output_of("measure_samplers()", **KEEP_MEMORY).rstrip()
-
-
-def bench_grading() -> str:
-    """Longest time that one answer takes each task to grade (both gradings) and to reward: usual answers, and hostile ones.
-
-    Hostile are 1 MB of one character, 100,000 open brackets or tags, towers of powers, null characters and lone surrogates.
-    """
-    rows = []
-    for name, record in announced([(item, item[0]) for item in RECORDS.items()]):
-        item: Any = TASKS[name].from_record(*record)
-        tasks = [TASKS[name](TaskConfig(name=name, generate="chat", reward=reward)) for reward in ("recipe", "published")]
-        TASKS[name].grade(item, USUAL[0])  # what starts with the first answer, such as the process of math-verify
-        for kind, texts in (("usual", USUAL), ("hostile", HOSTILE)):
-            grading = max(1000 * seconds_of(TASKS[name].grade, item, text) for text in texts)
-            rewarding = max(1000 * seconds_of(task.reward, item, text) for task in tasks for text in texts)
-            rows.append((name, kind, grading, rewarding))
-    return tabulate(rows, ("task", "answers", "grade, ms", "reward, ms"), "plain", floatfmt=".1f")
+    def rollout(self) -> Rollout:
+        """N answers of random tokens to each prompt, in a random order."""
+        N, host, generator = self.config.train.num_rollouts, self.prompts.to(torch.device("cpu")), stream(0, "bench")
+        allowed = self.vocabulary.allowed.cpu().nonzero().flatten()
+        tokens, attention_mask, prompt_mask, response = (
+            repeat(x, "g s -> g n s", n=N) for x in (host.tokens, host.attention_mask, host.prompt_mask, host.response_mask)
+        )
+        drawn = allowed[torch.randint(len(allowed), tokens.shape, generator=generator)]
+        order = torch.rand(tokens.shape, generator=generator).masked_fill(~response, torch.inf).argsort(dim=-1).argsort(dim=-1)
+        longest, step = int(response.sum(dim=-1).max()), order.masked_fill(~response, -1)
+        tokens = torch.where(response, drawn, tokens)
+        rollout = Rollout(tokens, attention_mask, prompt_mask, response, step, None, longest, self.config.sampler, 0, 0)
+        return rollout.to(self.prompts.tokens.device)
 
 
-def output_of(call: str, **environment: str) -> str:
-    """What a function of this file prints, called in a process of its own."""
-    command = [sys.executable, "-c", f"from toy import measurements; measurements.{call}"]
-    return subprocess.run(command, env=os.environ | environment, stdout=subprocess.PIPE, text=True, check=True).stdout
+def build_subject(what: str, config_name: str | None, overrides: list[str]) -> Subject:
+    """The subject of a config, on prompts of its task; or the standard one, which overrides may change."""
+    is_random = config_name is None and what != "round"
+    config = load_config(config_name or "toy_sudoku", *(STANDARD if is_random else ()), *overrides)
+    objective = build_objective(config.loss, config.weight)
+    processes = Processes(build_accelerator(config))
+    if not is_random:
+        task = build_task(config.task)
+        policy, tokenizer, vocabulary = load_trainable(config, None, task, processes)
+        items = task.load(config.task.train)[: config.train.prompts_per_round]
+        prompts = encode(tokenizer, task, items, config.sampler.response_length).to(processes.device)
+        return Subject(policy, load_reference(config, None, policy, processes), vocabulary, prompts, config, objective)
+    rows, prompt, response, size = (8, 64, 128, 4096) if what == "samplers" else (1, 128, 256, 32_000)
+    config = replace(config, train=replace(config.train, num_rollouts=8))
+    dtype, prompts = getattr(torch, config.model.dtype), random_prompts(rows, prompt, response, size).to(processes.device)
+    policy, reference = (Module.to(random_model(size, seed), processes.device, dtype) for seed in (0, 1))
+    return Subject(policy, FrozenReference(reference), all_but_the_mask(size), prompts, config, objective)
 
 
-def announced(cases: Iterable[tuple[Case, str]]) -> Iterator[Case]:
-    """The cases one by one; before each a line on stderr, since a measurement takes minutes."""
-    for case, name in cases:
-        print(f"bench: {name}", file=sys.stderr, flush=True)
-        yield case
-
-
-def seconds_of(function: Callable[..., object], *arguments: Any) -> float:
-    """Time of one call."""
-    start = time.perf_counter()
-    function(*arguments)
-    return time.perf_counter() - start
-
-
-def measure_loss(way: str) -> None:
-    """Print seconds, peak resident memory above the idle process in MB, and the norm of the gradient in the hidden layers."""
-    model = LLaDAModelLM(model_config(VOCABULARY, 512, d_model=32, n_layers=1, n_heads=2, mlp_hidden_size=64))
-    with torch.no_grad():
-        for p in model.parameters():
-            p.copy_(torch.randn(p.shape, generator=stream(0, "bench", *p.shape)) * 0.05)
-    # As with LoRA: the head is frozen.
-    model.get_output_embeddings().requires_grad_(False)
-    model.get_input_embeddings().requires_grad_(False)
-    rollout, vocabulary = random_rollout(), all_but_the_mask(VOCABULARY)
-    masks = draw_masks("antithetic", rollout.response_mask, NUM_MASKS, [stream(0, "masks")])
-    weight = torch.full((1, SEQUENCES), 1 / SEQUENCES, dtype=torch.float64)
-    scorer = token_log_prob if way == "chunked" else token_log_prob_full_logits
-    gc.collect()
-    idle, start = peak_memory(), time.perf_counter()
-    log_prob = scorer(model, rollout, masks, vocabulary)
-    wdce(sequence_log_prob(log_prob, masks) / RESPONSE, weight).backward()
-    seconds = time.perf_counter() - start
-    norm = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()
-    print(seconds, peak_memory() - idle, norm.item())
-
-
-def token_log_prob_full_logits(model: LLaDAModelLM, rollout: Rollout, masks: Masks, vocabulary: Vocabulary) -> Tensor:
-    """What `likelihood.token_log_prob` computes, with the logits of every position of every mask. [G, N, R, S]"""
-    rows = mask_rows(rollout, masks, vocabulary)
-    logits = model(input_ids=rows.input_ids, attention_mask=rows.attention_mask).logits
-    log_prob = vocabulary.restrict(logits).log_softmax(dim=-1).gather(-1, rows.target_tokens.unsqueeze(-1)).squeeze(-1)
-    return (log_prob * rows.target).view(masks.target.shape)
-
-
-def random_rollout() -> Rollout:
-    """Random tokens in the shape of the measurement, G = 1."""
-    length = PROMPT + RESPONSE
-    tokens = torch.randint(VOCABULARY - 1, (1, SEQUENCES, length), generator=stream(0, "tokens"))
-    response = repeat(torch.arange(length) >= PROMPT, "s -> 1 n s", n=SEQUENCES)
-    return Rollout(
-        *(tokens, torch.ones_like(response), ~response, response, torch.full_like(tokens, -1)),
-        path_log_prob=None,
-        num_steps=RESPONSE,
-        sampler=SamplerConfig(),
-        forwards=0,
-        fed_tokens=0,
-    )
-
-
-def peak_memory() -> float:
-    """Highest resident memory of this process so far, MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def measure_samplers() -> None:
-    """Print the table of `bench_samplers`."""
-    vocabulary = all_but_the_mask(4096)
+def random_model(vocabulary: int, seed: int) -> LLaDAModelLM:
+    """Width 256, 4 layers; the mask token is the last of its vocabulary."""
+    sizes: dict[str, Any] = {"d_model": 256, "n_layers": 4, "n_heads": 4, "mlp_hidden_size": 768, "max_sequence_length": 512}
+    tokens: dict[str, Any] = {"vocab_size": vocabulary, "mask_token_id": vocabulary - 1, "eos_token_id": 0, "pad_token_id": 0}
     with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = LLaDAModelLM(model_config(4096, 256, d_model=256, n_layers=4, n_heads=4, mlp_hidden_size=768, init_std=0.2)).eval()
-    measured = best_of_two(SAMPLERS, lambda name: time_sampler(name, model, vocabulary, range(8)))
-    plain = measured["confidence"][0]
-    rows = [
-        (name, seconds, seconds / plain, rollout.forwards, rollout.fed_tokens, 8 * 128 / seconds, f"{outside:.1%}")
-        for name, (seconds, outside, rollout) in measured.items()
-    ]
-    headers = ("sampler", "seconds", "relative", "forwards", "fed tokens", "tokens/s", "overhead")
-    print(tabulate(rows, headers, "plain", floatfmt=("", ".2f", ".2f", "", "", ".0f", ""), colalign=["left", *["right"] * 6]))
-    print(describe_wino_batch(model, vocabulary))  # float32 as for the toy, then bfloat16 as for LLaDA
-    print(describe_wino_batch(model.bfloat16(), vocabulary))
+        torch.manual_seed(seed)
+        return LLaDAModelLM(LLaDAConfig(**sizes, **tokens, init_std=0.2)).eval()
 
 
-def describe_wino_batch(model: LLaDAModelLM, vocabulary: Vocabulary) -> str:
-    """`wino` on all 8 prompts against 8 runs on one each, in a line."""
-    cases = [range(8), *(range(g, g + 1) for g in range(8))]
-    (together, _, rollout), *alone = best_of_two(cases, lambda chosen: time_sampler("wino", model, vocabulary, chosen)).values()
-    ratio, forwards = together / sum(seconds for seconds, _, _ in alone), [rollout.forwards for _, _, rollout in alone]
-    return (
-        f"wino, 8 prompts at once / one by one, {str(model.dtype).removeprefix('torch.')}: time {ratio:.2f}, "
-        f"forwards {rollout.forwards} / {sum(forwards)} (at most {max(forwards)})"
-    )
-
-
-def best_of_two(cases: Iterable[Case], measure: Callable[[Case], Timed]) -> dict[Case, Timed]:
-    """The quicker of two measurements of each case, taken in turn, so that a busy machine is busy for all."""
-    cases = list(cases)
-    first, second = (
-        {case: measure(case) for case in announced([(case, f"{case}, measured for the {time} time") for case in cases])}
-        for time in ("first", "second")
-    )
-    return {case: min(first[case], second[case], key=lambda timed: timed[0]) for case in cases}
-
-
-def time_sampler(name: str, model: LLaDAModelLM, vocabulary: Vocabulary, chosen: range) -> Timed:
-    """One call of a sampler, on the chosen ones of 8 prompts of 64 tokens that leave 128 to be generated."""
-    tokens = torch.full((8, 192), 4095)
-    tokens[:, :64] = torch.randint(4095, (8, 64), generator=stream(0, "prompts"))
-    response = (torch.arange(192) >= 64).expand(8, -1)
-    prompts = Prompts(*(x[chosen.start : chosen.stop] for x in (tokens, torch.ones_like(response), ~response, response)))
-    config = SamplerConfig(temperature=0.2, block_length=32, **SAMPLERS[name])
-    generators = [stream(0, "bench", g) for g in chosen]
-    begun: list[float] = []
-    spent: list[float] = []
-    hooks = (
-        model.register_forward_pre_hook(lambda *_: begun.append(time.perf_counter())),
-        model.register_forward_hook(lambda *_: spent.append(time.perf_counter() - begun[-1])),
-    )
-    start = time.perf_counter()
-    rollout = sample(model, prompts, config, vocabulary, num_rollouts=1, generators=generators)
-    seconds = time.perf_counter() - start
-    for hook in hooks:
-        hook.remove()
-    return seconds, 1 - sum(spent) / seconds, rollout
-
-
-def model_config(vocabulary: int, longest: int, **sizes: Any) -> LLaDAConfig:
-    """The config of a model for a measurement; the mask token is the last of its vocabulary."""
-    sizes |= {"vocab_size": vocabulary, "max_sequence_length": longest}
-    return LLaDAConfig(mask_token_id=vocabulary - 1, eos_token_id=0, pad_token_id=0, **sizes)
+def random_prompts(rows: int, prompt: int, response: int, vocabulary: int) -> Prompts:
+    """Random prompts of one length, with room for responses of one length."""
+    tokens = torch.full((rows, prompt + response), vocabulary - 1)
+    tokens[:, :prompt] = torch.randint(vocabulary - 1, (rows, prompt), generator=stream(0, "prompts"))
+    is_response = (torch.arange(prompt + response) >= prompt).expand(rows, -1)
+    return Prompts(tokens, torch.ones_like(is_response), ~is_response, is_response)
 
 
 def all_but_the_mask(size: int) -> Vocabulary:
     """A vocabulary in which everything but the mask token, its last, may be generated."""
     return Vocabulary(size - 1, torch.arange(size) != size - 1)
+
+
+def prepare_loss(subject: Subject, way: str) -> Work:
+    """Forward and backward pass; the norm of the gradient is the same both ways."""
+    policy, config, objective, vocabulary = subject.policy, subject.config, subject.objective, subject.vocabulary
+    rollout = subject.rollout()
+    G, N = rollout.tokens.shape[:2]
+    weight = torch.rand(G, N, dtype=torch.float64, generator=stream(0, "weights")).softmax(dim=-1).to(rollout.tokens.device)
+    position = list(range(G))
+    batch = Experience(rollout, position, weight, weight, torch.zeros_like(weight))
+    masks = step_masks(objective, rollout, position, config.seed, 0)
+
+    def work() -> dict[str, Any]:
+        policy.zero_grad()
+        if way == PLAIN:
+            scores = token_log_prob_full_logits(policy, rollout, masks, vocabulary)
+            objective.loss(scores, masks, batch, real_weight(scores, masks, batch, config.weight)).backward()
+        else:
+            backward(policy, vocabulary, objective, batch, masks, config)
+        norm = torch.stack([p.grad.float().norm() for p in policy.parameters() if p.grad is not None]).norm()
+        return {"result": norm.item(), "tokens": masks.hidden.numel()}
+
+    return work
+
+
+def prepare_elbo(subject: Subject, way: str) -> Work:
+    """ELBOs of policy and reference on the same masks; their mean difference is the same both ways."""
+    rollout, config, vocabulary = subject.rollout(), subject.config, subject.vocabulary
+    generators = streams(0, "elbo", list(range(len(rollout.tokens))))
+    masks = draw_masks(config.weight.elbo_masks, rollout.response_mask, config.weight.elbo_num_masks, generators)
+
+    @torch.no_grad()
+    def score(model: Any) -> Tensor:
+        if way == PLAIN:
+            return sequence_log_prob(token_log_prob_full_logits(model, rollout, masks, vocabulary), masks)
+        return elbo(model, rollout, masks, vocabulary, micro_batch=config.train.score_micro_batch)
+
+    def work() -> dict[str, Any]:
+        with subject.reference.model() as reference:
+            log_ref = score(reference)
+        return {"result": (log_ref - score(subject.policy)).mean().item(), "tokens": 2 * masks.hidden.numel()}
+
+    return work
+
+
+def prepare_samplers(subject: Subject, way: str) -> Work:
+    """One response to each prompt: forward passes and tokens generated."""
+    prompts, sampler, model = subject.prompts, replace(subject.config.sampler, **SAMPLERS.get(way, SAMPLERS["confidence"])), subject.policy
+    generated = int(prompts.response_mask.sum())
+
+    def work() -> dict[str, Any]:
+        if way == PLAIN:
+            sample_full_logits(model, prompts, sampler, subject.vocabulary)
+            return {"tokens": generated}
+        generators = streams(0, "bench", list(range(len(prompts.tokens))))
+        rollout = sample(model, prompts, sampler, subject.vocabulary, num_rollouts=1, generators=generators)
+        return {"tokens": generated, "forwards": rollout.forwards, "fed": rollout.fed_tokens}
+
+    return work
+
+
+def prepare_round(subject: Subject, way: str) -> Work:
+    """One round of training, or a part of it. Files and evaluation are not in it."""
+    config, policy, task = subject.config, subject.policy, build_task(subject.config.task)
+    tokenizer = load_policy(config.model, torch.device("cpu"))[1]
+    prompts = PromptStream(task.load(config.task.train), config.train.prompts_per_round, config.seed, 0, 1)
+    optimizer = build_optimizer(policy, config.optimizer, config.train.steps_per_round)[0]
+    rounds = iter(range(10**6))
+
+    def draw() -> Experience:
+        items, position = prompts.of_round(next(rounds))
+        models = policy, subject.reference, tokenizer, subject.vocabulary
+        return collect(*models, task, items, subject.objective, config, position=position).experience
+
+    drawn = draw()
+
+    def work() -> dict[str, Any]:
+        experience = drawn if way == "gradient steps" else draw()
+        for k in range(0 if way == "rollouts, weights" else config.train.steps_per_round):
+            batch = choose_batch([experience], k, config, 0)
+            masks = step_masks(subject.objective, batch.rollout, batch.position, config.seed, k, k)
+            gradient_step(policy, optimizer, subject.vocabulary, subject.objective, batch, masks, config)
+        return {"tokens": int(experience.rollout.response_mask.sum())}
+
+    return work
+
+
+PREPARE = {"loss": prepare_loss, "elbo": prepare_elbo, "samplers": prepare_samplers, "round": prepare_round}
+
+
+def measure(what: str, way: str, config_name: str | None, overrides: list[str], repeats: int, seconds: float) -> None:
+    """Print a row as one line of JSON: median time of at most `repeats` runs in about `seconds`, after one to warm up, whose operations
+    in matrix products are counted; the highest memory above the idle process; and what the work says of itself."""
+    subject = build_subject(what, config_name, overrides)
+    device, begun = subject.prompts.tokens.device, time.perf_counter()
+    work = PREPARE[what](subject, way)
+    idle = reset_peak(device)
+    with FlopCounterMode(display=False) as counter:
+        row = work()
+    times: list[float] = []
+    while len(times) < repeats and (not times or time.perf_counter() - begun < seconds):
+        finish(device)
+        start = time.perf_counter()
+        work()
+        finish(device)
+        times.append(time.perf_counter() - start)
+    row |= {"seconds": median(times), "runs": len(times), "flop": counter.get_total_flops(), "peak": peak_memory(device) - idle}
+    if what == "samplers":
+        row |= {"outside": outside_model(subject.policy, work, device)}
+    print(json.dumps({"measured": what, "way": way, **row}))
+
+
+def outside_model(model: LLaDAModelLM, work: Work, device: torch.device) -> float:
+    """The share of the time of a work that is spent outside the model's forward passes."""
+    begun: list[float] = []
+    spent: list[float] = []
+
+    def before(*_: Any) -> None:
+        finish(device)
+        begun.append(time.perf_counter())
+
+    def after(*_: Any) -> None:
+        finish(device)
+        spent.append(time.perf_counter() - begun[-1])
+
+    hooks = model.register_forward_pre_hook(before), model.register_forward_hook(after)
+    start = time.perf_counter()
+    work()
+    seconds = time.perf_counter() - start
+    for hook in hooks:
+        hook.remove()
+    return 1 - sum(spent) / seconds

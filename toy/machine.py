@@ -1,0 +1,64 @@
+"""The machine that `dmpo bench` measures on: its clock, its memory, and how fast it can be."""
+
+from __future__ import annotations
+
+import json
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import torch
+
+CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+
+
+def finish(device: torch.device) -> None:
+    """Wait for a GPU, whose work is only queued."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def reset_peak(device: torch.device) -> float:
+    """Begin to measure the highest memory, as `peak_memory` tells it; what is in use now."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif CLEAR.exists():
+        CLEAR.write_text("5")  # Linux: forget the highest resident size so far
+    return peak_memory(device)
+
+
+def peak_memory(device: torch.device) -> float:
+    """The highest memory so far, in bytes: allocated on a GPU, or resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if STATUS.exists():
+        return 1024.0 * int(STATUS.read_text().partition("VmHWM:")[2].split()[0])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1.0 if sys.platform == "darwin" else 1024.0)
+
+
+def measure_ceilings(device_name: str, dtype: str) -> None:
+    """Print, as one line of JSON, the machine: operations per second of a large matrix product, bytes per second of a large copy."""
+    device, is_cuda = torch.device(device_name), device_name == "cuda"
+    n, size = (8192, 2**30) if is_cuda else (2048, 2**27)
+    a = torch.randn(n, n, device=device).to(getattr(torch, dtype))
+    x = torch.zeros(size // 4, device=device)
+    y = torch.empty_like(x)
+
+    def rate(work: Callable[[], object], amount: float) -> float:
+        times = []
+        for _ in range(5):
+            finish(device)
+            start = time.perf_counter()
+            work()
+            finish(device)
+            times.append(time.perf_counter() - start)
+        return amount / median(times[1:])
+
+    name = torch.cuda.get_device_name() if is_cuda else platform.processor() or platform.machine()
+    row = {"flop_per_second": rate(lambda: a @ a, 2 * n**3), "bytes_per_second": rate(lambda: y.copy_(x), 2 * size)}
+    versions = {"torch": torch.__version__, "python": platform.python_version()}
+    print(json.dumps({"device": name, "dtype": dtype, "threads": torch.get_num_threads(), **row, **versions}))

@@ -1,5 +1,6 @@
 """What passes ask of a GPU: against torch's own count of operations, and the bytes of every op that runs on a small LLaDA layout."""
 
+import math
 from collections import Counter
 
 import pytest
@@ -11,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from dmpo_ref.config import ModelConfig
 from dmpo_ref.forecast.hardware import BANDWIDTH_SHARE, COMPILED_SHARE, GPUS, MATRIX_SHARE, TF32_SHARE
 from dmpo_ref.forecast.sizes import cache_bytes, count_parameters, weight_bytes
-from dmpo_ref.forecast.work import Work, block_bytes, call_work, forward_work, step_work
+from dmpo_ref.forecast.work import Work, block_bytes, call_work, forward_work, matrix_flops, step_work
 from dmpo_ref.likelihood import Vocabulary
 from dmpo_ref.models.adapters import add_adapters
 from dmpo_ref.models.llada import LLaDAConfig, LLaDAModelLM
@@ -22,6 +23,15 @@ SMALL = LLaDAConfig(**SIZES, max_sequence_length=64, mask_token_id=1, eos_token_
 B, S, SCORED = 4, 32, 8
 ALL = ["q_proj", "k_proj", "v_proj", "attn_out", "ff_proj", "up_proj", "ff_out"]
 TARGETS = {"full": [], "all": ALL, "some": ["q_proj", "v_proj", "up_proj"]}
+
+
+def test_operations_of_one_token_through_one_block_by_hand():
+    """A multiplication and an addition for each weight, for each score q·k over 5 slots, and for each weighted value."""
+    sizes = LLaDAConfig(d_model=8, n_layers=2, n_heads=2, n_kv_heads=1, mlp_hidden_size=12, vocab_size=10, max_sequence_length=16)
+    options = ModelConfig(path="", lora_rank=3, lora_targets=["k_proj"])
+    linear = 2 * (8 * 8 + 8 * 4 + 8 * 4 + 8 * 8 + 3 * 8 * 12)
+    one = matrix_flops(sizes, options, fed=1, S=5, scored=3)
+    assert one == (2 * linear + 2 * (2 * 5 * 8 + 2 * 5 * 8), 2 * 2 * 3 * (8 + 4), 2 * 3 * 10 * 8)
 
 
 def choose(targets, dtype="bfloat16", **more):
@@ -113,7 +123,7 @@ class Traffic(TorchDispatchMode):
 
 
 def span(tensor):
-    return tensor.element_size() * torch.tensor([n for n, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride]).prod().item()
+    return tensor.element_size() * math.prod(n for n, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride)
 
 
 def count_bytes(options, *, gradient, sizes=SMALL):

@@ -35,7 +35,8 @@ def format_plan(plan: Plan) -> str:
     rows = [(p.name + f" (×{p.worth:.2f})" * p.gradient, p.sequences, p.tokens, p.calls, p.least, p.seconds) for p in plan.phases]
     rows.append(("together", *(sum(column) for column in list(zip(*rows, strict=True))[1:])))
     sizes_in_gb = [(name, bytes_ / 1e9) for name, bytes_ in memory.items()]
-    passes = tabulate(rows, ("passes of a round", "sequences", "tokens", "calls each", "seconds >", "expected"), "plain", intfmt=",", floatfmt=".1f")
+    header = ("passes of a round", "sequences", "tokens", "calls each", "seconds >", "expected")
+    passes = tabulate(rows, header, "plain", intfmt=",", floatfmt=".1f")
     return f"""\
 parameters {plan.parameters:,}, trained {plan.trainable:,} ({plan.trainable / plan.parameters:.2%})
 a round: {plan.rollouts:,} rollouts, {plan.rollouts * plan.response_length:,} tokens generated, sequences of {plan.sequence_length} tokens
@@ -83,3 +84,9 @@ def verdict(plan: Plan) -> str:
         return f"{needs}: does not fit, whatever the micro-batches; set model.lora_rank, or model.quantize=nf4 with it, or use fsdp2"
     largest = max(plan.passing, key=lambda name: plan.passing[name])
     return f"{needs}: does not fit; most is needed for the {largest}, so set a smaller {ADVICE[largest]}"
+
+
+def format_variants(plan: Plan, others: dict[str, Plan]) -> str:
+    """A round of the plan beside those of other settings, see `variants.compare`."""
+    rows = [(name, other.least, other.seconds, other.peak / 1e9) for name, other in {"as it is": plan, **others}.items()]
+    return tabulate(rows, ("a round", "seconds >", "expected", "GB"), "plain", floatfmt=".1f")

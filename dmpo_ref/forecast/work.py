@@ -17,8 +17,8 @@ from dmpo_ref.forecast.hardware import BANDWIDTH_SHARE, COMPILED_SHARE, GPU, MAT
 from dmpo_ref.models.llada import LLaDAConfig
 from dmpo_ref.models.vocabulary_head import chunk_size
 
-# Bytes that `proposal.propose` moves for each of the V tokens at a position, beside the cast to float32: masking (8), the float64 copy (12),
-# less the largest (8 + 16), exponential and sum (16 + 8), temperature, exponential, CDF (16 each).
+# Bytes that `proposal.propose` moves for each of the V tokens at a position, beside the cast to float32: masking (8), the float64
+# copy (12), less the largest (8 + 16), exponential and sum (16 + 8), temperature, exponential, CDF (16 each).
 SAMPLING_BYTES = 116
 LOG_SOFTMAX_BYTES = 48  # of `vocabulary_head`: masking, temperature (8 each), log-sum-exp in four ops (24), less it (8)
 
@@ -94,14 +94,16 @@ def step_work(model: LLaDAConfig, options: ModelConfig, S: int, scored: float) -
     blocks, adapters, head = matrix_flops(model, options, S, S, scored)
     full, c, again = options.lora_rank == 0, cast_bytes(options), int(options.gradient_checkpointing)
     attention, in_ff_out = attention_flops(model, S, S), 2 * S * model.n_layers * model.d_model
-    left_out = (0, options.lora_rank * in_ff_out) if "ff_out" in options.lora_targets and not full else (model.mlp_hidden_size * in_ff_out, 0)
-    own = (2 + full) * (blocks - attention) + 3.5 * attention + again * (blocks - left_out[0]) + (4 if full else 2) * head
+    is_adapted = "ff_out" in options.lora_targets and not full
+    blocks_again = blocks - (0 if is_adapted else model.mlp_hidden_size * in_ff_out)
+    adapters_again = adapters - (options.lora_rank * in_ff_out if is_adapted else 0)
+    own = (2 + full) * (blocks - attention) + 3.5 * attention + again * blocks_again + (4 if full else 2) * head
     moved = (1 + again) * block_bytes(model, options, trains=True) + backward_bytes(model, options)
     moved = S * (fused_share(options) * model.n_layers * moved + 3 * norm_bytes(model, options))
     softmax = LOG_SOFTMAX_BYTES + 8 + 2 * c  # the exponential, and its cast
     softmax = 2 * softmax + 24 if full else softmax  # computed again, negated, one-hot added, scaled
     moved += scored * model.embedding_size * softmax + (3 + again) * attention_bytes(model, options, S, S)
-    return Work(own, 3 * adapters + again * (adapters - left_out[1]), moved)
+    return Work(own, 3 * adapters + again * adapters_again, moved)
 
 
 def call_work(model: LLaDAConfig, options: ModelConfig, num_processes: int, strategy: str, *, scored: float = 0.0, gradient: bool) -> Work:
@@ -164,11 +166,11 @@ def attention_bytes(model: LLaDAConfig, options: ModelConfig, fed: int, S: int) 
 def block_bytes(model: LLaDAConfig, options: ModelConfig, *, trains: bool = False) -> float:
     """Of one token in the forward pass of one block, attention aside.
 
-        norms        2 · `norm_bytes`
-        rotation     (d + d_kv) (40 + 2 c)     cast, · cos, rotate half (negate, join), · sin, sum, cast
-        residuals    6 b d
-        SwiGLU       5 b m                     SiLU, · up
-        adapters     c for each input, and 16 + b + c for each output: scaled, added, cast; dropout in training 9 for each input
+    norms        2 · `norm_bytes`
+    rotation     (d + d_kv) (40 + 2 c)     cast, · cos, rotate half (negate, join), · sin, sum, cast
+    residuals    6 b d
+    SwiGLU       5 b m                     SiLU, · up
+    adapters     c for each input, and 16 + b + c for each output: scaled, added, cast; dropout in training 9 for each input
     """
     d, b, c = model.d_model, sizes.element_bytes(options), cast_bytes(options)
     inputs, outputs = adapted_widths(model, options)
@@ -179,11 +181,11 @@ def block_bytes(model: LLaDAConfig, options: ModelConfig, *, trains: bool = Fals
 def backward_bytes(model: LLaDAConfig, options: ModelConfig) -> float:
     """The same of the backward pass, what it computes again aside.
 
-        norms        2 d (68 + 2 b + 2 c)      and 4 b for the gradient of a trained weight
-        rotation     as forward
-        gradients    15 b d                    of what is used more than once, added up: x twice, h by q, k, v, by gate and up
-        SwiGLU       9 b m
-        adapters     3 b + c for each input, and 8 + 2 c for each output; dropout 9 for each input
+    norms        2 d (68 + 2 b + 2 c)      and 4 b for the gradient of a trained weight
+    rotation     as forward
+    gradients    15 b d                    of what is used more than once, added up: x twice, h by q, k, v, by gate and up
+    SwiGLU       9 b m
+    adapters     3 b + c for each input, and 8 + 2 c for each output; dropout 9 for each input
     """
     d, b, c = model.d_model, sizes.element_bytes(options), cast_bytes(options)
     inputs, outputs = adapted_widths(model, options)

@@ -417,8 +417,8 @@ def test_the_page_says_how_long_a_whole_run_takes_and_what_a_gradient_step_costs
     page = format_plan(plan)
     least, expected = (250 * sum(getattr(phase, name) for phase in plan.phases) / 3600 for name in ("least", "seconds"))
     assert f"250 rounds: > {least:.1f} hours, expected {expected:.1f}" in page
-    assert "gradient steps (×3.05)" in page and "of adapters, and its blocks again for checkpointing" in page
-    assert "H100 at its peaks. Expected: 65% of 989 TFLOPS, and 80% of 3.35 TB/s" in page
+    assert "gradient steps (×3.05)" in page and "of adapters, the blocks again for checkpointing" in page
+    assert "H100 at its peaks; expected: 65% of 989 TFLOPS in matrix products, 80% of 3.35 TB/s in all else" in page
     assert "(×2.07)" in format_plan(make_plan(small_run(HUB, *LORA, "model.gradient_checkpointing=false")))
     assert "(×3.0" in (full := format_plan(make_plan(small_run(HUB)))) and "gradients of inputs and of weights" in full
 

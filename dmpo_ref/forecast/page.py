@@ -52,14 +52,13 @@ memory on each process, GB (the three `while` take turns, and contain the whole 
 
 
 def explain_passes(plan: Plan) -> str:
-    """What the table cannot say: what a gradient step costs, passes that depend on the model, feed a part, or are fed twice."""
+    """What the table cannot say: what a gradient step costs, what the times assume, passes that depend on the model, feed a part, or are fed twice."""
     sampler, (most, least) = plan.sampler, (plan.phases[0], plan.fastest)
-    again = ", and its blocks again for checkpointing" if plan.checkpointing else ""
-    frozen = "gradients of inputs and of adapters" if plan.adapters else "gradients of inputs and of weights"
+    again = ", the blocks again for checkpointing" if plan.checkpointing else ""
     lines = [
-        f"×{plan.phases[-1].worth:.2f}: the matrix products of a gradient step by those of a forward pass: forward, {frozen}{again}",
-        f">: {plan.gpu.name} at its peaks. Expected: {MATRIX_SHARE:.0%} of {plan.gpu.flops / 1e12:g} TFLOPS, "
-        f"and {BANDWIDTH_SHARE:.0%} of {plan.gpu.bandwidth / 1e12:g} TB/s for all that is no matrix product; assumed, not measured",
+        f"×{plan.phases[-1].worth:.2f}: forward, gradients of inputs and of {'adapters' if plan.adapters else 'weights'}{again}, as forward passes",
+        f">: {plan.gpu.name} at its peaks; expected: {MATRIX_SHARE:.0%} of {plan.gpu.flops / 1e12:g} TFLOPS in matrix products, "
+        f"{BANDWIDTH_SHARE:.0%} of {plan.gpu.bandwidth / 1e12:g} TB/s in all else (not measured)",
     ]
     if least.calls < most.calls:
         lines.append(

@@ -122,7 +122,7 @@ def test_plan_hands_its_flags_on(monkeypatch, capsys):
     monkeypatch.setattr(commands, "format_variants", lambda plan, others: "table")
     flags = ["--prompt-length", "7", "--flops", "1e12", "--bandwidth", "2e12", "--num-processes", "4", "--strategy", "fsdp2"]
     assert main(["plan", "toy_sudoku", "--gpu", "a100", "--gpu-memory", "24", *flags, "train.rounds=5"]) == 0
-    gpu = replace(GPUS["a100"], flops=1e12, bandwidth=2e12, memory=24)
+    gpu = replace(GPUS["a100"], flops=1e12, flops_float32=1e12, bandwidth=2e12, memory=24)
     assert seen == [(5, {"gpu": gpu, "prompt_length": 7, "num_processes": 4, "strategy": "fsdp2"})] * 2
     assert capsys.readouterr().out == "page\n\ntable\n"
 

@@ -419,6 +419,7 @@ def test_the_page_says_how_long_a_whole_run_takes_and_what_a_gradient_step_costs
     assert f"250 rounds: > {least:.1f} hours, expected {expected:.1f}" in page
     assert "gradient steps (×3.05)" in page and "of adapters, the blocks again for checkpointing" in page
     assert "H100 at its peaks; expected: 65% of 989 TFLOPS in matrix products, 80% of 3.35 TB/s in all else" in page
+    assert "65% of 67 TFLOPS" in format_plan(make_plan(small_run(HUB)))  # float32, which no tensor core multiplies
     assert "(×2.07)" in format_plan(make_plan(small_run(HUB, *LORA, "model.gradient_checkpointing=false")))
     assert "(×3.0" in (full := format_plan(make_plan(small_run(HUB)))) and "gradients of inputs and of weights" in full
 
@@ -477,3 +478,4 @@ def test_numbers_that_are_given_take_the_place_of_a_gpus():
     gpu = choose_gpu("a100", bandwidth=1e12, gpu_memory=40)
     assert (gpu.flops, gpu.bandwidth, gpu.memory) == (312e12, 1e12, 40)
     assert choose_gpu("a100") == GPUS["a100"]
+    assert (choose_gpu("a100", flops=1e12).flops, choose_gpu("a100", flops=1e12).flops_float32) == (1e12, 1e12)

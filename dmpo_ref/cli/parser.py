@@ -97,7 +97,7 @@ def add_config_commands(commands: Any) -> None:
     command = add("plan", "Forecast parameters, memory, forward passes and time of a round, without loading weights.")
     command.add_argument("--prompt-length", type=int, help="tokens of the longest prompt (default 256, or what the model can read)")
     command.add_argument("--gpu", default=DEFAULT_GPU, metavar="NAME", help=f"one of {', '.join(GPUS)} (default {DEFAULT_GPU})")
-    command.add_argument("--flops", type=float, help="its peak of bfloat16 operations per second, if it is another")
+    command.add_argument("--flops", type=float, help="its peak of operations per second on matrices, if it is another")
     command.add_argument("--bandwidth", type=float, help="its bytes per second from memory, if they are others")
     command.add_argument("--gpu-memory", type=float, help="its memory in GB of 10^9 bytes, if it is another")
     command.add_argument("--num-processes", type=int, default=1, help="GPUs that share the prompts of a round (default 1)")

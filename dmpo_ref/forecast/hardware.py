@@ -46,7 +46,7 @@ STRATEGIES = ("ddp", "fsdp2")  # the config files for several GPUs in presets/ac
 
 
 def choose_gpu(name: str, *, flops: float | None = None, bandwidth: float | None = None, gpu_memory: float | None = None) -> GPU:
-    """A GPU by its name in `GPUS`, with other numbers where they are given.
+    """A GPU by its name in `GPUS`, with other numbers where they are given; `flops` is then the peak of every number type.
 
     Raises:
         ValueError: no such name, or a number that is not above 0.
@@ -57,4 +57,5 @@ def choose_gpu(name: str, *, flops: float | None = None, bandwidth: float | None
         if value is not None and not value > 0:  # NaN is not
             raise ValueError(f"{key}={value}: must be above 0")
     gpu = GPUS[name]
-    return replace(gpu, flops=flops or gpu.flops, bandwidth=bandwidth or gpu.bandwidth, memory=gpu_memory or gpu.memory)
+    types = {"flops": flops or gpu.flops, "flops_float32": flops or gpu.flops_float32}
+    return replace(gpu, **types, bandwidth=bandwidth or gpu.bandwidth, memory=gpu_memory or gpu.memory)

@@ -52,12 +52,15 @@ memory on each process, GB (the three `while` take turns, and contain the whole 
 
 
 def explain_passes(plan: Plan) -> str:
-    """What the table cannot say: what a gradient step costs, what the times assume, passes that depend on the model, feed a part, or are fed twice."""
+    """What the table cannot say: what a gradient step costs and what the times assume; passes that depend on the model, feed a part of
+    a sequence, or feed it twice."""
     sampler, (most, least) = plan.sampler, (plan.phases[0], plan.fastest)
-    again = ", the blocks again for checkpointing" if plan.checkpointing else ""
+    parts = f"forward, gradients of inputs and of {'adapters' if plan.adapters else 'weights'}"
+    again = ", the blocks again for checkpointing" * plan.checkpointing
+    peak = plan.gpu.flops if plan.dtype == "bfloat16" else plan.gpu.flops_float32
     lines = [
-        f"×{plan.phases[-1].worth:.2f}: forward, gradients of inputs and of {'adapters' if plan.adapters else 'weights'}{again}, as forward passes",
-        f">: {plan.gpu.name} at its peaks; expected: {MATRIX_SHARE:.0%} of {plan.gpu.flops / 1e12:g} TFLOPS in matrix products, "
+        f"×{plan.phases[-1].worth:.2f}: {parts}{again}, in forward passes",
+        f">: {plan.gpu.name} at its peaks; expected: {MATRIX_SHARE:.0%} of {peak / 1e12:g} TFLOPS in matrix products, "
         f"{BANDWIDTH_SHARE:.0%} of {plan.gpu.bandwidth / 1e12:g} TB/s in all else (not measured)",
     ]
     if least.calls < most.calls:

@@ -54,6 +54,7 @@ class Plan:
     response_length: int
     sequence_length: int
     sampler: SamplerConfig
+    dtype: str
     checkpointing: bool
     weights: float
     reference: float
@@ -131,6 +132,7 @@ def make_plan(
         response_length=L,
         sequence_length=P + L,
         sampler=config.sampler,
+        dtype=options.dtype,
         checkpointing=options.gradient_checkpointing,
         **held,
         passing={name: needs.pop(name) + held["gathered"] for name in ("sampling", "scoring", "gradient step")},

@@ -57,5 +57,10 @@ def choose_gpu(name: str, *, flops: float | None = None, bandwidth: float | None
         if value is not None and not value > 0:  # NaN is not
             raise ValueError(f"{key}={value}: must be above 0")
     gpu = GPUS[name]
-    types = {"flops": flops or gpu.flops, "flops_float32": flops or gpu.flops_float32}
-    return replace(gpu, **types, bandwidth=bandwidth or gpu.bandwidth, memory=gpu_memory or gpu.memory)
+    return replace(
+        gpu,
+        flops=flops or gpu.flops,
+        flops_float32=flops or gpu.flops_float32,
+        bandwidth=bandwidth or gpu.bandwidth,
+        memory=gpu_memory or gpu.memory,
+    )

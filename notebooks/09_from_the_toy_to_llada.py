@@ -32,7 +32,8 @@ from transformers.utils.logging import disable_progress_bar
 from dmpo_ref import load_config, load_policy, train
 from dmpo_ref.cli import main
 from dmpo_ref.config import flat
-from dmpo_ref.forecast.plan import format_plan, make_plan
+from dmpo_ref.forecast.page import format_plan
+from dmpo_ref.forecast.plan import make_plan
 from toy.small_llada import make_checkpoint
 
 folder = Path(tempfile.mkdtemp())
@@ -88,22 +89,25 @@ print("\n".join(line for line in text.splitlines() if "published:" in line))
 # How to read the output: sampling, scoring and gradient steps follow one another, so only the largest of the three lines `while …` is added
 # to the memory that is always held. *Whole weights of a pass* are the weights that a process fetches from the others when the weights are
 # sharded over GPUs (`fsdp2`); here there are none. *Calls each* is the number of calls of the model on one process, each with one
-# micro-batch; *seconds >* is a lower bound.
+# micro-batch; *seconds >* is a lower bound, an H100 at its peaks; *expected* counts with shares of these peaks, and with the bytes that
+# everything but the matrix products moves. It has not been measured on a GPU. On the command line, `dmpo plan llada_sudoku --gpu h200`
+# chooses another GPU, and shows what other settings would take.
 
 # %%
 plan = make_plan(load_config("llada_sudoku"))
-print(format_plan(plan, gpu_memory=80))
+print(format_plan(plan))
 
 # %% [markdown]
-# The time is a lower bound from two numbers of the hardware, operations per second and memory bandwidth; the real time is longer. Sampling
-# takes 128 passes for each of 128 rollouts, so caches and parallel decoding (notebook [06](06_samplers.ipynb)) save most there. The cell
-# compares the preset with three variants: without the prefix cache, without gradient checkpointing, and with a 4-bit base model:
+# Sampling takes 128 passes for each of 128 rollouts, so caches and parallel decoding (notebook [06](06_samplers.ipynb)) save most there. The
+# cell compares the preset with four variants: without the prefix cache, with gradient checkpointing, with compiled blocks, and with a 4-bit
+# base model:
 
 # %%
 VARIANTS = {
     "as it is": (),
     "no cache": ("sampler.cache=none",),
-    "no checkpointing": ("model.gradient_checkpointing=false", "loss.micro_batch=4"),
+    "checkpointing": ("model.gradient_checkpointing=true",),
+    "compiled": ("model.compile=default",),
     "4-bit base": ("model.quantize=nf4",),
 }
 plans = {name: make_plan(load_config("llada_sudoku", *overrides)) for name, overrides in VARIANTS.items()}
@@ -111,10 +115,10 @@ for name, each in plans.items():
     print(f"{name:<18}{each.peak / 1e9:6.1f} GB {each.seconds:8.0f} s a round")
 
 # %% [markdown]
-# The prefix cache saves time and costs memory: the keys and values of 64 sequences take 17 GB. Without checkpointing, each block of the
-# network runs forward only once; but the activations are then kept, and to limit them the micro-batch is halved, to 4. The 4-bit base saves
-# memory. Unpacking its weights in each pass costs time (see the comment of the preset above); the forecast does not include this, so the
-# seconds are the same.
+# The prefix cache saves time and costs memory: the keys and values of 64 sequences take 17 GB. With checkpointing only the inputs of the
+# blocks are kept, and each block runs forward a second time; here that saves no memory, because sampling needs more. Compiled blocks compute
+# the same and move fewer bytes. The 4-bit base saves memory. Unpacking its weights in each pass costs time (see the comment of the preset
+# above); the forecast does not include this.
 
 # %% tags=["nbval-ignore-output"]
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained", sharey=True)
@@ -225,7 +229,7 @@ print("merging loses less than a hundredth of what was learned:", bool(rounded <
 # A group of rollouts stays on one process, and random streams are keyed by prompt. So eight GPUs give the same numbers as one, up to
 # rounding, LoRA dropout and `train.prompts_per_step` (how many of a round's prompts a gradient step uses; in the preset all of them; if
 # fewer, each process chooses among its own). If the GPU has less memory, lower the micro-batches or set `model.quantize=nf4`; `dmpo plan …
-# --gpu-memory 24` says whether the run then fits.
+# --gpu rtx4090` says whether the run then fits.
 #
 # The next cell compares the plan with the CUDA device of this machine, if there is one.
 
@@ -240,7 +244,7 @@ else:
 # ## To remember
 #
 # - The toy and LLaDA-8B differ only in one YAML file.
-# - Run `dmpo plan` before you rent a GPU: it shows the memory of each part, the passes and a lower bound on the time.
+# - Run `dmpo plan` before you rent a GPU: it shows the memory of each part, the passes, and how long a round will take.
 # - Checkpoints are complete and are put in place by a rename; a resumed run ends with the same numbers.
 # - No code from a model hub is executed: the project's own class loads the official files.
 #

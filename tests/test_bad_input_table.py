@@ -162,6 +162,7 @@ COMMANDS = {  # command line → what its line must hold
     "evaluate toy_sudoku --samplers best": "best",
     "evaluate toy_sudoku --output taken": "is a file; a folder is needed",
     "plan toy_sudoku --gpu-memory nan": "gpu_memory=nan: must be above 0",
+    "plan toy_sudoku --gpu v100": "gpu=v100: choose among h100",
     "plan toy_sudoku --flops -1": "flops=-1.0: must be above 0",
     "plan toy_sudoku --prompt-length 1000000000000": "do not fit the model's max_sequence_length",
     "plan toy_sudoku --num-processes 0": "num_processes=0: must be above 0",

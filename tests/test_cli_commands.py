@@ -2,11 +2,13 @@
 
 import argparse
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 from dmpo_ref.cli import commands, grading, main
+from dmpo_ref.forecast.hardware import GPUS
 from dmpo_ref.presets.loading import PRESETS
 from dmpo_ref.runtime.interrupt import Interrupted
 from dmpo_ref.train import Trained
@@ -113,13 +115,16 @@ def test_table_without_runs_prints_what_was_published(capsys):
 
 
 def test_plan_hands_its_flags_on(monkeypatch, capsys):
-    seen = {}
-    monkeypatch.setattr(commands, "make_plan", lambda config, **options: seen.update(options, rounds=config.train.rounds))
-    monkeypatch.setattr(commands, "format_plan", lambda plan, gpu_memory: f"{gpu_memory:g} GB")
+    seen = []
+    monkeypatch.setattr(commands, "make_plan", lambda config, **options: seen.append((config.train.rounds, options)))
+    monkeypatch.setattr(commands, "compare", lambda config, **options: seen.append((config.train.rounds, options)))
+    monkeypatch.setattr(commands, "format_plan", lambda plan: "page")
+    monkeypatch.setattr(commands, "format_variants", lambda plan, others: "table")
     flags = ["--prompt-length", "7", "--flops", "1e12", "--bandwidth", "2e12", "--num-processes", "4", "--strategy", "fsdp2"]
-    assert main(["plan", "toy_sudoku", "--gpu-memory", "24", *flags, "train.rounds=5"]) == 0
-    assert seen == {"prompt_length": 7, "flops": 1e12, "bandwidth": 2e12, "num_processes": 4, "strategy": "fsdp2", "rounds": 5}
-    assert capsys.readouterr().out == "24 GB\n"
+    assert main(["plan", "toy_sudoku", "--gpu", "a100", "--gpu-memory", "24", *flags, "train.rounds=5"]) == 0
+    gpu = replace(GPUS["a100"], flops=1e12, flops_float32=1e12, bandwidth=2e12, memory=24)
+    assert seen == [(5, {"gpu": gpu, "prompt_length": 7, "num_processes": 4, "strategy": "fsdp2"})] * 2
+    assert capsys.readouterr().out == "page\n\ntable\n"
 
 
 def test_plan_refuses_a_strategy_that_is_not_there_in_one_line(capsys):

@@ -18,8 +18,9 @@ def test_a_plain_round_samples_and_takes_gradient_steps():
     assert list(found) == ["sampling", "gradient steps"]
     sampling, steps = found.values()
     assert (sampling.fed, sampling.rows, sampling.scored) == ([12] * 4, 6, 1.0)  # a token a step, of all 12
-    # 5 steps on 2 masks of each of 6 rollouts; a backward pass counts as two forward ones
-    assert (steps.fed, steps.rows, steps.worth) == ([12] * 5, 12, 3)
+    # 5 steps on 2 masks of each of 6 rollouts
+    assert (steps.fed, steps.rows, steps.gradient, steps.samples) == ([12] * 5, 12, True, False)
+    assert (sampling.gradient, sampling.samples) == (False, True)
     assert (steps.sequences, steps.tokens, steps.calls) == (60, 720, 5)
 
 

@@ -2,13 +2,18 @@
 
 import json
 import os
+import re
+import shlex
+import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+ROOT = Path(__file__).parent.parent
 SETTING = ["train.rounds=3", "train.prompts_per_round=4", "train.num_rollouts=4", "train.steps_per_round=2", "evaluation.every=0",
            "evaluation.num_items=130", "evaluation.num_samples=1", "device=cpu", "threads=1"]  # fmt: skip
 KINDS = {
@@ -58,3 +63,33 @@ def test_prompts_that_cannot_be_shared_evenly_are_refused(tmp_path):
     assert done.returncode != 0
     assert "train.prompts_per_round=3: cannot be shared evenly by 2 processes; choose a multiple" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.long
+def test_two_machines_train_as_one(tmp_path):
+    """The command of book/howto/machine.md, in two shells of this machine; the second one reaches the first at another loopback address."""
+    page = (ROOT / "book" / "howto" / "machine.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^accelerate (launch .*--main_process_ip 127\.0\.0\.2 .*)$", page, re.MULTILINE)
+    with socket.socket() as free:
+        free.bind(("127.0.0.2", 0))
+        line = line.replace("--main_process_port 29500", f"--main_process_port {free.getsockname()[1]}")
+    line = line.replace("output=runs/two_machines", f"output={tmp_path / 'run'}")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT)}
+    started = []
+    for rank in "01":
+        words = [*shlex.split(line.replace("--machine_rank 0", f"--machine_rank {rank}")), *SETTING]
+        command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", *words]
+        started.append(subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
+    try:
+        said = [process.communicate(timeout=120)[0] for process in started]
+    finally:
+        for process in started:
+            process.terminate()  # it ends the process that it has started, too
+    assert [process.returncode for process in started] == [0, 0], said
+    assert "policy, metrics and config in" in said[0] and "policy, metrics" not in said[1]
+    assert launch(1, tmp_path / "alone").returncode == 0
+    alone, two = ([json.loads(line) for line in (tmp_path / n / "metrics.jsonl").read_text().splitlines()] for n in ("alone", "run"))
+    assert len(two) == len(alone) == 6
+    for a, b in zip(alone, two, strict=True):
+        for name in ("loss", "grad_norm", "reward", "ess"):
+            assert b[name] == pytest.approx(a[name], rel=1e-3, abs=1e-5), name

@@ -48,13 +48,5 @@ def test_what_a_process_holds_alone_and_with_others():
     assert shards["gathered"] == 2 * all_weights  # both blocks at once are all there are
 
 
-def test_operations_of_one_token_through_one_block_by_hand():
-    """A multiplication and an addition for each weight, for each score q·k over 5 slots, and for each weighted value."""
-    options = ModelConfig(path="")
-    one = sizes.forward_flops(SMALL, options, fed=1, S=5, scored=0)
-    assert one == 2 * LINEAR + 2 * (2 * 5 * 8 + 2 * 5 * 8)
-    assert sizes.forward_flops(SMALL, options, fed=1, S=5, scored=3) - one == 2 * 3 * 10 * 8
-
-
 def test_keys_and_values_of_a_sequence():
     assert sizes.cache_bytes(SMALL, ModelConfig(path=""), 5) == 2 * 2 * 4 * 5 * 4  # keys and values, 2 blocks, width 4, 5 slots, float32

@@ -19,7 +19,10 @@ from dmpo_ref.config import Config, ModelConfig
 from dmpo_ref.evaluation.answering import with_newest
 from dmpo_ref.evaluation.gradings import describe_kinds, format_scores, grade_files, summarise
 from dmpo_ref.evaluation.results import describe_cost, evaluate_to_file, grid
-from dmpo_ref.forecast.plan import format_plan, make_plan
+from dmpo_ref.forecast.hardware import choose_gpu
+from dmpo_ref.forecast.page import format_plan, format_variants
+from dmpo_ref.forecast.plan import make_plan
+from dmpo_ref.forecast.variants import compare
 from dmpo_ref.masking import stream
 from dmpo_ref.models.fingerprint import fingerprint_parts
 from dmpo_ref.models.loading import base_of, latest_checkpoint, load_policy, read_config
@@ -185,8 +188,11 @@ def report_evaluation(limits: dict[Path, int]) -> None:
 
 def run_plan(args: argparse.Namespace) -> None:
     """`dmpo plan`."""
-    options = {name: getattr(args, name) for name in ("prompt_length", "flops", "bandwidth", "num_processes", "strategy")}
-    print(format_plan(make_plan(load_config(args.config, *args.overrides), **options), args.gpu_memory))
+    gpu = choose_gpu(args.gpu, flops=args.flops, bandwidth=args.bandwidth, gpu_memory=args.gpu_memory)
+    options = {"gpu": gpu, "prompt_length": args.prompt_length, "num_processes": args.num_processes, "strategy": args.strategy}
+    config = load_config(args.config, *args.overrides)
+    plan = make_plan(config, **options)
+    print(f"{format_plan(plan)}\n\n{format_variants(plan, compare(config, **options))}")
 
 
 def run_export(args: argparse.Namespace) -> None:

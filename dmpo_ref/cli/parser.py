@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from dmpo_ref import __version__
 from dmpo_ref.cli.terminal import complain
 from dmpo_ref.config import Option, describe_options
-from dmpo_ref.forecast.hardware import BANDWIDTH, FLOPS
+from dmpo_ref.forecast.hardware import DEFAULT_GPU, GPUS
 
 EXAMPLES = {
     "train": "dmpo train toy_sudoku output=runs/mine weight.baseline=uniform train.rounds=30",
@@ -20,7 +20,7 @@ EXAMPLES = {
     "grade": "dmpo grade results/base/*.jsonl --output graded.jsonl\n"
     "  dmpo grade countdown_instruct_256_128_0_generations.json --explain 3",
     "table": "dmpo table results/base results/mine --figure table.png",
-    "plan": "dmpo plan toy_sudoku --gpu-memory 24 train.num_rollouts=64",
+    "plan": "dmpo plan llada_sudoku --gpu rtx4090 model.quantize=nf4\n  dmpo plan toy_sudoku --gpu-memory 24 train.num_rollouts=64",
     "rerun": "dmpo rerun runs/toy_sudoku\n  dmpo rerun runs/toy_sudoku output=runs/again device=cpu",
     "export": "dmpo export runs/llada_sudoku merged --merge",
 }
@@ -96,9 +96,10 @@ def add_config_commands(commands: Any) -> None:
 
     command = add("plan", "Forecast parameters, memory, forward passes and time of a round, without loading weights.")
     command.add_argument("--prompt-length", type=int, help="tokens of the longest prompt (default 256, or what the model can read)")
-    command.add_argument("--flops", type=float, default=FLOPS, help=f"bf16 operations per second of one GPU (default {FLOPS:g}, an H100)")
-    command.add_argument("--bandwidth", type=float, default=BANDWIDTH, help=f"bytes per second from its memory (default {BANDWIDTH:g})")
-    command.add_argument("--gpu-memory", type=float, default=80.0, help="memory of one GPU in GB of 10^9 bytes (default 80)")
+    command.add_argument("--gpu", default=DEFAULT_GPU, metavar="NAME", help=f"one of {', '.join(GPUS)} (default {DEFAULT_GPU})")
+    command.add_argument("--flops", type=float, help="its peak of operations per second on matrices, if it is another")
+    command.add_argument("--bandwidth", type=float, help="its bytes per second from memory, if they are others")
+    command.add_argument("--gpu-memory", type=float, help="its memory in GB of 10^9 bytes, if it is another")
     command.add_argument("--num-processes", type=int, default=1, help="GPUs that share the prompts of a round (default 1)")
     command.add_argument("--strategy", default="ddp", help="ddp: each GPU holds all weights; fsdp2: they share them (default ddp)")
 

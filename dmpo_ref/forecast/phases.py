@@ -20,8 +20,9 @@ class Phase:
     Attributes:
         fed: tokens of a sequence, padding included, that each of these passes feeds.
         scored: positions of a sequence whose logits a pass reads, on average.
-        worth: forward passes that one costs: a backward pass counts as 2, the second forward of gradient checkpointing as 1.
-        seconds: at least, on each process; `plan.least_seconds` fills it in.
+        gradient: the pass has a backward pass. samples: tokens are drawn at the scored positions.
+        worth: forward passes that one costs, by the operations of matrix products; for a sequence of the same length.
+        least, seconds: bound and expectation, on each process. `plan.measure` fills these three in.
     """
 
     name: str
@@ -30,7 +31,10 @@ class Phase:
     batch: int
     scored: float
     num_processes: int
-    worth: int = 1
+    gradient: bool = False
+    samples: bool = False
+    worth: float = 1.0
+    least: float = 0.0
     seconds: float = 0.0
 
     @property
@@ -62,8 +66,8 @@ def list_phases(config: Config, P: int, L: int, num_processes: int) -> list[Phas
     if loss.name in ("diffu_grpo", "wd1"):  # one mask, all positions
         masks, scored = 1, L
 
-    def phase(name: str, passes: int, rows: int, micro_batch: int | None, scored: float, worth: int = 1) -> Phase:
-        return Phase(name, [P + L] * passes, rows, min(micro_batch or rows, rows), scored, num_processes, worth)
+    def phase(name: str, passes: int, rows: int, micro_batch: int | None, scored: float, gradient: bool = False) -> Phase:
+        return Phase(name, [P + L] * passes, rows, min(micro_batch or rows, rows), scored, num_processes, gradient)
 
     phases = [sampling_phase(config, P, L, num_processes)]
     if log_ratio == "path":
@@ -76,9 +80,7 @@ def list_phases(config: Config, P: int, L: int, num_processes: int) -> list[Phas
         phases.append(phase(f"storing {name}", 1 if objective.follows_path else K, rollouts * masks, train.score_micro_batch, scored))
     if stored and loss.micro_batch:  # a loss that is not linear needs its gradient before it is taken in parts
         phases.append(phase("gradient of the loss", K, in_step * masks, loss.micro_batch, scored))
-    # Backward counts as two: gradients of the inputs and of the weights (frozen weights skip the second). Checkpointing runs each
-    # block again.
-    return [*phases, phase("gradient steps", K, in_step * masks, loss.micro_batch, scored, 3 + config.model.gradient_checkpointing)]
+    return [*phases, phase("gradient steps", K, in_step * masks, loss.micro_batch, scored, gradient=True)]
 
 
 def sampling_phase(config: Config, P: int, L: int, num_processes: int, *, fewest: bool = False) -> Phase:
@@ -96,7 +98,7 @@ def sampling_phase(config: Config, P: int, L: int, num_processes: int, *, fewest
         scored = b * (n + 1) / (2 * n)
     if sampler.name == "wino":  # what is masked in the sequence, what is placed in the shadow
         scored = b
-    return Phase("sampling", tokens_fed(sampler, P, L, n), rows, min(batch, rows), scored, num_processes)
+    return Phase("sampling", tokens_fed(sampler, P, L, n), rows, min(batch, rows), scored, num_processes, samples=True)
 
 
 def passes_of_block(sampler: SamplerConfig, L: int, *, fewest: bool) -> int:

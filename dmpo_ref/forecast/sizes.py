@@ -1,4 +1,4 @@
-"""The arithmetic of the model, from its config.json alone: parameters, bytes that a pass keeps, operations that it takes.
+"""The arithmetic of the model, from its config.json alone: parameters, bytes held, bytes that a pass keeps.
 
 Symbols: d `d_model`, m `mlp_hidden_size`, d_kv the width of keys or values (d, or less where heads share them), V `embedding_size`,
 r `lora_rank`, S tokens of a sequence, b bytes of a number (2 in bfloat16, 4 in float32).
@@ -133,15 +133,3 @@ def activation_bytes(model: LLaDAConfig, options: ModelConfig, S: int) -> float:
         shared = (bool(targets & {"q_proj", "k_proj", "v_proj"}) + bool(targets & {"ff_proj", "up_proj"})) * d
         return S * (kept + b * (shared + m * ("ff_out" in targets)))  # the input of `attn_out` is the result of attention
     return S * (kept + (5 if options.lora_dropout else 4) * sum(linear_layers(model)[name][0] for name in targets))
-
-
-def forward_flops(model: LLaDAConfig, options: ModelConfig, fed: int, S: int, scored: float) -> float:
-    """Operations of one forward pass of one sequence, a multiplication and an addition each.
-
-        fed · (2 · weights of the blocks, adapters included  +  4 · layers · S · d)  +  2 · scored · V · d
-
-    `fed` of its S tokens go through the blocks and attend to all S (2 S d for the scores and 2 S d for the values, per token
-    and block); the head is applied at `scored` positions.
-    """
-    weights = count_linear(model) + count_adapters(model, options)
-    return fed * (2 * weights + 4 * model.n_layers * S * model.d_model) + 2 * scored * model.embedding_size * model.d_model

@@ -57,6 +57,9 @@ class RunLog:
     def close(self) -> None:
         """End the tracker, and the exchange between processes."""
         if self.processes.accelerator:
+            # DDP holds on to the exchange, whose threads then outlive it, and sometimes abort the process as it ends.
+            self.processes.prepared = None
+            self.processes.accelerator.free_memory()
             self.processes.accelerator.end_training()
 
 

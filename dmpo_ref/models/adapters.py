@@ -45,7 +45,7 @@ def add_adapters(model: LLaDAModelLM, config: ModelConfig, *, seed: int) -> LLaD
     )
     with torch.random.fork_rng(devices=[]), quiet():
         torch.default_generator.manual_seed(stream(seed, "adapters").initial_seed())
-        return as_policy(get_peft_model(model, lora))
+        return as_policy(get_peft_model(model, lora).eval())  # as the model was; new layers would drop while sampling
 
 
 def load_adapters(base: LLaDAModelLM, folder: Path, *, trainable: bool) -> LLaDAModelLM:

@@ -100,9 +100,22 @@ def load_base(config: ModelConfig, device: torch.device) -> LLaDAModelLM:
         # For float32 adapters on it: TF32 has more digits than the base, and the speed of tensor cores.
         torch.set_float32_matmul_precision("high")
     if config.compile != "none":
-        for block in model.model["transformer"].blocks:  # not the head, whose number of positions changes from call to call
-            block.compile(mode=config.compile)
+        compile_blocks(model, config.compile)
     return model if config.quantize == "nf4" else Module.to(model, device)
+
+
+def compile_blocks(model: LLaDAModelLM, mode: str) -> None:
+    """Compile every block when it is first called; not the head, whose number of positions changes from call to call.
+
+    All blocks share one function, and so its graphs: one for each way in which it is called, whatever the sizes are. Ways are what
+    torch guards on: with a gradient or not, whether the input has one (that of the first block has none), adapters on, off or
+    dropping, a cache that records or that is used, a mask or none. A round of LoRA with a cache needs 6 or 7 graphs, and a batch of
+    one sequence others, because torch does not let a size of 1 be a variable. At torch's own limit, 8, it would run all that is new
+    without compiling, for the rest of the process.
+    """
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+    for block in model.model["transformer"].blocks:
+        block.compile(mode=mode, dynamic=True)
 
 
 def locate(path: str) -> Path | str:

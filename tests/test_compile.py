@@ -38,8 +38,8 @@ def graphs(monkeypatch):
         found.append(graph)
         return graph.forward
 
-    compile = torch.nn.Module.compile
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, mode, **options: compile(self, backend=count, **options))
+    compile_block = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, mode, **options: compile_block(self, backend=count, **options))
     torch._dynamo.reset()
     counters.clear()
     yield found
@@ -109,13 +109,16 @@ def test_new_adapters_drop_nothing_while_the_first_round_is_sampled(checkpoint, 
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_inductor_gives_the_logits_and_gradients_of_the_eager_model(checkpoint):
-    if not any(map(shutil.which, ("g++", "clang++", "c++"))):
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.long)])  # C++ takes 40 s
+def test_compiled_blocks_give_the_logits_and_gradients_of_the_eager_model(checkpoint, monkeypatch, backend):
+    if backend == "inductor" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
         pytest.skip("no C++ compiler")
+    compile_block = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, mode, **options: compile_block(self, backend=backend, **options))
     torch._dynamo.reset()
     tokens, results = torch.arange(40).reshape(2, 20), []
     for compile in ("none", "default"):
-        options = ModelConfig(path=str(checkpoint), compile=compile, lora_rank=4)
+        options = ModelConfig(path=str(checkpoint), compile=compile, lora_rank=4, lora_targets=["q_proj", "ff_out"])
         policy = add_adapters(load_policy(options, CPU)[0], options, seed=0)
         with torch.no_grad():
             for name, weight in policy.named_parameters():
@@ -125,5 +128,5 @@ def test_inductor_gives_the_logits_and_gradients_of_the_eager_model(checkpoint):
         policy(input_ids=tokens).logits.square().mean().backward()
         results.append([logits, *(p.grad for p in policy.parameters() if p.requires_grad)])
     for eager, compiled in zip(*results, strict=True):
-        torch.testing.assert_close(compiled, eager, rtol=1e-3, atol=1e-5 * eager.abs().max().item())
+        torch.testing.assert_close(compiled, eager, rtol=1e-3, atol=5e-4 * eager.abs().max().item())
     torch._dynamo.reset()

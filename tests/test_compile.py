@@ -20,7 +20,7 @@ SMALL = ("sampler.response_length=12", "sampler.block_length=4", "sampler.steps=
          "evaluation.sampler.response_length=12", "evaluation.sampler.block_length=4", "evaluation.sampler.steps=3",
          "evaluation.num_items=2", "train.prompts_per_round=2", "train.num_rollouts=4", "train.steps_per_round=2",
          "train.score_micro_batch=5", "loss.micro_batch=3", "optimizer.learning_rate=1e-3", "device=cpu", "threads=1",
-         "weight.baseline=none", "model.lora_rank=4", "model.dtype=float32", "model.gradient_checkpointing=true",
+         "weight.baseline=none", "model.lora_rank=4", "model.gradient_checkpointing=true",
          "task.train=toy/data/gsm8k_train.jsonl", "task.test=toy/data/gsm8k_test.jsonl")  # fmt: skip
 
 
@@ -54,14 +54,16 @@ def numbers(trained):
     return [{name: value for name, value in entry.items() if name != "seconds"} for entry in trained.metrics]
 
 
-@pytest.mark.parametrize("cache", ["prefix", "dual"])
-def test_a_run_with_adapters_needs_a_few_graphs_all_in_its_first_round(checkpoint, tmp_path, graphs, cache):
+@pytest.mark.parametrize(("cache", "dtype"), [("prefix", "float32"), ("dual", "bfloat16")])
+def test_a_run_with_adapters_needs_a_few_graphs_all_in_its_first_round(checkpoint, tmp_path, graphs, cache, dtype):
     """Prompts of other lengths in every round, micro-batches that do not divide the batch, a gradient, adapters on, off and dropping."""
     after_round = []
-    eager = train(config(checkpoint, tmp_path / "eager", f"sampler.cache={cache}"))
+    options = (f"sampler.cache={cache}", f"model.dtype={dtype}")
+    eager = train(config(checkpoint, tmp_path / "eager", *options))
     assert not graphs
-    options = (f"sampler.cache={cache}", "model.compile=default")
-    compiled = train(config(checkpoint, tmp_path / "run", *options), on_round=lambda *_: after_round.append(len(graphs)) or {})
+    compiled = train(
+        config(checkpoint, tmp_path / "run", *options, "model.compile=default"), on_round=lambda *_: after_round.append(len(graphs)) or {}
+    )
     # Recording, using the cache, adapters off, and two with a gradient; some twice, where sizes happen to be equal.
     assert 5 <= after_round[0] <= 9
     assert after_round[1] == after_round[2] <= after_round[0] + 2
@@ -87,7 +89,7 @@ def test_checkpoints_leave_no_gradient_in_a_pass_without_one(checkpoint, tmp_pat
     monkeypatch.setattr(Block, "forward", lambda self, x, *rest: inputs.append(x.requires_grad) or forward(self, x, *rest))
     tokens = torch.arange(40).reshape(2, 20)
     for checkpointing in ("true", "false"):
-        overrides = (f"model.gradient_checkpointing={checkpointing}", "model.lora_dropout=0")
+        overrides = (f"model.gradient_checkpointing={checkpointing}", "model.lora_dropout=0", "model.dtype=float32")
         policy = prepare_run(config(checkpoint, tmp_path / checkpointing, *overrides)).policy
         with torch.no_grad():
             policy(input_ids=tokens)

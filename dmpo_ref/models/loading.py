@@ -45,7 +45,7 @@ def load_policy(
     path = locate(config.path)
     if base := base or base_of(path):
         check_digests(Path(path), pattern="adapter_model.safetensors")
-        model = load_adapters(load_base(replace(config, path=base), device), Path(path), trainable=trainable)
+        model = load_adapters(load_base(replace(config, path=base), device), Path(path), trainable=trainable, lean=config.lora_lean)
     else:
         model = load_base(config, device)
     words = path if not base or has_tokenizer(path) else locate(base)

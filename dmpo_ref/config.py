@@ -76,16 +76,14 @@ class ModelConfig:
         ["q_proj", "k_proj", "v_proj", "attn_out", "ff_proj", "up_proj", "ff_out"], "linear layers of every block that get an adapter"
     )
     lora_lean: bool = option(
-        True,
-        "with bfloat16 weights: round adapters to bfloat16 in passes without a gradient, where they then move a fifth of the bytes; "
-        "logits are about as exact, but a ratio of p_θ to p_old is not exactly 1 at a round's first step",
+        False, "round adapters to bfloat16, if the weights are, where no gradient is taken: a fifth of their bytes; p_θ/p_old starts near 1"
     )
     quantize: Literal["none", "nf4"] = option("none", "keep the frozen weights in 4 bits (bitsandbytes, CUDA, LoRA only)")
     gradient_checkpointing: bool = option(False, "recompute each block in the backward pass instead of keeping its activations")
     compile: Literal["none", "default", "reduce-overhead"] = option(
         "none",
-        "torch.compile mode of the policy's blocks, for long runs on CUDA: the first round takes minutes longer, later ones move fewer "
-        "bytes and launch fewer kernels; `reduce-overhead` adds CUDA graphs",
+        "torch.compile mode of the policy's blocks, for long runs on CUDA: the first round takes minutes longer, later ones launch "
+        "fewer kernels, which move fewer bytes; `reduce-overhead` adds CUDA graphs",
     )
     vocabulary: Literal["allowed", "full"] = option(
         "allowed", "`allowed` never generates the mask token or padded rows; `full` is the published softmax over all rows"

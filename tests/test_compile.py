@@ -58,7 +58,7 @@ def numbers(trained):
 def test_a_run_with_adapters_needs_a_few_graphs_all_in_its_first_round(checkpoint, tmp_path, graphs, cache, dtype):
     """Prompts of other lengths in every round, micro-batches that do not divide the batch, a gradient, adapters on, off and dropping."""
     after_round = []
-    options = (f"sampler.cache={cache}", f"model.dtype={dtype}")
+    options = (f"sampler.cache={cache}", f"model.dtype={dtype}", f"model.lora_lean={dtype == 'bfloat16'}")
     eager = train(config(checkpoint, tmp_path / "eager", *options))
     assert not graphs
     compiled = train(

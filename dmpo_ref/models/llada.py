@@ -165,8 +165,8 @@ class LLaDAModelLM(PreTrainedModel):
 
         Args:
             input_ids: [B, S] token ids, the mask token where something is to be predicted.
-            attention_mask: [B, S] bool, False at (left) padding; None means no padding. Padded positions are
-                neither attended to nor counted, so that a row's logits do not depend on its batch.
+            attention_mask: [B, S] bool, False at (left) padding; None means no padding, and opens the fastest kernels, see `Block`.
+                Padded positions are neither attended to nor counted, so that a row's logits do not depend on its batch.
             select: [B, S] bool; the vocabulary projection is computed at these K positions alone.
             targets: [K] ids of tokens to score at the selected positions, in row-major order.
             allowed, temperature: with `targets`: the [V] tokens that the softmax runs over (None: all), and its T > 0.
@@ -266,7 +266,13 @@ class Transformer(nn.Module):
 
 
 class Block(nn.Module):
-    """x += attention(norm(x)); x += SwiGLU(norm(x)). Attention is full: every position sees every other."""
+    """x += attention(norm(x)); x += SwiGLU(norm(x)). Attention is full: every position sees every other.
+
+    Which kernel computes it, torch decides from the mask and the number type. On CUDA, FlashAttention takes no mask at all, so that it
+    runs only where nothing is padded, and float16 or bfloat16 alone; cuDNN's takes a mask, and the same types; memory-efficient
+    attention takes a mask, and float32 too. The last two turn a bool mask into numbers to be added. What none of them takes
+    (float64) is computed in parts that hold all scores [B, H, S, S]. On a CPU one kernel takes all of these, to the same bits.
+    """
 
     def __init__(self, config: LLaDAConfig):
         super().__init__()

@@ -78,7 +78,9 @@ class ModelConfig:
     lora_lean: bool = option(
         False, "round adapters to bfloat16, if the weights are, where no gradient is taken: a fifth of their bytes; p_θ/p_old starts near 1"
     )
-    quantize: Literal["none", "nf4"] = option("none", "keep the frozen weights in 4 bits (bitsandbytes, CUDA, LoRA only)")
+    quantize: Literal["none", "nf4"] = option(
+        "none", "keep the frozen weights in 4 bits (LoRA only; needs bitsandbytes, and a GPU to be fast)"
+    )
     gradient_checkpointing: bool = option(False, "recompute each block in the backward pass instead of keeping its activations")
     compile: Literal["none", "default", "reduce-overhead"] = option(
         "none",

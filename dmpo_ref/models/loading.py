@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import sys
@@ -68,8 +69,10 @@ def load_base(config: ModelConfig, device: torch.device) -> LLaDAModelLM:
     options = {"dtype": getattr(torch, config.dtype), "output_loading_info": True, "ignore_mismatched_sizes": True}
     options |= {"config": settings, "use_safetensors": True}
     if config.quantize == "nf4":
-        if device.type != "cuda":
-            raise ValueError("model.quantize=nf4: 4-bit weights need CUDA; use none")
+        if importlib.util.find_spec("bitsandbytes") is None:
+            raise ValueError("model.quantize=nf4: 4-bit weights need bitsandbytes: pip install 'dmpo-ref[gpu]', or use none")
+        if device.type == "cpu":
+            options["device_map"] = device  # bitsandbytes would take a GPU if there is one
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",

@@ -145,6 +145,7 @@ class LLaDAModelLM(PreTrainedModel):
 
     def __init__(self, config: LLaDAConfig):
         super().__init__(config)
+        self.float32_logits = False  # for scores of a bfloat16 model, see `vocabulary_head.project`
         self.model = nn.ModuleDict({"transformer": Transformer(config)})
         self.post_init()
 
@@ -195,7 +196,8 @@ class LLaDAModelLM(PreTrainedModel):
             return Prediction(logits=transformer.ff_out(hidden))
         head = transformer.ff_out.weight
         allowed = torch.ones(len(head), dtype=torch.bool, device=head.device) if allowed is None else allowed
-        return Prediction(token_log_prob=head_log_prob(hidden, head, targets, allowed, temperature))
+        scores = head_log_prob(hidden, head, targets, allowed, temperature, float32_logits=self.float32_logits)
+        return Prediction(token_log_prob=scores)
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, (nn.Linear, nn.Embedding)):

@@ -99,6 +99,7 @@ def load_base(config: ModelConfig, device: torch.device) -> LLaDAModelLM:
                 name, found, wanted = first
                 first = f"{name} {list(found)} instead of {list(wanted)}"
             raise ValueError(f"model.path={config.path}: {problem.replace('_', ' ')} in the weights, first {first}")
+    model.float32_logits = config.float32_logits
     if device.type == "cuda" and config.dtype == "bfloat16":
         # For float32 adapters on it: TF32 has more digits than the base, and the speed of tensor cores.
         torch.set_float32_matmul_precision("high")

@@ -94,8 +94,9 @@ def project(hidden: Tensor, weight: Tensor, float32_logits: bool) -> Tensor:
     """Logits W h of one chunk, [k, V] in the type of the weights, or float32.
 
     A product of bfloat16 matrices is summed in float32 and rounded to bfloat16 in the end, a logit of 20 by up to 1/16. At LLaDA's
-    sizes that is a noise of 0.03 nats in each log-probability, 0.5 in a sum over 256 tokens, and about as much in an ELBO of 4 masks. Without
-    that rounding a GPU makes one tensor less; a CPU, which has no such product, makes a float32 copy of W (2 GB for LLaDA-8B) for each chunk.
+    sizes that is a noise of 0.03 nats in each log-probability, 0.5 in a sum over 256 tokens, and about as much in an ELBO of 4 masks.
+    Without that rounding a GPU makes one tensor less. A CPU has no such product: it makes a float32 copy of W for each chunk, 2 GB for
+    LLaDA-8B.
     """
     if not float32_logits or hidden.dtype != torch.bfloat16:
         return hidden @ weight.T

@@ -257,7 +257,7 @@ class Transformer(nn.Module):
         if self.config.rope:
             rotation = rope_rotation(position, self.config.d_model // self.config.n_heads, self.config.rope_theta)
         else:
-            x = x + self.wpe(position)
+            x = x + self.wpe(position.expand(input_ids.shape))  # its gradient is summed in one order, with a mask or without
         for i, block in enumerate(self.blocks):
             kept = None if cache is None else cache.layer(i)
             if self.gradient_checkpointing and torch.is_grad_enabled():

@@ -132,7 +132,7 @@ def read_logits(
         given = (state.attention_mask & (state.block < 0))[:, fed]
         input_ids = torch.cat((input_ids, input_ids.masked_fill(given, mask_token_id)))
         attention_mask, select = attention_mask.repeat(2, 1), select.repeat(2, 1)
-    logits = model(input_ids=input_ids, attention_mask=attention_mask, select=select, cache=cache).logits
+    logits = model(input_ids=input_ids, attention_mask=attention_mask if state.padded else None, select=select, cache=cache).logits
     if guidance:
         c, u = (logits if logits.dtype == torch.float64 else logits.float()).chunk(2)
         logits = u + (guidance + 1) * (c - u)

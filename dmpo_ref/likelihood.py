@@ -103,17 +103,18 @@ def token_log_prob(
 
 @dataclass
 class MaskedRows:
-    """Masked sequences for the model, B = G·N·R of them: what it reads, and what is scored. [B, S] each."""
+    """Masked sequences for the model, B = G·N·R of them: what it reads, and what is scored. [B, S] each; `padded` as in `Prompts`."""
 
     input_ids: Tensor
     attention_mask: Tensor
     target: Tensor
     target_tokens: Tensor
+    padded: bool
 
     def split(self, size: int | None) -> list[MaskedRows]:
         """Parts of at most `size` sequences; one part if None."""
         fields = (x.split(size or len(x)) for x in (self.input_ids, self.attention_mask, self.target, self.target_tokens))
-        return [MaskedRows(ids, attention, target, tokens) for ids, attention, target, tokens in zip(*fields, strict=True)]
+        return [MaskedRows(ids, attention, target, tokens, self.padded) for ids, attention, target, tokens in zip(*fields, strict=True)]
 
 
 def mask_rows(rollout: Rollout, masks: Masks, vocabulary: Vocabulary) -> MaskedRows:
@@ -121,7 +122,7 @@ def mask_rows(rollout: Rollout, masks: Masks, vocabulary: Vocabulary) -> MaskedR
     R = masks.hidden.shape[2]
     tokens, attention_mask = (repeat(x, "g n s -> (g n r) s", r=R) for x in (rollout.tokens, rollout.attention_mask))
     hidden, target = (rearrange(x, "g n r s -> (g n r) s") for x in (masks.hidden, masks.target))
-    return MaskedRows(tokens.masked_fill(hidden, vocabulary.mask_token_id), attention_mask, target, tokens)
+    return MaskedRows(tokens.masked_fill(hidden, vocabulary.mask_token_id), attention_mask, target, tokens, rollout.padded)
 
 
 def score_rows(model: Module, rows: MaskedRows, vocabulary: Vocabulary, *, temperature: float = 1.0) -> Tensor:
@@ -129,7 +130,7 @@ def score_rows(model: Module, rows: MaskedRows, vocabulary: Vocabulary, *, tempe
     scored = rows.target.nonzero(as_tuple=True)  # once, because a GPU must wait to know how many there are
     scores = model(
         input_ids=rows.input_ids,
-        attention_mask=rows.attention_mask,
+        attention_mask=rows.attention_mask if rows.padded else None,
         select=scored,
         targets=rows.target_tokens[scored],
         allowed=vocabulary.on(rows.input_ids.device),

@@ -6,7 +6,7 @@ Groups are a tensor axis: [G prompts, N rollouts of each, S positions].
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 import torch
@@ -26,12 +26,15 @@ class Prompts:
         attention_mask: [G, S] bool, False at padding.
         prompt_mask: [G, S] bool, True at the prompt; what follows it is the answer (clues inside it included).
         response_mask: [G, S] bool, True at the positions that are to be generated.
+        padded: False only if nothing is padding: then attention needs no mask (see `models.llada.Block`). Known where the batch is made,
+            so that no pass asks a GPU.
     """
 
     tokens: Tensor
     attention_mask: Tensor
     prompt_mask: Tensor
     response_mask: Tensor
+    padded: bool = field(default=True, kw_only=True)
 
     def to(self, device: torch.device) -> Prompts:
         """The same on another device."""
@@ -60,6 +63,7 @@ class Rollout:
         sampler: the config it was drawn with: which distribution this is a sample of.
         forwards: number of forward passes of the model.
         fed_tokens: number of tokens fed in them.
+        padded: as in `Prompts`.
     """
 
     tokens: Tensor
@@ -72,6 +76,7 @@ class Rollout:
     sampler: SamplerConfig
     forwards: int
     fed_tokens: int
+    padded: bool = field(default=True, kw_only=True)
 
     def to(self, device: torch.device) -> Rollout:
         """The same on another device."""
@@ -99,6 +104,7 @@ class Rollout:
             num_steps=max(self.num_steps, other.num_steps),
             forwards=self.forwards + other.forwards,
             fed_tokens=self.fed_tokens + other.fed_tokens,
+            padded=self.padded or other.padded or self.tokens.shape[-1] != other.tokens.shape[-1],
         )
 
 

@@ -1,7 +1,9 @@
 """Loading, adapters, and the reference: p_ref is the base with adapters off, without a second copy."""
 
+import importlib.util
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -158,11 +160,16 @@ def test_a_damaged_checkpoint_is_one_line(tmp_path, damage, message):
     assert "\n" not in str(caught.value)
 
 
-def test_four_bits_need_cuda_and_adapters(small_run):
+def test_four_bits_need_a_package_and_adapters(small_run, monkeypatch):
     with pytest.raises(ValueError, match=r"model\.quantize=nf4: 4-bit weights cannot be trained"):
         small_run("model.quantize=nf4")
-    with pytest.raises(ValueError, match=r"model\.quantize=nf4: 4-bit weights need CUDA"):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "bitsandbytes" else find(name, *rest))
+    with pytest.raises(
+        ValueError, match=r"model\.quantize=nf4: 4-bit weights need bitsandbytes: pip install 'dmpo-ref\[gpu\]', or use none$"
+    ):
         prepare_run(small_run("model.quantize=nf4", "model.lora_rank=4", "device=cpu"))
+    assert "\ngpu = [" in Path("pyproject.toml").read_text()
 
 
 @pytest.fixture

@@ -147,6 +147,31 @@ def test_what_is_fed_to_a_cache_has_the_positions_of_its_slots(model, start, sto
         torch.testing.assert_close(part, whole[:, start:stop], rtol=1e-4, atol=1e-5)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_without_padding_no_mask_reaches_attention_and_the_numbers_are_those_of_a_mask_that_hides_nothing(model, monkeypatch, dtype):
+    """Over the whole sequence, and with a cache over all of it, what follows a slot, and a block; a fused kernel may refuse any mask."""
+    tokens, masks = torch.tensor([TOKENS, TOKENS[::-1]]), []
+    attention = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "scaled_dot_product_attention",
+        lambda *inputs, attn_mask, **options: masks.append(attn_mask) or attention(*inputs, attn_mask=attn_mask, **options),
+    )
+    results = []
+    for mask in (None, torch.ones_like(tokens, dtype=torch.bool)):
+        masks.clear()
+        cache, fed = KeyValueCache(), model.to(dtype)(tokens, attention_mask=mask)
+        logits = [fed.logits, model(tokens, attention_mask=mask, cache=cache).logits]
+        for start, stop in ((2, 6), (3, 5)):
+            cache.feed(start, stop)
+            logits.append(model(tokens[:, start:stop], attention_mask=mask, cache=cache).logits)
+        assert len(masks) == 4 * model.config.n_layers and all((given is None) == (mask is None) for given in masks)
+        results.append(logits)
+    for without, given in zip(*results, strict=True):
+        torch.testing.assert_close(without, given, rtol=2**-7 if dtype == torch.bfloat16 else 1e-5, atol=1e-5)
+
+
 def test_the_order_of_the_other_tokens_matters(model):
     """Swapping two tokens changes the logits of a third one: without positions they would not."""
     a, b = (model(torch.tensor([tokens])).logits[0, 0] for tokens in ([1, 4, 5, 6], [1, 5, 4, 6]))

@@ -179,6 +179,7 @@ def test_what_decides_no_answer_may_change(tmp_path):
     for word in (
         "compile=default",
         "gradient_checkpointing=true",
+        "float32_logits=true",
         "lora_rank=4",
         "lora_alpha=3",
         "lora_dropout=0.1",

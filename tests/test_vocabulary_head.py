@@ -57,6 +57,47 @@ def test_a_bfloat16_model_gives_float32_scores():
     assert hidden.grad.dtype == weight.grad.dtype == torch.bfloat16
 
 
+def test_float32_logits_take_the_rounding_of_logits_out_of_a_bfloat16_score():
+    """Exact: the same bfloat16 h and W, in float64. Logits of about 20 are rounded by up to 1/16, and a score by as much."""
+    rng = torch.Generator().manual_seed(0)
+    hidden, weight = (5 * torch.randn(K, 64, generator=rng)).bfloat16(), torch.randn(512, 64, generator=rng).bfloat16() / 5
+    allowed = torch.ones(512, dtype=torch.bool)
+    exact = (hidden.double() @ weight.double().T).log_softmax(dim=-1)
+    tokens = exact.argmax(dim=-1)
+    error = {}
+    for wide in (False, True):
+        h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+        scores = head_log_prob(h, w, tokens, allowed, float32_logits=wide)
+        scores.sum().backward()
+        error[wide] = (scores.double() - exact.gather(-1, tokens[:, None])[:, 0]).abs().max().item()
+        p = exact.exp()
+        direction = torch.nn.functional.one_hot(tokens, 512) - p
+        expected = direction @ weight.double(), direction.T @ hidden.double()
+        for gradient, by_hand in zip((h.grad, w.grad), expected, strict=True):
+            assert gradient.dtype == torch.bfloat16
+            assert (gradient.double() - by_hand).norm() < 0.05 * by_hand.norm()
+    assert error[True] < 1e-5 < 1e-2 < error[False]
+
+
+def test_the_option_reaches_every_score_of_a_policy(tmp_path):
+    """Of a base, of one with adapters; with float32 weights it changes nothing."""
+    from dmpo_ref.config import ModelConfig
+    from dmpo_ref.models.loading import load_policy
+    from tests.helpers import save_adapters
+    from toy.small_llada import make_checkpoint
+
+    base = make_checkpoint(tmp_path / "base", d_model=32, n_heads=4)
+    adapters = save_adapters(base, tmp_path / "adapters")
+    tokens = torch.arange(40).reshape(2, 20)
+    for path, dtype in ((base, "bfloat16"), (adapters, "bfloat16"), (base, "float32")):
+        scores = []
+        for wide in (False, True):
+            policy, _ = load_policy(ModelConfig(path=str(path), dtype=dtype, float32_logits=wide), torch.device("cpu"))
+            with torch.no_grad():
+                scores.append(policy(input_ids=tokens, select=tokens >= 0, targets=tokens.flatten()).token_log_prob)
+        assert torch.equal(*scores) == (dtype == "float32")
+
+
 class LargestTensor(TorchDispatchMode):
     """Remembers the largest number of elements that any operation returned."""
 

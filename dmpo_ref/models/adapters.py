@@ -5,12 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import Module
+from torch.nn import functional as F
 from transformers.utils import logging as transformers_logging
 
 from dmpo_ref.config import ModelConfig
@@ -45,10 +47,11 @@ def add_adapters(model: LLaDAModelLM, config: ModelConfig, *, seed: int) -> LLaD
     )
     with torch.random.fork_rng(devices=[]), quiet():
         torch.default_generator.manual_seed(stream(seed, "adapters").initial_seed())
-        return as_policy(get_peft_model(model, lora))
+        wrapped = get_peft_model(model, lora).eval()  # as the model was; new layers would drop while sampling
+        return as_policy(wrapped, lean=config.lora_lean)
 
 
-def load_adapters(base: LLaDAModelLM, folder: Path, *, trainable: bool) -> LLaDAModelLM:
+def load_adapters(base: LLaDAModelLM, folder: Path, *, trainable: bool, lean: bool) -> LLaDAModelLM:
     """The base with the LoRA adapters in a folder. They may have been made for any task: it changes no number.
 
     Raises:
@@ -73,7 +76,7 @@ def load_adapters(base: LLaDAModelLM, folder: Path, *, trainable: bool) -> LLaDA
     check_shapes(given, wanted, where=f"{folder}: the adapters do not fit their base {base.name_or_path}")
     with quiet():
         wrapped.load_adapter(str(folder), "default", is_trainable=trainable)
-    return as_policy(wrapped)
+    return as_policy(wrapped, lean=lean)
 
 
 def check_settings(file: Path, *, largest: int) -> None:
@@ -90,9 +93,45 @@ def check_settings(file: Path, *, largest: int) -> None:
         raise ValueError(f"{file}: lora_alpha={alpha!r:.50} must be a finite number, and not 0")
 
 
-def as_policy(wrapped: PeftModel) -> LLaDAModelLM:
-    """A PEFT model under the type of the model inside it, all of whose attributes it has."""
+def as_policy(wrapped: PeftModel, *, lean: bool) -> LLaDAModelLM:
+    """A PEFT model under the type of the model inside it, all of whose attributes it has; its adapters as in `Lean`, or as in PEFT."""
+    from peft.tuners.lora import LoraLayer  # seconds of import, for adapters only
+
+    for module in wrapped.modules():
+        if lean and isinstance(module, LoraLayer) and isinstance(module.get_base_layer(), nn.Linear):
+            module.__class__ = lean_class(type(module))
     return cast(LLaDAModelLM, wrapped)
+
+
+@cache
+def lean_class(kind: type) -> type:
+    """A kind of linear layer with adapters, of PEFT, made lean."""
+    return type(f"Lean{kind.__name__}", (Lean, kind), {})
+
+
+class Lean:
+    """A bfloat16 layer with float32 adapters, in passes without a gradient: y = W x + (α/r) B (A x) with A and B rounded to bfloat16.
+
+    PEFT makes a float32 copy of x and three float32 tensors as wide as y. Here A x alone is new, and B times it is added to W x in
+    place: adapters move a fifth of the bytes. A and B are rounded anew in each pass, so that a step, a re-sync or a load is seen
+    at once; that costs what is saved on about 30 tokens, at rank 128 of LLaDA-8B.
+
+    Logits are then as far from those in exact arithmetic as PEFT's are: within 1.1 times, or 1.5 times where adapters count more than W.
+    So log p_old and log p_ref, both without a gradient, are as exact as they were. But log p_θ of a gradient step, where A and B
+    stay float32, differs from log p_old by such rounding even before the first step: ratios of the two are not exactly 1 there.
+    With float32 weights, or with a gradient, nothing differs from PEFT.
+    """
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        pairs = [(self.lora_A[name].weight, self.lora_B[name], self.scaling[name]) for name in self.active_adapters if name in self.lora_A]
+        differs = self.disable_adapters or self.merged or self.lora_variant or self.training or any(B.bias is not None for _, B, _ in pairs)
+        if torch.is_grad_enabled() or differs or x.dtype != torch.bfloat16:
+            return super().forward(x)  # type: ignore[misc]  # PEFT's
+        y = self.base_layer(x)
+        for A, B, scale in pairs:
+            low = F.linear(x, A.to(x.dtype))
+            y.view(-1, y.shape[-1]).addmm_(low.view(-1, low.shape[-1]), B.weight.to(x.dtype).T, alpha=scale)
+        return y
 
 
 @contextmanager

@@ -145,6 +145,7 @@ class LLaDAModelLM(PreTrainedModel):
 
     def __init__(self, config: LLaDAConfig):
         super().__init__(config)
+        self.float32_logits = False  # for scores of a bfloat16 model, see `vocabulary_head.project`
         self.model = nn.ModuleDict({"transformer": Transformer(config)})
         self.post_init()
 
@@ -165,8 +166,8 @@ class LLaDAModelLM(PreTrainedModel):
 
         Args:
             input_ids: [B, S] token ids, the mask token where something is to be predicted.
-            attention_mask: [B, S] bool, False at (left) padding; None means no padding. Padded positions are
-                neither attended to nor counted, so that a row's logits do not depend on its batch.
+            attention_mask: [B, S] bool, False at (left) padding; None means no padding, and opens the fastest kernels, see `Block`.
+                Padded positions are neither attended to nor counted, so that a row's logits do not depend on its batch.
             select: the K positions at which alone the vocabulary projection is computed: [B, S] bool, or their rows and slots, [K] each.
             targets: [K] ids of tokens to score at the selected positions, in row-major order.
             allowed, temperature: with `targets`: the [V] tokens that the softmax runs over (None: all), and its T > 0.
@@ -195,7 +196,8 @@ class LLaDAModelLM(PreTrainedModel):
             return Prediction(logits=transformer.ff_out(hidden))
         head = transformer.ff_out.weight
         allowed = torch.ones(len(head), dtype=torch.bool, device=head.device) if allowed is None else allowed
-        return Prediction(token_log_prob=head_log_prob(hidden, head, targets, allowed, temperature))
+        scores = head_log_prob(hidden, head, targets, allowed, temperature, float32_logits=self.float32_logits)
+        return Prediction(token_log_prob=scores)
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, (nn.Linear, nn.Embedding)):
@@ -255,7 +257,7 @@ class Transformer(nn.Module):
         if self.config.rope:
             rotation = rope_rotation(position, self.config.d_model // self.config.n_heads, self.config.rope_theta)
         else:
-            x = x + self.wpe(position)
+            x = x + self.wpe(position.expand(input_ids.shape))  # its gradient is summed in one order, with a mask or without
         for i, block in enumerate(self.blocks):
             kept = None if cache is None else cache.layer(i)
             if self.gradient_checkpointing and torch.is_grad_enabled():
@@ -266,7 +268,13 @@ class Transformer(nn.Module):
 
 
 class Block(nn.Module):
-    """x += attention(norm(x)); x += SwiGLU(norm(x)). Attention is full: every position sees every other."""
+    """x += attention(norm(x)); x += SwiGLU(norm(x)). Attention is full: every position sees every other.
+
+    Which kernel computes it, torch decides from the mask and the number type. On CUDA, FlashAttention takes no mask at all, so that it
+    runs only where nothing is padded, and float16 or bfloat16 alone; cuDNN's takes a mask, and the same types; memory-efficient
+    attention takes a mask, and float32 too. The last two turn a bool mask into numbers to be added. What none of them takes
+    (float64) is computed in parts that hold all scores [B, H, S, S]. On a CPU one kernel takes all of these, to the same bits.
+    """
 
     def __init__(self, config: LLaDAConfig):
         super().__init__()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import sys
@@ -45,7 +46,7 @@ def load_policy(
     path = locate(config.path)
     if base := base or base_of(path):
         check_digests(Path(path), pattern="adapter_model.safetensors")
-        model = load_adapters(load_base(replace(config, path=base), device), Path(path), trainable=trainable)
+        model = load_adapters(load_base(replace(config, path=base), device), Path(path), trainable=trainable, lean=config.lora_lean)
     else:
         model = load_base(config, device)
     words = path if not base or has_tokenizer(path) else locate(base)
@@ -68,8 +69,10 @@ def load_base(config: ModelConfig, device: torch.device) -> LLaDAModelLM:
     options = {"dtype": getattr(torch, config.dtype), "output_loading_info": True, "ignore_mismatched_sizes": True}
     options |= {"config": settings, "use_safetensors": True}
     if config.quantize == "nf4":
-        if device.type != "cuda":
-            raise ValueError("model.quantize=nf4: 4-bit weights need CUDA; use none")
+        if importlib.util.find_spec("bitsandbytes") is None:
+            raise ValueError("model.quantize=nf4: 4-bit weights need bitsandbytes: pip install 'dmpo-ref[gpu]', or use none")
+        if device.type == "cpu":
+            options["device_map"] = device  # bitsandbytes would take a GPU if there is one
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
@@ -96,13 +99,27 @@ def load_base(config: ModelConfig, device: torch.device) -> LLaDAModelLM:
                 name, found, wanted = first
                 first = f"{name} {list(found)} instead of {list(wanted)}"
             raise ValueError(f"model.path={config.path}: {problem.replace('_', ' ')} in the weights, first {first}")
+    model.float32_logits = config.float32_logits
     if device.type == "cuda" and config.dtype == "bfloat16":
         # For float32 adapters on it: TF32 has more digits than the base, and the speed of tensor cores.
         torch.set_float32_matmul_precision("high")
     if config.compile != "none":
-        for block in model.model["transformer"].blocks:  # not the head, whose number of positions changes from call to call
-            block.compile(mode=config.compile)
+        compile_blocks(model, config.compile)
     return model if config.quantize == "nf4" else Module.to(model, device)
+
+
+def compile_blocks(model: LLaDAModelLM, mode: str) -> None:
+    """Compile every block when it is first called; not the head, whose number of positions changes from call to call.
+
+    All blocks share one function, and so its graphs: one for each way in which it is called, whatever the sizes are. Ways are what
+    torch guards on: with a gradient or not, whether the input has one (that of the first block has none), adapters on, off or
+    dropping, a cache that records or that is used, a mask or none. A round of LoRA with a cache needs 6 or 7 graphs, and a batch of
+    one sequence others, because torch does not let a size of 1 be a variable. At torch's own limit, 8, it would run all that is new
+    without compiling, for the rest of the process.
+    """
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+    for block in model.model["transformer"].blocks:
+        block.compile(mode=mode, dynamic=True)
 
 
 def locate(path: str) -> Path | str:

@@ -140,6 +140,8 @@ def load_trainable(
         # The name that Transformers has given it since, or the one that it had in 5.0.
         enable: Any = getattr(policy, "activation_checkpointing_enable", None) or policy.gradient_checkpointing_enable
         enable({"use_reentrant": False})
+        # A hook that it has set so that embeddings require gradients, for reentrant checkpoints; while sampling too.
+        policy.disable_input_require_grads()
     vocabulary = allowed_vocabulary(config.model, task, policy, tokenizer)
     processes.shard(policy)  # before the next model is loaded
     return policy, tokenizer, vocabulary

@@ -167,7 +167,8 @@ def read_logits(
         given = (state.attention_mask & (state.block < 0))[:, fed]
         input_ids = torch.cat((input_ids, input_ids.masked_fill(given, mask_token_id)))
         attention_mask, rows, slots = attention_mask.repeat(2, 1), torch.cat((rows, rows + len(state.row))), slots.repeat(2)
-    logits = model(input_ids=input_ids, attention_mask=attention_mask, select=(rows, slots), cache=cache).logits
+    seen = attention_mask if state.padded else None
+    logits = model(input_ids=input_ids, attention_mask=seen, select=(rows, slots), cache=cache).logits
     if guidance:
         c, u = (logits if logits.dtype == torch.float64 else logits.float()).chunk(2)
         logits = u + (guidance + 1) * (c - u)

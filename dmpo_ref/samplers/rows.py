@@ -34,7 +34,7 @@ class Filled:
 
 @dataclass
 class Rows:
-    """What a sampler knows of B rows while it fills them: every field is a tensor with one entry for each row.
+    """What a sampler knows of B rows while it fills them: every field but `padded` is a tensor with one entry for each row.
 
     Attributes:
         row: [B] which row of the batch it is.
@@ -42,6 +42,7 @@ class Rows:
         block: [B, S] the number of each position's block, −1 where nothing is generated.
         attention_mask, answer: [B, S] bool, all but the padding, and of that what follows the prompt.
         uniform: [B, T + 1, S] on [0, 1), float64, what tokens are drawn with.
+        padded: as in `Prompts`.
     """
 
     row: Tensor
@@ -52,6 +53,7 @@ class Rows:
     attention_mask: Tensor
     answer: Tensor
     uniform: Tensor
+    padded: bool
 
     @classmethod
     def start(cls: type[SomeRows], prompts: Prompts, block_length: int | None, uniform: Tensor, **more: Tensor) -> SomeRows:
@@ -66,6 +68,7 @@ class Rows:
             attention_mask=prompts.attention_mask,
             answer=prompts.attention_mask & ~prompts.prompt_mask,
             uniform=uniform,
+            padded=prompts.padded,
             **more,
         )
 
@@ -76,7 +79,7 @@ class Rows:
     def select(self: SomeRows, rows: list[int]) -> SomeRows:
         """Only the rows at these places."""
         index = torch.tensor(rows, dtype=torch.long, device=self.row.device)
-        return replace(self, **{f.name: getattr(self, f.name)[index] for f in fields(self)})
+        return replace(self, **{f.name: getattr(self, f.name)[index] for f in fields(self) if f.name != "padded"})
 
 
 def set_aside_finished(state: SomeRows, finished: list[SomeRows], unsettled: Tensor, end_tokens: Tensor, now: int) -> SomeRows:

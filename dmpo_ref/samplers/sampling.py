@@ -77,6 +77,7 @@ def sample(
         sampler=replace(config),
         forwards=sum(piece.forwards for piece in pieces),
         fed_tokens=sum(piece.fed_tokens for piece in pieces),
+        padded=prompts.padded,
     )
 
 

@@ -54,7 +54,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, task: Task, items: list, response
         attention_mask[i, start:] = True
         prompt_mask[i, start : start + len(prompt)] = True
     response_mask = (tokens == tokenizer.mask_token_id) & attention_mask & ~prompt_mask
-    return Prompts(tokens, attention_mask, prompt_mask, response_mask)
+    return Prompts(tokens, attention_mask, prompt_mask, response_mask, padded=not attention_mask.all())
 
 
 def chat_text(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> str:

@@ -142,14 +142,6 @@ def test_export_writes_the_weights_of_the_policy(tmp_path, capsys):
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
 
 
-@pytest.mark.parametrize("name", ["loss", "samplers", "grading"])
-def test_bench_prints_the_table_of_its_name(name, monkeypatch, capsys):
-    for other in ("loss", "samplers", "grading"):
-        monkeypatch.setattr(f"toy.measurements.bench_{other}", lambda other=other: f"table of {other}")
-    assert main(["bench", name]) == 0
-    assert capsys.readouterr().out == f"table of {name}\n"
-
-
 def test_demo_hands_its_flags_on(monkeypatch, tmp_path):
     seen = []
     monkeypatch.setattr("toy.demo.run", lambda output, *, seed: seen.append((output, seed)))
@@ -198,7 +190,7 @@ def test_traceback_lets_a_mistake_through_and_a_bug_is_never_hidden(trained):
         (["demo"], "toy.demo", "run", GOES_ON),
         (["evaluate", "toy_sudoku", "--output", "x"], "dmpo_ref.cli.commands", "load_config", GOES_ON),
         (["evaluate", "toy_sudoku"], "dmpo_ref.cli.commands", "load_config", "stopped"),
-        (["bench", "loss"], "toy.measurements", "bench_loss", "stopped"),
+        (["bench", "grading"], "toy.grading_times", "bench_grading", "stopped"),
     ],
 )
 def test_ctrl_c_says_how_to_go_on_where_there_is_something_to_go_on_with(words, module, function, line, monkeypatch, capsys):

@@ -1,84 +1,173 @@
 """Measurements: what is measured is what is claimed; never how fast this machine is."""
 
+import json
+import subprocess
+
 import pytest
 import torch
 
+from dmpo_ref.cli import main
+from dmpo_ref.config import SamplerConfig
 from dmpo_ref.likelihood import token_log_prob
 from dmpo_ref.masking import draw_masks, stream
-from dmpo_ref.models.llada import LLaDAModelLM
+from dmpo_ref.samplers import sample
 from tests.helpers import make_prompts, make_rollout, tiny_model, vocabulary
-from toy import measurements
+from toy import bench, grading_times, machine, measurements, straightforward
 
-
-@pytest.fixture
-def tiny():
-    """A model for `time_sampler`: its vocabulary and length, little else."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return LLaDAModelLM(measurements.model_config(4096, 256, d_model=8, n_layers=1, n_heads=2, mlp_hidden_size=8)).eval()
+CPU = torch.device("cpu")
 
 
 def test_the_straightforward_loss_has_the_log_probabilities_of_the_library():
     rollout = make_rollout(make_prompts("12|____", "13|__4_"), 3)  # without padding, as measured
     masks, model = draw_masks("antithetic", rollout.response_mask, 4, [stream(0, "masks", g) for g in range(2)]), tiny_model()
-    plain = measurements.token_log_prob_full_logits(model, rollout, masks, vocabulary())
+    plain = straightforward.token_log_prob_full_logits(model, rollout, masks, vocabulary())
     assert plain.abs().sum() > 1
     torch.testing.assert_close(plain, token_log_prob(model, rollout, masks, vocabulary()))
 
 
-def test_ratios_of_the_loss_are_chunked_over_full(monkeypatch):
-    printed = {"measure_loss('chunked')": "2.0 100.0 0.5\n", "measure_loss('full_logits')": "8.0 2000.0 0.5\n"}
-    monkeypatch.setattr(measurements, "output_of", lambda call: printed[call])
-    header, *rows, ratios = measurements.bench_loss().splitlines()
-    assert header.split("  ")[0] == "way" and "peak MB above idle" in header
-    assert [row.split() for row in rows] == [["chunked", "2.00", "100", "0.500000"], ["full_logits", "8.00", "2000", "0.500000"]]
-    assert ratios == "chunked / full_logits: time 0.25, memory 0.05"
+@pytest.mark.parametrize(("block_length", "steps"), [(None, None), (4, 4), (2, 8), (4, 6)])
+def test_the_straightforward_sampler_draws_the_tokens_of_the_library_at_temperature_0(block_length, steps):
+    config = SamplerConfig(name="confidence", temperature=0.0, block_length=block_length, steps=steps)
+    prompts, model = make_prompts("12|________", "34|________", "11|________"), tiny_model(seed=5)
+    generators = [stream(0, "bench", g) for g in range(3)]
+    expected = sample(model, prompts, config, vocabulary(), num_rollouts=1, generators=generators).tokens[:, 0]
+    assert torch.equal(straightforward.sample_full_logits(model, prompts, config, vocabulary()), expected)
 
 
-def test_a_call_in_a_process_of_its_own_returns_what_it_prints():
-    assert measurements.output_of("sys.stdout.write(measurements.os.environ['SOME'])", SOME="thing") == "thing"
+def test_the_straightforward_sampler_draws_from_the_softmax_at_the_temperature():
+    """One open position, 4,000 rows: counts of each token against softmax(logits / T)."""
+    model, prompts = tiny_model(seed=2), make_prompts("123|_").repeat(4000)
+    logits = model(input_ids=prompts.tokens[:1]).logits[0, -1, [4, 5, 6, 7]]
+    config = SamplerConfig(name="confidence", temperature=0.7)
+    drawn = straightforward.sample_full_logits(model, prompts, config, vocabulary())[:, -1]
+    share = torch.stack([(drawn == token).double().mean() for token in (4, 5, 6, 7)])
+    torch.testing.assert_close(share, (logits / 0.7).softmax(dim=-1).detach(), atol=4 * 0.5 / 4000**0.5, rtol=0.0)
 
 
-def test_the_quicker_measurement_of_each_case_counts_and_cases_take_turns():
-    seconds, asked = iter([3.0, 1.0, 2.0, 4.0]), []
-    measured = measurements.best_of_two(["a", "b"], lambda case: (asked.append(case), next(seconds), None)[1:])
-    assert asked == ["a", "b", "a", "b"]
-    assert measured == {"a": (2.0, None), "b": (1.0, None)}
+@pytest.fixture
+def tiny_sizes(monkeypatch):
+    """The standard subject, its model as small as it can be."""
+    monkeypatch.setattr(measurements, "random_model", lambda size, seed: tiny_model(seed, double=False, **sizes_of(size)))
+    sizes = {"loss": (1, 4, 8, 40), "elbo": (1, 4, 8, 40), "samplers": (2, 4, 64, 40)}
+    monkeypatch.setattr(measurements, "SIZES", sizes)
 
 
-@pytest.mark.parametrize(("name", "forwards"), [("random", 64), ("confidence, dual", 64), ("random_order", 128)])
-def test_a_sampler_answers_the_chosen_prompts_and_the_time_of_the_model_is_part_of_it(name, forwards, tiny):
-    seconds, outside, rollout = measurements.time_sampler(name, tiny, measurements.all_but_the_mask(4096), range(2, 4))
-    assert rollout.tokens.shape == (2, 1, 64 + 128) and rollout.response_mask.sum() == 2 * 128
-    assert (rollout.forwards, rollout.sampler.cache) == (forwards, "dual" if "dual" in name else "none")
-    assert not (rollout.tokens == 4095).any() and 0 < outside < 1 and seconds > 0
-    assert not tiny._forward_hooks and not tiny._forward_pre_hooks
-    one = measurements.time_sampler(name, tiny, measurements.all_but_the_mask(4096), range(3, 4))[2]
-    assert torch.equal(one.tokens[0, 0, :64], rollout.tokens[1, 0, :64])
+def sizes_of(size):
+    return {"vocab_size": size, "mask_token_id": size - 1, "max_sequence_length": 80}
 
 
-def test_the_table_of_samplers_has_a_row_for_each_and_times_relative_to_confidence(monkeypatch, capsys):
-    seconds = {"confidence": 2.0, "wino": 5.0}
-    monkeypatch.setattr(measurements, "SAMPLERS", tuple(seconds))
+@pytest.mark.parametrize("what", ["loss", "elbo"])
+def test_both_ways_have_the_same_result(what, tiny_sizes):
+    results = [measurements.PREPARE[what](measurements.build_subject(what, None, []), way)() for way in measurements.CASES[what]]
+    assert results[0]["tokens"] == results[1]["tokens"] == 8 * 4 * 12 * (1 + (what == "elbo"))
+    assert results[0]["result"] == pytest.approx(results[1]["result"], rel=1e-5) and abs(results[0]["result"]) > 1e-3
 
-    def timed(name, model, vocabulary, chosen):
-        return seconds[name], 0.25, type("Drawn", (), {"forwards": 10 * len(chosen), "fed_tokens": 7})
 
-    monkeypatch.setattr(measurements, "time_sampler", timed)
-    measurements.measure_samplers()
-    header, *rows, single, double = capsys.readouterr().out.splitlines()
-    assert header.split() == ["sampler", "seconds", "relative", "forwards", "fed", "tokens", "tokens/s", "overhead"]
-    assert rows[0].split() == ["confidence", "2.00", "1.00", "80", "7", "512", "25.0%"]
-    assert rows[1].split() == ["wino", "5.00", "2.50", "80", "7", "205", "25.0%"]
-    # 5 s for 8 prompts at once, 8 · 5 s one by one; 80 forwards against 8 · 10
-    assert single == "wino, 8 prompts at once / one by one, float32: time 0.12, forwards 80 / 80 (at most 10)"
-    assert "bfloat16" in double
+@pytest.mark.parametrize("way", measurements.CASES["samplers"])
+def test_a_sampler_is_measured_on_every_prompt(way, tiny_sizes, capsys):
+    measurements.measure("samplers", way, None, ["sampler.steps=8"], repeats=2, seconds=100)
+    row = json.loads(capsys.readouterr().out)
+    assert (row["measured"], row["way"], row["runs"], row["tokens"]) == ("samplers", way, 2, 2 * 64)
+    assert row["seconds"] > 0 and row["flop"] > 0 and 0 < row["outside"] < 1
+    if "confidence" in way or way == "random":
+        assert row["forwards"] == 8
+
+
+@pytest.mark.parametrize("way", measurements.CASES["round"])
+def test_a_round_of_any_config_and_its_parts(way, small_run):
+    overrides = ["train.prompts_per_round=2", "train.num_rollouts=2", "train.steps_per_round=2", "weight.baseline=uniform"]
+    subject = measurements.build_subject("round", "toy_sudoku", overrides)
+    before = [weight.clone() for weight in subject.policy.parameters()]
+    assert measurements.prepare_round(subject, way)()["tokens"] > 0
+    moved = any(not torch.equal(a, b) for a, b in zip(before, subject.policy.parameters(), strict=True))
+    assert moved == (way != "rollouts, weights")
+
+
+def test_a_measurement_stops_at_its_time(tiny_sizes, capsys):
+    measurements.measure("loss", "library", None, [], repeats=1000, seconds=1e-9)
+    assert json.loads(capsys.readouterr().out)["runs"] == 1
+
+
+def test_operations_and_memory_of_a_product(tiny_sizes):
+    """A 1000 × 1000 product of float64 is 2·10⁹ operations, its result 8 MB."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    before = machine.reset_peak(CPU)
+    with FlopCounterMode(display=False) as counter:
+        result = torch.ones(1000, 1000, dtype=torch.float64) @ torch.ones(1000, 1000, dtype=torch.float64)
+    assert result[0, 0] == 1000 and counter.get_total_flops() == 2 * 10**9
+    assert machine.peak_memory(CPU) - before > 20e6  # two factors and the result
+
+
+def test_the_machine_is_described(capsys):
+    machine.measure_ceilings("cpu", "float32")
+    described = json.loads(capsys.readouterr().out)
+    assert described["flop_per_second"] > 1e8 and described["bytes_per_second"] > 1e7 and described["threads"] == 1
+
+
+def test_a_table_relative_to_the_first_row_of_each_kind(monkeypatch, capsys, tmp_path):
+    rows = {
+        "straightforward": {"seconds": 8.0, "peak": 4e9, "flop": 4e9, "tokens": 16, "result": 1.0},
+        "library": {"seconds": 2.0, "peak": 1e9, "flop": 2e9, "tokens": 16, "result": 1.0},
+    }
+
+    def output_of(call, *, timeout):
+        if "ceilings" in call:
+            return {"device": "some", "dtype": "float32", "threads": 1, "flop_per_second": 2e9, "bytes_per_second": 1e9}
+        way = call.split("'")[3]
+        return None if way == "library" and "'elbo'" in call else {"measured": call.split("'")[1], "way": way, **rows[way]}
+
+    monkeypatch.setattr(bench, "output_of", output_of)
+    file = tmp_path / "b.json"
+    bench.main(["loss", "elbo", "--json", str(file)])
+    captured = capsys.readouterr()
+    header, plain, library, _, late, foot = captured.out.splitlines()
+    ways = [f"{name}, {way}" for name in ("loss", "elbo") for way in ("straightforward", "library")]
+    assert captured.err.splitlines() == [f"bench: {way} ({i} of 4)" for i, way in enumerate(ways, start=1)]
+    assert header.split("  ")[-1].strip() == "outside model"
+    assert plain.split()[2:] == ["8", "1.00", "4,000", "1.00", "2", "0.5", "25%"]
+    assert library.split()[2:] == ["2", "0.25", "1,000", "0.25", "8", "1", "50%"]
+    assert late.split() == ["elbo:", "library", "too", "long"]
+    assert foot == "some, float32, 1 threads: 2 GFLOP/s in a large matrix product, 1.0 GB/s in a copy"
+    written = json.loads(file.read_text())
+    assert written["rows"][1] == {"measured": "loss", "way": "library", **rows["library"]} and written["machine"]["device"] == "some"
+    assert written["command"] == ["dmpo", "bench", "loss", "elbo", "--json", str(file)]
+
+
+def test_a_process_that_takes_too_long_or_fails(monkeypatch):
+    assert bench.output_of("print('a line'); print('{\"a\": 1}')", timeout=100) == {"a": 1}
+
+    def late(*_, timeout, **__):
+        raise subprocess.TimeoutExpired("python", timeout)
+
+    with pytest.raises(ValueError, match=r"^the measurement failed: nothing like that$"):
+        bench.output_of("raise ValueError('nothing like that')", timeout=100)
+    monkeypatch.setattr(subprocess, "run", late)
+    assert bench.output_of("...", timeout=1) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["speed"], "speed: choose among loss, elbo, samplers, round, grading"),
+        (["a=b"], "nothing to measure; choose among loss, elbo, samplers, round, grading"),
+        (["loss", "--repeats", "0"], "--repeats=0: must be above 0"),
+        (["loss", "--seconds", "nan"], "--seconds=nan: must be above 0"),
+        (["loss", "loss.micro_batch=0"], "loss.micro_batch=0: "),
+        (["loss", "--config", "nothing.yaml"], "nothing.yaml"),
+        (["loss", "--json", "LICENSE"], "--json=LICENSE exists; give a file that does not"),
+    ],
+)
+def test_a_mistake_is_one_line_before_anything_is_measured(words, message, capsys):
+    assert main(["bench", *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
 
 
 def test_grading_measures_every_task_with_usual_and_hostile_answers(monkeypatch):
     pytest.importorskip("math_verify")
-    monkeypatch.setattr(measurements, "HOSTILE", ("(" * 100,))
-    header, *rows = measurements.bench_grading().splitlines()
+    monkeypatch.setattr(grading_times, "HOSTILE", ("(" * 100,))
+    header, *rows = grading_times.bench_grading().splitlines()
     assert header.split() == ["task", "answers", "grade,", "ms", "reward,", "ms"]
-    assert [row.split()[:2] for row in rows] == [[task, kind] for task in measurements.TASKS for kind in ("usual", "hostile")]
+    assert [row.split()[:2] for row in rows] == [[task, kind] for task in grading_times.TASKS for kind in ("usual", "hostile")]
     assert all(float(number) >= 0 for row in rows for number in row.split()[2:])

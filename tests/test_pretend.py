@@ -173,6 +173,7 @@ RUNS = {
     "wddo on masks, in parts, stale rollouts": ("loss.name=wddo", "loss.micro_batch=4", "train.reuse_rounds=1", "weight.baseline=none"),
     "model baseline, some prompts": ("weight.baseline=model", "train.prompts_per_step=2", "loss.micro_batch=4"),
     "diffu-grpo": ("loss.name=diffu_grpo", "weight.baseline=none", "loss.kl=0.01", "loss.micro_batch=4"),
+    "wd1": ("loss.name=wd1", "weight.baseline=none"),
     "reinforce": ("loss.name=reinforce", "weight.baseline=none", "loss.masks=path", "loss.kl=0.1"),
     "other groups drawn": ("train.skip_equal_groups=2", "train.num_rollouts=2"),
 }
@@ -264,8 +265,16 @@ def test_answers_of_an_evaluation(small_run):
     assert waits["copy"] < 20  # not one for each answer
 
 
-def stays(self, device):
-    return self
+def test_the_model_alone_without_a_mask_or_a_vocabulary():
+    """What a user of the model class leaves out is made where the model is."""
+    for rope in (False, True):
+        model, ids = tiny_model(rope=rope), torch.tensor([[3, 4, 1, 5]])
+        where, target = (torch.tensor([0]), torch.tensor([2])), torch.tensor([5])
+        expected = model(input_ids=ids, select=where, targets=target).token_log_prob
+        with pretend_cuda():
+            found = model.to("cuda")(input_ids=ids.to("cuda"), select=tuple(x.to("cuda") for x in where), targets=target.to("cuda"))
+            assert on_gpu(found.token_log_prob)
+        torch.testing.assert_close(found.token_log_prob, expected)
 
 
 @pytest.mark.parametrize(

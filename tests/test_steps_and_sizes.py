@@ -13,7 +13,6 @@ from dmpo_ref.samplers import sample
 from dmpo_ref.samplers.checks import check_memory
 from dmpo_ref.weights import coefficient_for_ess
 from tests.helpers import MASK, make_prompts, tiny_model, vocabulary
-from toy import measurements
 from toy.options import PretrainConfig
 from toy.reference import pretrain
 
@@ -127,12 +126,6 @@ def test_steep_and_flat_rows_do_not_touch_each_other():
     both = coefficient_for_ess(torch.cat((flat, steep)), 0.5)
     assert torch.equal(both[:1], coefficient_for_ess(flat, 0.5))
     assert float(both[1] * 1e14) == pytest.approx(float(both[0]), rel=1e-7)
-
-
-def test_bench_says_what_it_is_about_to_measure(capsys):
-    assert measurements.best_of_two(["a", "b"], lambda case: (1.0, 0.0, None)) == {"a": (1.0, 0.0, None), "b": (1.0, 0.0, None)}
-    lines = capsys.readouterr().err.splitlines()
-    assert lines == [f"bench: {case}, measured for the {time} time" for time in ("first", "second") for case in "ab"]
 
 
 def test_two_pretrainings_into_one_folder(tmp_path):

@@ -77,7 +77,7 @@ def chosen_device(config: Any) -> str:
 
 def measure_rows(names: list[str], config: str | None, overrides: list[str], repeats: int, seconds: float) -> Iterator[dict[str, Any]]:
     """The rows of some measurements, one after the other; before each a line on stderr, since it may take a minute."""
-    from toy.measurements import CASES
+    from toy.measurements import CASES  # seconds of torch, which --help does not need
 
     cases = [(name, way) for name in names for way in CASES[name]]
     for i, (name, way) in enumerate(cases, start=1):
@@ -105,26 +105,20 @@ def output_of(call: str, *, timeout: float) -> dict[str, Any] | None:
 
 def format_table(rows: list[dict[str, Any]], machine: dict[str, Any]) -> str:
     """The rows as a table; relative is to the first row of each kind."""
-    lines: list[tuple[Any, ...]] = []
-    first = dict[str, dict[str, Any]]()
+    lines, first = [], dict[str, dict[str, Any]]()
     for row in rows:
         base = first.setdefault(row["measured"], row)
-        name = f"{row['measured']}: {row['way']}"
+        cells = [f"{row['measured']}: {row['way']}"]
         if row["seconds"] is None:
-            lines.append((name, "took too long"))
+            lines.append([*cells, "too long"])
             continue
         rate = row["flop"] / row["seconds"]
-        share = f"{rate / machine['flop_per_second']:.0%}" if machine else None
-        outside = f"{row['outside']:.1%}" if "outside" in row else None
-        compared = [row[key] / base[key] if base.get(key) else None for key in ("seconds", "peak")]
-        lines.append(
-            (
-                *(name, f"{row['seconds']:.3g}", compared[0], row["peak"] / 1e6, compared[1], f"{row['tokens'] / row['seconds']:.0f}"),
-                *(rate / 1e9, share, row.get("forwards"), row.get("fed"), outside),
-            )
-        )
-    formats = ("", "", ".2f", ".0f", ".2f", "", ".0f", "", "", "", "")
-    table = tabulate(lines, HEADERS, "plain", floatfmt=formats, colalign=["left", *["right"] * 10])
+        compared = [f"{row[key] / base[key]:.2f}" if base.get(key) else "" for key in ("seconds", "peak")]
+        cells += [f"{row['seconds']:.3g}", compared[0], f"{row['peak'] / 1e6:,.0f}", compared[1], f"{row['tokens'] / row['seconds']:,.0f}"]
+        cells += [f"{rate / 1e9:,.3g}", f"{rate / machine['flop_per_second']:.0%}" if machine else ""]
+        cells += [str(row.get("forwards", "")), str(row.get("fed", "")), f"{row['outside']:.1%}" if "outside" in row else ""]
+        lines.append(cells)
+    table = tabulate(lines, HEADERS, "plain", disable_numparse=True, colalign=["left", *["right"] * 10])
     if not machine:
         return table
     ceilings = machine["flop_per_second"] / 1e9, machine["bytes_per_second"] / 1e9

@@ -61,6 +61,7 @@ SAMPLERS: dict[str, dict[str, Any]] = {
     "factor": {"name": "factor", "steps": None},
     "wino": {"name": "wino", "steps": None},
 }
+SIZES = {"loss": (1, 128, 256, 32_000), "elbo": (1, 128, 256, 32_000), "samplers": (8, 64, 128, 4096)}  # prompts, P, L, vocabulary
 PLAIN = "straightforward"
 PARTS = ("whole", "rollouts, weights", "gradient steps")
 CASES = {"loss": (PLAIN, "library"), "elbo": (PLAIN, "library"), "samplers": (PLAIN, *SAMPLERS), "round": PARTS}
@@ -89,7 +90,8 @@ class Subject:
         order = torch.rand(tokens.shape, generator=generator).masked_fill(~response, torch.inf).argsort(dim=-1).argsort(dim=-1)
         longest, step = int(response.sum(dim=-1).max()), order.masked_fill(~response, -1)
         tokens = torch.where(response, drawn, tokens)
-        rollout = Rollout(tokens, attention_mask, prompt_mask, response, step, None, longest, self.config.sampler, 0, 0)
+        known = None, longest, self.config.sampler, 0, 0
+        rollout = Rollout(tokens, attention_mask, prompt_mask, response, step, *known, padded=self.prompts.padded)
         return rollout.to(self.prompts.tokens.device)
 
 
@@ -105,7 +107,7 @@ def build_subject(what: str, config_name: str | None, overrides: list[str]) -> S
         items = task.load(config.task.train)[: config.train.prompts_per_round]
         prompts = encode(tokenizer, task, items, config.sampler.response_length).to(processes.device)
         return Subject(policy, load_reference(config, None, policy, processes), vocabulary, prompts, config, objective)
-    rows, prompt, response, size = (8, 64, 128, 4096) if what == "samplers" else (1, 128, 256, 32_000)
+    rows, prompt, response, size = SIZES[what]
     config = replace(config, train=replace(config.train, num_rollouts=8))
     dtype, prompts = getattr(torch, config.model.dtype), random_prompts(rows, prompt, response, size).to(processes.device)
     policy, reference = (Module.to(random_model(size, seed), processes.device, dtype) for seed in (0, 1))
@@ -126,7 +128,7 @@ def random_prompts(rows: int, prompt: int, response: int, vocabulary: int) -> Pr
     tokens = torch.full((rows, prompt + response), vocabulary - 1)
     tokens[:, :prompt] = torch.randint(vocabulary - 1, (rows, prompt), generator=stream(0, "prompts"))
     is_response = (torch.arange(prompt + response) >= prompt).expand(rows, -1)
-    return Prompts(tokens, torch.ones_like(is_response), ~is_response, is_response)
+    return Prompts(tokens, torch.ones_like(is_response), ~is_response, is_response, padded=False)
 
 
 def all_but_the_mask(size: int) -> Vocabulary:

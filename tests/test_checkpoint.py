@@ -48,6 +48,15 @@ def test_counters_buffer_and_optimiser_come_back(run, tmp_path):
     assert before["param_groups"] == after["param_groups"]
 
 
+@pytest.mark.parametrize(("every", "rounds", "is_kept"), [(0, 2, False), (3, 2, False), (2, 2, True), (1, 2, True)])
+def test_the_reference_is_in_a_checkpoint_once_it_has_moved(every, rounds, is_kept, small_run, tmp_path):
+    run = prepare_run(small_run(f"train.resync_every={every}", "weight.log_ratio=path"))
+    run.state.round = rounds
+    (tmp_path / "run").mkdir()
+    save(run)
+    assert (tmp_path / "run" / "checkpoint-000002" / "reference.safetensors").exists() == is_kept
+
+
 def test_only_the_newest_stay(run, tmp_path):
     (tmp_path / "run").mkdir()
     for run.state.round in (2, 10, 9):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dmpo_ref.config import ModelConfig, TaskConfig
-from dmpo_ref.likelihood import Vocabulary, build_vocabulary, elbo, path_log_prob, sequence_log_prob, token_log_prob
+from dmpo_ref.likelihood import Vocabulary, build_vocabulary, elbo, mask_rows, path_log_prob, score_rows, sequence_log_prob, token_log_prob
 from dmpo_ref.masking import Masks, draw_masks, path_masks, stream
 from dmpo_ref.models.loading import load_policy
 from dmpo_ref.tasks.sudoku import Puzzle, Sudoku
@@ -211,6 +211,15 @@ def test_path_log_prob_equals_a_loop_along_the_order():
         for g, n in np.ndindex(3, 2):
             row = rollout.tokens[g, n], rollout.attention_mask[g, n], rollout.step[g, n]
             assert computed[g, n].item() == pytest.approx(plain_path_log_prob(model, *row, ALLOWED, temperature=temperature), rel=1e-12)
+
+
+def test_a_likelihood_is_that_of_the_policy_itself_unless_a_temperature_is_given():
+    rollout, model, words = make_rollout(make_prompts("12|____"), 1, allowed=ALLOWED), tiny_model(3), vocabulary(ALLOWED)
+    masks = path_masks(rollout.step, rollout.num_steps)
+    row = rollout.tokens[0, 0], rollout.attention_mask[0, 0], rollout.step[0, 0]
+    expected = plain_path_log_prob(model, *row, ALLOWED)
+    assert path_log_prob(model, rollout, words).item() == pytest.approx(expected, rel=1e-12)
+    assert score_rows(model, mask_rows(rollout, masks, words), words).sum().item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_likelihoods_have_no_gradient():

@@ -115,11 +115,12 @@ def test_a_table_relative_to_the_first_row_of_each_kind(monkeypatch, capsys, tmp
         if "ceilings" in call:
             return {"device": "some", "dtype": "float32", "threads": 1, "flop_per_second": 2e9, "bytes_per_second": 1e9}
         way = call.split("'")[3]
+        assert "['loss.num_masks=3']" in call
         return None if way == "library" and "'elbo'" in call else {"measured": call.split("'")[1], "way": way, **rows[way]}
 
     monkeypatch.setattr(bench, "output_of", output_of)
     file = tmp_path / "b.json"
-    bench.main(["loss", "elbo", "--json", str(file)])
+    bench.main(["loss", "elbo", "--json", str(file), "loss.num_masks=3"])
     captured = capsys.readouterr()
     header, plain, library, _, late, foot = captured.out.splitlines()
     ways = [f"{name}, {way}" for name in ("loss", "elbo") for way in ("straightforward", "library")]
@@ -131,7 +132,7 @@ def test_a_table_relative_to_the_first_row_of_each_kind(monkeypatch, capsys, tmp
     assert foot == "some, float32, 1 threads: 2 GFLOP/s in a large matrix product, 1.0 GB/s in a copy"
     written = json.loads(file.read_text())
     assert written["rows"][1] == {"measured": "loss", "way": "library", **rows["library"]} and written["machine"]["device"] == "some"
-    assert written["command"] == ["dmpo", "bench", "loss", "elbo", "--json", str(file)]
+    assert written["command"] == ["dmpo", "bench", "loss", "elbo", "--json", str(file), "loss.num_masks=3"]
 
 
 def test_a_process_that_takes_too_long_or_fails(monkeypatch):

@@ -37,8 +37,9 @@ def main(words: list[str]) -> None:
     parser.add_argument("--repeats", type=int, default=5, help="runs of each row after one to warm up, of which the median counts (5)")
     parser.add_argument("--seconds", type=float, default=60.0, help="no further run of a row after so many; four times as many end it (60)")
     parser.add_argument("--json", type=as_name, metavar="FILE", help="also write all numbers to this new file, with the machine")
+    parser.set_defaults(overrides=[])
     given = parser.read(words)
-    names, overrides = [w for w in given.names if "=" not in w], [w for w in given.names if "=" in w]
+    names, overrides = [w for w in given.names if "=" not in w], [*(w for w in given.names if "=" in w), *given.overrides]
     for name in names:
         if name not in NAMES:
             raise ValueError(f"{name}: choose among {', '.join(NAMES)}")

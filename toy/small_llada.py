@@ -109,6 +109,7 @@ def make_checkpoint(
     n_heads: int = 4,
     n_kv_heads: int | None = None,
     mlp_hidden_size: int | None = None,
+    rows: int | None = None,
 ) -> Path:
     """Write config, bfloat16 weights in at least two shards, and tokenizer; deterministic by seed.
 
@@ -117,6 +118,7 @@ def make_checkpoint(
         d_model, n_layers, n_heads: sizes of the transformer.
         n_kv_heads: key and value heads, fewer than `n_heads` for grouped-query attention; None for as many.
         mlp_hidden_size: width of the feed-forward layers; None for 3 · d_model, the official ratio.
+        rows: of the vocabulary head, most of them without a token; None for the next multiple of 128 above the tokens.
 
     Raises:
         ValueError: sizes that do not fit together, or a folder that already holds a checkpoint.
@@ -137,7 +139,9 @@ def make_checkpoint(
     if d_model % (2 * n_heads):
         raise ValueError(f"d_model={d_model}: must be a multiple of 2 · n_heads = {2 * n_heads}, because RoPE turns pairs of components")
     words = build_tokenizer()
-    rows = 128 * (words.get_vocab_size() // 128 + 1)  # the official head also has more rows than the tokenizer has tokens
+    rows = rows or 128 * (words.get_vocab_size() // 128 + 1)  # the official head also has more rows than the tokenizer has tokens
+    if rows < words.get_vocab_size():
+        raise ValueError(f"rows={rows}: the tokenizer has {words.get_vocab_size()} tokens; choose as many or more")
     fields = OFFICIAL_FIELDS | sizes
     fields |= {
         "vocab_size": rows,
@@ -186,6 +190,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--n-heads", type=int, default=4, help="attention heads (default 4)")
     parser.add_argument("--n-kv-heads", type=int, help="key and value heads (default: as many as attention heads)")
     parser.add_argument("--mlp-hidden-size", type=int, help="width of the feed-forward layers (default 3 · d_model)")
+    parser.add_argument("--rows", type=int, help="rows of the vocabulary head (default: the tokens, rounded up to a multiple of 128)")
     try:
         output = make_checkpoint(**vars(parser.parse_args(arguments)))
     except (ValueError, OSError) as error:

@@ -58,6 +58,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "wdce, negative": ("weight.baseline=negative",),
     "wdce, none, path likelihood": ("loss.masks=path",),
     "wdce, uniform, path likelihood": ("weight.baseline=uniform", "loss.masks=path"),
+    "wdce, none, path steps": ("loss.masks=path_steps",),
+    "wdce, uniform, path steps": ("weight.baseline=uniform", "loss.masks=path_steps"),
     "wddo, path likelihood": ("loss.name=wddo", "loss.masks=path"),
     "wddo, elbo": ("loss.name=wddo",),
     "wdce, none, elbo weights": ("weight.log_ratio=elbo",),

@@ -193,11 +193,12 @@ class LossConfig:
         "their own masks and no use for weight.* but α: `diffu_grpo` (d1) and `wd1`, by one-shot log-probabilities; `reinforce` "
         "and `log_variance` (temperature weight.alpha), by exact path log-probabilities",
     )
-    masks: Literal["exact", "stratified", "antithetic", "paper", "path"] = option(
+    masks: Literal["exact", "stratified", "antithetic", "paper", "path", "path_steps"] = option(
         "antithetic",
-        "wdce, wddo: mask scheme of the NELBO (`paper` is biased); `path`: the rollout's own order, exact log-probability",
+        "wdce, wddo: mask scheme of the NELBO (`paper` is biased); `path`: the rollout's own order, exact log-probability; "
+        "`path_steps`: num_masks of its steps, drawn afresh, an unbiased estimate of the same",
     )
-    num_masks: int = option(2, "wdce, wddo: masks per rollout and step (not for `path`)", symbol="R", bound=MASKS)
+    num_masks: int = option(2, "wdce, wddo: masks, or steps, per rollout and step (not for `path`)", symbol="R", bound=MASKS)
     normalise: Literal["length", "none"] = option("length", "wdce: divide the NELBO by L, as published, or not")
     kl: float = option(
         0.0,

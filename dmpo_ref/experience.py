@@ -205,7 +205,7 @@ def score_on_masks(
 
     log_old = log_ref = None
     if objective.uses_log_old:
-        log_old = score_sets(policy, config.sampler.temperature if objective.follows_path else 1.0)
+        log_old = score_sets(policy, config.sampler.temperature if objective.needs_path else 1.0)
     if objective.uses_log_ref:
         if reference is None:
             raise ValueError("the objective subtracts log p_ref: a reference policy is needed")

@@ -14,7 +14,7 @@ import hashlib
 from dataclasses import dataclass
 
 import torch
-from einops import rearrange, repeat
+from einops import rearrange, reduce, repeat
 from torch import Tensor
 
 
@@ -115,6 +115,34 @@ def path_masks(step: Tensor, num_steps: int) -> Masks:
     step = rearrange(step, "g n s -> g n 1 s")
     weight = torch.full((*step.shape[:2], R), float(R), dtype=torch.float64, device=step.device)
     return Masks(hidden=step >= now, target=step == now, weight=weight)
+
+
+def draw_path_steps(step: Tensor, num_steps: int, num_masks: int, generators: list[torch.Generator]) -> Masks:
+    """R steps of every rollout's own order, drawn afresh: `path_steps_from_uniforms` with one generator for each of the G prompts."""
+    u = torch.stack([torch.rand(step.shape[1], num_masks, generator=g, dtype=torch.float64) for g in generators])
+    return path_steps_from_uniforms(step, num_steps, u.to(step.device))
+
+
+def path_steps_from_uniforms(step: Tensor, num_steps: int, step_u: Tensor) -> Masks:
+    """R of the masks of `path_masks` for each rollout: an unbiased estimate of log p(o; σ) at the price of R rows.
+
+    A row took T steps. They are cut, in their order, into R strata of n_j = ⌊(j+1)T/R⌋ − ⌊jT/R⌋ steps, and step t_j is drawn
+    uniformly from the j-th. Strata do not overlap, so no step is drawn twice; its weight is R n_j (T if R divides T), so that
+    E[mean_j R n_j x(t_j)] = Σ_j Σ_{t in stratum j} x(t), the sum over all steps of x(t) = Σ_{s placed in t} log π(o_s | before t).
+    With R ≥ T every step is scored once and the estimate is exact; the R − T empty strata hide and score nothing.
+
+    Args:
+        step, num_steps: as in `path_masks`. Rows with fewer steps than `num_steps` are drawn from their own.
+        step_u: [G, N, R] uniforms on [0, 1), which decide the step of each stratum.
+    """
+    R = step_u.shape[-1]
+    taken = torch.zeros(*step.shape[:2], num_steps + 1, dtype=torch.bool, device=step.device).scatter_(-1, step + 1, True)[..., 1:]
+    own = taken.byte().argsort(dim=-1, descending=True, stable=True)  # the steps of each row first, in their order
+    edge = reduce(taken, "g n t -> g n 1", "sum") * torch.arange(R + 1, device=step.device) // R
+    start, size = edge[..., :-1], edge.diff(dim=-1)
+    now = rearrange(own.gather(-1, (start + (step_u * size).long()).clamp(max=num_steps - 1)), "g n r -> g n r 1")
+    step, scored = rearrange(step, "g n s -> g n 1 s"), rearrange(size > 0, "g n r -> g n r 1")
+    return Masks(hidden=(step >= now) & scored, target=(step == now) & scored, weight=R * size.double())
 
 
 def exact(response: Tensor, L: Tensor, size_u: Tensor, position_u: Tensor) -> tuple[Tensor, Tensor]:

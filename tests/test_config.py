@@ -67,6 +67,10 @@ def test_mistakes_are_one_line_that_names_the_key(override, message):
     ("overrides", "message"),
     [
         (["sampler.name=confidence", "weight.log_ratio=path"], "only sampler.name=random_order has a path probability"),
+        (
+            ["sampler.name=confidence", "weight.log_ratio=none", "loss.masks=path_steps"],
+            "^loss.masks=path_steps: only sampler.name=random_order",
+        ),
         (["sampler.temperature=0", "weight.log_ratio=path"], "draws without a probability"),
         (["loss.name=wddo", "weight.baseline=uniform"], "wddo has its own negative term"),
         (["loss.name=wddo", "weight.target=reward"], "wddo needs weights that sum to 1"),

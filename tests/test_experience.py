@@ -82,6 +82,17 @@ def test_what_is_stored_is_the_policy_on_the_masks_of_each_step(drawn):
             torch.testing.assert_close(log_old[k], token_log_prob(policy, rollout, masks, VOCABULARY))
 
 
+def test_log_old_on_path_steps_is_that_of_the_steps_drawn_at_the_temperature_of_the_sampler(drawn):
+    policy, reference, rollout, _ = drawn
+    options = load_config("toy_sudoku", "loss.name=wddo", "loss.masks=path_steps", "train.steps_per_round=3", "sampler.temperature=0.5")
+    objective = build_objective(options.loss, options.weight)
+    log_old, _ = score_on_masks(policy, reference, VOCABULARY, objective, rollout, POSITION, options)
+    sets = [step_masks(objective, rollout, POSITION, options.seed, k) for k in range(3)]
+    assert not torch.equal(sets[0].target, sets[1].target)
+    for k, masks in enumerate(sets):
+        torch.testing.assert_close(log_old[k], token_log_prob(policy, rollout, masks, VOCABULARY, temperature=0.5).detach())
+
+
 def test_fresh_masks_are_keyed_by_the_step_of_the_run_and_stored_ones_by_that_of_the_round(drawn):
     def first(objective, k, step):
         return step_masks(objective, drawn[2], POSITION, 0, k, step).hidden.tolist()

@@ -12,7 +12,7 @@ from dmpo_ref.experience import step_masks
 from dmpo_ref.gradient import real_weight
 from dmpo_ref.likelihood import sequence_log_prob, token_log_prob
 from dmpo_ref.losses import wdce, wddo
-from dmpo_ref.masking import SCHEMES, path_masks, stream
+from dmpo_ref.masking import SCHEMES, path_masks, path_steps_from_uniforms, stream
 from dmpo_ref.objectives import build_objective
 from dmpo_ref.presets.loading import load_config
 from dmpo_ref.rollout import Experience
@@ -35,7 +35,7 @@ ALLOWED = (4, 5, 6, 7)
 VOCABULARY = vocabulary(ALLOWED)
 G, N, K = 2, 3, 2
 LOSSES = [("wdce", "length"), ("wdce", "none"), ("wddo", "length")]
-MASKS = [*SCHEMES, "path"]
+MASKS = [*SCHEMES, "path", "path_steps"]
 
 
 def streams(seed: int = 0) -> list[torch.Generator]:
@@ -260,6 +260,7 @@ def test_selecting_prompts_and_a_step_keeps_rows_together():
 OBJECTIVES = {
     "wdce": ["loss.name=wdce"],
     "wdce, exact path": ["loss.name=wdce", "loss.masks=path", "loss.normalise=none"],
+    "wdce, path steps": ["loss.name=wdce", "loss.masks=path_steps"],
     "wdce, negative baseline": ["loss.name=wdce", "weight.baseline=negative", "weight.baseline_strength=0.7"],
     "wddo": ["loss.name=wddo"],
     "model baseline": ["loss.name=wdce", "weight.baseline=model", "weight.baseline_strength=0.7"],
@@ -330,6 +331,36 @@ def test_micro_batches_of_any_size_give_the_gradient_of_the_equations(tmp_path, 
         assert (gradient - expected).norm() < tolerance * expected.norm()
 
 
+@pytest.mark.parametrize("R", [1, 2])
+def test_the_gradient_of_wdce_over_all_path_steps_is_that_of_the_whole_path(R):
+    """Every draw of steps of a single rollout with 5 blanks, in float64; R = 1: 5 draws, R = 2: strata of 2 and 3."""
+    rollout, model = make_rollout(make_prompts("1|_____"), 1), tiny_model(3)
+
+    def gradient(masks):
+        log_prob = sequence_log_prob(token_log_prob(model, rollout, masks, VOCABULARY), masks)
+        loss = wdce(log_prob, torch.ones(1, 1, dtype=torch.float64))
+        return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))])
+
+    draws = {1: [[(i + 0.5) / 5] for i in range(5)], 2: [[(i + 0.5) / 2, (j + 0.5) / 3] for i in range(2) for j in range(3)]}[R]
+    each = [gradient(path_steps_from_uniforms(rollout.step, 5, torch.tensor([[u]], dtype=torch.float64))) for u in draws]
+    expected = gradient(path_masks(rollout.step, 5))
+    torch.testing.assert_close(torch.stack(each).mean(dim=0), expected, rtol=1e-9, atol=1e-12)
+    assert (each[0] - expected).norm() > 0.1 * expected.norm()
+
+
+@pytest.mark.parametrize("name", ["wdce", "wddo"])
+def test_a_run_with_as_many_path_steps_as_blanks_is_that_of_the_whole_path(tmp_path, name):
+    """Puzzles of 6 to 10 blanks and 10 steps: where a row took fewer, the rest of its strata is empty."""
+    values = []
+    for masks in ("path", "path_steps"):
+        run = tiny_run(tmp_path / masks, f"loss.name={name}", f"loss.masks={masks}", "loss.num_masks=10", "loss.normalise=none")
+        move(run.policy)
+        batch, drawn = batch_and_masks(run, 1)
+        loss = backward_of(run, batch, drawn)
+        values.append(torch.cat([loss.detach().flatten(), *(p.grad.flatten() for p in run.policy.parameters())]))
+    torch.testing.assert_close(*values, rtol=1e-6, atol=1e-7)
+
+
 def test_an_empty_mask_is_among_the_micro_batches_of_antithetic_pairs(tmp_path):
     """The pair of the full mask hides nothing; a micro-batch of it alone must add nothing and not fail."""
     run = tiny_run(tmp_path, "loss.name=wdce", "loss.micro_batch=1")
@@ -339,7 +370,7 @@ def test_an_empty_mask_is_among_the_micro_batches_of_antithetic_pairs(tmp_path):
 
 
 @pytest.mark.parametrize("prompts_per_step", ["null", 2])
-@pytest.mark.parametrize("masks", ["antithetic", "path"])
+@pytest.mark.parametrize("masks", ["antithetic", "path", "path_steps"])
 @pytest.mark.parametrize("name", ["wddo", "model baseline"])
 def test_before_the_first_step_the_ratio_is_0_on_the_masks_of_every_step(tmp_path, name, masks, prompts_per_step):
     """So WDDO is 2 ln 2 and the `model` baseline 1/N: log p_old was stored on the very masks that each step uses."""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from dmpo_ref.masking import SCHEMES, draw_masks, masks_from_uniforms, path_masks, stream
+from dmpo_ref.masking import SCHEMES, draw_masks, draw_path_steps, masks_from_uniforms, path_masks, path_steps_from_uniforms, stream
 
 UNBIASED = ["exact", "stratified", "antithetic"]
 
@@ -159,6 +159,61 @@ def test_path_masks_walk_along_the_order():
     assert masks.hidden[0, 0].int().tolist() == [[0, 1, 1, 0, 1], [0, 1, 0, 0, 1], [0, 1, 0, 0, 0]]
     assert masks.target[0, 0].int().tolist() == [[0, 0, 1, 0, 0], [0, 0, 0, 0, 1], [0, 1, 0, 0, 0]]
     assert masks.weight.tolist() == [[[3.0, 3.0, 3.0]]]
+
+
+# Own steps of a row → those of its positions: one token at a time, several at once, steps that others of the batch took alone.
+ORDERS = {"one": [0], "two": [1, 0], "three": [2, -1, 0, 1], "four": [3, 1, 0, 2], "five": [4, 0, -1, 2, 1, 3],
+          "several_at_once": [0, 2, 0, 1, 2, 2], "gaps": [6, -1, 1, 4, 4]}  # fmt: skip
+LONGEST = 8  # steps of the longest response of the batch, more than any of these took
+
+
+def all_step_draws(order: list[int], num_masks: int):
+    """Masks of every draw of steps, each of which is equally likely: T! uniforms hit every step of any stratum equally often."""
+    T = len(set(order) - {-1})
+    grid = (torch.arange(60) + 0.5) / 60  # 60 = lcm(1, …, 5) cut every stratum of up to 5 steps evenly
+    sizes = [(j + 1) * T // num_masks - j * T // num_masks for j in range(num_masks)]
+    columns = [grid[:: 60 // max(n, 1)] if n else grid[:1] for n in sizes]
+    step_u = torch.cartesian_prod(*columns).double().view(-1, num_masks)
+    step = torch.tensor(order).expand(1, len(step_u), -1)
+    return path_steps_from_uniforms(step, LONGEST, step_u[None])
+
+
+@pytest.mark.parametrize("num_masks", [1, 2, 3, 4, 5, 7])
+@pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
+def test_path_steps_over_all_draws_give_the_sum_along_the_path(order, num_masks):
+    """An arbitrary score of each step stands for the log-probability of what it placed."""
+    own = sorted(set(order) - {-1})
+    score = dict(zip(own, np.random.default_rng(len(order)).exponential(size=len(own)), strict=True))
+    masks = all_step_draws(order, num_masks)
+    positions, total = torch.tensor(order), 0.0
+    for n in range(masks.hidden.shape[1]):
+        drawn = []
+        for r in range(num_masks):
+            hidden, target, weight = masks.hidden[0, n, r], masks.target[0, n, r], masks.weight[0, n, r].item()
+            if not target.any():  # an empty stratum
+                assert not hidden.any() and weight == 0
+                continue
+            (now,) = set(positions[target].tolist())
+            assert torch.equal(target, positions == now) and torch.equal(hidden, positions >= now)
+            drawn.append(now)
+            total += weight * score[now] / num_masks / masks.hidden.shape[1]
+        assert len(set(drawn)) == len(drawn) == min(num_masks, len(own))  # without replacement
+    torch.testing.assert_close(masks.weight.mean(dim=-1), torch.full((1, masks.weight.shape[1]), float(len(own)), dtype=torch.float64))
+    assert total == pytest.approx(sum(score.values()), rel=1e-12)
+
+
+def test_path_steps_are_those_of_the_path_where_as_many_are_drawn_as_a_row_took():
+    step = torch.tensor([[[2, -1, 0, 1], [0, -1, 2, 1]]])
+    drawn, path = draw_path_steps(step, 3, 3, [stream(0)]), path_masks(step, 3)
+    for field in ("hidden", "target", "weight"):
+        assert torch.equal(getattr(drawn, field), getattr(path, field))
+
+
+def test_path_steps_of_a_prompt_do_not_depend_on_its_neighbours():
+    step = torch.tensor([[[4, 0, 3, 1, 2]], [[-1, 1, -1, 0, 2]]]).expand(2, 6, 5)
+    together = draw_path_steps(step, 5, 2, [stream(0, g) for g in range(2)])
+    alone = draw_path_steps(step[1:, :, 1:], 3, 2, [stream(0, 1)])
+    assert torch.equal(together.hidden[1:, ..., 1:], alone.hidden) and torch.equal(together.weight[1:], alone.weight)
 
 
 @pytest.mark.parametrize(

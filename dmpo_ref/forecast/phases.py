@@ -61,8 +61,8 @@ def list_phases(config: Config, P: int, L: int, num_processes: int) -> list[Phas
     K, T = train.steps_per_round, steps_of(config.sampler, L)
     objective = build_objective(loss, config.weight)
     masks, scored = loss.num_masks, L / 2  # masks of a rollout in one step, positions scored in each
-    if objective.follows_path:
-        masks, scored = T, L / T
+    if objective.needs_path:
+        masks, scored = T if objective.follows_path else loss.num_masks, L / T
     if loss.name in ("diffu_grpo", "wd1"):  # one mask, all positions
         masks, scored = 1, L
 

@@ -27,6 +27,7 @@ class Objective:
         is_linear: the loss is linear in the token log-probabilities, so its gradient is known before the forward pass.
         uses_log_ref: as `uses_log_old`, for log p_ref; the run then has a reference, whatever the weights need.
         follows_path: the masks are the rollout's own order, the same in every step.
+        draws_steps: the masks are some steps of the rollout's own order, others in every step.
         uses_weight: the loss reads w_real; else only α of the weights' options counts.
     """
 
@@ -36,11 +37,17 @@ class Objective:
     is_linear: bool = False
     uses_log_ref: bool = False
     follows_path: bool = False
+    draws_steps: bool = False
     uses_weight: bool = False
 
     def with_baseline(self, baseline: str) -> Objective:
         """The same under a weight baseline: `model` compares the policy with log p_old too."""
         return replace(self, uses_log_old=True) if baseline == "model" else self
+
+    @property
+    def needs_path(self) -> bool:
+        """Whether the masks come from the rollout's own order, along which the sampler must have a probability."""
+        return self.follows_path or self.draws_steps
 
     @property
     def reuses_masks(self) -> bool:

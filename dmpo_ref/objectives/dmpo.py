@@ -11,7 +11,7 @@ from torch import Tensor
 from dmpo_ref.config import LossConfig
 from dmpo_ref.likelihood import sequence_log_prob
 from dmpo_ref.losses import wdce, wddo
-from dmpo_ref.masking import Masks, draw_masks
+from dmpo_ref.masking import Masks, draw_masks, draw_path_steps
 from dmpo_ref.objectives.base import Objective, follow_path, need
 from dmpo_ref.rollout import Experience, Rollout
 
@@ -23,7 +23,7 @@ def build_wdce(config: LossConfig, alpha: float) -> Objective:
         length = reduce(experience.rollout.response_mask, "g n s -> g n", "sum") if config.normalise == "length" else 1
         return wdce(sequence_log_prob(token_log_prob, masks) / length, weight)
 
-    return Objective(choose_masks(config), loss, is_linear=True, follows_path=config.masks == "path", uses_weight=True)
+    return Objective(choose_masks(config), loss, is_linear=True, uses_weight=True, **path_flags(config))
 
 
 def build_wddo(config: LossConfig, alpha: float) -> Objective:
@@ -36,11 +36,18 @@ def build_wddo(config: LossConfig, alpha: float) -> Objective:
         log_old = sequence_log_prob(need(experience.log_old), masks)
         return wddo(sequence_log_prob(token_log_prob, masks) - log_old, weight)
 
-    return Objective(choose_masks(config), loss, uses_log_old=True, follows_path=config.masks == "path", uses_weight=True)
+    return Objective(choose_masks(config), loss, uses_log_old=True, uses_weight=True, **path_flags(config))
+
+
+def path_flags(config: LossConfig) -> dict[str, bool]:
+    """What the masks have to do with the rollout's own order, see `Objective`."""
+    return {"follows_path": config.masks == "path", "draws_steps": config.masks == "path_steps"}
 
 
 def choose_masks(config: LossConfig) -> Callable[[Rollout, list[torch.Generator]], Masks]:
-    """The masks of the scheme `loss.masks`: R = `loss.num_masks` random ones of each response, or its own order."""
+    """The masks of the scheme `loss.masks`: R = `loss.num_masks` random ones of each response, R steps of its own order, or all."""
     if config.masks == "path":
         return follow_path
+    if config.masks == "path_steps":
+        return lambda rollout, generators: draw_path_steps(rollout.step, rollout.num_steps, config.num_masks, generators)
     return lambda rollout, generators: draw_masks(config.masks, rollout.response_mask, config.num_masks, generators)

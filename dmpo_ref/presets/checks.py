@@ -69,8 +69,8 @@ def check_objective(config: Config) -> None:
     """Refuse an objective that does not go with the sampler or the weights."""
     sampler, weight, loss = config.sampler, config.weight, config.loss
     objective = build_objective(loss, weight)
-    key = "loss.masks" if loss.masks == "path" and objective.uses_weight else "loss.name"
-    require(not objective.follows_path or has_path_log_prob(sampler), config, key, NO_PATH)
+    key = "loss.masks" if objective.uses_weight else "loss.name"
+    require(not objective.needs_path or has_path_log_prob(sampler), config, key, NO_PATH)
     needs_policy = weight.log_ratio == "elbo" or objective.uses_log_old
     unguided = "log p_old would be that of the unguided policy; use 0, or log_ratio=none"
     require(not needs_policy or sampler.guidance == 0, config, "sampler.guidance", unguided)

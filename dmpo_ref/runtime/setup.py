@@ -75,7 +75,7 @@ def prepare_run(
     check_division(config.train, processes.count)
     policy, tokenizer, vocabulary = load_trainable(config, checkpoint, task, processes)
     objective = build_objective(config.loss, config.weight) if objective is None else objective.with_baseline(config.weight.baseline)
-    if objective.follows_path and not has_path_log_prob(config.sampler):
+    if objective.needs_path and not has_path_log_prob(config.sampler):
         raise ValueError(f"sampler.name={config.sampler.name}: the objective follows the path of a rollout; {NO_PATH}")
     needs_reference = config.weight.log_ratio != "none" or objective.uses_log_ref
     reference = load_reference(config, checkpoint, policy, processes) if needs_reference else None

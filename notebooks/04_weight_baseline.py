@@ -467,7 +467,8 @@ for name in ("none", "uniform", "negative", "none, path likelihood", "uniform, p
 
 # %% [markdown]
 # With exact likelihoods along the path, `none`, `uniform` and `model` are equal within their noise. With the loss estimated on random
-# masks, as in DMPO on large models, `uniform` is ten times *worse* than `none`. In the other Sudoku experiment, with many puzzles, no
+# masks, as in DMPO on large models, `uniform` is ten times *worse* than `none`. It is the noise of the masks for the most part: two
+# steps of the path drawn at random (`loss.masks: path_steps`) cost as much as two masks, and `uniform` then ends at 0.012. In the other Sudoku experiment, with many puzzles, no
 # baseline was better than `none` either (`LOG.md`). So these experiments do not confirm the paper's claim; and with 64 rollouts in a step
 # there is little drift that a baseline could remove.
 #

@@ -98,6 +98,7 @@ def test_the_numbers_of_the_short_list_are_those_of_the_stored_results():
         return statistics.median(row["after"]["kl_target_policy"] for row in stored("variants", name=name))
 
     assert f"{median('wdce, negative'):.2f} nats where `none` reaches {median('wdce, none'):.3f}" in shown
+    assert 2 < median("wdce, uniform, path steps") / median("wdce, none") < 2.5  # "twice as far"
     assert 7.5 < median("wdce, none, elbo weights") / median("wdce, none") < 8.5  # "eight times"
 
 
@@ -113,6 +114,8 @@ def test_the_tables_of_the_book_s_results_are_those_of_the_stored_results():
         ("WDCE", "masks", "path", "none"): "wdce, none",
         ("WDCE", "masks", "path", "uniform"): "wdce, uniform",
         ("WDCE", "masks", "path", "negative"): "wdce, negative",
+        ("WDCE", "2 steps of the path", "path", "none"): "wdce, none, path steps",
+        ("WDCE", "2 steps of the path", "path", "uniform"): "wdce, uniform, path steps",
         ("WDCE", "path", "path", "none"): "wdce, none, path likelihood",
         ("WDCE", "path", "path", "uniform"): "wdce, uniform, path likelihood",
         ("WDCE", "path", "path", "model"): "wdce, model",

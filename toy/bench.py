@@ -63,10 +63,12 @@ def main(words: list[str]) -> None:
     device, dtype = chosen_device(config), config.model.dtype
     machine = output_of(f"machine.measure_ceilings({device!r}, {dtype!r})", timeout=600)
     rows = list(measure_rows(names, given.config, overrides, given.repeats, given.seconds))
-    print(format_table(rows, machine or {}))
+    print(format_table(rows, machine))
     if given.json:
         with open(given.json, "x", encoding="utf-8") as file:
             json.dump({"command": ["dmpo", "bench", *words], "machine": machine, "rows": rows}, file, indent=1)
+    if failed := sum("failed" in row.get("why", "") for row in rows):
+        raise ValueError(f"{failed} of {len(rows)} measurements failed, see the lines below the table")
 
 
 def chosen_device(config: Any) -> str:
@@ -84,44 +86,40 @@ def measure_rows(names: list[str], config: str | None, overrides: list[str], rep
     for i, (name, way) in enumerate(cases, start=1):
         print(f"bench: {name}, {way} ({i} of {len(cases)})", file=sys.stderr, flush=True)
         row = output_of(f"measurements.measure({name!r}, {way!r}, {config!r}, {overrides!r}, {repeats}, {seconds})", timeout=4 * seconds)
-        yield row or {"measured": name, "way": way, "seconds": None}
+        yield {"measured": name, "way": way, **row}
 
 
-def output_of(call: str, *, timeout: float) -> dict[str, Any] | None:
-    """What a function of `toy` prints, called in a process of its own; None if it takes longer.
-
-    Raises:
-        ValueError: it fails; its last line says how.
-    """
+def output_of(call: str, *, timeout: float) -> dict[str, Any]:
+    """What a function of `toy` prints, called in a process of its own; `why` there is nothing, if it takes longer or fails."""
     command = [sys.executable, "-c", f"from toy import machine, measurements; {call}"]
     try:
         done = subprocess.run(command, env=os.environ | KEEP_MEMORY, capture_output=True, text=True, timeout=timeout)
     except subprocess.TimeoutExpired:
-        return None
+        return {"why": f"took more than {timeout:g} s"}
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise ValueError(f"the measurement failed: {last.removeprefix('ValueError: ')}")
+        return {"why": f"failed: {last.removeprefix('ValueError: ')}"}
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def format_table(rows: list[dict[str, Any]], machine: dict[str, Any]) -> str:
-    """The rows as a table; relative is to the first row of each kind."""
-    lines, first = [], dict[str, dict[str, Any]]()
+    """The rows as a table, and below it those that are not there; relative is to the first row of each kind."""
+    lines, missing, first, ceiling = [], [], dict[str, dict[str, Any]](), machine.get("flop_per_second")
     for row in rows:
-        base = first.setdefault(row["measured"], row)
         cells = [f"{row['measured']}: {row['way']}"]
-        if row["seconds"] is None:
-            lines.append([*cells, "too long"])
+        if "why" in row:
+            missing.append(f"{cells[0]} {row['why']:.200}")
             continue
+        base = first.setdefault(row["measured"], row)
         rate = row["flop"] / row["seconds"]
         compared = [f"{row[key] / base[key]:.2f}" if base.get(key) else "" for key in ("seconds", "peak")]
         cells += [f"{row['seconds']:.3g}", compared[0], f"{row['peak'] / 1e6:,.0f}", compared[1], f"{row['tokens'] / row['seconds']:,.0f}"]
-        cells += [f"{rate / 1e9:,.3g}", f"{rate / machine['flop_per_second']:.0%}" if machine else ""]
+        cells += [f"{rate / 1e9:,.3g}", f"{rate / ceiling:.0%}" if ceiling else ""]
         cells += [str(row.get("forwards", "")), str(row.get("fed", "")), f"{row['outside']:.1%}" if "outside" in row else ""]
         lines.append(cells)
     table = tabulate(lines, HEADERS, "plain", disable_numparse=True, colalign=["left", *["right"] * 10])
-    if not machine:
-        return table
-    ceilings = machine["flop_per_second"] / 1e9, machine["bytes_per_second"] / 1e9
-    rates = f"{ceilings[0]:,.0f} GFLOP/s in a large matrix product, {ceilings[1]:,.1f} GB/s in a copy"
-    return f"{table}\n{machine['device']}, {machine['dtype']}, {machine['threads']} threads: {rates}"
+    foot = f"the machine was not measured: {machine.get('why')}"
+    if ceiling:
+        rates = f"{ceiling / 1e9:,.0f} GFLOP/s in a large matrix product, {machine['bytes_per_second'] / 1e9:,.1f} GB/s in a copy"
+        foot = f"{machine['device']}, {machine['dtype']}, {machine['threads']} threads: {rates}"
+    return "\n".join([table, *missing, foot])

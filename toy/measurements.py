@@ -181,7 +181,8 @@ def prepare_elbo(subject: Subject, way: str) -> Work:
 
 def prepare_samplers(subject: Subject, way: str) -> Work:
     """One response to each prompt: forward passes and tokens generated."""
-    prompts, sampler, model = subject.prompts, replace(subject.config.sampler, **SAMPLERS.get(way, SAMPLERS["confidence"])), subject.policy
+    options = {"cache": "none", "threshold": None, **SAMPLERS.get(way, SAMPLERS["confidence"])}
+    prompts, sampler, model = subject.prompts, replace(subject.config.sampler, **options), subject.policy
     generated = int(prompts.response_mask.sum())
 
     def work() -> dict[str, Any]:

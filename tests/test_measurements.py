@@ -165,7 +165,8 @@ def test_a_row_that_fails_is_named_and_the_others_stay(monkeypatch, capsys):
         (["loss", "--seconds", "nan"], "--seconds=nan: must be above 0"),
         (["loss", "loss.micro_batch=0"], "loss.micro_batch=0: "),
         (["loss", "--config", "nothing.yaml"], "nothing.yaml"),
-        (["loss", "--json", "LICENSE"], "--json=LICENSE exists; give a file that does not"),
+        (["loss", "--json", "LICENSE"], "--json=LICENSE: give a file that does not exist, in a folder that does"),
+        (["loss", "--json", "nowhere/b.json"], "--json=nowhere/b.json: give a file that does not exist, in a folder that does"),
     ],
 )
 def test_a_mistake_is_one_line_before_anything_is_measured(words, message, capsys):

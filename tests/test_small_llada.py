@@ -175,3 +175,13 @@ def test_a_folder_that_holds_a_checkpoint_is_not_written_over(tmp_path, capsys):
         main([str(tmp_path)])
     assert "already holds a checkpoint" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_rows_of_the_head_beyond_the_tokens(tmp_path):
+    """As the official head of 126,464 rows; what no token names is never allowed."""
+    policy, tokenizer = load_policy(ModelConfig(path=str(make_checkpoint(tmp_path / "wide", rows=1000))), torch.device("cpu"))
+    assert policy.config.embedding_size == len(policy.get_output_embeddings().weight) == 1000
+    allowed = build_vocabulary(tokenizer, 1000).allowed
+    assert len(tokenizer) < 1000 and not allowed[len(tokenizer) :].any() and allowed[: len(tokenizer)].sum() == len(tokenizer) - 1
+    with pytest.raises(ValueError, match=r"^rows=7: the tokenizer has \d+ tokens; choose as many or more$"):
+        make_checkpoint(tmp_path / "narrow", rows=7)

@@ -48,8 +48,8 @@ def main(words: list[str]) -> None:
     for option, value in (("--repeats", given.repeats), ("--seconds", given.seconds)):
         if not value > 0:
             raise ValueError(f"{option}={value}: must be above 0")
-    if given.json and Path(given.json).exists():
-        raise ValueError(f"--json={given.json} exists; give a file that does not")
+    if given.json and (Path(given.json).exists() or not Path(given.json).absolute().parent.is_dir()):
+        raise ValueError(f"--json={given.json}: give a file that does not exist, in a folder that does")
     with stopping_at_once():  # seconds of torch and transformers, which --help does not need
         from dmpo_ref.presets.loading import load_config
         from toy import grading_times

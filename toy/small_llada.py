@@ -139,9 +139,7 @@ def make_checkpoint(
     if d_model % (2 * n_heads):
         raise ValueError(f"d_model={d_model}: must be a multiple of 2 · n_heads = {2 * n_heads}, because RoPE turns pairs of components")
     words = build_tokenizer()
-    rows = rows or 128 * (words.get_vocab_size() // 128 + 1)  # the official head also has more rows than the tokenizer has tokens
-    if rows < words.get_vocab_size():
-        raise ValueError(f"rows={rows}: the tokenizer has {words.get_vocab_size()} tokens; choose as many or more")
+    rows = count_rows(rows, words.get_vocab_size())
     fields = OFFICIAL_FIELDS | sizes
     fields |= {
         "vocab_size": rows,
@@ -162,6 +160,13 @@ def make_checkpoint(
     added = {str(words.token_to_id(t)): {"content": t, "special": True, **ADDED_TOKEN} for t in SPECIAL_TOKENS}
     write_json(output / "tokenizer_config.json", OFFICIAL_TOKENIZER_FIELDS | {"added_tokens_decoder": added})
     return output
+
+
+def count_rows(rows: int | None, num_tokens: int) -> int:
+    """Rows of the vocabulary head, as given or the next multiple of 128: the official head also has more than its tokenizer has tokens."""
+    if rows is not None and rows < num_tokens:
+        raise ValueError(f"rows={rows}: the tokenizer has {num_tokens} tokens; choose as many or more")
+    return rows or 128 * (num_tokens // 128 + 1)
 
 
 def build_tokenizer() -> Tokenizer:

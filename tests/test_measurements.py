@@ -1,7 +1,10 @@
 """Measurements: what is measured is what is claimed; never how fast this machine is."""
 
 import json
+import math
+import re
 import subprocess
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +15,7 @@ from dmpo_ref.likelihood import token_log_prob
 from dmpo_ref.masking import draw_masks, stream
 from dmpo_ref.samplers import sample
 from tests.helpers import make_prompts, make_rollout, tiny_model, vocabulary
-from toy import bench, grading_times, machine, measurements, straightforward
+from toy import bench, grading_times, growth, machine, measurements, straightforward
 
 CPU, PLAIN = torch.device("cpu"), "straightforward"
 
@@ -182,3 +185,22 @@ def test_grading_measures_every_task_with_usual_and_hostile_answers(monkeypatch)
     assert header.split() == ["task", "answers", "grade,", "ms", "reward,", "ms"]
     assert [row.split()[:2] for row in rows] == [[task, kind] for task in grading_times.TASKS for kind in ("usual", "hostile")]
     assert all(float(number) >= 0 for row in rows for number in row.split()[2:])
+
+
+def test_growth_changes_one_size_at_a_time_and_draws_it(monkeypatch, tmp_path, capsys):
+    """A machine whose time is exactly linear in the forward rows, and whose memory is flat."""
+    calls = []
+
+    def output_of(call, *, timeout):
+        sizes = {key: int(re.search(rf"{key}=(\d+)", call)[1]) for key in growth.OPTIONS}
+        calls.append(sizes)
+        return {"seconds": float(math.prod(sizes.values())), "peak": 5e7}
+
+    monkeypatch.setattr(growth, "output_of", output_of)
+    monkeypatch.chdir(tmp_path)
+    growth.main()
+    assert [sum(sizes[key] != value for key, value in growth.OPTIONS.items()) for sizes in calls] == [0, 1, 1, 1, 1] * 3
+    rows = [json.loads(line) for line in Path("runs/growth.jsonl").read_text().splitlines()]
+    assert [row["seconds"] / rows[0]["seconds"] for row in rows] == list(growth.FACTORS) * 3
+    assert capsys.readouterr().out.splitlines()[-1] == "masks R ×16: 1024.00 s, 50 MB"
+    assert Path("runs/growth.png").read_bytes().startswith(b"\x89PNG")

@@ -1,4 +1,4 @@
-"""?"""
+"""How every figure looks: colours, grid, sizes."""
 
 from __future__ import annotations
 

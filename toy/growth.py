@@ -1,0 +1,72 @@
+"""How a round grows: time and peak memory against prompts, rollouts of each, and masks of each, at fixed micro-batches.
+
+    python -m toy.growth    # measures toy_sudoku on this machine, about three minutes; writes runs/growth.jsonl and runs/growth.png
+
+Forward rows are what costs, so time should be linear in all three, and memory flat: a micro-batch is all that is ever in work. What
+bends the lines is not in the rows: work of a round that does not grow (a start of each forward pass, the optimiser), which flattens
+their left end, and tensors of all rollouts (tokens, random numbers, weights), which lift the right end of memory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from matplotlib import pyplot as plt
+from matplotlib.ticker import ScalarFormatter
+
+from dmpo_ref.plots.style import COLORS, use_style
+from toy.bench import output_of
+
+OPTIONS = {"train.prompts_per_round": 8, "train.num_rollouts": 4, "loss.num_masks": 2}
+NAMES = {"train.prompts_per_round": "prompts G", "train.num_rollouts": "rollouts N", "loss.num_masks": "masks R"}
+FACTORS = (1, 2, 4, 8, 16)
+FIXED = ("sampler.micro_batch=32", "train.score_micro_batch=32", "loss.micro_batch=32", "weight.log_ratio=path")
+MARKERS = ("o", "s", "^")
+
+
+def measure_growth() -> Iterator[dict[str, Any]]:
+    """One row for each option and factor; see `toy.measurements.measure`."""
+    for option, factor in ((option, factor) for option in OPTIONS for factor in FACTORS):
+        sizes = [f"{key}={value * (factor if key == option else 1)}" for key, value in OPTIONS.items()]
+        row = output_of(f"measurements.measure('round', 'whole', 'toy_sudoku', {[*FIXED, *sizes]!r}, 5, 60)", timeout=240)
+        yield {"option": option, "factor": factor, **row}
+
+
+def draw_growth(rows: list[dict[str, Any]], output: Path) -> None:
+    """Time and memory relative to the smallest round, one line for each option."""
+    use_style()
+    figure, axes = plt.subplots(1, 2, figsize=(8.5, 3.4))
+    for axis, (key, title) in zip(axes, {"seconds": "time of a round", "peak": "peak memory above idle"}.items(), strict=True):
+        for i, (option, of_option) in enumerate(groupby(rows, key=lambda row: row["option"])):
+            factor, value = zip(*[(row["factor"], row[key]) for row in of_option], strict=True)
+            axis.plot(factor, [v / value[0] for v in value], marker=MARKERS[i], color=COLORS[i], label=NAMES[option])
+        axis.plot(FACTORS, FACTORS if key == "seconds" else [1] * len(FACTORS), color="0.4", linestyle=":", label="linear, or flat")
+        axis.set(title=title, xlabel="so many times as many", ylabel="relative to the smallest", xscale="log", yscale="log")
+        axis.set_xticks(FACTORS, [str(f) for f in FACTORS])
+        axis.set_ylim(0.7, 20)
+        axis.yaxis.set_major_formatter(ScalarFormatter())
+    axes[0].legend(frameon=False)
+    figure.tight_layout()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(output, dpi=150)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Measure, write and draw."""
+    folder = Path("runs")
+    folder.mkdir(exist_ok=True)
+    rows = []
+    for row in measure_growth():
+        rows.append(row)
+        print(f"{NAMES[row['option']]} ×{row['factor']}: {row['seconds']:.2f} s, {row['peak'] / 1e6:.0f} MB", flush=True)
+    (folder / "growth.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    draw_growth(rows, folder / "growth.png")
+
+
+if __name__ == "__main__":
+    main()

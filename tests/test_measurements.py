@@ -91,15 +91,12 @@ def test_a_measurement_stops_at_its_time(tiny_sizes, capsys):
     assert json.loads(capsys.readouterr().out)["runs"] == 1
 
 
-def test_operations_and_memory_of_a_product(tiny_sizes):
-    """A 1000 × 1000 product of float64 is 2·10⁹ operations, its result 8 MB."""
-    from torch.utils.flop_counter import FlopCounterMode
-
+def test_the_highest_memory_is_that_since_the_reset():
+    """200 MB, which no allocator has lying about, and which are given back."""
     before = machine.reset_peak(CPU)
-    with FlopCounterMode(display=False) as counter:
-        result = torch.ones(1000, 1000, dtype=torch.float64) @ torch.ones(1000, 1000, dtype=torch.float64)
-    assert result[0, 0] == 1000 and counter.get_total_flops() == 2 * 10**9
-    assert machine.peak_memory(CPU) - before > 20e6  # two factors and the result
+    torch.ones(50_000_000).sum()
+    assert 190e6 < machine.peak_memory(CPU) - before < 300e6
+    assert machine.reset_peak(CPU) - before < 50e6
 
 
 def test_the_machine_is_described(capsys):

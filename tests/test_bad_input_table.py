@@ -181,7 +181,7 @@ COMMANDS = {  # command line → what its line must hold
     "pretrain-toy width=6": "width=6: must be a multiple",
     "demo --seed x": "argument --seed: invalid int value",
     "demo --output broken": "broken/summary.json is not the summary of a demonstration",
-    "bench everything": "invalid choice",
+    "bench everything": "everything: choose among loss, elbo, samplers",
     "fly": "invalid choice",
 }
 CASES = [

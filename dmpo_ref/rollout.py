@@ -95,11 +95,11 @@ class Rollout:
             values = getattr(self, name), getattr(other, name)
             return torch.cat([F.pad(x, (S - x.shape[-1], 0), value=empty[name]) for x in values])
 
-        padded: dict[str, Any] = {name: both(name) for name in empty}
+        joined: dict[str, Any] = {name: both(name) for name in empty}
         paths = [x.path_log_prob for x in (self, other) if x.path_log_prob is not None]
         return replace(
             self,
-            **padded,
+            **joined,
             path_log_prob=torch.cat(paths) if paths else None,
             num_steps=max(self.num_steps, other.num_steps),
             forwards=self.forwards + other.forwards,

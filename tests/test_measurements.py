@@ -5,9 +5,11 @@ import math
 import re
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from dmpo_ref.cli import main
 from dmpo_ref.config import SamplerConfig
@@ -84,6 +86,31 @@ def test_a_round_of_any_config_and_its_parts(way, small_run):
     assert measurements.prepare_round(subject, way)()["tokens"] > 0
     moved = any(not torch.equal(a, b) for a, b in zip(before, subject.policy.parameters(), strict=True))
     assert moved == (way != "rollouts, weights")
+
+
+def test_the_first_run_is_not_under_the_counter_of_operations(monkeypatch, capsys):
+    """Under a dispatch mode torch compiles nothing, and what it has skipped once it never compiles."""
+    counted = []
+
+    def work():
+        counted.append(_get_current_dispatch_mode() is not None)
+        return {"tokens": 1}
+
+    monkeypatch.setattr(measurements, "build_subject", lambda *_: SimpleNamespace(prompts=make_prompts("1|_")))
+    monkeypatch.setitem(measurements.PREPARE, "round", lambda subject, way: work)
+    measurements.measure("round", "whole", None, [], repeats=2, seconds=100)
+    assert counted == [False, True, False, False] and json.loads(capsys.readouterr().out)["runs"] == 2
+
+
+@pytest.mark.parametrize("options", [["loss.name=wddo"], ["weight.baseline=model"]], ids=str)
+def test_both_ways_of_a_loss_that_subtracts_something_stored(options, tiny_sizes):
+    results = [measurements.PREPARE["loss"](measurements.build_subject("loss", None, options), way)() for way in measurements.CASES["loss"]]
+    assert results[0]["result"] == pytest.approx(results[1]["result"], rel=1e-5)
+
+
+def test_what_the_straightforward_sampler_cannot_fill_is_refused():
+    with pytest.raises(ValueError, match=r"^the straightforward sampler needs responses of one length"):
+        straightforward.sample_full_logits(tiny_model(), make_prompts("1|__", "1|_4"), SamplerConfig(name="confidence"), vocabulary())
 
 
 def test_a_measurement_stops_at_its_time(tiny_sizes, capsys):
@@ -164,6 +191,7 @@ def test_a_row_that_fails_is_named_and_the_others_stay(monkeypatch, capsys):
         (["loss", "--repeats", "0"], "--repeats=0: must be above 0"),
         (["loss", "--seconds", "nan"], "--seconds=nan: must be above 0"),
         (["loss", "loss.micro_batch=0"], "loss.micro_batch=0: "),
+        (["loss", "model.compile=default"], "model.compile=default: without --config the model is random"),
         (["loss", "--config", "nothing.yaml"], "nothing.yaml"),
         (["loss", "--json", "LICENSE"], "--json=LICENSE: give a file that does not exist, in a folder that does"),
         (["loss", "--json", "nowhere/b.json"], "--json=nowhere/b.json: give a file that does not exist, in a folder that does"),

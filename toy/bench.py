@@ -50,6 +50,9 @@ def main(words: list[str]) -> None:
             raise ValueError(f"{option}={value}: must be above 0")
     if given.json and (Path(given.json).exists() or not Path(given.json).absolute().parent.is_dir()):
         raise ValueError(f"--json={given.json}: give a file that does not exist, in a folder that does")
+    fixed = [word for word in overrides if word.startswith("model.") and not word.startswith("model.dtype=")]
+    if fixed and given.config is None and not {"round", "grading"}.issuperset(names):
+        raise ValueError(f"{fixed[0]}: without --config the model is random, and only its dtype can be chosen; give --config")
     with stopping_at_once():  # seconds of torch and transformers, which --help does not need
         from dmpo_ref.presets.loading import load_config
         from toy import grading_times

@@ -26,7 +26,7 @@ from torch.nn import Module
 from torch.utils.flop_counter import FlopCounterMode
 
 from dmpo_ref.config import Config
-from dmpo_ref.experience import collect, step_masks
+from dmpo_ref.experience import collect, score_on_masks, step_masks
 from dmpo_ref.gradient import backward, choose_batch, gradient_step, real_weight
 from dmpo_ref.likelihood import Vocabulary, elbo, sequence_log_prob
 from dmpo_ref.masking import draw_masks, stream, streams
@@ -143,7 +143,8 @@ def prepare_loss(subject: Subject, way: str) -> Work:
     G, N = rollout.tokens.shape[:2]
     weight = torch.rand(G, N, dtype=torch.float64, generator=stream(0, "weights")).softmax(dim=-1).to(rollout.tokens.device)
     position = list(range(G))
-    batch = Experience(rollout, position, weight, weight, torch.zeros_like(weight))
+    stored = score_on_masks(policy, subject.reference, vocabulary, objective, rollout, position, config)
+    batch = Experience(rollout, position, weight, weight, torch.zeros_like(weight), *stored).of_step(0)
     masks = step_masks(objective, rollout, position, config.seed, 0)
 
     def work() -> dict[str, Any]:
@@ -181,7 +182,7 @@ def prepare_elbo(subject: Subject, way: str) -> Work:
 
 def prepare_samplers(subject: Subject, way: str) -> Work:
     """One response to each prompt: forward passes and tokens generated."""
-    options = {"cache": "none", "threshold": None, **SAMPLERS.get(way, SAMPLERS["confidence"])}
+    options = {"cache": "none", "threshold": None, "stop_early": False, "guidance": 0.0, **SAMPLERS.get(way, SAMPLERS["confidence"])}
     prompts, sampler, model = subject.prompts, replace(subject.config.sampler, **options), subject.policy
     generated = int(prompts.response_mask.sum())
 
@@ -226,14 +227,15 @@ PREPARE = {"loss": prepare_loss, "elbo": prepare_elbo, "samplers": prepare_sampl
 
 
 def measure(what: str, way: str, config_name: str | None, overrides: list[str], repeats: int, seconds: float) -> None:
-    """Print a row as one line of JSON: median time of at most `repeats` runs in about `seconds`, after one to warm up, whose operations
-    in matrix products are counted; the highest memory above the idle process; and what the work says of itself."""
+    """Print a row as one line of JSON: median time of at most `repeats` runs in about `seconds`, after one to warm up and one whose
+    operations in matrix products are counted; the highest memory above the idle process; and what the work says of itself."""
     subject = build_subject(what, config_name, overrides)
     device, begun = subject.prompts.tokens.device, time.perf_counter()
     work = PREPARE[what](subject, way)
     idle = reset_peak(device)
-    with FlopCounterMode(display=False) as counter:
-        row = work()
+    row = work()
+    with FlopCounterMode(display=False) as counter:  # not the first run: under a mode torch would compile nothing, then or later
+        work()
     times: list[float] = []
     while len(times) < repeats and (not times or time.perf_counter() - begun < seconds):
         finish(device)
@@ -261,8 +263,10 @@ def outside_model(model: LLaDAModelLM, work: Work, device: torch.device) -> floa
         spent.append(time.perf_counter() - begun[-1])
 
     hooks = model.register_forward_pre_hook(before), model.register_forward_hook(after)
+    finish(device)
     start = time.perf_counter()
     work()
+    finish(device)
     seconds = time.perf_counter() - start
     for hook in hooks:
         hook.remove()

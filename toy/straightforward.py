@@ -29,7 +29,12 @@ def sample_full_logits(model: Module, prompts: Prompts, config: SamplerConfig, v
     """What `sampler.name=confidence` without a cache draws, one response to each of B prompts of one length: tokens [B, S].
 
     The tokens are drawn by Gumbel noise, so above temperature 0 they are others than the library's, of the same distribution.
+
+    Raises:
+        ValueError: responses of other lengths, or with given tokens inside.
     """
+    if (prompts.response_mask != prompts.response_mask[0]).any():
+        raise ValueError("the straightforward sampler needs responses of one length without given tokens inside")
     tokens, slots = prompts.tokens.clone(), prompts.response_mask[0].nonzero().flatten()
     generator = torch.Generator(tokens.device).manual_seed(seed)
     b = config.block_length or len(slots)

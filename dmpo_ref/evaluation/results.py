@@ -26,7 +26,8 @@ from dmpo_ref.tasks.base import Task
 # What an answer depends on; an evaluation goes on only if all of it is unchanged. A folder of adapters says itself what they are.
 DECISIVE = ("seed", "model.", "task.", "evaluation.num_samples", "evaluation.sampler.")
 NOT_DECISIVE = (
-    *("model.lora_", "model.gradient_checkpointing", "model.compile", "model.float32_logits"),
+    *("model.lora_rank", "model.lora_alpha", "model.lora_dropout", "model.lora_targets"),
+    *("model.gradient_checkpointing", "model.compile", "model.float32_logits"),
     *("task.train", "task.reward", "evaluation.sampler.micro_batch"),
 )
 ANSWER: dict[str, Any] = {"index": int, "sample": int, "num_tokens": int, "question": object, "ground_truth": object, "generation": object}

@@ -118,8 +118,8 @@ def path_masks(step: Tensor, num_steps: int) -> Masks:
 
 
 def draw_path_steps(step: Tensor, num_steps: int, num_masks: int, generators: list[torch.Generator]) -> Masks:
-    """R steps of every rollout's own order, drawn afresh: `path_steps_from_uniforms` with one generator for each of the G prompts."""
-    u = torch.stack([torch.rand(step.shape[1], num_masks, generator=g, dtype=torch.float64) for g in generators])
+    """R steps of every rollout's own order, or all if they are fewer: `path_steps_from_uniforms`, with a generator for each prompt."""
+    u = torch.stack([torch.rand(step.shape[1], min(num_masks, num_steps), generator=g, dtype=torch.float64) for g in generators])
     return path_steps_from_uniforms(step, num_steps, u.to(step.device))
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dmpo_ref.forecast.phases import list_phases, passes_of_block, sampling_phase, tokens_fed
+from dmpo_ref.forecast.phases import count_passes, list_phases, sampling_phase, tokens_fed
 from dmpo_ref.presets.loading import load_config
 
 P, L = 8, 4
@@ -50,7 +50,7 @@ def test_processes_share_the_rows():
 def test_two_blocks_of_two_with_each_cache(cache, fed):
     sampler = load_config("toy_sudoku", "sampler.name=confidence", "weight.log_ratio=none", f"sampler.cache={cache}",
                           "sampler.block_length=2").sampler  # fmt: skip
-    assert tokens_fed(sampler, P, L, passes_of_block(sampler, L, fewest=False)) == fed
+    assert tokens_fed(sampler, P, L, count_passes(sampler, L, fewest=False)) == fed
 
 
 def test_wino_feeds_its_block_a_second_time_and_needs_at_least_three_passes_for_32_positions():
@@ -58,8 +58,8 @@ def test_wino_feeds_its_block_a_second_time_and_needs_at_least_three_passes_for_
     assert tokens_fed(sampler, P, L, 1) == [P + L + 4]
     # 32 open: 20 at most, then ⌊0.7 · 12⌋ = 8, then 5 of the last 4
     sampler.block_length = 32
-    assert passes_of_block(sampler, 32, fewest=True) == 3
-    assert passes_of_block(sampler, 32, fewest=False) == 32
+    assert count_passes(sampler, 32, fewest=True) == 3
+    assert count_passes(sampler, 32, fewest=False) == 32
 
 
 def test_guidance_feeds_two_sequences_for_a_rollout():

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dmpo_ref.config import SamplerConfig
-from dmpo_ref.forecast.phases import passes_of_block
+from dmpo_ref.forecast.phases import count_passes
 from dmpo_ref.masking import stream
 from dmpo_ref.presets.loading import load_config
 from dmpo_ref.runtime.files import claim
@@ -63,7 +63,7 @@ def test_tokens_placed_in_each_pass_are_those_of_the_published_code(block, steps
 
 def test_a_forecast_counts_no_passes_that_do_nothing():
     config = SamplerConfig(name="confidence", block_length=4, steps=64)
-    assert passes_of_block(config, 16, fewest=False) == 4
+    assert count_passes(config, 16, fewest=False) == 4
 
 
 @pytest.mark.parametrize(

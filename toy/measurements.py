@@ -90,8 +90,15 @@ class Subject:
         order = torch.rand(tokens.shape, generator=generator).masked_fill(~response, torch.inf).argsort(dim=-1).argsort(dim=-1)
         longest, step = int(response.sum(dim=-1).max()), order.masked_fill(~response, -1)
         tokens = torch.where(response, drawn, tokens)
-        known = None, longest, self.config.sampler, 0, 0
-        rollout = Rollout(tokens, attention_mask, prompt_mask, response, step, *known, padded=self.prompts.padded)
+        rollout = Rollout(
+            *(tokens, attention_mask, prompt_mask, response, step),
+            path_log_prob=None,
+            num_steps=longest,
+            sampler=self.config.sampler,
+            forwards=0,
+            fed_tokens=0,
+            padded=self.prompts.padded,
+        )
         return rollout.to(self.prompts.tokens.device)
 
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil
+from typing import Any
 
 from dmpo_ref.config import Config, SamplerConfig
 from dmpo_ref.objectives import build_objective
-from dmpo_ref.samplers.checks import CONFIDENT, PARALLEL, steps_of
+from dmpo_ref.samplers.checks import CONFIDENT, PARALLEL, passes_of_block, steps_of
 
 
 @dataclass
@@ -21,6 +22,7 @@ class Phase:
         fed: tokens of a sequence, padding included, that each of these passes feeds.
         scored: positions of a sequence whose logits a pass reads, on average.
         gradient: the pass has a backward pass. samples: tokens are drawn at the scored positions.
+        of_base: how many of the passes are of p_ref while it is the policy without its adapters.
         worth: forward passes that one costs, by the operations of matrix products; for a sequence of the same length.
         least, seconds: bound and expectation, on each process. `plan.measure` fills these three in.
     """
@@ -33,6 +35,7 @@ class Phase:
     num_processes: int
     gradient: bool = False
     samples: bool = False
+    of_base: int = 0
     worth: float = 1.0
     least: float = 0.0
     seconds: float = 0.0
@@ -62,22 +65,27 @@ def list_phases(config: Config, P: int, L: int, num_processes: int) -> list[Phas
     objective = build_objective(loss, config.weight)
     masks, scored = loss.num_masks, L / 2  # masks of a rollout in one step, positions scored in each
     if objective.needs_path:
-        masks, scored = T if objective.follows_path else loss.num_masks, L / T
+        masks, scored = T if objective.follows_path else min(loss.num_masks, T), L / T
     if loss.name in ("diffu_grpo", "wd1"):  # one mask, all positions
         masks, scored = 1, L
 
-    def phase(name: str, passes: int, rows: int, micro_batch: int | None, scored: float, gradient: bool = False) -> Phase:
-        return Phase(name, [P + L] * passes, rows, min(micro_batch or rows, rows), scored, num_processes, gradient)
+    is_base = int(config.model.lora_rank > 0 and train.resync_every == 0)  # p_ref; re-synced, it has adapters of its own
+
+    def phase(name: str, passes: int, rows: int, micro_batch: int | None, scored: float, **more: Any) -> Phase:
+        return Phase(name, [P + L] * passes, rows, min(micro_batch or rows, rows), scored, num_processes, **more)
 
     phases = [sampling_phase(config, P, L, num_processes)]
     if log_ratio == "path":
-        phases.append(phase("scoring p_ref", 1, rollouts * T, train.score_micro_batch, L / T))
+        phases.append(phase("scoring p_ref", 1, rollouts * T, train.score_micro_batch, L / T, of_base=is_base))
     if log_ratio == "elbo":
-        phases.append(phase("scoring p_ref, p_old", 2, rollouts * config.weight.elbo_num_masks, train.score_micro_batch, L / 2))
+        rows = rollouts * config.weight.elbo_num_masks
+        phases.append(phase("scoring p_ref, p_old", 2, rows, train.score_micro_batch, L / 2, of_base=is_base))
     stored = ["log p_old"] if objective.uses_log_old or config.weight.baseline == "model" else []
     stored += ["log p_ref"] if objective.uses_log_ref else []
     for name in stored:
-        phases.append(phase(f"storing {name}", 1 if objective.follows_path else K, rollouts * masks, train.score_micro_batch, scored))
+        passes = 1 if objective.follows_path else K
+        of_base = passes * is_base * (name == "log p_ref")
+        phases.append(phase(f"storing {name}", passes, rollouts * masks, train.score_micro_batch, scored, of_base=of_base))
     if stored and loss.micro_batch:  # a loss that is not linear needs its gradient before it is taken in parts
         phases.append(phase("gradient of the loss", K, in_step * masks, loss.micro_batch, scored))
     return [*phases, phase("gradient steps", K, in_step * masks, loss.micro_batch, scored, gradient=True)]
@@ -92,7 +100,7 @@ def sampling_phase(config: Config, P: int, L: int, num_processes: int, *, fewest
     rows = copies * config.train.prompts_per_round * config.train.num_rollouts // num_processes
     batch = copies * max(1, (sampler.micro_batch or rows) // copies)
     b = sampler.block_length or L
-    n = passes_of_block(sampler, L, fewest=fewest)
+    n = count_passes(sampler, L, fewest=fewest)
     scored = b / n
     if sampler.name in CONFIDENT:  # all that is still masked: b, then b/n fewer after every pass
         scored = b * (n + 1) / (2 * n)
@@ -101,8 +109,8 @@ def sampling_phase(config: Config, P: int, L: int, num_processes: int, *, fewest
     return Phase("sampling", tokens_fed(sampler, P, L, n), rows, min(batch, rows), scored, num_processes, samples=True)
 
 
-def passes_of_block(sampler: SamplerConfig, L: int, *, fewest: bool) -> int:
-    """Forward passes that fill a block of b positions: T b / L with a budget of T, and b without one.
+def count_passes(sampler: SamplerConfig, L: int, *, fewest: bool) -> int:
+    """Forward passes that fill a block of b positions, at most or at least: `samplers.checks.passes_of_block`, or fewer.
 
     How many `threshold`, `factor` and `wino` take depends on how confident the model is. Each places at least one token, net of
     what wino takes back, so b are the most. The fewest are one, or for wino what its limit in a pass allows,
@@ -115,7 +123,7 @@ def passes_of_block(sampler: SamplerConfig, L: int, *, fewest: bool) -> int:
         while b > 0:
             b, passes = b - min(max(7 * b // 10, 5), 20), passes + 1
         return passes
-    return steps_of(sampler, L) * b // L
+    return passes_of_block(sampler, L)
 
 
 def tokens_fed(sampler: SamplerConfig, P: int, L: int, n: int) -> list[int]:

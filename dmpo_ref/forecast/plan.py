@@ -9,7 +9,7 @@ Symbols: P tokens of the longest prompt, L of the response.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -177,6 +177,9 @@ def measure(phase: Phase, model: LLaDAConfig, config: Config, gpu: GPU, strategy
         if phase.gradient:
             work = step_work(model, options, S, phase.scored)
             phase.worth = work.flops / forward.flops
+        if phase.of_base:
+            share = phase.of_base / len(phase.fed)
+            work = work * (1 - share) + forward_work(model, replace(options, lora_rank=0), fed, S, phase.scored) * share
         work = work * phase.rows + per_call * calls
         phase.least += times * work.least(options, gpu)
         phase.seconds += times * work.expected(options, gpu)

@@ -46,6 +46,8 @@ def variants(config: Config) -> list[dict[str, Any]]:
         faster.append({"model.gradient_checkpointing": False} | ({"loss.micro_batch": max(1, micro_batch // 2)} if micro_batch else {}))
     if model.compile == "none":
         faster.append({"model.compile": "default"})
+    if model.lora_rank and model.dtype == "bfloat16" and not model.lora_lean:
+        faster.append({"model.lora_lean": True})
     if sampler.name in CONFIDENT and sampler.cache != "dual" and model.compile != "reduce-overhead":
         faster.append({"sampler.cache": "dual"})
     smaller: list[dict[str, Any]] = [] if model.gradient_checkpointing else [{"model.gradient_checkpointing": True}]

@@ -75,6 +75,8 @@ class Work:
 def forward_work(model: LLaDAConfig, options: ModelConfig, fed: int, S: int, scored: float, *, samples: bool = False) -> Work:
     """A pass of one sequence without gradient that feeds `fed` of its S tokens; `samples`: tokens are drawn at the scored positions."""
     blocks, adapters, head = matrix_flops(model, options, fed, S, scored)
+    if is_lean(options):  # in the type of the model
+        blocks, adapters = blocks + adapters, 0.0
     moved = fed * (fused_share(options) * model.n_layers * block_bytes(model, options) + norm_bytes(model, options))
     moved += scored * model.embedding_size * (cast_bytes(options) + (SAMPLING_BYTES if samples else LOG_SOFTMAX_BYTES))
     return Work(blocks + head, adapters, moved + attention_bytes(model, options, fed, S), kept=sizes.cache_bytes(model, options, S - fed))
@@ -83,7 +85,7 @@ def forward_work(model: LLaDAConfig, options: ModelConfig, fed: int, S: int, sco
 def step_work(model: LLaDAConfig, options: ModelConfig, S: int, scored: float) -> Work:
     """A pass of one sequence with its gradient, in units of what the products of the forward pass cost:
 
-        blocks, frozen     2    forward, gradient of the inputs            (the first block's q, k, v need none; not subtracted)
+        blocks, frozen     2    forward, gradient of the inputs, which the first block's q, k, v and their A do not need
         trained, adapters  3    and gradient of the weights
         attention          3.5  backward makes five products for the forward's two: the scores are computed once more
         head               2    logits, and the mean of the head's rows, which is the gradient of its inputs; trained 4
@@ -97,19 +99,23 @@ def step_work(model: LLaDAConfig, options: ModelConfig, S: int, scored: float) -
     is_adapted = "ff_out" in options.lora_targets and not full
     blocks_again = blocks - (0 if is_adapted else model.mlp_hidden_size * in_ff_out)
     adapters_again = adapters - (options.lora_rank * in_ff_out if is_adapted else 0)
-    own = (2 + full) * (blocks - attention) + 3.5 * attention + again * blocks_again + (4 if full else 2) * head
+    first = {name: size for name, size in sizes.linear_layers(model).items() if name in ("q_proj", "k_proj", "v_proj") and not full}
+    needless = 2 * S * sum(inputs * outputs for inputs, outputs in first.values())
+    needless_adapters = 2 * S * options.lora_rank * sum(inputs for name, (inputs, _) in first.items() if name in options.lora_targets)
+    own = (2 + full) * (blocks - attention) + 3.5 * attention + again * blocks_again + (4 if full else 2) * head - needless
     moved = (1 + again) * block_bytes(model, options, trains=True) + backward_bytes(model, options)
     moved = S * (fused_share(options) * model.n_layers * moved + 3 * norm_bytes(model, options))
     softmax = LOG_SOFTMAX_BYTES + 8 + 2 * c  # the exponential, and its cast
     softmax = 2 * softmax + 24 if full else softmax  # computed again, negated, one-hot added, scaled
     moved += scored * model.embedding_size * softmax + (3 + again) * attention_bytes(model, options, S, S)
-    return Work(own, 3 * adapters + again * adapters_again, moved)
+    return Work(own, 3 * adapters + again * adapters_again - needless_adapters, moved)
 
 
 def call_work(model: LLaDAConfig, options: ModelConfig, num_processes: int, strategy: str, *, scored: float = 0.0, gradient: bool) -> Work:
     """What each call of the model costs whatever the number of its sequences.
 
-    Weights are read in the forward pass, for the gradient of the inputs, and where blocks run again. Gradients are added to those that are
+    Weights, but for the rows of the embedding that nobody looks up, are read in the forward pass, for the gradient of the inputs, and
+    where blocks run again; lean adapters are rounded first. Gradients are added to those that are
     there (two reads and a write), the trained head's once for each chunk of the `scored` positions. With fsdp2 weights are fetched for the
     forward and for the backward pass, and gradients sent.
     """
@@ -117,7 +123,9 @@ def call_work(model: LLaDAConfig, options: ModelConfig, num_processes: int, stra
     weights = sizes.weight_bytes(model, options) + adapters
     passes = 2 + options.gradient_checkpointing if gradient else 1
     shared = (1 - 1 / num_processes) * (strategy == "fsdp2")
-    work = Work(read=passes * weights, fetched=shared * min(passes, 2) * weights)
+    work = Work(read=passes * (weights - b * model.embedding_size * model.d_model), fetched=shared * min(passes, 2) * weights)
+    if is_lean(options) and not gradient:
+        work.moved = (4 + 2) / 4 * adapters
     if gradient:
         trained = adapters or weights
         chunks = 0 if adapters else max(scored / chunk_size(model.embedding_size), 1)
@@ -148,6 +156,11 @@ def cast_bytes(options: ModelConfig) -> int:
     return 0 if options.dtype == "float32" else sizes.element_bytes(options) + 4
 
 
+def is_lean(options: ModelConfig) -> bool:
+    """Whether passes without a gradient take adapters rounded to the type of the model (`models.adapters.Lean`)."""
+    return options.lora_lean and options.lora_rank > 0 and options.dtype == "bfloat16"
+
+
 def fused_share(options: ModelConfig) -> float:
     """Of the bytes that blocks move op by op, those that are left with `model.compile`."""
     return 1.0 if options.compile == "none" else COMPILED_SHARE
@@ -170,10 +183,11 @@ def block_bytes(model: LLaDAConfig, options: ModelConfig, *, trains: bool = Fals
     rotation     (d + d_kv) (40 + 2 c)     cast, · cos, rotate half (negate, join), · sin, sum, cast
     residuals    6 b d
     SwiGLU       5 b m                     SiLU, · up
-    adapters     c for each input, and 16 + b + c for each output: scaled, added, cast; dropout in training 9 for each input
+    adapters     c for each input, and 16 + b + c for each output: scaled, added, cast; dropout in training 9 for each input;
+                 nothing where they are lean: B times A x is added in the product itself
     """
     d, b, c = model.d_model, sizes.element_bytes(options), cast_bytes(options)
-    inputs, outputs = adapted_widths(model, options)
+    inputs, outputs = (0, 0) if is_lean(options) and not trains else adapted_widths(model, options)
     moved = 2 * norm_bytes(model, options) + 6 * b * d + 5 * b * model.mlp_hidden_size + rotation_bytes(model, options)
     return moved + (c + 9 * (trains and options.lora_dropout > 0)) * inputs + (16 + b + c) * outputs
 

@@ -117,9 +117,10 @@ class Lean:
     at once; that costs what is saved on about 30 tokens, at rank 128 of LLaDA-8B.
 
     Logits are then as far from those in exact arithmetic as PEFT's are: within 1.1 times, or 1.5 times where adapters count more than W.
-    So log p_old and log p_ref, both without a gradient, are as exact as they were. But log p_θ of a gradient step, where A and B
-    stay float32, differs from log p_old by such rounding even before the first step: ratios of the two are not exactly 1 there.
-    With float32 weights, or with a gradient, nothing differs from PEFT.
+    So log p_old and log p_ref, both without a gradient, are as exact as they were. In a pass with a gradient A and B stay float32 and
+    nothing differs from PEFT, so log p_θ there differs from log p_old by such rounding even before the first step, and ratios are
+    not exactly 1. With `loss.micro_batch` a loss that is not linear is first taken without a gradient: its ratios are then exactly
+    1, and its derivative is taken at these rounded scores. With float32 weights nothing differs at all.
     """
 
     def forward(self: Any, x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from dmpo_ref.config import SamplerConfig
 from dmpo_ref.likelihood import Vocabulary
 from dmpo_ref.models.cache import KeyValueCache
 from dmpo_ref.rollout import Prompts
-from dmpo_ref.samplers.checks import CONFIDENT, PARALLEL, has_path_log_prob, threshold_of
+from dmpo_ref.samplers.checks import CONFIDENT, PARALLEL, has_path_log_prob, passes_of_block, threshold_of
 from dmpo_ref.samplers.proposal import propose, refuse_broken_logits
 from dmpo_ref.samplers.rows import Filled, Rows, in_batch_order, largest, scatter, set_aside_finished
 
@@ -39,20 +39,16 @@ class Timetable:
         """The timetable of responses [B, S] bool."""
         lengths = response.sum(dim=-1).tolist()
         longest, b = max(lengths), config.block_length or max(lengths)
-        ends = None if config.name in PARALLEL or config.stop_early else frozenset(passes_of(config, L) - 1 for L in lengths)
-        passes = None if config.name in PARALLEL else passes_of(config, longest) * b // longest
+        is_known = config.name not in PARALLEL
+        passes = passes_of_block(config, longest) if is_known else None
+        last = frozenset(passes_of_block(config, L) * (L // (config.block_length or L)) - 1 for L in lengths)
+        ends = last if is_known and not config.stop_early else None
         return cls(int(response[0].long().argmax()), longest, b, passes, ends)
 
     def fed(self, kind: str, block: int) -> tuple[int, int]:
         """What is fed after the first pass of a block: it and all that follows it (`prefix`), or it alone (`dual`); start, stop."""
         start = self.first + block * self.block_length
         return start, start + self.block_length if kind == "dual" else self.first + self.length
-
-
-def passes_of(config: SamplerConfig, length: int) -> int:
-    """Forward passes that fill a response of L positions, if the model has no say in it."""
-    b = config.block_length or length
-    return length // b * min(config.steps * b // length, b) if config.steps else length
 
 
 @dataclass

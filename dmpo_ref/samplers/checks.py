@@ -70,6 +70,11 @@ def steps_of(config: SamplerConfig, length: int) -> int:
     return min(config.steps or length, length)
 
 
+def passes_of_block(config: SamplerConfig, length: int) -> int:
+    """Forward passes that fill a block of b of L positions: T b / L, rounded down, with a budget of T < L steps; else b."""
+    return steps_of(config, length) * (config.block_length or length) // length
+
+
 def check_memory(config: SamplerConfig, rows: int, length: int, width: int, options: str) -> None:
     """Refuse more rollouts than this machine could hold the random numbers of, float64 [rows, T + 1, S] (ValueError).
 

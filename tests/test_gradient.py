@@ -73,6 +73,17 @@ def test_a_loss_that_is_not_finite_leaves_the_weights():
     assert all(torch.equal(before[name], value) for name, value in policy.state_dict().items())
 
 
+def test_a_gradient_that_is_not_finite_leaves_the_weights():
+    """The square root of 0 is 0, and its slope is infinite; times a gradient of 0 that is NaN."""
+    policy, batch = tiny_model(), experience()
+    before = copy.deepcopy(policy.state_dict())
+    steep = Objective(all_hidden, lambda scores, *_: (0 * scores).sum().sqrt(), is_linear=True)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=0.01)
+    with pytest.raises(ValueError, match=r"^the gradient norm of step 3 is nan$"):
+        gradient_step(policy, optimizer, VOCABULARY, steep, batch, all_hidden(batch.rollout), load_config("toy_sudoku"), step=3)
+    assert all(torch.equal(before[name], value) for name, value in policy.state_dict().items())
+
+
 def test_the_real_weight_subtracts_the_baseline_that_depends_on_the_policy():
     """log p_θ − log p_old is 0 and ln 3 for the two rollouts, so the model baseline is 1/4 and 3/4."""
     batch = experience(1)

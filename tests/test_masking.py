@@ -209,6 +209,11 @@ def test_path_steps_are_those_of_the_path_where_as_many_are_drawn_as_a_row_took(
         assert torch.equal(getattr(drawn, field), getattr(path, field))
 
 
+def test_no_more_path_steps_are_drawn_than_there_are():
+    step = torch.tensor([[[-1, 0, 2, 1]]])
+    assert torch.equal(draw_path_steps(step, 3, 8, [stream(0)]).target, path_masks(step, 3).target)
+
+
 def test_path_steps_of_a_prompt_do_not_depend_on_its_neighbours():
     step = torch.tensor([[[4, 0, 3, 1, 2]], [[-1, 1, -1, 0, 2]]]).expand(2, 6, 5)
     together = draw_path_steps(step, 5, 2, [stream(0, g) for g in range(2)])

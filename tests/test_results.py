@@ -188,7 +188,13 @@ def test_what_decides_no_answer_may_change(tmp_path):
         word = f"model.{word}"
         assert results.describe(load_config("toy_sudoku", word)) == header, word
     shutil.copytree("toy/checkpoint", tmp_path / "elsewhere")
-    for word in ("model.vocabulary=full", "model.dtype=bfloat16", "task.few_shot=1", f"model.path={tmp_path / 'elsewhere'}"):
+    for word in (
+        "model.vocabulary=full",
+        "model.dtype=bfloat16",
+        "model.lora_lean=true",
+        "task.few_shot=1",
+        f"model.path={tmp_path / 'elsewhere'}",
+    ):
         assert results.describe(load_config("toy_sudoku", word)) != header, word
 
 

@@ -38,6 +38,23 @@ def test_what_is_stored_costs_a_pass_for_each_step_or_one_along_the_path():
     assert "gradient of the loss" not in phases("loss.micro_batch=4")
 
 
+def test_steps_of_the_path_are_as_many_as_are_drawn_or_all():
+    for num_masks, rows in ((2, 6 * 2), (4, 6 * 4), (9, 6 * 4)):
+        step = phases("loss.masks=path_steps", f"loss.num_masks={num_masks}")["gradient steps"]
+        assert (step.rows, step.scored) == (rows, 1.0)
+
+
+def test_only_passes_of_a_reference_that_was_never_re_synced_are_of_the_base():
+    options = ("model.lora_rank=4", "loss.name=reinforce", "loss.masks=path", "loss.kl=0.1")
+    of_base = {name: (phase.of_base, len(phase.fed)) for name, phase in phases(*options).items()}
+    assert of_base["storing log p_ref"] == (1, 1)
+    assert phases("model.lora_rank=4", "weight.log_ratio=path")["scoring p_ref"].of_base == 1
+    assert phases("model.lora_rank=4", "weight.log_ratio=elbo")["scoring p_ref, p_old"].of_base == 1
+    assert of_base["storing log p_old"][0] == of_base["gradient steps"][0] == of_base["sampling"][0] == 0
+    assert not phases("model.lora_rank=4", "weight.log_ratio=path", "train.resync_every=3")["scoring p_ref"].of_base
+    assert not any(phase.of_base for phase in phases(*options[1:]).values())  # a second model
+
+
 def test_processes_share_the_rows():
     alone, shared = phases()["gradient steps"], phases(num_processes=2)["gradient steps"]
     assert (shared.rows, shared.sequences) == (alone.rows / 2, alone.sequences)

@@ -252,17 +252,19 @@ def test_answers_of_an_evaluation(small_run):
     config = small_run("evaluation.sampler.name=random_order")
     task = build_task(config.task)
 
-    def answers(device):
+    def answers(device, num_samples=2):
         model, tokenizer = load_policy(ModelConfig(path=config.model.path), torch.device(device))
         items, sampler = task.load(config.task.test)[:5], config.evaluation.sampler
         vocabulary = allowed_vocabulary(config.model, task, model, tokenizer)
-        batches = answer_items(model, tokenizer, task, items, sampler, vocabulary, [0], num_samples=2, seed=0)
+        batches = answer_items(model, tokenizer, task, items, sampler, vocabulary, [0], num_samples=num_samples, seed=0)
         return [answer for batch in batches for answer in batch.answers]
 
     expected = answers("cpu")
     with pretend_cuda() as gpu, gpu.counting() as waits:
         assert answers("cuda") == expected
-    assert waits["copy"] < 20  # not one for each answer
+    with pretend_cuda() as gpu, gpu.counting() as of_more:
+        answers("cuda", num_samples=6)
+    assert of_more == waits  # nothing is asked for each answer
 
 
 def test_the_model_alone_without_a_mask_or_a_vocabulary():

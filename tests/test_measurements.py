@@ -126,6 +126,32 @@ def test_the_highest_memory_is_that_since_the_reset():
     assert machine.reset_peak(CPU) - before < 50e6
 
 
+def test_live_bytes_are_those_of_what_is_still_held():
+    with machine.LiveBytes() as live:
+        kept = torch.ones(1000)
+        torch.ones(5000).sum()  # gone after it; its sum too
+        view = kept[10:]
+        assert (live.now, live.peak) == (4000, 4000 + 20_000 + 4)
+        del kept
+        assert live.now == 4000  # the view holds the storage
+        del view
+    assert live.now == 0
+
+
+@pytest.mark.parametrize("option", growth.OPTIONS)
+def test_the_tensors_of_a_round_hardly_grow_at_fixed_micro_batches(option):
+    """Eight times as many of one kind; what all rows would need at once is eight times as much."""
+    peaks = []
+    for factor in (1, 8):
+        sizes = [f"{key}={value * (factor if key == option else 1)}" for key, value in growth.OPTIONS.items()]
+        work = measurements.prepare_round(measurements.build_subject("round", "toy_sudoku", [*growth.FIXED, *sizes]), "whole")
+        work()
+        with machine.LiveBytes() as live:
+            work()
+        peaks.append(live.peak)
+    assert peaks[1] < 1.1 * peaks[0]
+
+
 def test_the_machine_is_described(capsys):
     machine.measure_ceilings("cpu", "float32")
     described = json.loads(capsys.readouterr().out)
@@ -219,7 +245,7 @@ def test_growth_changes_one_size_at_a_time_and_draws_it(monkeypatch, tmp_path, c
     def output_of(call, *, timeout):
         sizes = {key: int(re.search(rf"{key}=(\d+)", call)[1]) for key in growth.OPTIONS}
         calls.append(sizes)
-        return {"seconds": float(math.prod(sizes.values())), "peak": 5e7}
+        return {"seconds": float(math.prod(sizes.values())), "tensors": 5e7}
 
     monkeypatch.setattr(growth, "output_of", output_of)
     monkeypatch.chdir(tmp_path)
@@ -227,5 +253,5 @@ def test_growth_changes_one_size_at_a_time_and_draws_it(monkeypatch, tmp_path, c
     assert [sum(sizes[key] != value for key, value in growth.OPTIONS.items()) for sizes in calls] == [0, 1, 1, 1, 1] * 3
     rows = [json.loads(line) for line in Path("runs/growth.jsonl").read_text().splitlines()]
     assert [row["seconds"] / rows[0]["seconds"] for row in rows] == list(growth.FACTORS) * 3
-    assert capsys.readouterr().out.splitlines()[-1] == "masks R ×16: 1024.00 s, 50 MB"
+    assert capsys.readouterr().out.splitlines()[-1] == "masks R ×16: 1024.00 s, tensors 50.0 MB"
     assert Path("runs/growth.png").read_bytes().startswith(b"\x89PNG")

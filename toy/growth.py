@@ -2,9 +2,10 @@
 
     python -m toy.growth    # measures toy_sudoku on this machine, about three minutes; writes runs/growth.jsonl and runs/growth.png
 
-Forward rows are what costs, so time should be linear in all three, and memory flat: a micro-batch is all that is ever in work. What
-bends the lines is not in the rows: work of a round that does not grow (a start of each forward pass, the optimiser), which flattens
-their left end, and tensors of all rollouts (tokens, random numbers, weights), which lift the right end of memory.
+Forward rows are what costs, so time should be linear, and memory flat: a micro-batch is all that is ever in work. Masks bend the line
+of time, because drawing and scoring the rollouts does not grow with them; so does, for few rollouts, what a forward pass costs
+whatever its rows. Memory is that of the tensors; it rises a little with those that hold all rollouts (tokens, random numbers, masks).
+The process itself grows more, since its allocator keeps what small tensors leave behind.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib import pyplot as plt
-from matplotlib.ticker import ScalarFormatter
 
 from dmpo_ref.plots.style import COLORS, use_style
 from toy.bench import output_of
@@ -40,7 +40,7 @@ def draw_growth(rows: list[dict[str, Any]], output: Path) -> None:
     """Time and memory relative to the smallest round, one line for each option."""
     use_style()
     figure, axes = plt.subplots(1, 2, figsize=(8.5, 3.4))
-    for axis, (key, title) in zip(axes, {"seconds": "time of a round", "peak": "peak memory above idle"}.items(), strict=True):
+    for axis, (key, title) in zip(axes, {"seconds": "time of a round", "tensors": "peak memory of its tensors"}.items(), strict=True):
         for i, (option, of_option) in enumerate(groupby(rows, key=lambda row: row["option"])):
             factor, value = zip(*[(row["factor"], row[key]) for row in of_option], strict=True)
             axis.plot(factor, [v / value[0] for v in value], marker=MARKERS[i], color=COLORS[i], label=NAMES[option])
@@ -48,7 +48,8 @@ def draw_growth(rows: list[dict[str, Any]], output: Path) -> None:
         axis.set(title=title, xlabel="so many times as many", ylabel="relative to the smallest", xscale="log", yscale="log")
         axis.set_xticks(FACTORS, [str(f) for f in FACTORS])
         axis.set_ylim(0.7, 20)
-        axis.yaxis.set_major_formatter(ScalarFormatter())
+        axis.set_yticks(FACTORS, [str(f) for f in FACTORS])
+        axis.minorticks_off()
     axes[0].legend(frameon=False)
     figure.tight_layout()
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +64,7 @@ def main() -> None:
     rows = []
     for row in measure_growth():
         rows.append(row)
-        print(f"{NAMES[row['option']]} ×{row['factor']}: {row['seconds']:.2f} s, {row['peak'] / 1e6:.0f} MB", flush=True)
+        print(f"{NAMES[row['option']]} ×{row['factor']}: {row['seconds']:.2f} s, tensors {row['tensors'] / 1e6:.1f} MB", flush=True)
     (folder / "growth.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     draw_growth(rows, folder / "growth.png")
 

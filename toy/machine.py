@@ -7,13 +7,46 @@ import platform
 import resource
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+
+
+class LiveBytes(TorchDispatchMode):
+    """Bytes of the tensors that operations have made and that are still held: `now`, and `peak`, the most at any time.
+
+    What an allocator keeps after they are gone is not in it, nor are the tensors that were there before.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.held = set[int]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and (storage := tensor.untyped_storage())._cdata not in self.held:
+                size, address = storage.nbytes(), storage._cdata
+                self.held.add(address)
+                self.now += size
+                self.peak = max(self.peak, self.now)
+                weakref.finalize(storage, self.let_go, address, size)
+        return result
+
+    def let_go(self, address: int, size: int) -> None:
+        """A storage is gone."""
+        self.held.discard(address)
+        self.now -= size
 
 
 def finish(device: torch.device) -> None:

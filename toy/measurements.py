@@ -44,7 +44,7 @@ from dmpo_ref.runtime.state import build_optimizer
 from dmpo_ref.samplers import sample
 from dmpo_ref.tasks import build_task
 from dmpo_ref.tasks.encoding import encode
-from toy.machine import finish, peak_memory, reset_peak
+from toy.machine import LiveBytes, finish, peak_memory, reset_peak
 from toy.straightforward import sample_full_logits, token_log_prob_full_logits
 
 STANDARD: tuple[str, ...] = ("loss.masks=antithetic", "loss.num_masks=4", "loss.micro_batch=4", "weight.log_ratio=elbo")
@@ -235,13 +235,17 @@ PREPARE = {"loss": prepare_loss, "elbo": prepare_elbo, "samplers": prepare_sampl
 
 def measure(what: str, way: str, config_name: str | None, overrides: list[str], repeats: int, seconds: float) -> None:
     """Print a row as one line of JSON: median time of at most `repeats` runs in about `seconds`, after one to warm up and one whose
-    operations in matrix products are counted; the highest memory above the idle process; and what the work says of itself."""
+    operations in matrix products are counted; the highest memory above the idle process, and that of the tensors alone; and what the
+    work says of itself."""
     subject = build_subject(what, config_name, overrides)
     device, begun = subject.prompts.tokens.device, time.perf_counter()
     work = PREPARE[what](subject, way)
     idle = reset_peak(device)
     row = work()
-    with FlopCounterMode(display=False) as counter:  # not the first run: under a mode torch would compile nothing, then or later
+    with (
+        FlopCounterMode(display=False) as counter,
+        LiveBytes() as tensors,
+    ):  # not the first run: under a mode torch would compile nothing, then or later
         work()
     times: list[float] = []
     while len(times) < repeats and (not times or time.perf_counter() - begun < seconds):
@@ -251,6 +255,7 @@ def measure(what: str, way: str, config_name: str | None, overrides: list[str], 
         finish(device)
         times.append(time.perf_counter() - start)
     row |= {"seconds": median(times), "runs": len(times), "flop": counter.get_total_flops(), "peak": peak_memory(device) - idle}
+    row["tensors"] = tensors.peak
     if what == "samplers":
         row |= {"outside": outside_model(subject.policy, work, device)}
     print(json.dumps({"measured": what, "way": way, **row}))

@@ -75,7 +75,8 @@ def test_a_sampler_is_measured_on_every_prompt(way, tiny_sizes, capsys):
     assert (row["measured"], row["way"], row["runs"], row["tokens"]) == ("samplers", way, 2, 2 * 64)
     assert row["seconds"] > 0 and row["flop"] > 0 and 0 < row["outside"] < 1
     if "confidence" in way or way == "random":
-        assert row["forwards"] == 8
+        weights = measurements.random_model(40, 0).state_dict().values()
+        assert (row["forwards"], row["read"]) == (8, 8 * sum(w.nbytes for w in weights))
 
 
 @pytest.mark.parametrize("way", measurements.CASES["round"])
@@ -197,6 +198,14 @@ def test_a_process_that_takes_too_long_or_fails(monkeypatch):
 
     monkeypatch.setattr(subprocess, "run", late)
     assert bench.output_of("...", timeout=1) == {"why": "took more than 1 s"}
+
+
+def test_what_a_sampler_reads_is_a_share_of_what_can_be_copied():
+    """8 GB in 2 s where 16 GB/s can be copied: a quarter."""
+    row = {"measured": "samplers", "way": "x", "seconds": 2.0, "peak": 1e9, "flop": 2e9, "tokens": 16, "read": 8e9, "forwards": 3, "fed": 5}
+    machine_row = {"device": "some", "dtype": "float32", "threads": 1, "flop_per_second": 2e9, "bytes_per_second": 16e9}
+    line = bench.format_table([row | {"outside": 0.125}], machine_row).splitlines()[1]
+    assert line.split()[-5:] == ["50%", "25%", "3", "5", "12.5%"]
 
 
 def test_a_row_that_fails_is_named_and_the_others_stay(monkeypatch, capsys):

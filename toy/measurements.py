@@ -199,7 +199,8 @@ def prepare_samplers(subject: Subject, way: str) -> Work:
             return {"tokens": generated}
         generators = streams(0, "bench", list(range(len(prompts.tokens))))
         rollout = sample(model, prompts, sampler, subject.vocabulary, num_rollouts=1, generators=generators)
-        return {"tokens": generated, "forwards": rollout.forwards, "fed": rollout.fed_tokens}
+        read = rollout.forwards * sum(p.nbytes for p in model.parameters())  # each pass reads all weights
+        return {"tokens": generated, "forwards": rollout.forwards, "fed": rollout.fed_tokens, "read": read}
 
     return work
 

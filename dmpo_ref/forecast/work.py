@@ -183,8 +183,9 @@ def block_bytes(model: LLaDAConfig, options: ModelConfig, *, trains: bool = Fals
     rotation     (d + d_kv) (40 + 2 c)     cast, · cos, rotate half (negate, join), · sin, sum, cast
     residuals    6 b d
     SwiGLU       5 b m                     SiLU, · up
-    adapters     c for each input, and 16 + b + c for each output: scaled, added, cast; dropout in training 9 for each input;
-                 nothing where they are lean: B times A x is added in the product itself
+    adapters     c for each input, and 16 + b + c for each output: scaled, added, cast; dropout in training 9 for each input
+
+    Lean adapters move nothing of a token: B times A x is added in the product itself.
     """
     d, b, c = model.d_model, sizes.element_bytes(options), cast_bytes(options)
     inputs, outputs = (0, 0) if is_lean(options) and not trains else adapted_widths(model, options)

@@ -135,10 +135,7 @@ class SamplerConfig:
         0.9, "`wino` masks again what is less probable than this once its neighbours stand", symbol="τ_back", bound=PROBABILITY
     )
     factor: float = option(
-        1.0,
-        "`factor` places the longest run, by falling confidence, with c_k ≥ 1 − f/(k + 1)",
-        symbol="f",
-        bound=FINITE_ABOVE_0,
+        1.0, "`factor` places the longest run, by falling confidence, with c_k ≥ 1 − f/(k + 1)", symbol="f", bound=FINITE_ABOVE_0
     )
     cache: Literal["none", "prefix", "dual"] = option(
         "none",
@@ -160,12 +157,7 @@ class WeightConfig:
     target: Literal["tilted", "reward_softmax", "reward"] = option(
         "tilted", "`tilted`: p* ∝ p_ref e^{r/α}; `reward_softmax`: ℓ = r (published α = 0); `reward`: w = r (published α = −1)"
     )
-    alpha: float = option(
-        0.1,
-        "temperature of the target, reward per nat, above 0",
-        symbol="α",
-        bound=ALPHA,
-    )
+    alpha: float = option(0.1, "temperature of the target, reward per nat, above 0", symbol="α", bound=ALPHA)
     log_ratio: Literal["path", "elbo", "none"] = option(
         "path",
         "estimate of log p_ref − log p_old: along the rollout's order (random_order only), both ELBOs on the same masks, "
@@ -233,6 +225,12 @@ class TrainConfig:
         symbol="N",
         bound=Bound(lambda N: 2 <= N <= 10**6, "the weights compare the rollouts of one prompt; at least 2 are needed, and at most 10⁶"),
     )
+    reference_share: float = option(
+        0.0,
+        "share of the rollouts that p_ref draws, so that answers which the policy no longer draws can come back; 0: none, as published",
+        symbol="ε",
+        bound=BELOW_1,
+    )
     steps_per_round: int = option(4, "gradient steps on the buffer in a round", symbol="K", bound=COUNT)
     prompts_per_step: Optional[int] = option(None, "prompts of the buffer in one gradient step; null: as many as in a round", bound=COUNT)
     reuse_rounds: int = option(
@@ -250,9 +248,12 @@ class TrainConfig:
     log_prompts: int = option(
         1, "prompts of a round whose answers, with reward and weight, are written to rollouts.jsonl", bound=NOT_NEGATIVE
     )
-    score_micro_batch: Optional[int] = option(
-        None, "sequences in one forward pass when likelihoods are scored; null: all", bound=AT_LEAST_1
-    )
+    score_micro_batch: Optional[int] = option(None, "sequences in one pass when likelihoods are scored; null: all", bound=AT_LEAST_1)
+
+    @property
+    def num_reference_rollouts(self) -> int:
+        """k = round(εN), the rollouts of each prompt that p_ref draws."""
+        return round(self.reference_share * self.num_rollouts)
 
 
 @dataclass(slots=True)

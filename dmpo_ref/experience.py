@@ -5,8 +5,8 @@ Algorithm 1 of arXiv 2510.08233, the part before the gradient steps. Every funct
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +20,7 @@ from dmpo_ref.masking import Masks, draw_masks, streams
 from dmpo_ref.models.llada import LLaDAModelLM
 from dmpo_ref.models.reference import Reference
 from dmpo_ref.objectives.base import Objective
-from dmpo_ref.rollout import Experience, Rollout
+from dmpo_ref.rollout import Experience, Prompts, Rollout
 from dmpo_ref.samplers import sample
 from dmpo_ref.tasks.base import Task
 from dmpo_ref.tasks.encoding import answer_texts, encode, end_ids
@@ -61,9 +61,7 @@ def collect(
 
     def draw(items: list[Any], position: list[int]) -> Drawn:
         prompts = encode(tokenizer, task, items, config.sampler.response_length).to(next(policy.parameters()).device)
-        generators, num_rollouts = streams(config.seed, "rollout", position), config.train.num_rollouts
-        ends = end_ids(tokenizer)
-        rollout = sample(policy, prompts, config.sampler, vocabulary, num_rollouts=num_rollouts, generators=generators, end_tokens=ends)
+        rollout = draw_rollouts(policy, reference, prompts, vocabulary, position, end_ids(tokenizer), config)
         texts = answer_texts(tokenizer, rollout)
         return Drawn(rollout, position, texts, *score_answers(task, items, texts, reward))
 
@@ -78,6 +76,39 @@ def collect(
         kept = kept.with_groups_of(new, equal)
     experience = weigh(policy, reference, vocabulary, objective, kept.rollout, kept.reward, config, position=kept.position)
     return Collected(experience, kept.texts, components, num_drawn)
+
+
+def draw_rollouts(
+    policy: Module,
+    reference: Reference | None,
+    prompts: Prompts,
+    vocabulary: Vocabulary,
+    position: Sequence[int],
+    end_tokens: Collection[int],
+    config: Config,
+) -> Rollout:
+    """N rollouts of each prompt by p_old; with `train.reference_share` the last k = round(εN) of them by p_ref.
+
+    Whoever drew a rollout, its `path_log_prob` is that of p_old.
+    """
+    k = config.train.num_reference_rollouts
+
+    def draw(model: Module, num_rollouts: int, purpose: str) -> Rollout:
+        generators = streams(config.seed, purpose, list(position))
+        drawn = (model, prompts, config.sampler, vocabulary)
+        return sample(*drawn, num_rollouts=num_rollouts, generators=generators, end_tokens=end_tokens)
+
+    rollout = draw(policy, config.train.num_rollouts - k, "rollout")
+    if k == 0:
+        return rollout
+    if reference is None:
+        raise ValueError(f"train.reference_share={config.train.reference_share}: a reference policy is needed")
+    with reference.model() as model:
+        others = draw(model, k, "reference rollout")
+    if others.path_log_prob is not None:
+        log_old = path_log_prob(policy, others, vocabulary, micro_batch=config.train.score_micro_batch)
+        others = replace(others, path_log_prob=log_old)
+    return rollout.beside(others)
 
 
 @dataclass
@@ -140,7 +171,8 @@ def weigh(
     reward = reward.to(rollout.tokens.device)
     generators, micro_batch = streams(config.seed, "elbo", position), config.train.score_micro_batch
     log_ratio = estimate_log_ratio(policy, reference, rollout, vocabulary, config.weight, generators, micro_batch=micro_batch)
-    weights = group_weights(reward, log_ratio, config.weight)
+    share = config.train.num_reference_rollouts / config.train.num_rollouts
+    weights = group_weights(reward, log_ratio, config.weight, reference_share=share)
     log_old, log_ref = score_on_masks(policy, reference, vocabulary, objective, rollout, position, config)
     return Experience(rollout, position, reward, weights.weight, weights.base_weight, log_old, log_ref, log_ratio, weights.coefficient)
 

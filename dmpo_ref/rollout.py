@@ -86,6 +86,12 @@ class Rollout:
         """The rollouts of some of the prompts ([G'] indices)."""
         return map_tensors(self, lambda x: x.index_select(0, prompts))
 
+    def beside(self, other: Rollout) -> Rollout:
+        """More rollouts of the same prompts, drawn by the same sampler: [G, N + N', S]."""
+        values = [(f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self)]
+        joined: dict[str, Any] = {name: torch.cat([a, b], dim=1) for name, a, b in values if isinstance(a, Tensor)}
+        return replace(self, **joined, forwards=self.forwards + other.forwards, fed_tokens=self.fed_tokens + other.fed_tokens)
+
     def join(self, other: Rollout) -> Rollout:
         """The rollouts of both, drawn by the same sampler: [G + G', N, S], the shorter sequences padded on the left."""
         S = max(self.tokens.shape[-1], other.tokens.shape[-1])

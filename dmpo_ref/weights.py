@@ -5,6 +5,7 @@ G prompts, N rollouts each; one row is one prompt, and rows never mix.
 
 from __future__ import annotations
 
+from math import log, log1p
 from typing import NamedTuple
 
 import torch
@@ -26,21 +27,45 @@ class GroupWeights(NamedTuple):
     coefficient: Tensor
 
 
-def group_weights(reward: Tensor, log_ratio: Tensor, config: WeightConfig) -> GroupWeights:
+def group_weights(reward: Tensor, log_ratio: Tensor, config: WeightConfig, *, reference_share: float = 0.0) -> GroupWeights:
     """Everything that is known of the weights once the rollouts are scored: the functions below, in order.
 
     w_base of the `model` baseline depends on the current policy (`model_baseline`) and is 0 here.
 
     Args:
-        reward, log_ratio: [G, N], see `log_weights`.
+        reward, log_ratio: [G, N], see `log_weights`; log_ratio is log p_ref − log p_old whoever drew a rollout.
+        reference_share: ε of `mixture_log_ratios`, the part of the N rollouts that p_ref drew.
     """
     alpha, target = config.alpha, config.target
-    log_weight = log_weights(reward, log_ratio, alpha=alpha, target=target)
+    log_ref_ratio, log_old_ratio = mixture_log_ratios(log_ratio, reference_share)
+    log_weight = log_weights(reward, log_ref_ratio, alpha=alpha, target=target)
     c = torch.ones_like(log_weight[:, :1]) if config.target_ess is None else coefficient_for_ess(log_weight, config.target_ess)
     weight = target_weights(log_weight, coefficient=c, target=target)
     kind = "none" if config.baseline == "model" else config.baseline
     base = baseline_weights(kind, reward, log_ratio, alpha=alpha, coefficient=c, target=target)
+    if reference_share and kind == "uniform":  # 1/N stands for p_old only where it drew all of them
+        base = log_old_ratio.softmax(dim=-1)
     return GroupWeights(weight, config.baseline_strength * base, c)
+
+
+def mixture_log_ratios(log_ratio: Tensor, reference_share: float) -> tuple[Tensor, Tensor]:
+    """log p_ref − log q and log p_old − log q of rollouts of which p_ref drew a share ε: q = (1 − ε) p_old + ε p_ref.
+
+        log p_old − log q = −log(1 − ε + ε p_ref/p_old),   log p_ref − log q = log_ratio + that
+
+    Weights by the mixture that drew the group as a whole (the balance heuristic of Veach and Guibas, 1995), whoever drew a
+    rollout: p_ref/q ≤ 1/ε and p_old/q ≤ 1/(1 − ε), so no weight explodes where the policy has left a mode. Then
+    E_q[Σ_n (p*/q − p_old/q) ∇log p_θ] is 0 at p_old = p*, as without p_ref, which is ε = 0: log_ratio itself, and 0.
+
+    Args:
+        log_ratio: [G, N] log p_ref − log p_old, nats, along each rollout's own order or of ELBOs on the same masks.
+        reference_share: ε in [0, 1), the share of the N rollouts that p_ref drew.
+    """
+    if reference_share == 0:
+        return log_ratio, torch.zeros_like(log_ratio)
+    check_finite(log_ratio, "log_ratio")
+    log_old_ratio = -torch.logaddexp(torch.full_like(log_ratio, log1p(-reference_share)), log_ratio + log(reference_share))
+    return log_ratio + log_old_ratio, log_old_ratio
 
 
 def log_weights(reward: Tensor, log_ratio: Tensor, *, alpha: float, target: str = "tilted") -> Tensor:

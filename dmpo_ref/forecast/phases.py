@@ -77,6 +77,9 @@ def list_phases(config: Config, P: int, L: int, num_processes: int) -> list[Phas
     phases = [sampling_phase(config, P, L, num_processes)]
     if log_ratio == "path":
         phases.append(phase("scoring p_ref", 1, rollouts * T, train.score_micro_batch, L / T, of_base=is_base))
+        if train.num_reference_rollouts:
+            drawn = rollouts * train.num_reference_rollouts // train.num_rollouts
+            phases.append(phase("scoring p_old", 1, drawn * T, train.score_micro_batch, L / T))
     if log_ratio == "elbo":
         rows = rollouts * config.weight.elbo_num_masks
         phases.append(phase("scoring p_ref, p_old", 2, rows, train.score_micro_batch, L / 2, of_base=is_base))

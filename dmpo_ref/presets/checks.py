@@ -58,11 +58,31 @@ def check_weights(config: Config) -> None:
     if sampler.temperature == 0:
         require(weight.log_ratio == "none", config, "weight.log_ratio", "sampler.temperature=0 draws without a probability; use none")
     require(weight.log_ratio != "path" or has_path_log_prob(sampler), config, "weight.log_ratio", f"{NO_PATH}; use elbo or none")
+    if config.train.reference_share:
+        check_reference_share(config)
     if weight.target != "tilted":
         require(weight.log_ratio == "none", config, "weight.log_ratio", f"target={weight.target} does not use it; set none")
     if weight.target == "reward":
         require(weight.baseline != "model", config, "weight.baseline", "target=reward has the baselines none, uniform and negative")
         require(weight.target_ess is None, config, "weight.target_ess", "target=reward has no softmax to temper; use null")
+
+
+def check_reference_share(config: Config) -> None:
+    """Refuse rollouts of p_ref where they would all be its, or none, or where their weights are not known."""
+    train, weight, key = config.train, config.weight, "train.reference_share"
+    drawn = (
+        f"that is {train.num_reference_rollouts} of train.num_rollouts={train.num_rollouts}, and p_ref and the policy must each draw one"
+    )
+    require(0 < train.num_reference_rollouts < train.num_rollouts, config, key, drawn)
+    require(config.loss.name == "wdce", config, "loss.name", f"rollouts of p_ref ({key}) are weighed for wdce only")
+    require(weight.log_ratio != "none", config, "weight.log_ratio", f"with {key} the weights need p_ref/p_old; use path or elbo")
+    require(
+        weight.baseline in ("none", "uniform"), config, "weight.baseline", f"not known for rollouts of p_ref ({key}); use none or uniform"
+    )
+    require(weight.target_ess is None, config, "weight.target_ess", f"with {key} the weights are not tempered; use null")
+    if weight.log_ratio == "path":
+        at_1 = f"p_ref is taken at temperature 1, so with {key} and log_ratio=path rollouts are drawn at 1"
+        require(config.sampler.temperature == 1, config, "sampler.temperature", at_1)
 
 
 def check_objective(config: Config) -> None:

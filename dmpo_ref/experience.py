@@ -29,7 +29,8 @@ from dmpo_ref.weights import group_weights
 
 
 class Collected(NamedTuple):
-    """A round's experience and the texts of its rollouts [G][N]; mean reward by component, and number, of all rollouts drawn for it."""
+    """A round's experience and the texts of its rollouts [G][N]; number of rollouts drawn for it, and mean reward by
+    component of those that the policy drew."""
 
     experience: Experience
     texts: list[list[str]]
@@ -63,7 +64,8 @@ def collect(
         prompts = encode(tokenizer, task, items, config.sampler.response_length).to(next(policy.parameters()).device)
         rollout = draw_rollouts(policy, reference, prompts, vocabulary, position, end_ids(tokenizer), config)
         texts = answer_texts(tokenizer, rollout)
-        return Drawn(rollout, position, texts, *score_answers(task, items, texts, reward))
+        own = config.train.num_rollouts - config.train.num_reference_rollouts
+        return Drawn(rollout, position, texts, *score_answers(task, items, texts, reward, own=own))
 
     kept = draw(items, list(range(len(items)) if position is None else position))
     components, num_drawn = kept.components, kept.reward.numel()

@@ -116,7 +116,8 @@ def loop(
             state.round += 1
             if reference and config.train.resync_every and state.round % config.train.resync_every == 0:
                 reference.sync(policy)
-            collected = describe_round(experience, components, end_ids(run.tokenizer), target=config.weight.target)
+            own = config.train.num_rollouts - config.train.num_reference_rollouts
+            collected = describe_round(experience, components, end_ids(run.tokenizer), target=config.weight.target, own=own)
             answers = describe_answers(experience, texts[: config.train.log_prompts], run.tokenizer, state.round - 1)
             metrics += end_round(run, collected, steps, answers, on_round, num_drawn)
             if processes.is_main:

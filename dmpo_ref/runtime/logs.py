@@ -73,17 +73,18 @@ def first_difference(then: list[dict[str, Any]], now: list[dict[str, Any]]) -> s
 
 
 def describe_round(
-    experience: Experience, components: dict[str, float], end_tokens: Collection[int], *, target: str
+    experience: Experience, components: dict[str, float], end_tokens: Collection[int], *, target: str, own: int | None = None
 ) -> dict[str, float | None]:
     """Metrics of a round's rollouts: rewards with the mean of each component, lengths, weights and log-ratios.
 
     Args:
         target: `weight.target`; rewards as weights have no effective sample size.
+        own: the first so many rollouts of each prompt are the policy's, whose mean reward it is; the others are p_ref's. None: all are.
     """
     reward, weight = experience.reward, experience.weight
     log_ratio, coefficient = need(experience.log_ratio), need(experience.coefficient)
     return {
-        "reward": reward.mean().item(),
+        "reward": reward[:, :own].mean().item(),
         **components,
         "reward_std": reward.std(dim=-1, correction=0).mean().item(),
         "frac_reward_zero_std": (reward.amax(dim=-1) == reward.amin(dim=-1)).double().mean().item(),

@@ -16,12 +16,13 @@ LARGEST = 1e30  # the spread of a group of larger rewards may be no finite numbe
 
 
 def score_answers(
-    task: Task, items: list[Any], texts: list[list[str]], reward: Callable[[Any, str], float] | None = None
+    task: Task, items: list[Any], texts: list[list[str]], reward: Callable[[Any, str], float] | None = None, *, own: int | None = None
 ) -> tuple[Tensor, dict[str, float]]:
     """Rewards [G, N] float64 of N answers to each of G items, and the mean of each component as a metric.
 
     Args:
         reward: instead of the task's reward, a function of the item and the answer's text.
+        own: the metrics are those of the first so many answers to each item, which are the policy's; None: of all.
 
     Raises:
         ValueError: a reward that is no finite number, or above `LARGEST`.
@@ -34,7 +35,7 @@ def score_answers(
     total = torch.tensor([[sum(parts.values()) for parts in row] for row in scores], dtype=torch.float64)
     check_finite(total, "reward")
     by_name: dict[str, list[float]] = defaultdict(list)
-    for parts in (parts for row in scores for parts in row):
+    for parts in (parts for row in scores for parts in row[:own]):
         for name, value in parts.items():
             by_name[name].append(value)
     return total, {f"reward/{name}": sum(values) / len(values) for name, values in by_name.items()}

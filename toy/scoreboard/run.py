@@ -1,0 +1,138 @@
+"""One cell of the scoreboard: train, then measure the policy exactly. Results are lines of a file, written as soon as they are known."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import Module
+from tqdm import tqdm
+
+from dmpo_ref.config import Config
+from dmpo_ref.forecast.phases import list_phases
+from dmpo_ref.masking import stream
+from dmpo_ref.presets.loading import load_config
+from dmpo_ref.runtime.files import read_lines
+from dmpo_ref.samplers import sample
+from dmpo_ref.tasks.encoding import answer_texts, encode
+from dmpo_ref.tasks.sudoku import Puzzle, write_puzzles
+from dmpo_ref.train import train
+from toy.acts import GREEDY, TwoSolutions, load_two_solutions
+from toy.oracle import Exact
+from toy.scoreboard.suite import Cell, Rows, key_of
+from toy.worlds.sudoku import solutions
+
+PASS_AT = 8
+
+
+def run_cells(cells: list[Cell], version: int, file: Path, *, workers: int) -> None:
+    """Run the cells in other processes; each row is appended to the file as soon as it is there."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool, tqdm(total=len(cells), desc="scoreboard") as bar:
+        try:
+            for done in as_completed([pool.submit(run_cell, cell) for cell in cells]):
+                with file.open("a", encoding="utf-8") as lines:
+                    lines.write(json.dumps({"suite": version, **done.result()}, ensure_ascii=False) + "\n")
+                bar.update()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def read_rows(file: Path, version: int) -> Rows:
+    """The rows of earlier runs; none if there is no file. A last line that was cut off is left out.
+
+    Raises:
+        ValueError: a line is broken, or was written by another version of the suite.
+    """
+    rows = read_lines(file) if file.is_file() else []
+    for number, row in enumerate(rows, start=1):
+        if row is None:
+            raise ValueError(f"{file}: line {number} is not a result of the scoreboard; remove that line")
+        if row.get("suite") != version:
+            other = f"{file}: line {number} is of version {row.get('suite')} of the suite, and this is {version}"
+            raise ValueError(f"{other}; give another --output, or remove the file to run all again")
+    return [row for row in rows if row is not None]
+
+
+def cells_to_run(cells: list[Cell], rows: Rows, file: Path) -> list[Cell]:
+    """The cells that have no row yet.
+
+    Raises:
+        ValueError: a row of one of them was run with other settings than the suite has now.
+    """
+    found = {key_of(row): row for row in rows}
+    for cell in cells:
+        row = found.get(cell.key)
+        if row is not None and (row["overrides"], row["puzzle"]) != (list(cell.overrides), cell.puzzle):
+            name = f"{cell.part}, {cell.world}, {cell.method}"
+            raise ValueError(f"{file}: {name!r} was run with {' '.join(row['overrides'])}, and the suite has changed; remove its rows")
+    return [cell for cell in cells if cell.key not in found]
+
+
+def run_cell(cell: Cell) -> dict[str, Any]:
+    """Train the policy of a cell and measure it exactly; the cell with what was found."""
+    torch.set_num_threads(1)
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        puzzle_file = Path(folder) / "puzzle.csv"
+        write_puzzles(puzzle_file, [Puzzle(cell.puzzle, solutions(cell.puzzle)[0])])
+        files = (f"output={folder}/run", f"task.train={puzzle_file}", f"task.test={puzzle_file}", f"seed={cell.seed}")
+        config = load_config("toy_two_solutions", *files, "train.checkpoint_every=1000000", "evaluation.num_items=1", *cell.overrides)
+        world, curve = load_two_solutions(config), []
+        every = max(1, config.train.rounds // cell.measurements)
+
+        def on_round(done: int, policy: Module) -> dict[str, float]:
+            if done % every == 0 and done < config.train.rounds:
+                found = world.compare(world.distribution(policy))["kl_target_policy"]
+                curve.append([done * cell.rollouts_per_step, found])
+            return {}
+
+        trained = train(config, on_round=on_round)
+        exact = world.distribution(trained.policy)
+        measured = measure(world, exact)
+        greedy = solves_greedily(world, trained.policy)
+    last = trained.metrics[-1]
+    return asdict(cell) | measured | {
+        "greedy": greedy,
+        "curve": [[0, world.compare(world.exact)["kl_target_policy"]], *curve, [last["rollouts"], measured["kl_target_policy"]]],
+        "rewards": [round(entry["reward"], 4) for entry in trained.metrics if entry["step"] % config.train.steps_per_round == 0],
+        "rollouts": last["rollouts"],
+        "gradient_steps": last["step"],
+        "forward_rows": count_rows(config, cell.puzzle),
+        "seconds": round(time.perf_counter() - start, 1),
+    }  # fmt: skip
+
+
+def measure(world: TwoSolutions, exact: Exact) -> dict[str, Any]:
+    """Exact measures of a policy: divergences, probability of each solution beside p*, of a right answer, of one in `PASS_AT`, entropy."""
+    found = world.compare(exact)
+    target = [world.log_target[world.exact.texts.index(text)].exp().item() for text in world.solutions]
+    valid = math.fsum(found["shares"])
+    return found | {
+        "target_shares": target,
+        "modes": sum(share > wanted / 2 for share, wanted in zip(found["shares"], target, strict=True)),
+        "valid": valid,
+        "pass_at_8": 1 - max(0.0, 1 - valid) ** PASS_AT,
+        "entropy": -(exact.log_prob.exp() * exact.log_prob).sum().item(),
+    }
+
+
+def solves_greedily(world: TwoSolutions, policy: Module) -> bool:
+    """Whether the answer that takes the most probable token of the most confident position is right."""
+    prompts = encode(world.tokenizer, world.task, [world.item])
+    rollout = sample(policy, prompts, GREEDY, world.vocabulary, num_rollouts=1, generators=[stream(0, "greedy")])
+    return answer_texts(world.tokenizer, rollout)[0][0] in world.solutions
+
+
+def count_rows(config: Config, puzzle: str) -> int:
+    """Sequences that go through the model in a run: sampling, scoring and gradient steps, without what is measured."""
+    L = puzzle.count("0")
+    return config.train.rounds * sum(phase.sequences for phase in list_phases(config, len(puzzle) - L, L, 1))

@@ -28,6 +28,7 @@ TOY = {  # name → the function that reads the other words and runs the command
     "demo": ("toy.demo:main", "The method on the toy in two acts: solve rate on Sudoku, exact KL on one puzzle."),
     "pretrain-toy": ("toy.pretrain:main", "Rebuild the tiny reference policy that ships in toy/checkpoint."),
     "bench": ("toy.bench:main", "Measure this library on this machine."),
+    "scoreboard": ("toy.scoreboard.command:main", "Objectives compared where the distribution they aim at is known exactly."),
 }
 
 

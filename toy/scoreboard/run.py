@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import redirect_stderr
 from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
@@ -34,16 +37,23 @@ PASS_AT = 8
 
 
 def run_cells(cells: list[Cell], version: int, file: Path, *, workers: int) -> None:
-    """Run the cells in other processes; each row is appended to the file as soon as it is there."""
+    """Run the cells, with several workers in processes of their own; each row is appended to the file as soon as it is there."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool, tqdm(total=len(cells), desc="scoreboard") as bar:
+    for row in tqdm(finish(cells, workers), desc="scoreboard", total=len(cells)):
+        with file.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps({"suite": version, **row}, ensure_ascii=False) + "\n")
+
+
+def finish(cells: list[Cell], workers: int) -> Iterator[dict[str, Any]]:
+    """The rows of the cells, in the order in which they are finished."""
+    if workers == 1:
+        yield from map(run_cell, cells)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         try:
-            for done in as_completed([pool.submit(run_cell, cell) for cell in cells]):
-                with file.open("a", encoding="utf-8") as lines:
-                    lines.write(json.dumps({"suite": version, **done.result()}, ensure_ascii=False) + "\n")
-                bar.update()
+            yield from (done.result() for done in as_completed([pool.submit(run_cell, cell) for cell in cells]))
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
 
 
 def read_rows(file: Path, version: int) -> Rows:
@@ -95,14 +105,16 @@ def run_cell(cell: Cell) -> dict[str, Any]:
                 curve.append([done * cell.rollouts_per_step, found])
             return {}
 
-        trained = train(config, on_round=on_round)
+        with redirect_stderr(io.StringIO()):  # its bar and warnings, of which there would be one for each cell
+            trained = train(config, on_round=on_round)
         exact = world.distribution(trained.policy)
         measured = measure(world, exact)
         greedy = solves_greedily(world, trained.policy)
     last = trained.metrics[-1]
+    start_kl = world.compare(world.exact)["kl_target_policy"]
     return asdict(cell) | measured | {
         "greedy": greedy,
-        "curve": [[0, world.compare(world.exact)["kl_target_policy"]], *curve, [last["rollouts"], measured["kl_target_policy"]]],
+        "curve": [[0, start_kl], *curve, [last["rollouts"], measured["kl_target_policy"]]],
         "rewards": [round(entry["reward"], 4) for entry in trained.metrics if entry["step"] % config.train.steps_per_round == 0],
         "rollouts": last["rollouts"],
         "gradient_steps": last["step"],

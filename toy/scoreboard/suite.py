@@ -14,7 +14,8 @@ import yaml
 
 Rows = list[dict[str, Any]]
 SETTINGS = Path(__file__).with_name("suite.yaml")
-PARTS = ("tuning", "report", "group_size", "groups_per_step")
+SIZE_PARTS = ("group_size", "groups_per_step")
+PARTS = ("tuning", "report", *SIZE_PARTS)
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def read_suite(*, quick: bool = False) -> dict[str, Any]:
     """The settings; with `quick` those that are changed by its section."""
     suite = dict(yaml.safe_load(SETTINGS.read_text(encoding="utf-8")))
     changed = suite.pop("quick")
-    return suite | changed if quick else suite
+    return choose_methods(suite | changed, changed["only"]) if quick else suite
 
 
 def choose_methods(suite: dict[str, Any], names: list[str]) -> dict[str, Any]:

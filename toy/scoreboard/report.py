@@ -1,0 +1,101 @@
+"""What the rows of the scoreboard say: medians with bootstrap intervals, one line for each method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import Any
+
+import numpy as np
+from tabulate import tabulate
+
+from toy.scoreboard.suite import Rows, best_setting, tuning_cells
+
+RESAMPLES = 4000
+COLUMNS: tuple[str, ...] = (
+    "method",
+    "aim",
+    "learning rate",
+    "KL(p*‖p_θ)",
+    "95 %",
+    "largest",
+    "KL(p_θ‖p*)",
+    "right",
+    "modes kept",
+    "greedy",
+)
+COLUMNS += ("pass@8", "entropy", "rows", "runs")
+
+
+def interval(values: Sequence[float], statistic: Callable[..., Any] = np.median) -> tuple[float, float]:
+    """95 % bootstrap interval of a statistic of the values, by percentiles; the same every time."""
+    draws = np.random.default_rng(0).choice(np.asarray(values), (RESAMPLES, len(values)))
+    low, high = np.percentile(statistic(draws, axis=1), (2.5, 97.5))
+    return float(low), float(high)
+
+
+def show(suite: dict[str, Any], rows: Rows) -> str:
+    """The tables of the parts that have rows."""
+    parts = [methods_table(suite, rows)]
+    parts += [sizes_table(suite, rows, part) for part in ("group_size", "groups_per_step")]
+    return "\n\n".join(part for part in parts if part)
+
+
+def methods_table(suite: dict[str, Any], rows: Rows, *, style: str = "plain", world: str | None = None) -> str:
+    """Each method on the report's puzzles, or one of them: the best median KL first. A learning rate at the edge of its grid has an `!`."""
+    lines = []
+    for name, method in suite["methods"].items():
+        chosen = report_rows(rows, name, world)
+        if not chosen:
+            continue
+        kl = [row["kl_target_policy"] for row in chosen]
+        low, high = interval(kl)
+        kept, all_modes = (sum(x) for x in zip(*((row["modes"], len(row["shares"])) for row in chosen), strict=True))
+        means = {key: np.mean([row[key] for row in chosen]) for key in ("valid", "greedy", "pass_at_8", "entropy")}
+        lines.append(
+            [name, method["aim"], tuned(suite, rows, name), f"{median(kl):.4f}", f"{low:.4f} to {high:.4f}", f"{max(kl):.3f}"]
+            + [f"{median(row['kl_policy_target'] for row in chosen):.3f}", f"{means['valid']:.3f}", f"{kept}/{all_modes}"]
+            + [f"{means['greedy']:.2f}", f"{means['pass_at_8']:.3f}", f"{means['entropy']:.2f}"]
+            + [f"{median(row['forward_rows'] for row in chosen):,}", str(len(chosen))]
+        )
+    lines.sort(key=lambda line: float(line[3]))
+    return tabulate(lines, COLUMNS, style, disable_numparse=True, colalign=["left", "left", *["right"] * 12]) if lines else ""
+
+
+def report_rows(rows: Rows, method: str, world: str | None = None) -> Rows:
+    """A method's runs of the report, on one puzzle or all."""
+    return [row for row in rows if row["part"] == "report" and row["method"] == method and world in (None, row["world"])]
+
+
+def tuned(suite: dict[str, Any], rows: Rows, name: str) -> str:
+    """The setting that tuning chose."""
+    best = best_setting(suite, tuning_cells(suite, name), rows)
+    if best is None:
+        return "?"
+    learning_rate, own = best
+    at_edge = learning_rate in (min(suite["learning_rates"]), max(suite["learning_rates"]))
+    return " ".join([f"{learning_rate:g}{'!' if at_edge else ''}", *own])
+
+
+def sizes_table(suite: dict[str, Any], rows: Rows, part: str) -> str:
+    """Median KL by method and N, or by rollouts for each step, with interval and the number of runs that lost a mode."""
+    point = "num_rollouts" if part == "group_size" else "rollouts_per_step"
+    lines = []
+    for (method, value), chosen in by_size(rows, part).items():
+        kl = [row["kl_target_policy"] for row in chosen]
+        low, high = interval(kl)
+        lost = sum(row["modes"] < len(row["shares"]) for row in chosen)
+        lines.append(
+            [method, value, f"{chosen[0]['learning_rate']:g}", f"{median(kl):.4f}", f"{low:.4f} to {high:.4f}", f"{lost}/{len(kl)}"]
+        )
+    header = (part.replace("_", " "), point.replace("_", " "), "learning rate", "KL(p*‖p_θ)", "95 %", "lost a mode")
+    return tabulate(lines, header, "plain", disable_numparse=True, colalign=["left", *["right"] * 5]) if lines else ""
+
+
+def by_size(rows: Rows, part: str) -> dict[tuple[str, int], Rows]:
+    """The runs of `group_size` by method and N, those of `groups_per_step` by method and rollouts for each step."""
+    point, found = "num_rollouts" if part == "group_size" else "rollouts_per_step", dict[tuple[str, int], Rows]()
+    for row in rows:
+        if row["part"] == part:
+            found.setdefault((row["method"], row[point]), []).append(row)
+    return found

@@ -1,0 +1,193 @@
+"""The scoreboard: every method gets the same, settings are chosen by what they are for, what is stored is exact, a mistake is one line."""
+
+import json
+import math
+import sys
+from collections import defaultdict
+
+import numpy as np
+import pytest
+
+from dmpo_ref.cli import main
+from dmpo_ref.models.llada import LLaDAModelLM
+from dmpo_ref.presets.loading import load_config
+from dmpo_ref.train import train
+from toy.acts import load_two_solutions
+from toy.scoreboard.report import interval, methods_table, sizes_table
+from toy.scoreboard.run import cells_to_run, count_rows, measure, read_rows, solves_greedily
+from toy.scoreboard.suite import PARTS, choose_methods, key_of, list_cells, read_suite, tuning_cells
+from toy.worlds.sudoku import solutions, split_grids
+
+SUITE = read_suite()
+METHODS = list(SUITE["methods"])
+
+
+def row_of(cell, **found):
+    """A row as a run writes it, with what is given."""
+    return json.loads(
+        json.dumps({"suite": 1, **vars(cell), "kl_target_policy": 1.0, "valid": 0.5, "shares": [0.4, 0.1], "modes": 1} | found)
+    )
+
+
+def rows_of_tuning(**best):
+    """Tuning rows in which each method does best at one learning rate: `best` by aim, everything else worse."""
+    return [
+        row_of(
+            cell,
+            kl_target_policy=abs(math.log(cell.learning_rate / best["target"])) + len(cell.overrides[-2]) / 1e3,
+            valid=1 - abs(math.log(cell.learning_rate / best["reward"])) / 10,
+        )
+        for cell in tuning_cells(SUITE)
+    ]
+
+
+def test_the_puzzles_are_small_of_training_grids_and_what_their_names_say():
+    train_grids = set(split_grids()[0])
+    number = {"two": 2, "three": 3}
+    for name, puzzle in SUITE["worlds"].items():
+        answers = solutions(puzzle)
+        assert puzzle.count("0") <= 7 and set(answers) <= train_grids
+        assert len(answers) == number.get(name.split()[0], 2)
+    assert not {SUITE["worlds"][name] for name in SUITE["tuning"]["worlds"]} & {SUITE["worlds"][name] for name in SUITE["report"]["worlds"]}
+    assert not set(SUITE["tuning"]["seeds"]) & set(SUITE["report"]["seeds"]) and len(SUITE["report"]["seeds"]) >= 5
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_every_method_gets_the_same_rollouts_and_gradient_steps(part):
+    rows = rows_of_tuning(target=3e-4, reward=1e-3)
+    cells = list(list_cells(SUITE, part, rows))
+    settings, counts = defaultdict(set), defaultdict(set)
+    for cell in {(cell.method, cell.num_rollouts, cell.rollouts_per_step): cell for cell in cells}.values():
+        train = load_config("toy_two_solutions", "output=x", *cell.overrides).train
+        assert (train.num_rollouts, train.num_rollouts * train.prompts_per_round) == (cell.num_rollouts, cell.rollouts_per_step)
+        counts[cell.rollouts_per_step].add((train.rounds * cell.rollouts_per_step, train.rounds * train.steps_per_round))
+    for cell in cells:
+        settings[cell.method, cell.num_rollouts, cell.rollouts_per_step].add((cell.part, cell.world, cell.seed))
+    assert all(len(found) == 1 for found in counts.values())
+    assert len({frozenset(found) for found in settings.values()}) == 1, "other puzzles or seeds"
+
+
+def test_every_method_has_the_same_grid_of_at_least_five_learning_rates():
+    rates = defaultdict(set)
+    for cell in list_cells(SUITE, "tuning", []):
+        rates[cell.method].add(cell.learning_rate)
+    assert set(rates) == set(METHODS) and len(set(map(frozenset, rates.values()))) == 1 and len(rates[METHODS[0]]) >= 5
+
+
+def test_each_method_is_reported_at_what_tuning_found_best_by_its_own_aim():
+    assert not list(list_cells(SUITE, "report", []))
+    rows = rows_of_tuning(target=3e-4, reward=1e-3)
+    for cell in list_cells(SUITE, "report", rows):
+        assert cell.learning_rate == (3e-4 if SUITE["methods"][cell.method]["aim"] == "target" else 1e-3)
+        assert "loss.kl=0.2" in cell.overrides or cell.method != "diffu-GRPO, KL"  # its shortest word, so the least KL above
+    missing = [row for row in rows if row["method"] != "wd1"]
+    assert {cell.method for cell in list_cells(SUITE, "report", missing)} == set(METHODS) - {"wd1"}
+
+
+def test_the_report_takes_the_seeds_in_turn_so_that_it_can_be_stopped():
+    cells = list(list_cells(SUITE, "report", rows_of_tuning(target=3e-4, reward=1e-3)))
+    assert [cell.seed for cell in cells] == sorted(cell.seed for cell in cells)
+    assert len(cells) == len(METHODS) * len(SUITE["report"]["worlds"]) * len(SUITE["report"]["seeds"])
+
+
+def test_a_cell_is_run_once_and_never_with_other_settings(tmp_path):
+    cells = list(list_cells(SUITE, "tuning", []))
+    assert len({cell.key for cell in cells}) == len(cells)
+    rows = [row_of(cells[0])]
+    assert key_of(rows[0]) == cells[0].key and cells_to_run(cells, rows, tmp_path) == cells[1:]
+    rows[0]["overrides"][0] = "weight.alpha=0.3"
+    with pytest.raises(ValueError, match=r"was run with weight\.alpha=0\.3 .* and the suite has changed; remove its rows"):
+        cells_to_run(cells, rows, tmp_path)
+
+
+def test_the_interval_of_a_median_is_that_of_all_resamples():
+    """Of three values, 7 of 27 resamples have the smallest as their median, and 7 the largest."""
+    assert interval([1.0, 2.0, 4.0]) == (1.0, 4.0) and interval([3.0] * 5) == (3.0, 3.0)
+    low, high = interval(list(range(101)))
+    assert 35 < low < 45 < 55 < high < 65
+
+
+def test_measures_are_sums_over_all_answers():
+    config = load_config("toy_two_solutions", "weight.alpha=0.2")
+    world = load_two_solutions(config)
+    found = measure(world, world.exact)
+    p = np.exp(world.exact.log_prob.numpy())
+    right = [i for i, text in enumerate(world.exact.texts) if text in world.solutions]
+    assert found["valid"] == pytest.approx(p[right].sum()) and found["entropy"] == pytest.approx(-(p * np.log(p)).sum())
+    tilted = p * np.where(np.isin(np.arange(len(p)), right), math.exp(1 / 0.2), 1.0)
+    tilted /= tilted.sum()
+    assert sorted(found["target_shares"]) == pytest.approx(sorted(tilted[right]))
+    assert found["kl_target_policy"] == pytest.approx((tilted * np.log(tilted / p)).sum())
+    assert found["pass_at_8"] == pytest.approx(sum((1 - found["valid"]) ** k * found["valid"] for k in range(8)))
+    assert found["modes"] == 0  # the reference gives less than half its share to each
+    assert not solves_greedily(world, world.policy)
+
+
+@pytest.mark.parametrize(
+    "name", ["WDCE, masks", "WDCE, path steps, 1/4 by p_ref", "WDCE, masks, ELBO weights", "WDDO, path steps", "REINFORCE, KL"]
+)
+def test_forward_rows_are_those_that_the_model_is_fed(tmp_path, monkeypatch, name):
+    puzzle, fed = SUITE["worlds"]["two solutions, A"], []
+    forward = LLaDAModelLM.forward
+
+    def counting(self, input_ids, *args, **kwargs):
+        fed.append(len(input_ids))
+        return forward(self, input_ids, *args, **kwargs)
+
+    monkeypatch.setattr(LLaDAModelLM, "forward", counting)
+    monkeypatch.setattr(sys.modules["dmpo_ref.train"], "test_accuracy", lambda *args, **kwargs: 0.0)
+    size = ("train.rounds=2", "train.num_rollouts=8", "train.prompts_per_round=1", "train.steps_per_round=2")
+    config = load_config("toy_two_solutions", f"output={tmp_path / 'run'}", *size, *SUITE["methods"][name]["options"])
+    train(config)
+    assert count_rows(config, puzzle) == sum(fed)
+
+
+QUICK = ("--quick", "--method", "WDCE, path steps", "--method", "WDCE, path steps, 1/4 by p_ref")
+
+
+def test_a_quick_run_fills_tables_and_figures_and_goes_on_where_it_was(tmp_path, capsys):
+    file = tmp_path / "results.jsonl"
+    command = ["scoreboard", *QUICK, "--output", str(file)]
+    assert main([*command, "tuning"]) == 0
+    lines = file.read_text().splitlines()
+    assert main([*command, *PARTS, "--figures", str(tmp_path)]) == 0
+    rows = read_rows(file, 1)
+    assert file.read_text().splitlines()[: len(lines)] == lines and len({key_of(row) for row in rows}) == len(rows)
+    assert {row["part"] for row in rows} == {*PARTS, "group_size/tuning", "groups_per_step/tuning"}
+    for row in rows:
+        assert row["rollouts"] == sum([row["curve"][-1][0]]) and row["curve"][-1][1] == row["kl_target_policy"]
+        assert row["curve"][0][0] == 0 and len(row["target_shares"]) == 2
+    before = file.read_text()
+    capsys.readouterr()
+    assert main([*command, *PARTS]) == 0
+    assert file.read_text() == before
+    shown = capsys.readouterr().out
+    suite = choose_methods(read_suite(quick=True), [QUICK[2], QUICK[4]])
+    assert shown.strip() == "\n\n".join([methods_table(suite, rows), *(sizes_table(suite, rows, part) for part in PARTS[2:])]).strip()
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == [
+        "scoreboard.png", "scoreboard_curves.png", "scoreboard_shares.png", "scoreboard_sizes.png",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["tunning"], "tunning: choose among tuning, report"),
+        (["report", "--method", "PPO"], "--method='PPO' is not in the suite; choose among WDCE, masks,"),
+        (["tuning", "--workers", "0"], "--workers=0: must be at least 1"),
+        (["tuning", "--quick"], "--quick: give --output FILE.jsonl"),
+        (["tuning", "--output", "new.jsonl", "--hours", "0.01"], "tuning: 190 cells take about"),
+        (["--output", "none.jsonl"], "none.jsonl holds no results; run dmpo scoreboard tuning first"),
+        (["--output", "other.jsonl"], "other.jsonl: line 1 is of version 0 of the suite, and this is 1"),
+        (["--output", "broken.jsonl"], "broken.jsonl: line 1 is not a result of the scoreboard"),
+        (["--figures", "nowhere"], "--figures=nowhere: give a folder that exists"),
+    ],
+)
+def test_what_cannot_be_is_one_line_and_nothing_is_run(tmp_path, monkeypatch, capsys, words, line):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other.jsonl").write_text('{"suite": 0}\n')
+    (tmp_path / "broken.jsonl").write_text("{\n")
+    assert main(["scoreboard", *words]) == 2
+    found = capsys.readouterr().err
+    assert line in found and len(found.strip().splitlines()) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.jsonl", "other.jsonl"]

@@ -14,8 +14,8 @@ from dmpo_ref.presets.loading import load_config
 from dmpo_ref.train import train
 from toy.acts import load_two_solutions
 from toy.scoreboard.report import interval, methods_table, sizes_table
-from toy.scoreboard.run import cells_to_run, count_rows, measure, read_rows, solves_greedily
-from toy.scoreboard.suite import PARTS, choose_methods, key_of, list_cells, read_suite, tuning_cells
+from toy.scoreboard.run import cells_to_run, count_rows, measure, read_rows, together
+from toy.scoreboard.suite import PARTS, POINTS, choose_methods, key_of, list_cells, puzzles_of, read_suite, tuning_cells
 from toy.worlds.sudoku import solutions, split_grids
 
 SUITE = read_suite()
@@ -25,7 +25,7 @@ METHODS = list(SUITE["methods"])
 def row_of(cell, **found):
     """A row as a run writes it, with what is given."""
     return json.loads(
-        json.dumps({"suite": 1, **vars(cell), "kl_target_policy": 1.0, "valid": 0.5, "shares": [0.4, 0.1], "modes": 1} | found)
+        json.dumps({"suite": 1, **vars(cell), "kl_target_policy": 1.0, "valid": 0.5, "shares": [0.4, 0.1], "modes": 1, "lost": 1} | found)
     )
 
 
@@ -44,12 +44,16 @@ def rows_of_tuning(**best):
 def test_the_puzzles_are_small_of_training_grids_and_what_their_names_say():
     train_grids = set(split_grids()[0])
     number = {"two": 2, "three": 3}
-    for name, puzzle in SUITE["worlds"].items():
-        answers = solutions(puzzle)
-        assert puzzle.count("0") <= 7 and set(answers) <= train_grids
-        assert len(answers) == number.get(name.split()[0], 2)
-    assert not {SUITE["worlds"][name] for name in SUITE["tuning"]["worlds"]} & {SUITE["worlds"][name] for name in SUITE["report"]["worlds"]}
-    assert not set(SUITE["tuning"]["seeds"]) & set(SUITE["report"]["seeds"]) and len(SUITE["report"]["seeds"]) >= 5
+    for name, world in SUITE["worlds"].items():
+        for puzzle in puzzles_of(world).split():
+            answers = solutions(puzzle)
+            assert puzzle.count("0") <= 7 and set(answers) <= train_grids
+            assert len(answers) == number.get(name.split()[0], 2)
+    assert len(puzzles_of(SUITE["worlds"]["32 puzzles"]).split()) == 32
+    for part in (SUITE, *(SUITE[part] for part in POINTS)):
+        used = [{p for name in part[kind]["worlds"] for p in puzzles_of(SUITE["worlds"][name]).split()} for kind in ("tuning", "report")]
+        assert not used[0] & used[1] and not set(part["tuning"]["seeds"]) & set(part["report"]["seeds"])
+    assert len(SUITE["report"]["seeds"]) >= 5
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -110,7 +114,7 @@ def test_the_interval_of_a_median_is_that_of_all_resamples():
 def test_measures_are_sums_over_all_answers():
     config = load_config("toy_two_solutions", "weight.alpha=0.2")
     world = load_two_solutions(config)
-    found = measure(world, world.exact)
+    found = measure(world, world.policy)
     p = np.exp(world.exact.log_prob.numpy())
     right = [i for i, text in enumerate(world.exact.texts) if text in world.solutions]
     assert found["valid"] == pytest.approx(p[right].sum()) and found["entropy"] == pytest.approx(-(p * np.log(p)).sum())
@@ -119,8 +123,11 @@ def test_measures_are_sums_over_all_answers():
     assert sorted(found["target_shares"]) == pytest.approx(sorted(tilted[right]))
     assert found["kl_target_policy"] == pytest.approx((tilted * np.log(tilted / p)).sum())
     assert found["pass_at_8"] == pytest.approx(sum((1 - found["valid"]) ** k * found["valid"] for k in range(8)))
-    assert found["modes"] == 0  # the reference gives less than half its share to each
-    assert not solves_greedily(world, world.policy)
+    assert found["modes"] == 0 and found["lost"] == 1  # the reference gives less than half its share to each
+    assert found["greedy"] == 0
+    two = together([found, found | {"kl_target_policy": 3.0, "modes": 2, "lost": 0}])
+    assert (two["modes"], two["lost"]) == (2, 1) and two["shares"] == found["shares"] * 2
+    assert two["kl_target_policy"] == (found["kl_target_policy"] + 3) / 2
 
 
 @pytest.mark.parametrize(
@@ -153,17 +160,17 @@ def test_a_quick_run_fills_tables_and_figures_and_goes_on_where_it_was(tmp_path,
     assert main([*command, *PARTS, "--figures", str(tmp_path)]) == 0
     rows = read_rows(file, 1)
     assert file.read_text().splitlines()[: len(lines)] == lines and len({key_of(row) for row in rows}) == len(rows)
-    assert {row["part"] for row in rows} == {*PARTS, "group_size/tuning", "groups_per_step/tuning"}
+    assert {row["part"] for row in rows} == {*PARTS, *(f"{part}/tuning" for part in POINTS)}
     for row in rows:
         assert row["rollouts"] == sum([row["curve"][-1][0]]) and row["curve"][-1][1] == row["kl_target_policy"]
-        assert row["curve"][0][0] == 0 and len(row["target_shares"]) == 2
+        assert row["curve"][0][0] == 0 and len(row["target_shares"]) == 2 * len(row["puzzle"].split())
     before = file.read_text()
     capsys.readouterr()
     assert main([*command, *PARTS]) == 0
     assert file.read_text() == before
     shown = capsys.readouterr().out
     suite = choose_methods(read_suite(quick=True), [QUICK[2], QUICK[4]])
-    assert shown.strip() == "\n\n".join([methods_table(suite, rows), *(sizes_table(suite, rows, part) for part in PARTS[2:])]).strip()
+    assert shown.strip() == "\n\n".join([methods_table(suite, rows), *(sizes_table(suite, rows, part) for part in POINTS)]).strip()
     assert sorted(path.name for path in tmp_path.glob("*.png")) == [
         "scoreboard.png", "scoreboard_curves.png", "scoreboard_shares.png", "scoreboard_sizes.png",
     ]  # fmt: skip
@@ -176,7 +183,7 @@ def test_a_quick_run_fills_tables_and_figures_and_goes_on_where_it_was(tmp_path,
         (["report", "--method", "PPO"], "--method='PPO' is not in the suite; choose among WDCE, masks,"),
         (["tuning", "--workers", "0"], "--workers=0: must be at least 1"),
         (["tuning", "--quick"], "--quick: give --output FILE.jsonl"),
-        (["tuning", "--output", "new.jsonl", "--hours", "0.01"], "tuning: 190 cells take about"),
+        (["tuning", "--output", "new.jsonl", "--hours", "0.01"], "hours, and --hours=0.01; give more --hours or --workers"),
         (["--output", "none.jsonl"], "none.jsonl holds no results; run dmpo scoreboard tuning first"),
         (["--output", "other.jsonl"], "other.jsonl: line 1 is of version 0 of the suite, and this is 1"),
         (["--output", "broken.jsonl"], "broken.jsonl: line 1 is not a result of the scoreboard"),

@@ -8,7 +8,7 @@ Act (b), *match the target*: one puzzle with two solutions and a fixed reference
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -95,11 +95,16 @@ class TwoSolutions(Loaded):
 
 def load_two_solutions(config: Config) -> TwoSolutions:
     """The first training puzzle of a config, enumerated under the policy that the config starts from."""
+    return next(load_puzzles(config))
+
+
+def load_puzzles(config: Config) -> Iterator[TwoSolutions]:
+    """Each training puzzle of a config, enumerated under the policy that the config starts from."""
     loaded = load(config)
-    item = loaded.task.load(config.task.train)[0]
-    exact = exact_distribution(loaded.policy, loaded.tokenizer, loaded.task, item, loaded.vocabulary)
-    log_target = tilted(exact.log_prob, rewards(loaded.task, item, exact), config.weight.alpha)
-    return TwoSolutions(**vars(loaded), item=item, exact=exact, log_target=log_target, solutions=solutions(item.puzzle))
+    for item in loaded.task.load(config.task.train):
+        exact = exact_distribution(loaded.policy, loaded.tokenizer, loaded.task, item, loaded.vocabulary)
+        log_target = tilted(exact.log_prob, rewards(loaded.task, item, exact), config.weight.alpha)
+        yield TwoSolutions(**vars(loaded), item=item, exact=exact, log_target=log_target, solutions=solutions(item.puzzle))
 
 
 def match_target(output: Path, puzzle_file: Path, *, seed: int, overrides: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-from toy.scoreboard.suite import Rows, best_setting, tuning_cells
+from toy.scoreboard.suite import POINTS, Rows, best_setting, tuning_cells
 
 RESAMPLES = 4000
 COLUMNS: tuple[str, ...] = (
@@ -37,7 +37,7 @@ def interval(values: Sequence[float], statistic: Callable[..., Any] = np.median)
 def show(suite: dict[str, Any], rows: Rows) -> str:
     """The tables of the parts that have rows."""
     parts = [methods_table(suite, rows)]
-    parts += [sizes_table(suite, rows, part) for part in ("group_size", "groups_per_step")]
+    parts += [sizes_table(suite, rows, part) for part in POINTS]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -78,24 +78,31 @@ def tuned(suite: dict[str, Any], rows: Rows, name: str) -> str:
 
 
 def sizes_table(suite: dict[str, Any], rows: Rows, part: str) -> str:
-    """Median KL by method and N, or by rollouts for each step, with interval and the number of runs that lost a mode."""
-    point = "num_rollouts" if part == "group_size" else "rollouts_per_step"
+    """Median KL by method and N, or by rollouts for each step, with interval, and the number of puzzles that lost a mode."""
+    point = point_of(part)
     lines = []
     for (method, value), chosen in by_size(rows, part).items():
         kl = [row["kl_target_policy"] for row in chosen]
         low, high = interval(kl)
-        lost = sum(row["modes"] < len(row["shares"]) for row in chosen)
+        lost, puzzles = sum(row["lost"] for row in chosen), sum(len(row["puzzle"].split()) for row in chosen)
+        valid = np.mean([row["valid"] for row in chosen])
         lines.append(
-            [method, value, f"{chosen[0]['learning_rate']:g}", f"{median(kl):.4f}", f"{low:.4f} to {high:.4f}", f"{lost}/{len(kl)}"]
+            [method, value, f"{chosen[0]['learning_rate']:g}", f"{median(kl):.4f}", f"{low:.4f} to {high:.4f}", f"{max(kl):.3f}"]
+            + [f"{valid:.3f}", f"{lost}/{puzzles}"]
         )
-    header = (part.replace("_", " "), point.replace("_", " "), "learning rate", "KL(p*‖p_θ)", "95 %", "lost a mode")
-    return tabulate(lines, header, "plain", disable_numparse=True, colalign=["left", *["right"] * 5]) if lines else ""
+    header = (part.replace("_", " "), point.replace("_", " "), "learning rate", "KL(p*‖p_θ)", "95 %", "largest", "right", "lost a mode")
+    return tabulate(lines, header, "plain", disable_numparse=True, colalign=["left", *["right"] * 7]) if lines else ""
 
 
 def by_size(rows: Rows, part: str) -> dict[tuple[str, int], Rows]:
-    """The runs of `group_size` by method and N, those of `groups_per_step` by method and rollouts for each step."""
-    point, found = "num_rollouts" if part == "group_size" else "rollouts_per_step", dict[tuple[str, int], Rows]()
+    """The runs of one of `POINTS` by method and N, or rollouts for each step."""
+    point, found = point_of(part), dict[tuple[str, int], Rows]()
     for row in rows:
         if row["part"] == part:
             found.setdefault((row["method"], row[point]), []).append(row)
     return found
+
+
+def point_of(part: str) -> str:
+    """What differs between the points of a part."""
+    return "num_rollouts" if part == "group_size" else "rollouts_per_step"

@@ -13,6 +13,7 @@ from contextlib import redirect_stderr
 from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -28,8 +29,8 @@ from dmpo_ref.samplers import sample
 from dmpo_ref.tasks.encoding import answer_texts, encode
 from dmpo_ref.tasks.sudoku import Puzzle, write_puzzles
 from dmpo_ref.train import train
-from toy.acts import GREEDY, TwoSolutions, load_two_solutions
-from toy.oracle import Exact
+from toy.acts import GREEDY, TwoSolutions, load_puzzles
+from toy.oracle import Exact, kl_divergence
 from toy.scoreboard.suite import Cell, Rows, key_of
 from toy.worlds.sudoku import solutions
 
@@ -88,53 +89,72 @@ def cells_to_run(cells: list[Cell], rows: Rows, file: Path) -> list[Cell]:
 
 
 def run_cell(cell: Cell) -> dict[str, Any]:
-    """Train the policy of a cell and measure it exactly; the cell with what was found."""
+    """Train the policy of a cell and measure it exactly, in the mean over its puzzles; the cell with what was found."""
     torch.set_num_threads(1)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        puzzle_file = Path(folder) / "puzzle.csv"
-        write_puzzles(puzzle_file, [Puzzle(cell.puzzle, solutions(cell.puzzle)[0])])
+        puzzle_file = Path(folder) / "puzzles.csv"
+        write_puzzles(puzzle_file, [Puzzle(puzzle, solutions(puzzle)[0]) for puzzle in cell.puzzle.split()])
         files = (f"output={folder}/run", f"task.train={puzzle_file}", f"task.test={puzzle_file}", f"seed={cell.seed}")
         config = load_config("toy_two_solutions", *files, "train.checkpoint_every=1000000", "evaluation.num_items=1", *cell.overrides)
-        world, curve = load_two_solutions(config), []
+        worlds, curve = list(load_puzzles(config)), []
         every = max(1, config.train.rounds // cell.measurements)
 
         def on_round(done: int, policy: Module) -> dict[str, float]:
             if done % every == 0 and done < config.train.rounds:
-                found = world.compare(world.distribution(policy))["kl_target_policy"]
-                curve.append([done * cell.rollouts_per_step, found])
+                curve.append([done * cell.rollouts_per_step, mean(distance(world, world.distribution(policy)) for world in worlds)])
             return {}
 
         with redirect_stderr(io.StringIO()):  # its bar and warnings, of which there would be one for each cell
             trained = train(config, on_round=on_round)
-        exact = world.distribution(trained.policy)
-        measured = measure(world, exact)
-        greedy = solves_greedily(world, trained.policy)
+        measured = together([measure(world, trained.policy) for world in worlds])
     last = trained.metrics[-1]
-    start_kl = world.compare(world.exact)["kl_target_policy"]
+    curve = [[0, mean(distance(world, world.exact) for world in worlds)], *curve, [last["rollouts"], measured["kl_target_policy"]]]
     return asdict(cell) | measured | {
-        "greedy": greedy,
-        "curve": [[0, start_kl], *curve, [last["rollouts"], measured["kl_target_policy"]]],
+        "curve": curve,
         "rewards": [round(entry["reward"], 4) for entry in trained.metrics if entry["step"] % config.train.steps_per_round == 0],
         "rollouts": last["rollouts"],
         "gradient_steps": last["step"],
-        "forward_rows": count_rows(config, cell.puzzle),
+        "forward_rows": count_rows(config, cell.puzzle.split()[0]),
         "seconds": round(time.perf_counter() - start, 1),
     }  # fmt: skip
 
 
-def measure(world: TwoSolutions, exact: Exact) -> dict[str, Any]:
-    """Exact measures of a policy: divergences, probability of each solution beside p*, of a right answer, of one in `PASS_AT`, entropy."""
+def distance(world: TwoSolutions, exact: Exact) -> float:
+    """KL(p*‖p_θ) in nats."""
+    return kl_divergence(world.log_target, exact.log_prob)
+
+
+def measure(world: TwoSolutions, policy: Module) -> dict[str, Any]:
+    """What is exact of a policy on one puzzle: divergences, entropy, the probability of each solution beside p*, of a right answer, and of
+    one in `PASS_AT`; modes with more than half their share of p*; whether the most probable token of the surest blank is right throughout.
+    """
+    exact = world.distribution(policy)
     found = world.compare(exact)
     target = [world.log_target[world.exact.texts.index(text)].exp().item() for text in world.solutions]
     valid = math.fsum(found["shares"])
+    modes = sum(share > wanted / 2 for share, wanted in zip(found["shares"], target, strict=True))
     return found | {
         "target_shares": target,
-        "modes": sum(share > wanted / 2 for share, wanted in zip(found["shares"], target, strict=True)),
+        "modes": modes,
+        "lost": int(modes < len(target)),
         "valid": valid,
         "pass_at_8": 1 - max(0.0, 1 - valid) ** PASS_AT,
         "entropy": -(exact.log_prob.exp() * exact.log_prob).sum().item(),
+        "greedy": float(solves_greedily(world, policy)),
     }
+
+
+def together(measured: list[dict[str, Any]]) -> dict[str, Any]:
+    """The measures of several puzzles: shares one after the other, modes and puzzles that lost one added up, means of all else."""
+    found: dict[str, Any] = {}
+    for name in measured[0]:
+        values = [one[name] for one in measured]
+        if name in ("shares", "target_shares"):
+            found[name] = [share for shares in values for share in shares]
+        else:
+            found[name] = sum(values) if name in ("modes", "lost") else mean(values)
+    return found
 
 
 def solves_greedily(world: TwoSolutions, policy: Module) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cache
 from itertools import product
 from pathlib import Path
 from statistics import mean
@@ -12,10 +13,12 @@ from typing import Any
 
 import yaml
 
+from toy.worlds.sudoku import make_puzzles, split_grids
+
 Rows = list[dict[str, Any]]
 SETTINGS = Path(__file__).with_name("suite.yaml")
-SIZE_PARTS = ("group_size", "groups_per_step")
-PARTS = ("tuning", "report", *SIZE_PARTS)
+POINTS = ("group_size", "groups_per_step", "many_puzzles")
+PARTS = ("tuning", "report", *POINTS)
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class Cell:
 
     Attributes:
         part: one of `PARTS`; `group_size/tuning` and the like for the runs that choose a learning rate there.
+        puzzle: the puzzles of the world, one or more, with a space between them.
         overrides: of the preset toy_two_solutions, but for task, output and seed.
     """
 
@@ -82,18 +86,11 @@ def list_cells(suite: dict[str, Any], part: str, rows: Rows) -> Iterator[Cell]:
                 few_blanks = suite["worlds"][world].count("0") <= 5
                 yield make_cell(suite, "report", world, name, best, seed=seed, measurements=suite["curve"] if few_blanks else 1)
     else:
-        sizes = suite["sizes"]
-        for name, settings in product(suite[part]["methods"], size_settings(suite, part)):
-            if name in suite["methods"]:
-                tuning = list(size_cells(suite, part, name, settings))
-                yield from tuning
-                if (best := best_setting(suite, tuning, rows)) is not None:
-                    for seed in sizes["seeds"]:
-                        yield make_cell(suite, part, sizes["world"], name, best, seed=seed, **settings)
+        yield from point_cells(suite, part, rows)
 
 
 def tuning_cells(suite: dict[str, Any], name: str | None = None) -> Iterator[Cell]:
-    """Each method on the tuning puzzle, with every learning rate and every value of its own option."""
+    """Each method on the tuning puzzles, with every learning rate and every value of its own option."""
     tuning = suite["tuning"]
     for seed, world, method in product(tuning["seeds"], tuning["worlds"], suite["methods"] if name is None else [name]):
         grid = suite["methods"][method].get("grid", {})
@@ -102,19 +99,22 @@ def tuning_cells(suite: dict[str, Any], name: str | None = None) -> Iterator[Cel
             yield make_cell(suite, "tuning", world, method, (learning_rate, tuple(words)), seed=seed)
 
 
-def size_settings(suite: dict[str, Any], part: str) -> list[dict[str, Any]]:
-    """How the rollouts of a run are divided, for each point of a part: N, and sizes of the run."""
-    of_part = suite[part]
-    if part == "group_size":
-        return [{"num_rollouts": N, "run": of_part["run"]} for N in of_part["num_rollouts"]]
-    runs = [{"rounds": of_part["total"] // rollouts, "rollouts": rollouts, "steps": 1} for rollouts in of_part["rollouts"]]
-    return [{"num_rollouts": of_part["num_rollouts"], "run": run} for run in runs]
+def point_cells(suite: dict[str, Any], part: str, rows: Rows) -> Iterator[Cell]:
+    """The cells of one of `POINTS`: each method, N and size of the run with every learning rate, then with the best of them."""
+    settings = suite[part]
+    for name, run, N in product(settings["methods"], settings["runs"], settings["num_rollouts"]):
+        if name not in suite["methods"]:
+            continue
 
+        def make(kind: str, learning_rates: list[float], name: str = name, **sizes: Any) -> Iterator[Cell]:
+            for seed, world, learning_rate in product(settings[kind]["seeds"], settings[kind]["worlds"], learning_rates):
+                of_kind = f"{part}/tuning" if kind == "tuning" else part
+                yield make_cell(suite, of_kind, world, name, (learning_rate, ()), seed=seed, **sizes)
 
-def size_cells(suite: dict[str, Any], part: str, name: str, settings: dict[str, Any]) -> Iterator[Cell]:
-    """One point of a part with every learning rate, on the first tuning puzzle."""
-    for learning_rate, seed in product(suite["sizes"]["learning_rates"], suite["tuning"]["seeds"]):
-        yield make_cell(suite, f"{part}/tuning", suite["tuning"]["worlds"][0], name, (learning_rate, ()), seed=seed, **settings)
+        tuning = list(make("tuning", settings["tuning"]["learning_rates"], num_rollouts=N, run=run))
+        yield from tuning
+        if (best := best_setting(suite, tuning, rows)) is not None:
+            yield from make("report", [best[0]], num_rollouts=N, run=run)
 
 
 Setting = tuple[float, tuple[str, ...]]  # learning rate, value of the method's own option
@@ -130,6 +130,18 @@ def best_setting(suite: dict[str, Any], cells: Iterable[Cell], rows: Rows) -> Se
         own = tuple(word for word in cell.overrides if word.partition("=")[0] in method.get("grid", {}))
         losses[cell.learning_rate, own].append(row["kl_target_policy"] if method["aim"] == "target" else -row["valid"])
     return min(losses, key=lambda setting: mean(losses[setting]))
+
+
+@cache
+def make_puzzle_list(count: int, low: int, high: int, num_solutions: int, seed: int) -> str:
+    """So many puzzles of the training grids as one text, see `make_puzzles`."""
+    made = make_puzzles(split_grids()[0], count, blanks=(low, high), num_solutions=num_solutions, seed=seed)
+    return " ".join(puzzle.puzzle for puzzle in made)
+
+
+def puzzles_of(world: str | dict[str, Any]) -> str:
+    """The puzzles of a world of the suite, which gives one as text or says how several are made."""
+    return world if isinstance(world, str) else make_puzzle_list(world["count"], *world["blanks"], world["num_solutions"], world["seed"])
 
 
 def make_cell(
@@ -151,4 +163,6 @@ def make_cell(
     learning_rate, own = setting
     words = [*suite["common"], *(f"train.{name}={value}" for name, value in sizes.items())]
     words += [*suite["methods"][method]["options"], *own, f"optimizer.learning_rate={learning_rate:g}"]
-    return Cell(part, world, suite["worlds"][world], method, N, run["rollouts"], learning_rate, tuple(words), seed, measurements)
+    return Cell(
+        part, world, puzzles_of(suite["worlds"][world]), method, N, run["rollouts"], learning_rate, tuple(words), seed, measurements
+    )

@@ -5,6 +5,7 @@ import statistics
 from math import comb
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 
@@ -118,3 +119,27 @@ def test_which_sizes_the_published_masks_count_too_little():
         f"get {min(sixteen.values()):.2f} to {max(sixteen[m] for m in few):.2f} of it, the others up to {max(sixteen.values()):.2f}"
         in prose("01")
     )
+
+
+def printed(notebook: str, pattern: str) -> list[tuple[str, ...]]:
+    """What a pattern finds in the printed outputs of a notebook, which `pytest --nbval` holds to its code."""
+    cells = nbformat.read(next(Path("notebooks").glob(f"{notebook}_*.ipynb")), as_version=4).cells
+    outputs = [out for cell in cells if cell.cell_type == "code" for out in cell.outputs if out.output_type == "stream"]
+    return [found for out in outputs for found in re.findall(pattern, out.text, re.MULTILINE)]
+
+
+def test_whose_reward_is_highest_at_which_group_size():
+    rows = printed("04", r"^(none|uniform|negative|model) +(4|8|16) +\d\.\d+ ± \d\.\d+ +(-?\d\.\d+)$")[:12]  # the first table, 60 rounds
+    reward = {(name, int(N)): float(value) for name, N, value in rows}
+    best = {N: max(("none", "uniform", "negative", "model"), key=lambda name: reward[name, N]) for N in (4, 8, 16)}
+    assert best == {4: "none", 8: "negative", 16: "negative"}
+    assert "the best at $N=8$ and 16; at $N=4$ `none` has more" in prose("04")
+    assert "the highest reward at N = 8 and 16, not at N = 4" in prose(RESULTS)
+    assert all(reward["uniform", N] < reward["none", N] for N in (4, 8, 16))
+    assert "`uniform` has less reward than `none` at $N=4$, 8 and 16" in prose("04")
+
+
+def test_how_many_modes_a_broad_start_saves():
+    rows = printed("02", r"^K=(\d): modes dropped by six narrow starts ([\d ]+)  wide ([\d ]+)$")
+    (_, *three), (_, *five) = [(K, *(sum(map(int, drops.split())) for drops in rest)) for K, *rest in rows]
+    assert f"the six runs drop {three[1]} modes instead of {three[0]}; with five they drop {five[1]} instead of {five[0]}" in prose("02")

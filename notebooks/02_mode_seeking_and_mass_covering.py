@@ -20,8 +20,9 @@
 # **You will learn**
 # - why maximising reward with a KL term is a *reverse* KL, and why DMPO is a *forward* one;
 # - how much each of them penalises a dropped mode, in nats;
+# - what one Gaussian becomes in each direction, by a formula and by a search of all of them;
 # - how often reverse KL drops modes, over several seeds and sizes of the policy;
-# - when it does not: overlapping modes, a start that covers all modes, a policy that can represent the target;
+# - when it does not: overlapping modes, a policy that can represent the target; and whether a broad start helps;
 # - where DMPO does no better than reverse KL: at modes that the policy no longer samples.
 #
 # **You need** KL divergence and gradient descent. No diffusion model appears in this notebook. **It takes** 40 minutes to read and about
@@ -149,9 +150,49 @@ assert torch.allclose(film[-1], there.log_prob(), rtol=0, atol=1e-9)
 print("the loop above and toy.worlds.mixture.fit_reverse agree")
 
 # %% [markdown]
-# ## 4. Three Gaussians, five modes
+# ## 4. One Gaussian, then three; five modes
 #
-# Now the experiment of Figure 2: a mixture of three Gaussians, with the same start for all three fits, is fitted
+# Figure 2 of the paper has one Gaussian, so we begin with one. In forward KL its best fit is known: $\log p_\theta$ is linear in $x$ and
+# $x^2$, so the gradient of $\mathbb E_{p^*}[\log p_\theta]$ is zero exactly where $p_\theta$ has the mean and the standard deviations of
+# $p^*$.
+
+
+# %%
+def describe(log_prob):
+    """Mean and standard deviation on both axes, and both divergences."""
+    p = log_prob.exp()
+    mean = p @ world.points
+    moments = [*mean.tolist(), *(p @ (world.points - mean).square()).sqrt().tolist()]
+    divergences = kl_divergence(world.log_target, log_prob), kl_divergence(log_prob, world.log_target)
+    return " ".join(f"{x:7.3f}" for x in moments) + "".join(f"{x:14.2f}" for x in divergences)
+
+
+one = fit(world, GaussianMixturePolicy(world, 1, seed=3), forward_objective, steps=1000, learning_rate=0.03)[-1]
+print("               mean x  mean y    sd x    sd y    forward KL    reverse KL")
+print("p*           ", describe(world.log_target))
+print("one Gaussian ", describe(one))
+
+# %% [markdown]
+# One broad hill over all five modes, from any start. In reverse KL there is no formula. We try every Gaussian whose mean is a cell, with 27
+# widths, the same on both axes, and look for the best one near each mode.
+
+# %%
+widths = torch.linspace(0.4, 3.0, 27, dtype=torch.float64)
+gaussians = torch.stack([(-torch.cdist(world.points, world.points).square() / (2 * s**2)).log_softmax(dim=-1) for s in widths])
+reverse_kl = (gaussians.exp() * (gaussians - world.log_target)).sum(dim=-1)  # [widths, means]
+near = torch.cdist(world.points, world.modes).argmin(dim=-1)
+print("mode   best reverse KL near it   its width   -log(share of the mode)")
+for mode in range(5):
+    value, place = reverse_kl[:, near == mode].min(dim=1)[0].min(dim=0)
+    print(f"{mode + 1:4d} {value:25.2f} {widths[place]:11.1f} {-target_share[mode].log():25.2f}")
+
+# %% [markdown]
+# The best Gaussian sits on mode 1, which has the largest share of $p^*$, and pays about $-\log$ of that share. The one of forward KL,
+# above, pays 2.17 nats in this direction. A Gaussian on any other mode pays about $-\log$ of its share too: gradient descent from a start
+# near one of them has no reason to leave it.
+#
+# With more Gaussians than one there is a choice, *which* modes to drop. A mixture of three, with the same start for all three fits, is
+# fitted
 # - by forward KL with exact gradients,
 # - by reverse KL with exact gradients (the best case of reward maximisation, because there is no sampling noise),
 # - by DMPO itself, which sees only samples: `fit_forward`, 32 groups of $N=16$ rollouts a round, weights and loss of `dmpo_ref`.
@@ -226,8 +267,8 @@ plt.show()
 #
 # ## 6. When reverse KL does not collapse
 #
-# **A broad start.** The Gaussians above started with a third of the spread of $p_{\mathrm{ref}}$. Now they start three times as wide, so
-# that each one covers every mode.
+# **A broad start, sometimes.** The Gaussians above started with a third of the spread of $p_{\mathrm{ref}}$. Now they start three times as
+# wide, so that each one covers every mode.
 
 
 # %%
@@ -243,10 +284,12 @@ for K in (3, 5):
     print(f"K={K}: modes dropped by six narrow starts", *narrow_drops, "  wide", *wide_drops)
 
 # %% [markdown]
-# It helps, but modes are still dropped.
+# With three Gaussians the six runs drop 8 modes instead of 12; with five they drop 3 instead of 2. So a broad start is no remedy, and six
+# starts do not show more than that.
 #
 # **A policy that can represent the target.** $\mathrm{KL}(p\|p^*)$ is convex in $p$, so a policy with one logit for each cell has a single
-# minimum, $p^*$ itself, and no other local minimum. It starts at $p_{\mathrm{ref}}$.
+# minimum, $p^*$ itself, and no other local minimum. That does not say how soon it is reached: section 7 has starts from which it is not.
+# Here the start is $p_{\mathrm{ref}}$, which gives every mode a good share.
 
 # %%
 reached = {name: fit(world, TabularPolicy(world), f)[-1] for name, f in objectives.items()}
@@ -360,7 +403,8 @@ for epsilon in (1e-1, 1e-3, 1e-6):
     print(f"{epsilon:9.0e}", " ".join(f"{ratios(p)[0]:13.2f}" for p in ends), f"{ratios(dmpo.log_prob())[0]:12.1f}")
 
 # %% [markdown]
-# Plain gradient descent behaves as the formula says: forward KL recovers the mode for every ε, reverse KL does not. With Adam reverse KL
+# Plain gradient descent behaves as the formula says: in 200 steps forward KL recovers the mode for every ε, reverse KL only at $10^{-1}$;
+# at $10^{-3}$ it has a quarter of its share, at $10^{-6}$ nothing. This is no local minimum, but nearly as bad. With Adam reverse KL
 # recovers it here, because Adam divides the gradient of each logit by its own size, so that a tiny gradient becomes a normal step. This
 # works with one logit per answer and exact gradients. A real policy has neither. DMPO with samples recovers the mode as long as it is
 # sometimes sampled; at $10^{-6}$ it never samples the mode, and no optimiser can help, because the gradient contains nothing about this
@@ -423,8 +467,9 @@ _ = interact(
 # - Reward with a KL term is $-\mathrm{KL}(p_\theta\|p^*)$ up to a constant; DMPO's cross-entropy is $\mathrm{KL}(p^*\|p_\theta)$ up to a
 #   constant. The target is the same, the direction differs.
 # - A policy that keeps only a share $s$ of the target has a reverse KL of at least $-\log s$ and an infinite forward KL.
-# - Reverse KL drops modes when the policy is too small, the modes are far apart and the start is narrow. A policy that can represent p\*
-#   and starts with some probability everywhere reaches p\* in both directions.
+# - One Gaussian: forward KL gives it the mean and the spread of p\*, reverse KL one of the modes.
+# - Reverse KL drops modes when the policy is too small and the modes are far apart; the start decides which ones. A policy that can
+#   represent p\* has no other minimum in either direction, but in reverse KL a mode that is almost gone comes back slowly or not at all.
 # - The exact forward gradient recovers a lost mode; samples of a policy that has lost it do not.
 # - A language model is a large policy. The results of this notebook for three Gaussians are an argument for forward KL, not a measurement
 #   on language models.

@@ -374,8 +374,25 @@ for s in (0.0, 0.5, 0.9, 1.0, 1.1, 1.5, 2.0):
     print(f"{s:5.1f} {1 / second:20.3f} {deviations[0]:11.2f} {deviations[1]:17.2f}")
 
 # %% [markdown]
-# The nearer to p\*, the more even the weights: the reward and the ratio cancel rollout by rollout. A rising ESS is a sign of progress with
-# a fixed reference. (With `log_ratio: none` it is not: there ESS rises when all rollouts of a prompt have the same reward, right or wrong.)
+# The nearer to p\*, the more even the weights: the reward and the ratio cancel rollout by rollout. Is a rising ESS then a sign of progress?
+# Take policies that are proportional to p\* on some of the cells and have a billionth of that on all others, and draw 64 rollouts of each.
+
+# %%
+peak, target = torch.cdist(world.points, world.modes).argmin(dim=-1), world.log_target.exp()
+print("p_old covers          ESS, N = 64   N -> infinity   E[r] under p_old   KL(p*||p_old), nats")
+for name, kept in {"all cells": peak >= 0, "one peak of four": peak == 0, "what p* avoids": target < 1e-4}.items():
+    log_old = (world.log_target + math.log(1e-9) * ~kept).log_softmax(dim=0)
+    log_weight = world.log_target - log_old  # the log-weight but for a constant, which the softmax removes
+    ess = effective_sample_size(target_weights(log_weight[draw_cells(log_old, (400, 64), stream(0, "collapsed"))])).mean()
+    limit = 1 / (log_old.exp() @ log_weight.exp().square())
+    print(f"{name:18s} {ess:14.3f} {limit:15.6f} {log_old.exp() @ world.reward:18.2f} {kl_divergence(world.log_target, log_old):21.2f}")
+
+# %% [markdown]
+# It is not. A policy that has collapsed on one peak, or on cells that p\* avoids, has an ESS near 1 too: its weights are even on what it
+# draws. The ESS of 64 rollouts says nothing about answers that none of them is; the limit does, but nobody can measure it. So a *low* ESS
+# is a warning, and a high one is no proof. Look at the reward as well, which tells the third row from the first, and at the variety of the
+# answers, which tells the second. (With `log_ratio: none` the ESS says even less: it rises when all rollouts of a prompt have the same
+# reward.)
 #
 # Now keep old rollouts. They were drawn from $p_0=p_{\mathrm{ref}}$; the policy has moved on to $p_1$ (here: half way, on the space of
 # four answers). Which distribution do the weighted rollouts represent as N → ∞? Four ways to compute the weights; one is a common mistake.
@@ -593,6 +610,21 @@ for name, (error, kl, ess) in results.items():
 # - `none` has the largest systematic error, and its limit is $p_{\mathrm{old}}e^{r/\alpha}$. That is near p\* here, because
 #   $p_{\mathrm{old}}$ is.
 #
+# A limit is N → ∞. Section 6 found p\* to be a fixed point at *every* N, because all ℓ are equal there. With path weights they are not: at
+# $p_{\mathrm{old}}=p^*$, the same in every order, ℓ still contains $\log\varrho=\log p_{\mathrm{ref}}(o;\sigma)/p_{\mathrm{ref}}(o)$. So
+# self-normalising moves the expected weight, by $p^*(o)\,\bigl(\mathbb E_{p^*}[\varrho^2]-\mathbb E_\sigma[\varrho^2\mid o]\bigr)/N$ to
+# first order, the formula of section 6 with the noise of the order in it.
+
+# %%
+second = (path["ref"] - exact_ref.log_prob).exp().square().mean(dim=0)  # E_σ[ϱ²|o]
+shift = log_target.exp() * (log_target.exp() @ second - second)
+print(f"ESS at p*, N -> infinity: {1 / (log_target.exp() @ second):.3f}")
+for N in (4, 64):
+    print(f"N = {N:2d}: weight on the solutions moves by", *(f"{shift[s] / N:8.4f}" for s in reward.nonzero().squeeze(-1)))
+
+# %% [markdown]
+# So with path weights p\* is a fixed point up to $O(1/N)$: negligible here, but not zero, and the ESS does not reach 1.
+#
 # N → ∞ is the worst case for the noisy rows: with 64 rollouts those rare answers are hardly ever drawn. So look at N = 64 as well: 4,000
 # groups, from seeded streams, with the weight on each of the two solutions.
 
@@ -679,20 +711,29 @@ for name, rows in by_name(read("variants")).items():
         print(f"{name:26s} exact KL(p*||p_theta) at the end, nats: median {kl[1]:.3f}, largest {kl[2]:.3f}")
 
 # %% [markdown]
-# The first line has path weights, the second ELBO weights from four masks. With ELBO weights the divergence is eight times as large. That
-# is the price for samplers that have no path probability. But the policy still ends within 0.05 nats of p\*: ELBO weights, which the
-# published recipe uses, are good enough here.
+# The first line has path weights, the second ELBO weights from four masks. With ELBO weights the divergence is eight times as large, but
+# the policy still ends within 0.05 nats of p\*. That is one puzzle with five blanks and a policy with 85 thousand weights. What ELBO
+# weights cost LLaDA, where sampling by confidence leaves no other choice, cannot be read from it.
+#
+# Authors of DMPO report nearly the opposite for images ([arXiv:2602.04663](https://arxiv.org/abs/2602.04663)): there, how the likelihood is
+# estimated matters more than which loss is used, and the ELBO of the final sample is the best estimate. The settings differ in three ways.
+#
+# - *Where the ELBO stands.* There it is the likelihood of the policy inside the loss of a policy gradient. Our loss has it too, and loses
+#   nothing by it: the first line above was trained on masks. What costs us a factor of eight is the ELBO in the *weights*, where the
+#   difference of two of them is exponentiated.
+# - *The alternative.* Theirs is the likelihood of a whole denoising trajectory of a continuous model, noisy and expensive. Ours is exact.
+# - *The measure.* Theirs is reward for GPU hours; ours is the distance from p\*, which no reward shows.
 #
 # ## To remember
 #
 # - p\* ∝ p_ref · e^{r/α}. Log-weight: reward over α plus log p_ref − log p_old; weight: softmax over the rollouts of one prompt.
-# - ESS says what share of the rollouts counts. At small N it is too high. The coefficient c raises it by taking smaller steps; the fixed
-#   point stays p\*, as long as the ratio is there.
+# - ESS says what share of the rollouts counts. At small N it is too high, and a policy that has lost modes has a high one too. The
+#   coefficient c raises it by taking smaller steps; the fixed point stays p\*, as long as the ratio is there.
 # - Self-normalising over N gives too little weight to what p_old draws too rarely, by O(1/N), and is exact at p\*. The real costs of a
 #   small N are noise and answers that are never drawn.
 # - A weight belongs to the policy that drew the rollout. Never put the current policy into its denominator.
-# - Path ratios are noisy, but their limit is p\*. ELBO ratios have a gap and noise inside an exponential. `none` has another target, which
-#   moves.
+# - Path ratios are noisy, but their limit is p\*, and at finite N their fixed point is p\* up to O(1/N). ELBO ratios have a gap and noise
+#   inside an exponential. `none` has another target, which moves.
 #
 # ## Exercises
 #

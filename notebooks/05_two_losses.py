@@ -21,7 +21,7 @@
 # - where each loss comes from, and where it is stationary;
 # - their gradients by hand, and that autograd and finite differences agree;
 # - what the choice of masks does to the variance of the likelihood, exactly, and which published choice is biased;
-# - four mistakes, three of them published (numbered 1 to 3 in section 4, 4 in section 6), and how large the effect of each is;
+# - four mistakes, two of them published (3 in section 4 and 4 in section 6), and how large the effect of each is;
 # - what ELBOs do to WDDO and not to WDCE, and how much of it remains after several rounds of training.
 #
 # **You need** [03 · From rewards to weights](03_weights.ipynb). **It takes** an hour to read and half a minute to run.
@@ -446,9 +446,9 @@ for scheme in ("exact", "antithetic", "naive pairs", "paper, p ~ U[0, 1]", "pape
 # A value of 1 is right; any other value is a bias, for any policy.
 #
 # - *Mistake 1, easy to make*, `naive pairs`: the complement of "all" is empty and contributes nothing, so the full mask counts half.
-# - *Mistake 2, published*, `paper, p ~ U[0, 1]` (the published scheme without its floor of 0.1): sizes are uniform on $0..L$. The size 0 is
-#   *clamped* to $m=1$. That changes nothing, because an empty mask has no cost, but its share of the draws is lost. Every estimate is too
-#   small by the factor $L/(L+1)$. The weights $(L+1)/m$ of `antithetic` correct this.
+# - *Mistake 2, half of the published one*, `paper, p ~ U[0, 1]` (the published scheme without its floor of 0.1): sizes are uniform on
+#   $0..L$. The size 0 is *clamped* to $m=1$. That changes nothing, because an empty mask has no cost, but its share of the draws is lost.
+#   Every estimate is too small by the factor $L/(L+1)$. The weights $(L+1)/m$ of `antithetic` correct this.
 # - *Mistake 3, published*, `paper` with its floor: the full mask counts 0.70, the others 0.88 to 0.95. The factor depends on the size, so a
 #   different learning rate cannot correct it.
 #
@@ -749,9 +749,10 @@ for R in (1, 2, 4):
 #
 # Then why does the trained policy end ten times further from p\*? The expectation does not explain it; what remains is the noise around
 # it. Look at the table again: WDCE with the uniform baseline, whose gradient is twice that of WDDO at Δ = 0, is good on paths (0.006), and
-# on masks it is the worst row of that table (0.070). Neither has what WDCE without baseline has: in every step a gradient towards the
-# data, which keeps the policy near them (section 3). This would explain the result, but nothing on this page proves it; exercise 4 asks
-# for the proof.
+# on masks it is the worst row of that table (0.070). With two *steps* of the path, which cost as much as two masks, it ends at 0.012: most
+# of its trouble was the noise of the masks ([04](04_weight_baseline.ipynb), section 7). WDDO has not been run on steps. Neither loss has
+# what WDCE without baseline has: in every step a gradient towards the data, which keeps the policy near them (section 3). This would
+# explain why noise harms them more, but nothing on this page proves it; exercise 4 asks for the proof.
 #
 # ## 8. The objectives of `train`
 #

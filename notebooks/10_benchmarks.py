@@ -207,8 +207,10 @@ print("accuracy below 0.35:", strict.accuracy < 0.35, "  pass@4 above accuracy:"
 
 # %% [markdown]
 # This matters here because a method that only *sharpens* a policy raises accuracy, but does not raise pass@k, or even lowers it. The target
-# of DMPO is a distribution, p\*, which keeps the solutions that p_ref can find; notebook [08](08_against_its_rivals.ipynb) measures which
-# methods keep several solutions.
+# of DMPO is a distribution, p\*, in which the solutions that p_ref can find keep their proportions. The trained policy need not keep them:
+# a solution that is no longer drawn gets no weight and does not come back ([02](02_mode_seeking_and_mass_covering.ipynb), section 7), and
+# with one group of 4 rollouts a step 7 of 9 toy runs lost one. Notebook [08](08_against_its_rivals.ipynb) measures which methods keep
+# several.
 #
 # After an interruption, the same command continues where it stopped, and counts no item twice. Another seed, sampler or checkpoint is
 # refused for the same file:

@@ -98,7 +98,6 @@ def test_the_numbers_of_the_short_list_are_those_of_the_stored_results():
         return statistics.median(row["after"]["kl_target_policy"] for row in stored("variants", name=name))
 
     assert f"{median('wdce, negative'):.2f} nats where `none` reaches {median('wdce, none'):.3f}" in shown
-    assert 2 < median("wdce, uniform, path steps") / median("wdce, none") < 2.5  # "twice as far"
     assert 7.5 < median("wdce, none, elbo weights") / median("wdce, none") < 8.5  # "eight times"
 
 

@@ -26,9 +26,9 @@ def log_variance(log_ratio: Tensor, reward: Tensor, alpha: float) -> Tensor:
 
         mean over prompts of Var_n [ log p_θ(o;σ) − log p_ref(o;σ) − r/α ]
 
-    No normaliser and no importance weights. It is 0 at p_θ(o;σ) = p_ref(o;σ) e^{r/α} / Z(σ) if Z(σ) is the same in every
-    order; else nothing makes it 0, and p* is not quite its optimum. For rollouts of the current policy its gradient is
-    2/α times that of REINFORCE with a KL of strength α and leave-one-out baseline, sample by sample.
+    No normaliser and no importance weights. It is 0 at p* where p_ref(o;σ) does not depend on σ. Elsewhere, as a rule, no
+    policy makes it 0, and p* is not quite its optimum. For rollouts of the current policy its gradient is 2/α times that of
+    REINFORCE with a KL of strength α and leave-one-out baseline, sample by sample; so it ends where that ends.
 
     Args:
         log_ratio: [G, N] log p_θ − log p_ref along each rollout's own order, nats.

@@ -37,8 +37,8 @@ def reinforce(log_ratio: Tensor, reward: Tensor) -> Tensor:
     rollouts are stale (or were drawn at another temperature), and ρ turns their expectation into one of the current policy,
     without clipping, so its variance grows. The baseline of a rollout does not depend on it, so it
     adds no bias, with or without ρ. With a KL term R = r − β (log p_θ − log p_ref), gradient stopped: its own gradient
-    has expectation 0. The optimum is then p_ref(o;σ) e^{r/β} / Z(σ) in every order σ, and over all of them
-    E_σ[p_ref(o;σ) e^{r/β} / Z(σ)], which is p* only where Z(σ) does not depend on σ.
+    has expectation 0. The optimum is p* where p_ref(o;σ) does not depend on σ. Elsewhere it is another distribution:
+    E_σ[p_ref(o;σ) e^{r/β} / Z(σ)] where no two orders share a conditional (two positions), near that where they do.
 
     Args:
         log_ratio: [G, N] log ρ, exact path log-probabilities.

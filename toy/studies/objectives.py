@@ -8,7 +8,8 @@ First a sweep: each objective at N = 16 with three learning rates and a seed of 
 own goal: the exact probability of a correct answer for those that maximise the reward, exact KL(p*‖p_θ) for those that aim at
 p*, DMPO among them. Then N = 4, 16, 64 with three other seeds. α = 0.2; REINFORCE with a KL term has the same strength.
 
-Two targets are enumerated: p* of the reference, and where KL-regularised REINFORCE converges, E_σ[p_ref(o;σ) e^{r/α} / Z(σ)].
+Two targets are enumerated: p* of the reference, and E_σ[p_ref(o;σ) e^{r/α} / Z(σ)]. KL-regularised REINFORCE has its optimum at
+the second only where no two orders share a conditional; `regularised_optimum` computes it where they do.
 """
 
 from __future__ import annotations
@@ -151,14 +152,28 @@ def log_order_target() -> Tensor:
 
 def order_log_prob(model, tokenizer, task, item: Any, vocabulary) -> Tensor:
     """log p(o; σ) of every order σ of the n blanks and every answer o, [n!, C] float64; answers as in `exact_distribution`."""
+    return along_orders(*conditionals(model, tokenizer, task, item, vocabulary))
+
+
+def conditionals(model, tokenizer, task, item: Any, vocabulary) -> tuple[Tensor, Tensor]:
+    """log π of each of K symbols at each of n blanks in each state, [S, n, K], and the states, [S, n]: 0 hidden, a ≥ 1 filled."""
     prompts = encode(tokenizer, task, [item])
     blanks = prompts.response_mask[0].nonzero().squeeze(-1)
     symbols = vocabulary.allowed.nonzero().squeeze(-1)
-    n, base = len(blanks), len(symbols) + 1
-    place = base ** torch.arange(n)
-    digits = torch.arange(base**n).unsqueeze(-1) // place % base
-    log_pi = conditional_log_prob(model, prompts, blanks, symbols, digits, vocabulary, 1.0)
-    answers = digits[(digits > 0).all(dim=-1)]
+    states = every_state(len(blanks), len(symbols))
+    return conditional_log_prob(model, prompts, blanks, symbols, states, vocabulary, 1.0), states
+
+
+def every_state(n: int, num_symbols: int) -> Tensor:
+    """All partial answers to n blanks, [(K+1)^n, n]: 0 where hidden; state s has digit i of s, in base K+1, at blank i."""
+    base = num_symbols + 1
+    return torch.arange(base**n).unsqueeze(-1) // base ** torch.arange(n) % base
+
+
+def along_orders(log_pi: Tensor, states: Tensor) -> Tensor:
+    """log p(o; σ) of every order and every answer from the conditionals, [n!, C]."""
+    n, place = states.shape[1], (log_pi.shape[-1] + 1) ** torch.arange(states.shape[1])
+    answers = states[(states > 0).all(dim=-1)]
     rows = []
     for order in permutations(range(n)):
         state, log_prob = torch.zeros(len(answers), dtype=torch.long), torch.zeros(len(answers), dtype=torch.float64)
@@ -167,6 +182,34 @@ def order_log_prob(model, tokenizer, task, item: Any, vocabulary) -> Tensor:
             state = state + answers[:, d] * place[d]
         rows.append(log_prob)
     return torch.stack(rows)
+
+
+def regularised_optimum(log_ref: Tensor, states: Tensor, reward: Tensor, alpha: float) -> Tensor:
+    """log π* that maximises E_{σ,o}[r(o) − α (log p(o;σ) − log p_ref(o;σ))] over all conditionals, each shared by the orders.
+
+        V(o) = r(o),   V(s) = mean over hidden blanks d of u(s, d),   u(s, d) = α log Σ_a π_ref(a | s) e^{V(s + a at d)/α},
+        π*(a at d | s) = π_ref(a | s) e^{(V(s + a at d) − u(s, d))/α}
+
+    The order is drawn, not chosen, so the logarithm stands inside the mean over d: backward induction over partial answers.
+
+    Args:
+        log_ref, states: as `conditionals` returns them.
+        reward: [C] r of the complete answers.
+
+    Returns:
+        [S, n, K] as `log_ref`; 0 at blanks that are filled.
+    """
+    value, best = torch.zeros(len(states), dtype=torch.float64), torch.zeros_like(log_ref)
+    hidden, symbols = states == 0, torch.arange(1, log_ref.shape[-1] + 1)
+    step = (log_ref.shape[-1] + 1) ** torch.arange(states.shape[1]).unsqueeze(-1) * symbols  # [n, K], from a state to the next
+    value[~hidden.any(dim=-1)] = reward / alpha  # values in units of α
+    for number in range(1, states.shape[1] + 1):
+        for d in range(states.shape[1]):
+            here = (hidden[:, d] & (hidden.sum(dim=-1) == number)).nonzero().squeeze(-1)
+            tilted = log_ref[here, d] + value[here.unsqueeze(-1) + step[d]]
+            best[here, d] = tilted.log_softmax(dim=-1)
+            value[here] += tilted.logsumexp(dim=-1) / number
+    return best
 
 
 def order_target(log_ref: Tensor, reward: Tensor, alpha: float) -> Tensor:

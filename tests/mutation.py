@@ -59,6 +59,8 @@ TESTS = {  # module → the test files that are about it
     "runtime/watch": ("test_watch",),
     "evaluation/results": ("test_results", "test_stale"),
 }
+RIVALS = ("agrpo", "coupled_grpo", "espo", "gdpo", "gdsd", "policy_gradient", "spg", "stable_drl", "trace_rl", "trajectory_balance")
+TESTS |= {f"objectives/{name}": ("test_rivals",) for name in RIVALS}
 ON_DEVICES = ("rollout", "masking", "likelihood", "experience", "gradient", "objectives/diffu_grpo", "models/llada", "models/cache")
 ON_DEVICES += ("samplers/blockwise", "samplers/rows", "samplers/sampling", "samplers/wino", "evaluation/answering", "runtime/logs")
 SECONDS = 300  # a mutant that takes longer is noticed: it loops

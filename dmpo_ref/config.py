@@ -163,7 +163,7 @@ class WeightConfig:
         "estimate of log p_ref − log p_old: along the rollout's order (random_order only), both ELBOs on the same masks, "
         "or 0 (the reference is the rollout policy, so the target moves with it)",
     )
-    elbo_masks: Literal["exact", "stratified", "antithetic", "paper"] = option(
+    elbo_masks: Literal["exact", "stratified", "antithetic", "gauss", "paper"] = option(
         "antithetic", "mask scheme of the ELBOs of `log_ratio: elbo`, as in loss.masks"
     )
     elbo_num_masks: int = option(4, "masks for each ELBO of `log_ratio: elbo`", symbol="R", bound=MASKS)
@@ -179,26 +179,30 @@ class WeightConfig:
 
 @dataclass(slots=True)
 class LossConfig:
-    name: Literal["wdce", "wddo", "diffu_grpo", "wd1", "reinforce", "log_variance"] = option(
+    name: Literal[
+        "wdce", "wddo", "diffu_grpo", "wd1", "reinforce", "log_variance", "coupled_grpo", "spg", "espo", "gdpo", "gdsd", "stable_drl",
+        "trace_rl", "agrpo", "trajectory_balance"
+    ] = option(
         "wdce",
-        "`wdce`: weighted denoising cross-entropy; `wddo`: weighted direct discriminative optimisation. Others have "
-        "their own masks and no use for weight.* but α: `diffu_grpo` (d1) and `wd1`, by one-shot log-probabilities; `reinforce` "
-        "and `log_variance` (temperature weight.alpha), by exact path log-probabilities",
-    )
-    masks: Literal["exact", "stratified", "antithetic", "paper", "path", "path_steps"] = option(
+        "`wdce`: weighted denoising cross-entropy; `wddo`: weighted direct discriminative optimisation. Others have no use for weight.* "
+        "but α (`log_variance`, `trajectory_balance`). They score: `diffu_grpo`, `wd1` in one shot; `coupled_grpo` a mask and its "
+        "complement; `spg`, `espo`, `gdsd`, `stable_drl` loss.masks; `gdpo` masks `gauss`; `agrpo` num_masks steps of the path; "
+        "`reinforce`, `trace_rl`, `log_variance`, `trajectory_balance` the whole path"
+    )  # fmt: skip
+    masks: Literal["exact", "stratified", "antithetic", "gauss", "paper", "path", "path_steps"] = option(
         "antithetic",
-        "wdce, wddo: mask scheme of the NELBO (`paper` is biased); `path`: the rollout's own order, exact log-probability; "
-        "`path_steps`: num_masks of its steps, drawn afresh, an unbiased estimate of the same",
+        "wdce, wddo, spg, espo, gdsd, stable_drl: masks of the NELBO (`paper` is biased, `gauss` if L > 2R); `path`: the rollout's own "
+        "order, exact log-probability; `path_steps`: num_masks of its steps, drawn afresh, an unbiased estimate of the same",
     )
-    num_masks: int = option(2, "wdce, wddo: masks, or steps, per rollout and step (not for `path`)", symbol="R", bound=MASKS)
+    num_masks: int = option(2, "masks, or steps, per rollout and step: of loss.masks (not `path`), gdpo, agrpo", symbol="R", bound=MASKS)
     normalise: Literal["length", "none"] = option("length", "wdce: divide the NELBO by L, as published, or not")
     kl: float = option(
         0.0,
-        "diffu_grpo: weight of the KL to p_ref beside the clip loss; reinforce: the same, reward per nat; 0: none",
+        "reinforce, and what has a clip but stable_drl: weight of the KL to p_ref, reward per nat for reinforce and espo; 0: none",
         symbol="β",
         bound=ZERO_OR_ABOVE,
     )
-    clip: float = option(0.2, "diffu_grpo: ratios count between 1 − ε and 1 + ε", symbol="ε", bound=ABOVE_0)
+    clip: float = option(0.2, "where p_θ/p_old is clipped: it counts between 1 − ε and 1 + ε", symbol="ε", bound=ABOVE_0)
     micro_batch: Optional[int] = option(None, "masked sequences in one forward and backward pass; null: all", bound=AT_LEAST_1)
 
 

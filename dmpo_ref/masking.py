@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from einops import rearrange, reduce, repeat
@@ -52,7 +53,8 @@ def draw_masks(scheme: str, response_mask: Tensor, num_masks: int, generators: l
     """Draw R masks for every response under one of `SCHEMES`.
 
     Args:
-        scheme: "exact", "stratified", "antithetic" (all unbiased) or "paper" (biased, kept to compare with).
+        scheme: "exact", "stratified", "antithetic" (all unbiased), "gauss" (unbiased where L ≤ 2R) or "paper" (biased, kept to
+            compare with).
         response_mask: [G, N, S] bool, the generated positions; L is their number in each row.
         num_masks: R ≥ 1, any number; with an odd one the last mask of a paired scheme has no partner.
         generators: one for each of the G prompts.
@@ -180,7 +182,33 @@ def paper(response: Tensor, L: Tensor, size_u: Tensor, position_u: Tensor) -> tu
     return hidden, L / hidden.sum(dim=-1).clamp(min=1).double()
 
 
-SCHEMES = {"exact": exact, "stratified": stratified, "antithetic": antithetic, "paper": paper}
+def gauss(response: Tensor, L: Tensor, size_u: Tensor, position_u: Tensor) -> tuple[Tensor, Tensor]:
+    """The ELBO as an integral over the share t of hidden positions, by R-point Gauss-Legendre quadrature (arXiv 2510.08554).
+
+        −L_θ = ∫₀¹ f(t) dt ≈ Σ_i w_i f(t_i),   f(t) = (1/t) E[Σ_masked log π] under Bernoulli(t) masks
+
+    Mask i is drawn at the i-th node, weight R w_i / t_i. A position is hidden with probability t, so f(t) is the sum over positions d
+    of E[log π(o_d | the others under Bernoulli(t))], a polynomial in t of degree L − 1 at most, and R nodes integrate degree 2R − 1
+    exactly: unbiased where L ≤ 2R, whatever the policy. A longer response is biased by f^(2R)(τ) (R!)⁴ / ((2R+1) ((2R)!)³) for some
+    τ. All R masks together, and none alone, estimate the ELBO.
+    """
+    node, share = (x.to(response.device) for x in gauss_legendre(size_u.shape[-1]))
+    return response & (position_u < rearrange(node, "r -> r 1")), (size_u.shape[-1] * share / node).expand(L.shape)
+
+
+@cache
+def gauss_legendre(num_nodes: int) -> tuple[Tensor, Tensor]:
+    """Nodes and weights of R-point Gauss-Legendre quadrature of ∫₀¹, [R] float64 each; the weights sum to 1.
+
+    The nodes are the eigenvalues of the Jacobi matrix of the Legendre polynomials, moved from [−1, 1]; a weight is the square of the
+    first component of its eigenvector.
+    """
+    k = torch.arange(1, num_nodes, dtype=torch.float64)
+    node, vector = torch.linalg.eigh(torch.diag(k / (4 * k**2 - 1).sqrt(), 1), UPLO="U")
+    return (node + 1) / 2, vector[0].square()
+
+
+SCHEMES = {"exact": exact, "stratified": stratified, "antithetic": antithetic, "gauss": gauss, "paper": paper}
 
 
 def smallest(response: Tensor, position_u: Tensor, m: Tensor) -> Tensor:

@@ -59,8 +59,19 @@ TESTS = {  # module → the test files that are about it
     "runtime/watch": ("test_watch",),
     "evaluation/results": ("test_results", "test_stale"),
 }
+RIVALS = ("agrpo", "coupled_grpo", "espo", "gdpo", "gdsd", "policy_gradient", "spg", "stable_drl", "trace_rl", "trajectory_balance")
+TESTS |= {f"objectives/{name}": ("test_rivals",) for name in RIVALS}
 ON_DEVICES = ("rollout", "masking", "likelihood", "experience", "gradient", "objectives/diffu_grpo", "models/llada", "models/cache")
-ON_DEVICES += ("samplers/blockwise", "samplers/rows", "samplers/sampling", "samplers/wino", "evaluation/answering", "runtime/logs")
+ON_DEVICES += (
+    "objectives/coupled_grpo",
+    "objectives/trajectory_balance",
+    "samplers/blockwise",
+    "samplers/rows",
+    "samplers/sampling",
+    "samplers/wino",
+    "evaluation/answering",
+    "runtime/logs",
+)
 SECONDS = 300  # a mutant that takes longer is noticed: it loops
 SWAPS: dict[type, type] = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq}
 SWAPS |= {ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.And: ast.Or, ast.Or: ast.And}

@@ -1,7 +1,7 @@
 """The mask schemes against the exact ELBO, summed over every mask: no sampling, no tolerance beyond rounding."""
 
 from itertools import permutations, product
-from math import comb
+from math import comb, factorial
 
 import numpy as np
 import pytest
@@ -79,6 +79,44 @@ def published_expectation(length: int, scores) -> float:
             probability = p ** sum(bits) * (1 - p) ** (length - sum(bits))
             total += node_weight * probability * estimates(masks, scores).mean().item()
     return total
+
+
+def gauss_expectation(length: int, num_masks: int, scores) -> float:
+    """The `gauss` scheme summed over every Bernoulli mask at the nodes of numpy, through the code."""
+    nodes, total = (np.polynomial.legendre.leggauss(num_masks)[0] + 1) / 2, 0.0
+    for bits in product([False, True], repeat=length):
+        position_u = torch.where(torch.tensor(bits), 0.0, 1 - 1e-12).double().expand(1, 1, num_masks, -1)
+        masks = masks_from_uniforms("gauss", torch.ones(1, 1, length, dtype=torch.bool), torch.zeros(1, 1, num_masks), position_u)
+        probability = nodes ** sum(bits) * (1 - nodes) ** (length - sum(bits))
+        total += (torch.from_numpy(probability) * estimates(masks, scores)[0, 0]).mean().item()
+    return total
+
+
+@pytest.mark.parametrize("num_masks", [1, 2, 3, 4])
+@pytest.mark.parametrize("length", range(1, 8))
+def test_gauss_is_unbiased_up_to_twice_as_many_tokens_as_masks_and_biased_as_its_docstring_says_by_one_more(length, num_masks):
+    """f(t) = Σ_S t^(|S|−1) (1−t)^(L−|S|) score(S); for L = 2R + 1 its derivative of order 2R is a constant."""
+    scores, R = subset_scores(length), num_masks
+    error = exact_nelbo(scores, length) - gauss_expectation(length, R, scores)
+    if length <= 2 * R:
+        assert error == pytest.approx(0, abs=1e-12 * exact_nelbo(scores, length))
+        return
+    assert abs(error) > 1e-8
+    if length == 2 * R + 1:
+        highest = sum((-1) ** (length - len(s)) * score for s, score in scores.items() if s)  # coefficient of t^2R
+        derivative = factorial(2 * R) * highest
+        assert error == pytest.approx(derivative * factorial(R) ** 4 / ((2 * R + 1) * factorial(2 * R) ** 3), rel=1e-8)
+
+
+def test_gauss_hides_at_the_nodes_and_weighs_by_them():
+    """Three nodes in closed form: (1 ∓ √(3/5))/2 and 1/2, of weights 5/18 and 8/18."""
+    response = torch.tensor([False, *[True] * 1000]).expand(1, 1, 1001)
+    position_u = torch.cat([torch.zeros(1), (torch.arange(1000) + 0.5) / 1000]).double().expand(1, 1, 3, -1)
+    masks = masks_from_uniforms("gauss", response, torch.zeros(1, 1, 3), position_u)
+    t = [(1 - 0.6**0.5) / 2, 0.5, (1 + 0.6**0.5) / 2]
+    assert masks.hidden.sum(dim=-1).flatten().tolist() == [round(1000 * x) for x in t]
+    assert masks.weight.flatten().tolist() == pytest.approx([3 * w / x for w, x in zip((5 / 18, 8 / 18, 5 / 18), t, strict=True)])
+    assert not masks.hidden[..., 0].any()
 
 
 @pytest.mark.parametrize("length", [2, 3, 4, 5])

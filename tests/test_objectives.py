@@ -280,10 +280,10 @@ def all_pairs() -> Rollout:
     return Rollout(tokens, everything, ~everything, everything, step, None, 2, SamplerConfig(), 0, 0)
 
 
-def expected_gradient(name: str, table, old, ref, *, kl: float = 0.0, alpha: float = ALPHA) -> torch.Tensor:
+def expected_gradient(name: str, table, old, ref, *, kl: float = 0.0, alpha: float = ALPHA, **options) -> torch.Tensor:
     """The gradient of the objective in expectation over pairs of rollouts of `old`, exactly."""
-    objective, rollout = build_objective(LossConfig(name=name, kl=kl), WeightConfig(alpha=alpha)), all_pairs()
-    masks, table = objective.masks(rollout, []), table.clone().requires_grad_()
+    objective, rollout = build_objective(LossConfig(name=name, kl=kl, **options), WeightConfig(alpha=alpha)), all_pairs()
+    masks, table = objective.masks(rollout, [stream(0, g) for g in range(64)]), table.clone().requires_grad_()
     log_prob, log_old, log_ref = (token_log_prob(tabular(t), rollout, masks, vocabulary(SYMBOLS)) for t in (table, old, ref))
     reward = torch.stack([torch.stack([REWARD[PATHS[i][1:]] for i in pair]) for pair in PAIRS])
     experience = Experience(rollout, [], reward, reward, reward, log_old=log_old, log_ref=log_ref)
@@ -419,7 +419,19 @@ RUNS = {
     "wd1": ["loss.name=wd1"],
     "reinforce": ["loss.name=reinforce", "loss.kl=0.2"],
     "log_variance": ["loss.name=log_variance"],
+    "coupled_grpo": ["loss.name=coupled_grpo", "loss.kl=0.04"],
+    "spg": ["loss.name=spg"],
+    "espo": ["loss.name=espo", "loss.kl=0.04"],
+    "gdpo": ["loss.name=gdpo", "loss.num_masks=3"],
+    "gdsd": ["loss.name=gdsd", "loss.masks=exact"],
+    "stable_drl": ["loss.name=stable_drl", "loss.masks=path_steps"],
+    "trace_rl": ["loss.name=trace_rl", "loss.kl=0.04"],
+    "agrpo": ["loss.name=agrpo"],
+    "trajectory_balance": ["loss.name=trajectory_balance"],
 }
+KINDS = [*list(RUNS)[:5], "coupled_grpo", "spg", "gdsd", "agrpo"]  # of masks and of what is stored: the others are like one of these
+REFERENCE = ("diffu_grpo", "reinforce", "log_variance", "coupled_grpo")  # runs of these kinds have one
+ON_RATIOS = ("diffu_grpo", "diffu_grpo_no_kl", "reinforce", "coupled_grpo", "espo", "gdpo", "trace_rl", "agrpo")
 
 
 def arbitrary_reward(item, text: str) -> float:
@@ -447,7 +459,7 @@ def move(policy) -> None:
             parameter += 0.03 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
 
 
-@pytest.mark.parametrize("name", ["diffu_grpo", "diffu_grpo_no_kl", "reinforce"])
+@pytest.mark.parametrize("name", ON_RATIOS)
 def test_before_the_first_step_every_ratio_is_1_on_the_masks_of_every_step(tmp_path, name):
     """p_θ = p_old = p_ref on the very masks that each step uses, so the loss is −mean A = 0, and the steps' masks differ."""
     run = tiny_run(tmp_path, *RUNS[name])
@@ -458,10 +470,10 @@ def test_before_the_first_step_every_ratio_is_1_on_the_masks_of_every_step(tmp_p
         torch.testing.assert_close(log_prob, batch.log_old, rtol=0, atol=1e-12)
         assert run.objective.loss(log_prob, masks, batch, batch.weight).item() == pytest.approx(0, abs=1e-12)
         hidden.append(masks.hidden)
-    assert torch.equal(*hidden) == (name == "reinforce")
+    assert torch.equal(*hidden) == run.objective.follows_path
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", KINDS)
 def test_micro_batches_give_the_gradient_of_the_whole(tmp_path, name):
     run = tiny_run(tmp_path, *RUNS[name])
     move(run.policy)
@@ -551,7 +563,11 @@ def test_dropout_is_off_where_log_probabilities_are_compared(small_run, tmp_path
         (["loss.name=reinforce", "weight.baseline=uniform"], r"weight\.baseline=uniform: .*use none"),
         (["loss.name=log_variance", "weight.target=reward"], r"weight\.target=reward: .*use tilted"),
         (["loss.name=diffu_grpo", "weight.target_ess=0.5"], r"weight\.target_ess=0\.5: .*use null"),
-        (["loss.name=wd1", "loss.kl=0.1"], r"loss\.kl=0\.1: for diffu_grpo and reinforce"),
+        (["loss.name=wd1", "loss.kl=0.1"], r"loss\.kl=0\.1: for diffu_grpo, reinforce, coupled_grpo, espo, gdpo, gdsd, trace_rl, agrpo; "),
+        (["loss.name=trajectory_balance", "loss.kl=0.1"], r"loss\.kl=0\.1: for diffu_grpo"),
+        (["loss.name=agrpo", "sampler.name=confidence"], r"loss\.name=agrpo: only sampler\.name=random_order"),
+        (["loss.name=espo", "loss.masks=path", "sampler.name=confidence"], r"loss\.masks=path: only sampler\.name=random_order"),
+        (["loss.name=spg", "weight.baseline=uniform"], r"weight\.baseline=uniform: .*use none"),
         (["loss.name=diffu_grpo", "loss.kl=-1"], r"loss\.kl=-1\.0: must be finite and not negative"),
         (["loss.clip=0"], r"loss\.clip=0\.0: must be above 0"),
         (["loss.name=reinforce", "sampler.name=confidence"], r"loss\.name=reinforce: only sampler\.name=random_order"),
@@ -569,13 +585,13 @@ def test_a_reference_that_only_the_objective_needs_may_move():
     assert load_config("toy_sudoku", *RUNS["diffu_grpo"], "train.resync_every=2").train.resync_every == 2
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", KINDS)
 def test_a_real_round_calls_the_model_as_often_as_planned(small_run, name):
     options = ["task.generate=all", "train.rounds=2", "train.prompts_per_round=1", "loss.micro_batch=3", "train.score_micro_batch=10"]
     config = small_run(*RUNS[name], *options)
     plan = make_plan(config)
     assert train(config).metrics[0]["forward_passes"] == sum(p.calls for p in plan.phases)
-    assert plan.reference == (plan.weights if name in ("diffu_grpo", "reinforce", "log_variance") else 0)
+    assert plan.reference == (plan.weights if name in REFERENCE else 0)
 
 
 def test_every_name_of_the_config_is_built():

@@ -11,11 +11,13 @@ import torch
 from torch.utils._pytree import tree_map
 
 from dmpo_ref import train
-from dmpo_ref.config import ModelConfig, SamplerConfig
+from dmpo_ref.config import LossConfig, ModelConfig, SamplerConfig, WeightConfig
 from dmpo_ref.evaluation.answering import answer_items
 from dmpo_ref.likelihood import elbo, path_log_prob
 from dmpo_ref.masking import SCHEMES, draw_masks, stream
 from dmpo_ref.models.loading import load_policy
+from dmpo_ref.objectives import OBJECTIVES, build_objective
+from dmpo_ref.rollout import Experience
 from dmpo_ref.samplers import sample
 from dmpo_ref.tasks import build_task
 from dmpo_ref.tasks.encoding import allowed_vocabulary
@@ -177,6 +179,25 @@ RUNS = {
     "reinforce": ("loss.name=reinforce", "weight.baseline=none", "loss.masks=path", "loss.kl=0.1"),
     "other groups drawn": ("train.skip_equal_groups=2", "train.num_rollouts=2"),
 }
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_masks_and_loss_of_every_objective_are_those_of_the_cpu(name):
+    """On arbitrary scores, without the model between them."""
+    objective = build_objective(LossConfig(name=name, kl=0.1 if name == "coupled_grpo" else 0.0, num_masks=3), WeightConfig())
+
+    def compute(move):
+        rollout = move(make_rollout(make_prompts("12|____4__", "..|______"), 3))
+        masks = objective.masks(rollout, [stream(0, "m", g) for g in range(2)])
+        now, old, ref = (masks.target * move(-torch.rand(masks.hidden.shape, generator=stream(k))) for k in range(3))
+        reward = move(torch.tensor([[1.0, 0.0, 0.5], [0.0, 1.0, 1.0]]))
+        return objective.loss(now, masks, Experience(rollout, [0, 1], reward, reward, reward, log_old=old, log_ref=ref), reward)
+
+    expected = compute(lambda x: x)
+    with pretend_cuda():
+        found = compute(lambda x: x.to(GPU))
+        assert on_gpu(found)
+    torch.testing.assert_close(found, expected)
 
 
 def metrics_of(config, **more):

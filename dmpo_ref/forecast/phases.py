@@ -68,6 +68,8 @@ def list_phases(config: Config, P: int, L: int, num_processes: int) -> list[Phas
         masks, scored = T if objective.follows_path else min(loss.num_masks, T), L / T
     if loss.name in ("diffu_grpo", "wd1"):  # one mask, all positions
         masks, scored = 1, L
+    if loss.name == "coupled_grpo":  # all positions, and each once more in one of two masks
+        masks, scored = 3, 2 * L / 3
 
     is_base = int(config.model.lora_rank > 0 and train.resync_every == 0)  # p_ref; re-synced, it has adapters of its own
 
@@ -89,7 +91,7 @@ def list_phases(config: Config, P: int, L: int, num_processes: int) -> list[Phas
         passes = 1 if objective.follows_path else K
         of_base = passes * is_base * (name == "log p_ref")
         phases.append(phase(f"storing {name}", passes, rollouts * masks, train.score_micro_batch, scored, of_base=of_base))
-    if stored and loss.micro_batch:  # a loss that is not linear needs its gradient before it is taken in parts
+    if loss.micro_batch and not objective.gradient_is_known:  # a loss that is not linear needs its gradient before it is taken in parts
         phases.append(phase("gradient of the loss", K, in_step * masks, loss.micro_batch, scored))
     return [*phases, phase("gradient steps", K, in_step * masks, loss.micro_batch, scored, gradient=True)]
 

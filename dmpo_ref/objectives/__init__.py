@@ -7,7 +7,22 @@ count, what follows an end token included. A new objective is a file like these 
 from __future__ import annotations
 
 from dmpo_ref.config import LossConfig, WeightConfig
-from dmpo_ref.objectives import diffu_grpo, dmpo, log_variance, reinforce, wd1
+from dmpo_ref.objectives import (
+    agrpo,
+    coupled_grpo,
+    diffu_grpo,
+    dmpo,
+    espo,
+    gdpo,
+    gdsd,
+    log_variance,
+    reinforce,
+    spg,
+    stable_drl,
+    trace_rl,
+    trajectory_balance,
+    wd1,
+)
 from dmpo_ref.objectives.base import Objective
 
 OBJECTIVES = {
@@ -17,6 +32,15 @@ OBJECTIVES = {
     "wd1": wd1.build,
     "reinforce": reinforce.build,
     "log_variance": log_variance.build,
+    "coupled_grpo": coupled_grpo.build,
+    "spg": spg.build,
+    "espo": espo.build,
+    "gdpo": gdpo.build,
+    "gdsd": gdsd.build,
+    "stable_drl": stable_drl.build,
+    "trace_rl": trace_rl.build,
+    "agrpo": agrpo.build,
+    "trajectory_balance": trajectory_balance.build,
 }
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from dmpo_ref.config import LossConfig
 from dmpo_ref.masking import Masks, uniforms_at
 from dmpo_ref.objectives.base import Objective, need
+from dmpo_ref.objectives.policy_gradient import centred, clipped_gain, k3
 from dmpo_ref.rollout import Experience, Rollout
 
 PROMPT_MASKING = 0.15  # probability that a given token is hidden, as published
@@ -18,8 +19,7 @@ def build(config: LossConfig, alpha: float) -> Objective:
     """diffu-GRPO with β = `config.kl` and ε = `config.clip`. Each step has its own masks, shared by p_θ, p_old and p_ref."""
 
     def loss(token_log_prob: Tensor, masks: Masks, experience: Experience, weight: Tensor) -> Tensor:
-        advantage = experience.reward - reduce(experience.reward, "g n -> g 1", "mean")
-        log_old = need(experience.log_old)
+        advantage, log_old = centred(experience.reward), need(experience.log_old)
         return clip_loss(token_log_prob, log_old, experience.log_ref, masks.target, advantage, clip=config.clip, kl=config.kl)
 
     return Objective(one_shot_masks, loss, uses_log_old=True, uses_log_ref=config.kl > 0)
@@ -55,10 +55,8 @@ def clip_loss(
         advantage: [G, N] A.
         clip: ε. kl: β.
     """
-    ratio, gain = (token_log_prob - log_old).exp(), rearrange(advantage, "g n -> g n 1 1")
-    per_token = -torch.minimum(ratio * gain, ratio.clamp(1 - clip, 1 + clip) * gain)
+    per_token = -clipped_gain(token_log_prob - log_old, rearrange(advantage, "g n -> g n 1 1"), clip)
     if log_ref is not None:
-        d = log_ref - token_log_prob
-        per_token = per_token + kl * (d.exp() - d - 1)
+        per_token = per_token + kl * k3(token_log_prob - log_ref)
     per_response = reduce(per_token * target, "g n r s -> g n", "sum") / reduce(target, "g n r s -> g n", "sum")
     return per_response.mean()

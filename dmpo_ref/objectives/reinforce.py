@@ -5,13 +5,13 @@ The plain reward-maximising baseline; with `loss.kl` above 0 it maximises the re
 
 from __future__ import annotations
 
-from einops import reduce
 from torch import Tensor
 
 from dmpo_ref.config import LossConfig
 from dmpo_ref.likelihood import sequence_log_prob
 from dmpo_ref.masking import Masks
 from dmpo_ref.objectives.base import Objective, follow_path, need
+from dmpo_ref.objectives.policy_gradient import leave_one_out
 from dmpo_ref.rollout import Experience
 
 
@@ -44,6 +44,4 @@ def reinforce(log_ratio: Tensor, reward: Tensor) -> Tensor:
         log_ratio: [G, N] log ρ, exact path log-probabilities.
         reward: [G, N] R.
     """
-    N = reward.shape[-1]
-    others = (reduce(reward, "g n -> g 1", "sum") - reward) / (N - 1)
-    return -(log_ratio.exp() * (reward - others)).mean()
+    return -(log_ratio.exp() * leave_one_out(reward)).mean()

@@ -10,6 +10,7 @@ from dmpo_ref.likelihood import sequence_log_prob
 from dmpo_ref.masking import Masks
 from dmpo_ref.objectives.base import Objective
 from dmpo_ref.objectives.diffu_grpo import one_shot_masks
+from dmpo_ref.objectives.policy_gradient import centred
 from dmpo_ref.rollout import Experience
 
 
@@ -34,6 +35,6 @@ def wd1(sequence_log_prob: Tensor, reward: Tensor) -> Tensor:
         sequence_log_prob: [G, N] ℓ.
         reward: [G, N] r.
     """
-    advantage = reward - reduce(reward, "g n -> g 1", "mean")
+    advantage = centred(reward)
     weight = (-advantage).softmax(dim=-1) - advantage.softmax(dim=-1)
     return reduce(weight * sequence_log_prob, "g n -> g", "sum").mean()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 
-from dmpo_ref.config import Config, get_option
-from dmpo_ref.objectives import build_objective
+from dmpo_ref.config import Config, LossConfig, get_option
+from dmpo_ref.objectives import OBJECTIVES, build_objective
+from dmpo_ref.objectives.base import Objective
 from dmpo_ref.samplers.checks import check_bounds, check_memory, check_options, has_path_log_prob, require
 
 NO_PATH = "only sampler.name=random_order has a path probability, above temperature 0 and without guidance or stop_early"
@@ -89,12 +92,13 @@ def check_objective(config: Config) -> None:
     """Refuse an objective that does not go with the sampler or the weights."""
     sampler, weight, loss = config.sampler, config.weight, config.loss
     objective = build_objective(loss, weight)
-    key = "loss.masks" if objective.uses_weight else "loss.name"
+    key = "loss.name" if build_objective(replace(loss, masks="exact"), weight).needs_path else "loss.masks"
     require(not objective.needs_path or has_path_log_prob(sampler), config, key, NO_PATH)
     needs_policy = weight.log_ratio == "elbo" or objective.uses_log_old
     unguided = "log p_old would be that of the unguided policy; use 0, or log_ratio=none"
     require(not needs_policy or sampler.guidance == 0, config, "sampler.guidance", unguided)
-    require(loss.kl == 0 or loss.name in ("diffu_grpo", "reinforce"), config, "loss.kl", "for diffu_grpo and reinforce; use 0")
+    with_kl = [name for name, build in OBJECTIVES.items() if reads_kl(build)]
+    require(loss.kl == 0 or loss.name in with_kl, config, "loss.kl", f"for {', '.join(with_kl)}; use 0")
     if loss.name == "wddo":
         require(weight.baseline == "none", config, "weight.baseline", "wddo has its own negative term; use none")
         require(weight.target != "reward", config, "weight.target", "wddo needs weights that sum to 1; use tilted or reward_softmax")
@@ -106,3 +110,9 @@ def check_objective(config: Config) -> None:
     require(
         has_reference or config.train.resync_every == 0, config, "train.resync_every", "log_ratio=none has no reference to re-sync; use 0"
     )
+
+
+def reads_kl(build: Callable[[LossConfig, float], Objective]) -> bool:
+    """Whether `loss.kl` alone makes an objective subtract log p_ref."""
+    without, with_kl = (build(LossConfig(kl=kl), 1.0).uses_log_ref for kl in (0.0, 1.0))
+    return with_kl and not without

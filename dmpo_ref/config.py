@@ -118,12 +118,8 @@ class SamplerConfig:
         "once as the model is confident of; `wino`: the same, and tokens that look wrong later are masked again",
     )
     temperature: float = option(1.0, "softmax temperature; 0 takes the most probable token", bound=ZERO_OR_ABOVE)
-    response_length: Optional[int] = option(
-        None, "positions of the response; null: as many as the task's template has", symbol="L", bound=COUNT
-    )
-    block_length: Optional[int] = option(
-        None, "positions per block, blocks go left to right; null: the whole response is one block", bound=COUNT
-    )
+    response_length: Optional[int] = option(None, "positions of the response; null: those of the task's template", symbol="L", bound=COUNT)
+    block_length: Optional[int] = option(None, "positions per block, left to right; null: one block, the whole response", bound=COUNT)
     steps: Optional[int] = option(None, "forward passes for the whole response; null: one token per step", bound=COUNT)
     threshold: Optional[float] = option(
         None,

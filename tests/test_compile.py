@@ -54,7 +54,7 @@ def numbers(trained):
     return [{name: value for name, value in entry.items() if name != "seconds"} for entry in trained.metrics]
 
 
-@pytest.mark.parametrize(("cache", "dtype"), [("prefix", "float32"), ("dual", "bfloat16")])
+@pytest.mark.parametrize(("cache", "dtype"), [("prefix", "float32"), pytest.param("dual", "bfloat16", marks=pytest.mark.long)])
 def test_a_run_with_adapters_needs_a_few_graphs_all_in_its_first_round(checkpoint, tmp_path, graphs, cache, dtype):
     """Prompts of other lengths in every round, micro-batches that do not divide the batch, a gradient, adapters on, off and dropping."""
     after_round = []

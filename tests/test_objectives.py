@@ -429,7 +429,7 @@ RUNS = {
     "agrpo": ["loss.name=agrpo"],
     "trajectory_balance": ["loss.name=trajectory_balance"],
 }
-KINDS = [*list(RUNS)[:5], "coupled_grpo", "spg", "gdsd", "agrpo"]  # of masks and of what is stored: the others are like one of these
+KINDS = [*list(RUNS)[:5], "coupled_grpo", "spg", "agrpo"]  # of masks and of what is stored: the others are like one of these
 REFERENCE = ("diffu_grpo", "reinforce", "log_variance", "coupled_grpo")  # runs of these kinds have one
 ON_RATIOS = ("diffu_grpo", "diffu_grpo_no_kl", "reinforce", "coupled_grpo", "espo", "gdpo", "trace_rl", "agrpo")
 

@@ -1,6 +1,7 @@
 """The experiments behind the results table: every row of it is one line of a committed file, with its command and seconds.
 
     python -m toy.studies.acts act_a        # solve rate, 3 seeds, the reference moving and fixed
+    python -m toy.studies.acts act_a_more   # twice the rounds; groups whose rewards are all equal replaced, and 4 masks
     python -m toy.studies.acts act_b        # exact KL on three two-solution puzzles, 5 seeds each
     python -m toy.studies.acts group_size   # the same 3,200 rollouts in groups of 4, 16, 64 and 256
     python -m toy.studies.acts variants     # baselines and losses on the two-solution puzzles
@@ -35,7 +36,7 @@ from toy.acts import TWO_SOLUTIONS, counts, learn_to_solve, match_target
 from toy.figures.demo import draw_group_size
 from toy.loading import load
 
-EXPERIMENTS = ("act_a", "act_b", "group_size", "variants", "path_steps", "curve")
+EXPERIMENTS = ("act_a", "act_a_more", "act_b", "group_size", "variants", "path_steps", "curve")
 ROLLOUTS = 3200
 Job = tuple[str, str, int, int, tuple[str, ...]]  # act, name, seed, puzzle, overrides
 
@@ -43,6 +44,11 @@ Job = tuple[str, str, int, int, tuple[str, ...]]  # act, name, seed, puzzle, ove
 ACT_A: dict[str, tuple[str, ...]] = {
     "reference moves (log_ratio none)": (),
     "reference fixed (log_ratio path)": ("weight.log_ratio=path",),
+}
+# what more rounds, or more of the same rounds, bring
+ACT_A_MORE: dict[str, tuple[str, ...]] = {
+    "240 rounds": ("train.rounds=240",),
+    "equal groups replaced, 4 masks": ("train.skip_equal_groups=2", "loss.num_masks=4"),
 }
 # name → (N, groups per round, gradient steps per round); the same number of rollouts in each
 GROUPS = {
@@ -80,8 +86,8 @@ MEASURED = (1 / 24, 1 / 12, 1 / 6, 1 / 3, 2 / 3, 1)  # shares of a run after whi
 
 def jobs(experiment: str) -> Iterator[Job]:
     """Every run of an experiment."""
-    if experiment == "act_a":
-        for name, overrides in ACT_A.items():
+    if experiment in ("act_a", "act_a_more"):
+        for name, overrides in (ACT_A if experiment == "act_a" else ACT_A_MORE).items():
             for seed in range(3):
                 yield "a", name, seed, 0, overrides
     elif experiment == "act_b":
@@ -169,7 +175,7 @@ def by_name(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 def show() -> None:
     """Print the tables and draw `book/figures/group_size.png`."""
     print_row("act (a), solve rate on 256 test puzzles", "seeds", "T=1 before", "T=1 after", "greedy before", "greedy after", "seconds")
-    for name, rows in by_name(read("act_a")).items():
+    for name, rows in by_name(read("act_a") + read("act_a_more")).items():
         rates = [statistics.mean(r[when][what] for r in rows) for what in ("temperature_1", "greedy") for when in ("before", "after")]
         print_row(name, len(rows), *(f"{x:.3f}" for x in rates), f"{statistics.mean(r['seconds'] for r in rows):.0f}")
     print_row("\nlearning curves, test solve rate at T=1", "rollouts", "steps", "before", "after", "seconds")

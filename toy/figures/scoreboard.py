@@ -20,13 +20,15 @@ MARKERS = "osD^vPX*"
 def draw_all(suite: dict[str, Any], rows: Rows, folder: Path) -> Iterator[Path]:
     """Every figure that there are rows for; yields the paths."""
     use_style()
-    of_part = {part: [row for row in rows if row["part"] == part] for part in ("report", "group_size", "groups_per_step")}
+    of_part = {part: [row for row in rows if row["part"] == part] for part in ("report", "group_size", "groups_per_step", "mixtures")}
     if of_part["report"]:
         yield draw_methods(suite, of_part["report"], folder / "scoreboard.png")
         yield draw_curves(suite, of_part["report"], folder / "scoreboard_curves.png")
         yield draw_shares(suite, of_part["report"], folder / "scoreboard_shares.png")
     if of_part["group_size"] or of_part["groups_per_step"]:
         yield draw_sizes(of_part["group_size"], of_part["groups_per_step"], folder / "scoreboard_sizes.png")
+    if of_part["mixtures"]:
+        yield draw_mixtures(of_part["mixtures"], folder / "scoreboard_mixtures.png")
 
 
 def by_method(rows: Rows) -> dict[str, Rows]:
@@ -105,6 +107,17 @@ def draw_sizes(group_size: Rows, groups_per_step: Rows, path: Path) -> Path:
     axes[0].set(xlabel=f"N, with {', '.join(map(str, rollouts))} rollouts a step", ylabel="KL(p*‖p_θ), nats")
     draw_lines(axes[1], groups_per_step, "rollouts_per_step")
     axes[1].set(xlabel=f"rollouts a step, with N = {', '.join(map(str, N))}")
+    return save(figure, path)
+
+
+def draw_mixtures(rows: Rows, path: Path) -> Path:
+    """KL(p*‖p_θ) against N at fixed rollouts for each step, on the line and on the plane."""
+    worlds, rollouts = list(dict.fromkeys(row["world"] for row in rows)), {row["rollouts_per_step"] for row in rows}
+    figure, axes = plt.subplots(1, len(worlds), figsize=(5 * len(worlds), 4), layout="constrained", sharey=True, squeeze=False)
+    for ax, world in zip(axes[0], worlds, strict=True):
+        draw_lines(ax, [row for row in rows if row["world"] == world], "num_rollouts")
+        ax.set(title=world, xlabel=f"N, with {', '.join(map(str, rollouts))} rollouts a step")
+    axes[0, 0].set_ylabel("KL(p*‖p_θ), nats")
     return save(figure, path)
 
 

@@ -81,28 +81,38 @@ def sizes_table(suite: dict[str, Any], rows: Rows, part: str) -> str:
     """Median KL by method and N, or by rollouts for each step, with interval, and the number of puzzles that lost a mode."""
     point = point_of(part)
     lines = []
-    for (method, value), chosen in by_size(rows, part).items():
+    for (world, method, value), chosen in by_size(rows, part).items():
         kl = [row["kl_target_policy"] for row in chosen]
         low, high = interval(kl)
         lost, puzzles = sum(row["lost"] for row in chosen), sum(len(row["puzzle"].split()) for row in chosen)
-        valid = np.mean([row["valid"] for row in chosen])
+        right = "" if chosen[0]["valid"] is None else f"{np.mean([row['valid'] for row in chosen]):.3f}"
         lines.append(
-            [method, value, f"{chosen[0]['learning_rate']:g}", f"{median(kl):.4f}", f"{low:.4f} to {high:.4f}", f"{max(kl):.3f}"]
-            + [f"{valid:.3f}", f"{lost}/{puzzles}"]
+            [world, method, value, f"{chosen[0]['learning_rate']:g}", f"{median(kl):.4f}", f"{low:.4f} to {high:.4f}", f"{max(kl):.3f}"]
+            + [right, f"{lost}/{puzzles}"]
         )
-    header = (part.replace("_", " "), point.replace("_", " "), "learning rate", "KL(p*‖p_θ)", "95 %", "largest", "right", "lost a mode")
-    return tabulate(lines, header, "plain", disable_numparse=True, colalign=["left", *["right"] * 7]) if lines else ""
+    header = (
+        part.replace("_", " "),
+        "method",
+        point.replace("_", " "),
+        "learning rate",
+        "KL(p*‖p_θ)",
+        "95 %",
+        "largest",
+        "right",
+        "lost a mode",
+    )
+    return tabulate(lines, header, "plain", disable_numparse=True, colalign=["left", "left", *["right"] * 7]) if lines else ""
 
 
-def by_size(rows: Rows, part: str) -> dict[tuple[str, int], Rows]:
-    """The runs of one of `POINTS` by method and N, or rollouts for each step."""
-    point, found = point_of(part), dict[tuple[str, int], Rows]()
+def by_size(rows: Rows, part: str) -> dict[tuple[str, str, int], Rows]:
+    """The runs of one of `POINTS` by puzzle, method and N, or rollouts for each step."""
+    point, found = point_of(part), dict[tuple[str, str, int], Rows]()
     for row in rows:
         if row["part"] == part:
-            found.setdefault((row["method"], row[point]), []).append(row)
+            found.setdefault((row["world"], row["method"], row[point]), []).append(row)
     return found
 
 
 def point_of(part: str) -> str:
     """What differs between the points of a part."""
-    return "num_rollouts" if part == "group_size" else "rollouts_per_step"
+    return "num_rollouts" if part in ("group_size", "mixtures") else "rollouts_per_step"

@@ -32,6 +32,7 @@ from dmpo_ref.train import train
 from toy.acts import GREEDY, TwoSolutions, load_puzzles
 from toy.oracle import Exact, kl_divergence
 from toy.scoreboard.suite import Cell, Rows, key_of
+from toy.worlds.mixture import TabularPolicy, fit_forward, world_1d, world_2d
 from toy.worlds.sudoku import solutions
 
 PASS_AT = 8
@@ -89,6 +90,44 @@ def cells_to_run(cells: list[Cell], rows: Rows, file: Path) -> list[Cell]:
 
 
 def run_cell(cell: Cell) -> dict[str, Any]:
+    """The cell with what was found."""
+    return run_mixture(cell) if cell.part.startswith("mixtures") else run_puzzles(cell)
+
+
+def run_mixture(cell: Cell) -> dict[str, Any]:
+    """The baseline that is the cell's method, on a line or a plane; a mode is what is nearest to one of the bumps of the reward."""
+    start, world = time.perf_counter(), {"line": world_1d, "plane": world_2d}[cell.world]()
+    sizes = {
+        name: int(value) for name, _, value in (word.removeprefix("train.").partition("=") for word in cell.overrides if "train." in word)
+    }
+    policy = TabularPolicy(world)
+    history = fit_forward(
+        world,
+        policy,
+        num_rollouts=cell.num_rollouts,
+        groups=sizes["prompts_per_round"],
+        rounds=sizes["rounds"],
+        steps_per_round=sizes["steps_per_round"],
+        baseline=cell.method,
+        learning_rate=cell.learning_rate,
+        seed=cell.seed,
+    )
+    shares, target = world.mode_mass(policy.log_prob()).tolist(), world.mode_mass(world.log_target).tolist()
+    modes = sum(share > wanted / 2 for share, wanted in zip(shares, target, strict=True))
+    return asdict(cell) | {
+        "kl_target_policy": history.forward_kl[-1],
+        "kl_policy_target": history.reverse_kl[-1],
+        "reward": history.reward[-1],
+        "shares": shares,
+        "target_shares": target,
+        "modes": modes,
+        "lost": int(modes < len(target)),
+        "valid": None,
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+
+
+def run_puzzles(cell: Cell) -> dict[str, Any]:
     """Train the policy of a cell and measure it exactly, in the mean over its puzzles; the cell with what was found."""
     torch.set_num_threads(1)
     start = time.perf_counter()

@@ -17,7 +17,8 @@ from toy.worlds.sudoku import make_puzzles, split_grids
 
 Rows = list[dict[str, Any]]
 SETTINGS = Path(__file__).with_name("suite.yaml")
-POINTS = ("group_size", "groups_per_step", "many_puzzles")
+POINTS = ("group_size", "groups_per_step", "many_puzzles", "mixtures")
+BASELINE: dict[str, Any] = {"aim": "target", "options": []}  # what a method of `mixtures` is
 PARTS = ("tuning", "report", *POINTS)
 
 
@@ -70,7 +71,10 @@ def choose_methods(suite: dict[str, Any], names: list[str]) -> dict[str, Any]:
     for name in names:
         if name not in suite["methods"]:
             raise ValueError(f"--method={name!r} is not in the suite; choose among {', '.join(suite['methods'])}")
-    return suite | {"methods": {name: suite["methods"][name] for name in names}} if names else suite
+    if not names:
+        return suite
+    points = {part: suite[part] | {"methods": [name for name in suite[part]["methods"] if name in names]} for part in POINTS}
+    return suite | {"methods": {name: suite["methods"][name] for name in names}} | points
 
 
 def list_cells(suite: dict[str, Any], part: str, rows: Rows) -> Iterator[Cell]:
@@ -103,8 +107,6 @@ def point_cells(suite: dict[str, Any], part: str, rows: Rows) -> Iterator[Cell]:
     """The cells of one of `POINTS`: each method, N and size of the run with every learning rate, then with the best of them."""
     settings = suite[part]
     for name, run, N in product(settings["methods"], settings["runs"], settings["num_rollouts"]):
-        if name not in suite["methods"]:
-            continue
 
         def make(kind: str, learning_rates: list[float], name: str = name, **sizes: Any) -> Iterator[Cell]:
             for seed, world, learning_rate in product(settings[kind]["seeds"], settings[kind]["worlds"], learning_rates):
@@ -129,7 +131,7 @@ def best_setting(suite: dict[str, Any], cells: Iterable[Cell], rows: Rows) -> Se
     for cell in cells:
         if (row := found.get(cell.key)) is None:
             return None
-        method = suite["methods"][cell.method]
+        method = suite["methods"].get(cell.method, BASELINE)
         own = tuple(word for word in cell.overrides if word.partition("=")[0] in method.get("grid", {}))
         losses[cell.learning_rate, own].append(row["kl_target_policy"] if method["aim"] == "target" else -round(row["valid"], 2))
     return min(losses, key=lambda setting: mean(losses[setting]))
@@ -165,7 +167,7 @@ def make_cell(
     sizes = {"rounds": run["rounds"], "num_rollouts": N, "prompts_per_round": run["rollouts"] // N, "steps_per_round": run["steps"]}
     learning_rate, own = setting
     words = [*suite["common"], *(f"train.{name}={value}" for name, value in sizes.items())]
-    words += [*suite["methods"][method]["options"], *own, f"optimizer.learning_rate={learning_rate:g}"]
+    words += [*suite["methods"].get(method, BASELINE)["options"], *own, f"optimizer.learning_rate={learning_rate:g}"]
     return Cell(
         part, world, puzzles_of(suite["worlds"][world]), method, N, run["rollouts"], learning_rate, tuple(words), seed, measurements
     )

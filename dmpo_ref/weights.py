@@ -112,8 +112,8 @@ def flatten(log_weight: Tensor, log_drawn: Tensor, good: Tensor) -> Tensor:
         else:  ℓ as it is
 
     The good rollouts of a group weigh as much as before, together. Among themselves they weigh 1/q: so often as q drew an answer,
-    so little each time. Mode-anchored reward augmentation (arXiv 2510.20817) has A of the good rollout that p_ref likes best in place
-    of the mean; with it good answers have more mass than in p*, by at most their number.
+    so little each time. Mode-anchored reward augmentation (MARA, arXiv 2510.20817) takes A from the good answer that p_ref likes best;
+    that changes nothing but the odds of good against other answers, at most by the number of good ones.
 
     Args:
         log_weight: [G, N] ℓ of `log_weights`, with the ratio to q.

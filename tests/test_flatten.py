@@ -1,6 +1,8 @@
 """`weight.flatten_above`: a target that is flat over the good answers. By hand, by enumeration, in `weigh`; what is refused."""
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from dmpo_ref.presets.loading import load_config
 from dmpo_ref.weights import flatten, group_weights
 from tests.helpers import make_prompts, tiny_model, vocabulary
 from toy.oracle import flattened, tilted
+from toy.studies import unimodal
 
 P_REF = torch.tensor([0.5, 0.3, 0.15, 0.05], dtype=torch.float64)
 P_OLD = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
@@ -170,3 +173,29 @@ def test_weights_without_the_probabilities_are_refused():
         group_weights(zero, zero, WeightConfig(flatten_above=1.0))
     with pytest.raises(ValueError, match="log p_old of prompt 0, rollout 1 is -inf"):
         group_weights(zero, zero, WeightConfig(flatten_above=1.0), log_old=torch.tensor([[0.0, -math.inf]]))
+
+
+def stored():
+    return [json.loads(line) for line in unimodal.FILE.read_text(encoding="utf-8").splitlines()]
+
+
+def test_the_stored_shares_are_those_of_an_enumeration(tmp_path):
+    """The puzzle with two solutions; shares from the odds p_ref(a)/p_ref(b) · e^{d/α} and P, not from `tilted`."""
+    _, puzzle = unimodal.load_puzzle("two solutions", tmp_path)
+    rows = [row for row in stored() if row.get("puzzle") == "two solutions"]
+    assert len(rows) == len(unimodal.CASES) * len(unimodal.ALPHAS)
+    weak, strong = sorted(puzzle.exact.probability_of(text) for text in puzzle.solutions)
+    for row in rows[::7]:
+        difference, is_flat = unimodal.CASES[row["case"]]
+        mass = [weak * math.exp((1 + difference) / row["alpha"]), strong * math.exp(1 / row["alpha"])]
+        good = sum(mass) / (sum(mass) + 1 - weak - strong)
+        expected = [good / 2, good / 2] if is_flat else [good * x / sum(mass) for x in mass]
+        assert row["shares"] == pytest.approx(expected, abs=1e-9) and row["p_ref"] == pytest.approx([weak, strong], abs=1e-9)
+
+
+def test_the_numbers_under_the_figure_are_those_of_the_stored_runs():
+    ends = {kind: [row["curve"][-1]["kl_flat"] for row in stored() if row.get("run") == kind] for kind in unimodal.RUNS}
+    assert [len(found) for found in ends.values()] == [3, 3]
+    text = (Path(__file__).parent.parent / "book/method.md").read_text(encoding="utf-8")
+    said = [f"{min(found):.3f} to {max(found):.3f}" for found in ends.values()]
+    assert f"KL(p̃‖p_θ) {said[0]} as published, which aims elsewhere, and {said[1]} flattened." in text

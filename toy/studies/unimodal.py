@@ -120,8 +120,8 @@ def draw(rows: list[Row], path: Path) -> None:
             chosen = [row for row in rows if row.get("case") == case and row["puzzle"] == name]
             alphas, found = [row["alpha"] for row in chosen], np.array([row["shares"] for row in chosen]).T
             for rank, values in enumerate(found):
-                label = f"solution {rank + 1}" + (", least likely in p$_{ref}$" if rank == 0 else "")
-                ax.plot(alphas, values, color=COLORS[rank], label=label, linewidth=2, linestyle=("-", "--", ":")[rank])
+                which = f"solution {rank + 1}" + (", least likely in p$_{ref}$" if rank == 0 else "")
+                ax.plot(alphas, values, color=COLORS[rank], label=which, linewidth=2, linestyle=("-", "--", ":")[rank])
                 ax.plot(3.6, chosen[0]["p_ref"][rank], "<", color=COLORS[rank], markersize=5, clip_on=False)
             ax.plot(alphas, 1 - found.sum(axis=0), color="0.6", linewidth=1, label="all other answers")
             ax.set(xscale="log", ylim=(-0.03, 1.03), title=case if name == "two solutions" else "")
@@ -137,7 +137,7 @@ def draw(rows: list[Row], path: Path) -> None:
             axes[1, -1].plot(at, [point["shares"][0] for point in row["curve"]], color=color, label=label)
             target = row["target_flat" if row["run"] == "flattened" else "target_paper"][0]
             axes[1, -1].axhline(target, color=color, linewidth=0.8, linestyle=":")
-    axes[0, -1].set(yscale="log", title="runs, equal rewards", ylabel="KL(flattened target ‖ p$_θ$), nats")
+    axes[0, -1].set(yscale="log", title="runs, equal rewards", ylabel="KL(p̃ ‖ p$_θ$), nats")
     axes[1, -1].set(ylim=(0, 0.6), xlabel="rollouts", ylabel="share of solution 1 (dots: target)")
     axes[0, -1].legend(fontsize=7)
     figure.savefig(path, dpi=110)

@@ -34,7 +34,7 @@ from toy.acts import TwoSolutions, load_two_solutions
 from toy.oracle import flattened, rewards, tilted
 from toy.worlds.sudoku import solutions
 
-FILE, FIGURE = RESULTS / "unimodal.jsonl", Path("book/figures/unimodal.png")
+FILE, FIGURE = RESULTS / "unimodal.jsonl", RESULTS.parents[1] / "book/figures/unimodal.png"
 PUZZLES = {"two solutions": "1234400034002143", "three solutions": "0020204000121234"}
 ALPHAS = np.geomspace(0.01, 3, 26).tolist()
 # name → reward of the solution that p_ref likes least, less that of the others; and whether the good ones share evenly

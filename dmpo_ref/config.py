@@ -119,7 +119,7 @@ class SamplerConfig:
     )
     temperature: float = option(1.0, "softmax temperature; 0 takes the most probable token", bound=ZERO_OR_ABOVE)
     response_length: Optional[int] = option(None, "positions of the response; null: those of the task's template", symbol="L", bound=COUNT)
-    block_length: Optional[int] = option(None, "positions per block, left to right; null: one block, the whole response", bound=COUNT)
+    block_length: Optional[int] = option(None, "positions per block, left to right; null: the whole response is one block", bound=COUNT)
     steps: Optional[int] = option(None, "forward passes for the whole response; null: one token per step", bound=COUNT)
     threshold: Optional[float] = option(
         None,
@@ -154,6 +154,9 @@ class WeightConfig:
         "tilted", "`tilted`: p* ∝ p_ref e^{r/α}; `reward_softmax`: ℓ = r (published α = 0); `reward`: w = r (published α = −1)"
     )
     alpha: float = option(0.1, "temperature of the target, reward per nat, above 0", symbol="α", bound=ALPHA)
+    flatten_above: Optional[float] = option(
+        None, "answers of this reward or more share their mass in p* evenly, not by p_ref; null: as published", bound=FINITE
+    )
     log_ratio: Literal["path", "elbo", "none"] = option(
         "path",
         "estimate of log p_ref − log p_old: along the rollout's order (random_order only), both ELBOs on the same masks, "
@@ -209,9 +212,7 @@ class OptimizerConfig:
     beta2: float = option(0.99, "AdamW β₂, decay of the mean of their squares", bound=BELOW_1)
     weight_decay: float = option(0.0, "AdamW decoupled weight decay", bound=ZERO_OR_ABOVE)
     max_grad_norm: float = option(1.0, "gradients are scaled down to this norm", bound=ABOVE_0)
-    schedule: Literal["constant", "linear", "cosine"] = option(
-        "constant", "learning rate over the run: constant, or to 0 by line or cosine"
-    )
+    schedule: Literal["constant", "linear", "cosine"] = option("constant", "learning rate: constant, or to 0 by line or cosine")
     warmup_steps: int = option(0, "gradient steps of linear warm-up", bound=NOT_NEGATIVE)
 
 
@@ -233,9 +234,7 @@ class TrainConfig:
     )
     steps_per_round: int = option(4, "gradient steps on the buffer in a round", symbol="K", bound=COUNT)
     prompts_per_step: Optional[int] = option(None, "prompts of the buffer in one gradient step; null: as many as in a round", bound=COUNT)
-    reuse_rounds: int = option(
-        0, "rollouts of this many earlier rounds stay in the buffer, with the weights they were given", bound=NOT_NEGATIVE
-    )
+    reuse_rounds: int = option(0, "rollouts of so many earlier rounds stay in the buffer, with the weights they had", bound=NOT_NEGATIVE)
     skip_equal_groups: int = option(
         0,
         "replace groups whose rewards are all equal, which give no direction, by groups of other prompts: so many further tries in a "

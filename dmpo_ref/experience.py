@@ -174,7 +174,7 @@ def weigh(
     generators, micro_batch = streams(config.seed, "elbo", position), config.train.score_micro_batch
     log_ratio = estimate_log_ratio(policy, reference, rollout, vocabulary, config.weight, generators, micro_batch=micro_batch)
     share = config.train.num_reference_rollouts / config.train.num_rollouts
-    weights = group_weights(reward, log_ratio, config.weight, reference_share=share)
+    weights = group_weights(reward, log_ratio, config.weight, reference_share=share, log_old=rollout.path_log_prob)
     log_old, log_ref = score_on_masks(policy, reference, vocabulary, objective, rollout, position, config)
     return Experience(rollout, position, reward, weights.weight, weights.base_weight, log_old, log_ref, log_ratio, weights.coefficient)
 

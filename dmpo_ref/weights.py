@@ -27,7 +27,9 @@ class GroupWeights(NamedTuple):
     coefficient: Tensor
 
 
-def group_weights(reward: Tensor, log_ratio: Tensor, config: WeightConfig, *, reference_share: float = 0.0) -> GroupWeights:
+def group_weights(
+    reward: Tensor, log_ratio: Tensor, config: WeightConfig, *, reference_share: float = 0.0, log_old: Tensor | None = None
+) -> GroupWeights:
     """Everything that is known of the weights once the rollouts are scored: the functions below, in order.
 
     w_base of the `model` baseline depends on the current policy (`model_baseline`) and is 0 here.
@@ -35,10 +37,15 @@ def group_weights(reward: Tensor, log_ratio: Tensor, config: WeightConfig, *, re
     Args:
         reward, log_ratio: [G, N], see `log_weights`; log_ratio is log p_ref − log p_old whoever drew a rollout.
         reference_share: ε of `mixture_log_ratios`, the part of the N rollouts that p_ref drew.
+        log_old: [G, N] log p_old of the rollouts along their orders; for `flatten_above` alone.
     """
     alpha, target = config.alpha, config.target
     log_ref_ratio, log_old_ratio = mixture_log_ratios(log_ratio, reference_share)
     log_weight = log_weights(reward, log_ref_ratio, alpha=alpha, target=target)
+    if config.flatten_above is not None:
+        if log_old is None:
+            raise ValueError(f"weight.flatten_above={config.flatten_above}: log p_old of the rollouts along their orders is needed")
+        log_weight = flatten(log_weight, log_old - log_old_ratio, reward >= config.flatten_above)
     c = torch.ones_like(log_weight[:, :1]) if config.target_ess is None else coefficient_for_ess(log_weight, config.target_ess)
     weight = target_weights(log_weight, coefficient=c, target=target)
     kind = "none" if config.baseline == "model" else config.baseline
@@ -96,6 +103,26 @@ def log_weights(reward: Tensor, log_ratio: Tensor, *, alpha: float, target: str 
     log_weight = reward / alpha + log_ratio if target == "tilted" else reward
     check_finite(log_weight, "log weight")
     return log_weight
+
+
+def flatten(log_weight: Tensor, log_drawn: Tensor, good: Tensor) -> Tensor:
+    """Log-weights of p* with the mass of its good answers shared evenly among them: the softmax of ℓ estimates that target.
+
+        good:  ℓ = A − log q,   A = log Σ_good e^ℓ − log Σ_good 1/q        (the sums are over the good rollouts of the prompt)
+        else:  ℓ as it is
+
+    The good rollouts of a group weigh as much as before, together. Among themselves they weigh 1/q: so often as q drew an answer,
+    so little each time. Mode-anchored reward augmentation (MARA, arXiv 2510.20817) takes A from the good answer that p_ref likes best;
+    that changes nothing but the odds of good against other answers, at most by the number of good ones.
+
+    Args:
+        log_weight: [G, N] ℓ of `log_weights`, with the ratio to q.
+        log_drawn: [G, N] log q(o;σ) of the policy that drew the rollouts, nats.
+        good: [G, N] which rollouts have a high reward.
+    """
+    check_finite(log_drawn, "log p_old")
+    together = log_weight.masked_fill(~good, -torch.inf).logsumexp(dim=-1, keepdim=True)
+    return torch.where(good, together + (-log_drawn).masked_fill(~good, -torch.inf).log_softmax(dim=-1), log_weight)
 
 
 def target_weights(log_weight: Tensor, *, coefficient: Tensor | float = 1.0, target: str = "tilted") -> Tensor:

@@ -44,9 +44,9 @@ from ipywidgets import FloatLogSlider, SelectionSlider, interact
 
 from dmpo_ref import effective_sample_size, log_weights, stream, target_weights
 from dmpo_ref.plots.style import COLORS
-from dmpo_ref.weights import coefficient_for_ess
+from dmpo_ref.weights import coefficient_for_ess, flatten
 from toy.figures.demo import BLUE, GREEN, ORANGE
-from toy.oracle import conditional_log_prob, exact_distribution, kl_divergence, rewards, tilted
+from toy.oracle import conditional_log_prob, exact_distribution, flattened, kl_divergence, rewards, tilted
 from toy.studies.acts import by_name, read
 from toy.worlds.mixture import draw_cells, world_1d
 
@@ -76,6 +76,48 @@ for alpha in (0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0):
 # %% [markdown]
 # From greedy to flat: at α = 0.01 nearly all mass is on the cells with the highest reward; at α = 100 the reward has no effect.
 # The greedy target is also far away: more than three nats from the reference. Everything that follows is harder there.
+#
+# ### What p\* itself leaves out
+#
+# A method that covers the mass of p\* covers a right answer only as far as p\* has it, and
+#
+# $$\frac{p^*(a)}{p^*(b)} \;=\; \frac{p_{\mathrm{ref}}(a)}{p_{\mathrm{ref}}(b)}\; e^{(r_a-r_b)/\alpha}.$$
+#
+# Three right answers that $p_{\mathrm{ref}}$ gives with 0.60, 0.25 and 0.05, and a wrong one with 0.10. The third earns as much as the
+# others, or 0.05 less, or 0.05 more. What becomes of it as α → 0, in each of the three cases?
+
+# %% tags=["slide"]
+log_p_ref = torch.tensor([0.60, 0.25, 0.05, 0.10], dtype=torch.float64).log()
+for difference in (0.0, -0.05, 0.05):
+    reward_4 = torch.tensor([1.0, 1.0, 1.0 + difference, 0.0], dtype=torch.float64)
+    for alpha in (1.0, 0.1, 0.02, 0.005):
+        shares = tilted(log_p_ref, reward_4, alpha).exp()
+        print(f"third {difference:+.2f}, α = {alpha:5g}: p* =", " ".join(f"{x:.3f}" for x in shares.tolist()))
+
+# %% [markdown]
+# With equal rewards the right answers keep the proportions of $p_{\mathrm{ref}}$ whatever α: nothing vanishes but the wrong answer, and
+# nothing becomes even. A small difference $d$ counts $e^{d/\alpha}$: at α = 0.005 it is a factor of 22,000, and p\* has one
+# mode, or has lost one, *by design* ([arXiv:2510.20817](https://arxiv.org/abs/2510.20817)).
+#
+# `weight.flatten_above: τ` aims at another target: rollouts with $r\ge\tau$ are good, all equally, and share the mass that p\* gives them
+# evenly. In a group, the good rollouts keep their weight together and share it in proportion to $1/p_{\mathrm{old}}$
+# ([derivation](../book/method.md)). Mean weight on each answer in 4,000 groups of 64 rollouts of $p_{\mathrm{ref}}$, at α = 0.1:
+
+# %%
+reward_4 = torch.tensor([1.0, 1.0, 0.95, 0.0], dtype=torch.float64)
+o = draw_cells(log_p_ref, (4000, 64), stream(0, "flatten"))
+log_weight = log_weights(reward_4[o], torch.zeros_like(reward_4[o]), alpha=0.1)
+even = flatten(log_weight, log_p_ref[o], reward_4[o] >= 0.9)
+for name, ell, target in (
+    ("as published", log_weight, tilted(log_p_ref, reward_4, 0.1)),
+    ("flattened", even, flattened(log_p_ref, reward_4, 0.1, 0.9)),
+):
+    mean = [(target_weights(ell) * (o == k)).sum(dim=1).mean().item() for k in range(4)]
+    print(f"{name:14s} weights", " ".join(f"{x:.3f}" for x in mean), "  target", " ".join(f"{x:.3f}" for x in target.exp().tolist()))
+
+# %% [markdown]
+# The rare third answer gets a little less than a third: some groups do not hold it, and normalising over N rollouts has a bias of order
+# 1/N (section 6). An answer that is never drawn gets nothing, flattened or not.
 #
 # ## 2. Importance weights
 #

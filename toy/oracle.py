@@ -140,6 +140,12 @@ def tilted(log_ref: Tensor, reward: Tensor, alpha: float) -> Tensor:
     return (log_ref + reward / alpha).log_softmax(dim=-1)
 
 
+def flattened(log_ref: Tensor, reward: Tensor, alpha: float, above: float) -> Tensor:
+    """log p̃, the target of `weight.flatten_above`: p*, in which the answers of reward ≥ `above` share their mass evenly. [C]"""
+    log_target, good = tilted(log_ref, reward, alpha), reward >= above
+    return torch.where(good, log_target.masked_fill(~good, -torch.inf).logsumexp(dim=-1) - good.sum().log(), log_target)
+
+
 def kl_divergence(log_p: Tensor, log_q: Tensor) -> float:
     """KL(p‖q) = Σ p (log p − log q), in nats; an answer that p never gives contributes 0."""
     return torch.where(log_p > -torch.inf, log_p.exp() * (log_p - log_q), 0.0).sum().item()

@@ -63,6 +63,11 @@ def check_weights(config: Config) -> None:
     require(weight.log_ratio != "path" or has_path_log_prob(sampler), config, "weight.log_ratio", f"{NO_PATH}; use elbo or none")
     if config.train.reference_share:
         check_reference_share(config)
+    if weight.flatten_above is not None:
+        for name, right in (("log_ratio", "path"), ("target", "tilted")):
+            need = f"flatten_above needs log p_old of each rollout's order, and the target p*; use {right}"
+            require(getattr(weight, name) == right, config, f"weight.{name}", need)
+        require(weight.baseline != "negative", config, "weight.baseline", "flatten_above does not invert; use none, uniform or model")
     if weight.target != "tilted":
         require(weight.log_ratio == "none", config, "weight.log_ratio", f"target={weight.target} does not use it; set none")
     if weight.target == "reward":
@@ -103,7 +108,13 @@ def check_objective(config: Config) -> None:
         require(weight.baseline == "none", config, "weight.baseline", "wddo has its own negative term; use none")
         require(weight.target != "reward", config, "weight.target", "wddo needs weights that sum to 1; use tilted or reward_softmax")
     if not objective.uses_weight:
-        for name, unused in (("log_ratio", "none"), ("baseline", "none"), ("target", "tilted"), ("target_ess", None)):
+        for name, unused in (
+            ("log_ratio", "none"),
+            ("baseline", "none"),
+            ("target", "tilted"),
+            ("target_ess", None),
+            ("flatten_above", None),
+        ):
             right = f"loss.name={loss.name} has no importance weights; use {'null' if unused is None else unused}"
             require(getattr(weight, name) == unused, config, f"weight.{name}", right)
     has_reference = weight.log_ratio != "none" or objective.uses_log_ref

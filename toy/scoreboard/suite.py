@@ -68,13 +68,14 @@ def choose_methods(suite: dict[str, Any], names: list[str]) -> dict[str, Any]:
     Raises:
         ValueError: a name that the suite does not have.
     """
+    known = [*suite["methods"], *suite["mixtures"]["methods"]]
     for name in names:
-        if name not in suite["methods"]:
-            raise ValueError(f"--method={name!r} is not in the suite; choose among {', '.join(suite['methods'])}")
+        if name not in known:
+            raise ValueError(f"--method={name!r} is not in the suite; choose among {'; '.join(known)}")
     if not names:
         return suite
     points = {part: suite[part] | {"methods": [name for name in suite[part]["methods"] if name in names]} for part in POINTS}
-    return suite | {"methods": {name: suite["methods"][name] for name in names}} | points
+    return suite | {"methods": {name: method for name, method in suite["methods"].items() if name in names}} | points
 
 
 def list_cells(suite: dict[str, Any], part: str, rows: Rows) -> Iterator[Cell]:

@@ -18,7 +18,6 @@ from toy.worlds.sudoku import make_puzzles, split_grids
 Rows = list[dict[str, Any]]
 SETTINGS = Path(__file__).with_name("suite.yaml")
 POINTS = ("group_size", "groups_per_step", "many_puzzles", "mixtures")
-BASELINE: dict[str, Any] = {"aim": "target", "options": []}  # what a method of `mixtures` is
 PARTS = ("tuning", "report", *POINTS)
 
 
@@ -68,7 +67,7 @@ def choose_methods(suite: dict[str, Any], names: list[str]) -> dict[str, Any]:
     Raises:
         ValueError: a name that the suite does not have.
     """
-    known = [*suite["methods"], *suite["mixtures"]["methods"]]
+    known = list(dict.fromkeys([*suite["methods"], *(name for part in POINTS for name in suite[part]["methods"])]))
     for name in names:
         if name not in known:
             raise ValueError(f"--method={name!r} is not in the suite; choose among {'; '.join(known)}")
@@ -123,6 +122,11 @@ def point_cells(suite: dict[str, Any], part: str, rows: Rows) -> Iterator[Cell]:
 Setting = tuple[float, tuple[str, ...]]  # learning rate, value of the method's own option
 
 
+def method_of(suite: dict[str, Any], name: str) -> dict[str, Any]:
+    """What the suite says of a method; those of `mixtures` are baselines of the method itself, which aims at the target."""
+    return suite["methods"].get(name) or suite["variants"].get(name) or {"aim": "target", "options": []}
+
+
 def best_setting(suite: dict[str, Any], cells: Iterable[Cell], rows: Rows) -> Setting | None:
     """The setting whose cells are best, in the mean, by the aim of their method; None while one of them has not been run.
 
@@ -132,7 +136,7 @@ def best_setting(suite: dict[str, Any], cells: Iterable[Cell], rows: Rows) -> Se
     for cell in cells:
         if (row := found.get(cell.key)) is None:
             return None
-        method = suite["methods"].get(cell.method, BASELINE)
+        method = method_of(suite, cell.method)
         own = tuple(word for word in cell.overrides if word.partition("=")[0] in method.get("grid", {}))
         losses[cell.learning_rate, own].append(row["kl_target_policy"] if method["aim"] == "target" else -round(row["valid"], 2))
     return min(losses, key=lambda setting: mean(losses[setting]))
@@ -168,7 +172,7 @@ def make_cell(
     sizes = {"rounds": run["rounds"], "num_rollouts": N, "prompts_per_round": run["rollouts"] // N, "steps_per_round": run["steps"]}
     learning_rate, own = setting
     words = [*suite["common"], *(f"train.{name}={value}" for name, value in sizes.items())]
-    words += [*suite["methods"].get(method, BASELINE)["options"], *own, f"optimizer.learning_rate={learning_rate:g}"]
+    words += [*method_of(suite, method)["options"], *own, f"optimizer.learning_rate={learning_rate:g}"]
     return Cell(
         part, world, puzzles_of(suite["worlds"][world]), method, N, run["rollouts"], learning_rate, tuple(words), seed, measurements
     )

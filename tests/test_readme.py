@@ -128,6 +128,12 @@ def test_the_tables_of_the_book_s_results_are_those_of_the_stored_results():
 
     after = [row["after"]["temperature_1"] for row in stored("act_a", name="reference moves (log_ratio none)")]
     assert f"→ **{statistics.mean(after):.3f}** ({min(after):.3f} to {max(after):.3f})" in page
+    for name, shown in (("240 rounds", "**{:.3f}** ({:.3f} to {:.3f})"), ("equal groups replaced, 4 masks", "{:.3f} ({:.3f} to {:.3f})")):
+        more = [row["after"]["temperature_1"] for row in stored("act_a_more", name=name)]
+        assert len(more) == 3 and shown.format(statistics.mean(more), min(more), max(more)) in page
+    replaced, plain = (stored(file, name=name)[0]["rollouts"] for file, name in
+                       (("act_a_more", "equal groups replaced, 4 masks"), ("act_a", "reference moves (log_ratio none)")))  # fmt: skip
+    assert f"{replaced / plain:.1f} times the rollouts" in page
     fixed = stored("act_a", name="reference fixed (log_ratio path)")
     assert f"0.247 → {statistics.mean(row['after']['temperature_1'] for row in fixed):.3f}, greedy 1.000" in page
     before = [row["before"]["kl_target_policy"] for row in stored("act_b")]

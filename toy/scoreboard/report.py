@@ -56,7 +56,7 @@ def methods_table(suite: dict[str, Any], rows: Rows, *, style: str = "plain", wo
             [name, method["aim"], tuned(suite, rows, name), f"{median(kl):.4f}", f"{low:.4f} to {high:.4f}", f"{max(kl):.3f}"]
             + [f"{median(row['kl_policy_target'] for row in chosen):.3f}", f"{means['valid']:.3f}", f"{kept}/{all_modes}"]
             + [f"{means['greedy']:.2f}", f"{means['pass_at_8']:.3f}", f"{means['entropy']:.2f}"]
-            + [f"{median(row['forward_rows'] for row in chosen):,}", str(len(chosen))]
+            + [f"{median(row['forward_rows'] for row in chosen):,.0f}", str(len(chosen))]
         )
     lines.sort(key=lambda line: float(line[3]))
     return tabulate(lines, COLUMNS, style, disable_numparse=True, colalign=["left", "left", *["right"] * 12]) if lines else ""

@@ -96,6 +96,11 @@ def test_signs_of_latex_and_unicode_mean_what_they_mean(text, value):
         ("--2", "'-' where a number should be"),
         ("2*-3", "'-' where a number should be"),
         ("2.5", "'.' where an operator or the end should be"),
+        ("0x1E", "'x' where an operator or the end should be"),
+        ("0b11", "'b' where an operator or the end should be"),
+        ("3_0", "'_' where an operator or the end should be"),
+        ("3e1", "'e' where an operator or the end should be"),
+        ("2 + 3 # 5", "'#' where an operator or the end should be"),
         ("1,000", "',' where an operator or the end should be"),
         ("(2", "'(' is not closed"),
         ("2)", "')' where an operator or the end should be"),
@@ -207,6 +212,10 @@ def test_valid_python_has_the_value_of_eval(text):
         ("()", "no value in Python: Tuple"),
         ("...", "no value in Python: Constant"),
         ("", "other characters than digits + - * / ( ) . and white space"),
+        *(
+            (text, "other characters than digits + - * / ( ) . and white space")
+            for text in ("0x1E", "3_0", "3e1", "2j", "2 + 3 # 5", "2 \\\n+ 3")
+        ),
         ("2\x00", "other characters than digits + - * / ( ) . and white space"),
         ("__import__('os')", "other characters than digits + - * / ( ) . and white space"),
         ("٣", "other characters than digits + - * / ( ) . and white space"),

@@ -3,13 +3,17 @@
 import contextlib
 import importlib.util
 import io
+import itertools
+import math
 import re
 import runpy
+from fractions import Fraction
 from functools import cache
 from pathlib import Path
 
 import jupytext
 import nbformat
+import numpy as np
 import pytest
 from exercise_checks import CHECKS, problem
 
@@ -93,9 +97,143 @@ def test_an_untouched_student_notebook_runs_and_says_what_is_not_written(source)
 def test_an_unknown_exercise_and_an_exception_are_told_in_one_line():
     with pytest.raises(ValueError, match="there is no exercise 'nothing'"):
         problem(lambda: None, "nothing")
-    assert problem(lambda *_: 1 / 0, "ess") == "raised ZeroDivisionError: division by zero"
+    assert problem(lambda weight: 1 / 0, "ess") == "raised ZeroDivisionError: division by zero for weight=[[1, 0, 0, 0]]"
+    assert problem(lambda k, n, z: 0.5, "wilson") == (
+        "returns 0.5, which cannot be checked (TypeError: cannot unpack non-iterable float object), for k=5, n=10, z=1.96"
+    )
     assert "numbers of shape [1] are expected" in problem(lambda _: None, "ess")
     assert "shape [1] is expected, not []" in problem(lambda _: 0.25, "ess")
+
+
+MESSAGES = [  # exercise, a wrong answer, what must be told
+    ("wilson", lambda k, n: 0, "takes 2 positional arguments but 3 were given for argument 1=5, argument 2=10, argument 3=1.96"),
+    ("wilson", lambda k, n, z: (0.8, 0.2), "the first number is larger than the second: are the ends exchanged? (lower, upper)"),
+    (
+        "tilted",
+        lambda p, r, a: [math.exp(x / a) for x in r][9],
+        "raised IndexError: list index out of range for p=[0.5, 0.25, 0.25], r=[0, ",
+    ),
+    (
+        "exact_nelbo",
+        lambda model, answer: model((None,)),
+        "positions; the model has 3 for model=SmallModel(3, 2, seed=3), answer=[0, 1, 1]",
+    ),
+    ("stratified_sizes", lambda L, R, u: [2] * R, "in one draw, the numbers of masks of two sizes differ by more than 1 for L=4"),
+    ("stratified_sizes", lambda L, R, u: [1 + int(L * (j + u + 1e-8) / R) for j in range(R)], "outside 1 to 4 for L=4, R=4, u=0.999999999"),
+    ("threshold_count", lambda c, tau: max(1, sum(round(x, 3) >= tau for x in c)), "confidence=[0.8999999, 0.96, 0.95], tau=0.9"),
+    ("countdown_grade", lambda t, n, g: 1, "returns 1, not True or False, on a correct answer, for text='30 + 100 - 93', numbers=[30, "),
+    ("countdown_grade", lambda t, n, g: bool(int(t)), "raised ValueError: invalid literal for int() with base 10: '30 + 100 - 93' for t="),
+]
+
+
+@pytest.mark.parametrize(("name", "function", "told"), MESSAGES)
+def test_a_message_says_what_is_checked_and_shows_the_input_that_fails(name, function, told):
+    assert told in problem(function, name)
+
+
+def sorted_in_place(confidence, factor):
+    confidence.sort(reverse=True)
+    while len(confidence) > 1 and not all((k + 1) * (1 - c) <= factor + 1e-12 for k, c in enumerate(confidence, start=1)):
+        confidence.pop()
+    return len(confidence)
+
+
+def divided_in_place(reward, log_ref, log_old, alpha):
+    reward /= alpha
+    reward += log_ref - log_old
+    reward -= reward.max(dim=-1, keepdim=True).values
+    reward.exp_()
+    reward /= reward.sum(dim=-1, keepdim=True)
+    return reward
+
+
+def backwards(model, answer):
+    """{S: P(S)} from P(S) = Σ_d P(S∖d) π(o_d | S∖d) / (L − |S| + 1), the smallest sets first."""
+    P = {frozenset(): 1.0}
+    rows = cache(lambda S: model(tuple(answer[d] if d in S else None for d in range(model.n))))
+    for size in range(1, model.n + 1):
+        for S in map(frozenset, itertools.combinations(range(model.n), size)):
+            P[S] = sum(P[S - {d}] * rows(S - {d})[d][answer[d]] for d in S) / (model.n - size + 1)
+    return P
+
+
+def by_brackets(text, numbers, target):
+    """A grader of another kind: innermost brackets first, then products, then sums; each value a fraction in a list."""
+    if re.search("[^0-9+*/() -]", text) or len(text) > 200:
+        return False
+    tokens = [Fraction(run) if run.isdigit() else run for run in re.findall("[0-9]+|[^0-9 ]", text)]
+    used = re.findall("[0-9]+", text)
+
+    def flat(part):
+        for signs in ("*/", "+-"):
+            i = 1
+            while i < len(part) - 1:
+                left, sign, right = part[i - 1 : i + 2]
+                if not (isinstance(left, Fraction) and isinstance(right, Fraction) and isinstance(sign, str)):
+                    raise ValueError
+                if sign in signs:
+                    part[i - 1 : i + 2] = [{"+": left + right, "-": left - right, "*": left * right}[sign] if sign != "/" else left / right]
+                else:
+                    i += 2
+        if len(part) != 1 or not isinstance(part[0], Fraction):
+            raise ValueError
+        return part
+
+    try:
+        while "(" in tokens or ")" in tokens:
+            end = tokens.index(")")
+            start = max(i for i in range(end) if tokens[i] == "(")
+            tokens[start : end + 1] = flat(tokens[start + 1 : end])
+        value = flat(tokens)[0]
+        for run in used:
+            numbers.remove(int(run) if run == str(int(run)) else None)
+        return value == target and not numbers
+    except (ValueError, ZeroDivisionError):
+        return False
+
+
+RIGHT = [  # answers that are right in another way than the solutions; some change what they are given
+    ("factor_count", sorted_in_place),
+    ("group_weights", divided_in_place),
+    ("tilted", lambda p, r, alpha: np.exp(np.log(p) + np.array(r) / alpha - np.logaddexp.reduce(np.log(p) + np.array(r) / alpha))),
+    ("random_order_fast", backwards),
+    ("stratified_sizes", lambda L, R, u: [1 + min(int(L * (R - 1 - j + u) / R), L - 1) for j in range(R)]),
+    ("stratified_sizes", lambda L, R, u: [1 + round(L * (j + u) / R) % L for j in range(R)]),
+    ("antithetic_weights", lambda L, m: tuple((L + 1) / size if size else 0 for size in (m, L - m))),
+    ("pass_at_k", lambda n, c, k: 1 - math.prod((n - c - i) / (n - i) for i in range(k))),
+    ("countdown_grade", by_brackets),
+]
+
+
+@pytest.mark.parametrize(("name", "function"), RIGHT)
+def test_an_answer_that_is_right_in_another_way_passes(name, function):
+    assert problem(function, name) is None
+
+
+def test_the_solution_of_the_grader_keeps_its_own_rule_on_every_text_with_one_more_character():
+    with contextlib.redirect_stdout(io.StringIO()):
+        grade = runpy.run_path(str(TEACHING / "exercises" / "05_evaluation.py"))["countdown_grade"]
+    text, numbers = "30 + 100 - 93", [30, 100, 93]
+    assert grade(text, numbers, 37) is True
+    for more in [
+        *map(chr, range(0x250)),
+        *"٣３³₀−–×÷⁄\u200b\u2003\u2028\ufeff",
+        "0x",
+        "0b",
+        "0o",
+        "e0",
+        ".0",
+        "0_",
+        "# 7",
+        "//1",
+        "\\\n",
+        "+-",
+        "()",
+    ]:
+        for place in range(len(text) + 1):
+            changed = text[:place] + more + text[place:]
+            is_apart = more == " " and re.findall("[0-9]+", changed) == ["30", "100", "93"]
+            assert grade(changed, numbers, 37) is is_apart, changed
 
 
 def test_a_solution_block_that_is_not_closed_is_refused():

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from exercise_checks import evaluation, likelihood, losses, research, sampling, weights
-from exercise_checks.common import SmallModel, Wrong, answers_of
+from exercise_checks.common import Asked, SmallModel, Wrong, answers_of, show, show_value, told
 from exercise_checks.evaluation import lenient_reward
 
 __all__ = ["SmallModel", "answers_of", "check", "lenient_reward", "problem"]
@@ -39,12 +39,13 @@ def problem(solution: Callable, name: str | None = None) -> str | None:
     name = name or solution.__name__
     if name not in CHECKS:
         raise ValueError(f"there is no exercise {name!r}; choose one of {', '.join(CHECKS)}")
+    asked = Asked(solution)
     try:
-        CHECKS[name](solution)
+        CHECKS[name](asked)
     except NotImplementedError:
         return "not written yet"
     except Wrong as wrong:
-        return str(wrong)
-    except Exception as error:  # whatever a student's function can raise
-        return " ".join(f"raised {type(error).__name__}: {error}".split())[:200]
+        return " ".join(str(wrong).split())
+    except Exception as error:  # the check itself could not use what was returned
+        return f"returns {show_value(asked.returned)[:60]}, which cannot be checked ({told(error)}), for {show(asked.given)}"
     return None

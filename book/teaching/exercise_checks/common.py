@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +20,27 @@ class Wrong(Exception):
     """A property that a solution does not have, and the input that shows it."""
 
 
+class Asked:
+    """A solution as the checks call it: on copies, so that it may change them. What it was last asked stays, for messages."""
+
+    def __init__(self, solution: Callable) -> None:
+        code = getattr(solution, "__code__", None)
+        self.solution, self.names = solution, code.co_varnames[: code.co_argcount] if code else ()
+        self.given: dict[str, Any] = {}
+        self.returned: Any = None
+
+    def __call__(self, *args: Any) -> Any:
+        names = self.names if len(self.names) == len(args) else [f"argument {i}" for i in range(1, len(args) + 1)]
+        self.given = dict(zip(names, args, strict=True))
+        try:
+            self.returned = self.solution(*(copy.deepcopy(x) if isinstance(x, (Tensor, list)) else x for x in args))
+        except NotImplementedError:
+            raise
+        except Exception as error:  # whatever a student's function can raise
+            raise Wrong(f"raised {told(error)} for {show(self.given)}") from error
+        return self.returned
+
+
 class SmallModel:
     """A mask predictor for n positions with A values each; its conditionals are random and are not those of any joint distribution.
 
@@ -28,6 +50,9 @@ class SmallModel:
 
     def __init__(self, n: int, A: int = 2, seed: int = 0) -> None:
         self.n, self.A, self.seed, self.calls = n, A, seed, 0
+
+    def __repr__(self) -> str:
+        return f"SmallModel({self.n}, {self.A}, seed={self.seed})"
 
     def __call__(self, state: State) -> list[list[float]]:
         if len(state) != self.n:
@@ -90,6 +115,11 @@ def require(condition: bool, what: str, **given: Any) -> None:
         raise Wrong(what + (f" for {show(given)}" if given else ""))
 
 
+def told(error: Exception) -> str:
+    """Kind and text of an exception, in one short line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:100]
+
+
 def show(given: dict[str, Any]) -> str:
     """Names and values in one line, numbers with four digits."""
     text = ", ".join(f"{name}={show_value(value)}" for name, value in given.items())
@@ -97,14 +127,15 @@ def show(given: dict[str, Any]) -> str:
 
 
 def show_value(value: Any) -> str:
-    """A value in a message: short, tensors as lists."""
+    """A value in a message: short, tensors as lists; numbers with four digits, with all where those would look exact and are not."""
     if isinstance(value, Tensor):
         value = value.tolist()
     if isinstance(value, float):
-        return f"{value:.4g}"
+        off = abs(float(short := f"{value:.4g}") - value)
+        return repr(value) if 0 < off < 1e-6 * abs(value) else short
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(show_value(part) for part in value)}]"
-    return repr(value)
+    return repr(f"{value[:59]}…" if isinstance(value, str) and len(value) > 60 else value)
 
 
 def uniform(*shape: int, key: str, low: float = 0.0, high: float = 1.0) -> Tensor:

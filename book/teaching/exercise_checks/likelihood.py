@@ -23,7 +23,7 @@ def check_path_log_prob(f: Callable) -> None:
     for answer, order in (((0, 1, 2, 0), (2, 0, 3, 1)), ((1, 1, 0, 2), (0, 1, 2, 3)), ((2, 0, 0, 1), (3, 1, 0, 2))):
         place = {d: i for i, d in enumerate(order)}
         want = sum(math.log(model(tuple(answer[j] if place[j] < place[d] else None for j in range(4)))[d][answer[d]]) for d in range(4))
-        same(f(model, answer, order), want, "log p(o; σ)", answer=answer, order=order)
+        same(f(model, answer, order), want, "log p(o; σ)", model=model, answer=answer, order=order)
 
 
 def check_random_order_prob(f: Callable) -> None:
@@ -31,18 +31,28 @@ def check_random_order_prob(f: Callable) -> None:
     model = SmallModel(3, 2, seed=1)
     got = {answer: float(f(model, answer)) for answer in answers_of(3)}
     for answer, value in got.items():
-        same(value, arrival(model, answer), "p(o) under a random order", answer=answer)
+        same(value, arrival(model, answer), "p(o) under a random order", model=model, answer=answer)
     same(sum(got.values()), 1.0, "the sum of p(o) over all answers")
 
 
 def check_random_order_fast(f: Callable) -> None:
-    """The mean over all orders, with at most one call of the model for each set of visible positions."""
-    model = SmallModel(5, 2, seed=2)
-    for answer in ((0, 1, 1, 0, 1), (1, 1, 1, 1, 1)):
-        want = mean(math.exp(-loss) for loss in path_losses(model, answer))
+    """P(S) for every S: the mean over all orders of the probability of their first |S| values, where these are S. 2^L calls at most."""
+    model = SmallModel(4, 2, seed=2)
+    sets = [frozenset(S) for size in range(5) for S in itertools.combinations(range(4), size)]
+    for answer in ((0, 1, 1, 0), (1, 1, 1, 1)):
+        want: dict[frozenset, list[float]] = {S: [] for S in sets}
+        for order in itertools.permutations(range(4)):
+            chance = 1.0
+            for i, d in enumerate(order):
+                want[frozenset(order[:i])].append(chance)
+                chance *= model(tuple(answer[j] if j in order[:i] else None for j in range(4)))[d][answer[d]]
+            want[sets[-1]].append(chance)
         model.calls = 0
-        same(f(model, answer), want, "p(o) under a random order", answer=answer)
-        require(model.calls <= 2**5, f"the model was called {model.calls} times for 5 positions; 2^5 = 32 sets can be visible")
+        got = f(model, answer)
+        require(isinstance(got, dict) and set(got) == set(sets), "a dictionary from all 2^L frozensets S to P(S) is expected", model=model)
+        for S in sets:
+            same(got[S], sum(want[S]) / math.factorial(4), f"P(S) of S={sorted(S)}", model=model, answer=answer)
+        require(model.calls <= 2**4, f"the model was called {model.calls} times for 4 positions; 2^4 = 16 sets can be visible")
 
 
 def arrival(model: SmallModel, answer: tuple[int, ...]) -> float:
@@ -62,7 +72,7 @@ def check_exact_nelbo(f: Callable) -> None:
     """The mean over all orders of −log p(o; σ)."""
     for n, A, answer in ((3, 2, (0, 1, 1)), (4, 2, (1, 0, 0, 1)), (2, 3, (2, 1)), (1, 4, (3,))):
         model = SmallModel(n, A, seed=3)
-        same(f(model, answer), mean(path_losses(model, answer)), "the NELBO", L=n, answer=answer)
+        same(f(model, answer), mean(path_losses(model, answer)), "the NELBO", model=model, answer=answer)
 
 
 def check_mask_weight(f: Callable) -> None:
@@ -99,14 +109,14 @@ def check_stratified_sizes(f: Callable) -> None:
     for L, R in ((4, 4), (6, 3), (3, 7), (5, 1), (4, 6)):
         pooled: Counter = Counter()
         steps = 60 * L * R
-        for i in range(steps):
-            u = (i + 0.5) / steps
+        for i in range(-2, steps):
+            u = (i + 0.5) / steps if i >= 0 else (0.0, 1 - 1e-9)[i]
             sizes = [int(m) for m in f(L, R, u)]
             require(len(sizes) == R, f"{R} sizes are expected", L=L, R=R, u=u)
             require(all(1 <= m <= L for m in sizes), f"a size is outside 1 to {L}", L=L, R=R, u=u)
             count = [sizes.count(m) for m in range(1, L + 1)]
             require(max(count) - min(count) <= 1, "in one draw, the numbers of masks of two sizes differ by more than 1", L=L, R=R, u=u)
-            pooled.update(sizes)
+            pooled.update(sizes if i >= 0 else [])
         even = all(pooled[m] == steps * R // L for m in range(1, L + 1))
         require(even, "on average over u, the sizes 1 to L are not equally frequent", L=L, R=R)
 
@@ -117,6 +127,8 @@ def check_antithetic_weights(f: Callable) -> None:
         pairs = [f(L, m) for m in range(L + 1)]
         require(all(math.isfinite(w) for pair in pairs for w in pair), "a weight is not finite", L=L)
         require(pairs[0][0] == 0 and pairs[L][1] == 0, "a side without hidden positions must weigh 0", L=L)
+        for m in range(L + 1):
+            same(pairs[m][0], pairs[L - m][1], f"a side of {m} positions must weigh the same whichever side it is: the first", L=L, m=m)
         for seed in (6, 7):
             model, answer = SmallModel(L, 2, seed=seed), (0,) * L
             halves = [
@@ -136,4 +148,4 @@ def check_paper_expectation(f: Callable) -> None:
             chance = float((node_weights / 2 * rates ** len(hidden) * (1 - rates) ** (L - len(hidden))).sum())
             other = tuple(d for d in range(L) if d not in hidden)
             want += chance * sum(L / max(len(side), 1) * token_loss(model, answer, side) for side in (hidden, other)) / 2
-        same(f(model, answer), want, "the expected estimate of the published scheme", tolerance=1e-5, L=L, answer=answer)
+        same(f(model, answer), want, "the expected estimate of the published scheme", tolerance=1e-5, model=model, answer=answer)

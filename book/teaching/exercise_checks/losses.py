@@ -20,6 +20,9 @@ def check_real_weight(f: Callable) -> None:
         for kind, base in (("none", [0.0] * N), ("uniform", [1 / N] * N), ("negative", inverted)):
             want = [a - b for a, b in zip(w, base, strict=True)]
             same(f(kind, reward, log_ratio, alpha), want, f"w − w_base with the baseline {kind!r}", reward=reward, alpha=alpha)
+    given: dict[str, Any] = {"reward": torch.tensor([0.0, 2000.0]), "log_ratio": torch.zeros(2), "alpha": 1.0}
+    for kind, want in (("none", [0.0, 1.0]), ("uniform", [-0.5, 0.5]), ("negative", [-1.0, 1.0])):
+        same(f(kind, *given.values()), want, f"w − w_base with the baseline {kind!r}", **given)
 
 
 def shares(values: list[float]) -> list[float]:

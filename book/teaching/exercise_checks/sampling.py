@@ -11,10 +11,13 @@ from exercise_checks.common import require, same, uniform
 
 def check_confidence_step(f: Callable) -> None:
     """No position that was left open has a higher confidence than a filled one; each is filled with its most probable value."""
-    for number, (is_open, k) in enumerate([([1, 1, 1, 1], 2), ([0, 1, 1, 0, 1], 1), ([1, 0, 0, 1, 1, 1], 3), ([0, 0, 1], 2), ([1, 1], 1)]):
+    cases = [([1, 1, 1, 1], 2), ([0, 1, 1, 0, 1], 1), ([1, 0, 0, 1, 1, 1], 3), ([0, 0, 1], 2), ([1, 1], 1), ([1, 1], 0), ([1, 1, 0], 1)]
+    for number, (is_open, k) in enumerate(cases):
         n, is_open = len(is_open), [bool(x) for x in is_open]
         probability = (4 * uniform(n, 3, key=f"confidence {number}")).softmax(dim=-1)
         probability[:2] = torch.tensor([[0.45, 0.3, 0.25], [0.5, 0.49, 0.01]], dtype=torch.float64)  # surer, but by a smaller margin
+        if number == 6:
+            probability[1] = torch.tensor([0.44, 0.4399, 0.1201], dtype=torch.float64)  # less sure, but of lower entropy
         probability[~torch.tensor(is_open)] = torch.tensor([0.999, 0.001, 0.0], dtype=torch.float64)  # a given token: very sure
         got = f(probability.tolist(), is_open, k)
         given = {"open": is_open, "k": k, "probability": probability}
@@ -29,7 +32,8 @@ def check_confidence_step(f: Callable) -> None:
 
 def check_threshold_count(f: Callable) -> None:
     """A position is filled exactly if its confidence is at least τ; the one with the highest confidence is always filled."""
-    for confidence, tau in (([0.95, 0.5, 0.9], 0.9), ([0.3, 0.4], 0.9), ([0.99, 0.98, 0.97], 0.5), ([0.2], 0.9), ([0.6, 0.9, 0.6], 0.6)):
+    some = [([0.95, 0.5, 0.9], 0.9), ([0.3, 0.4], 0.9), ([0.99, 0.98, 0.97], 0.5), ([0.2], 0.9), ([0.6, 0.9, 0.6], 0.6)]
+    for confidence, tau in (*some, ([0.8999999, 0.96, 0.95], 0.9)):
         want = 1 if max(confidence) < tau else len([c for c in confidence if not c < tau])
         same(f(confidence, tau), want, "the number of positions placed", confidence=confidence, tau=tau)
 
@@ -43,6 +47,10 @@ def check_factor_count(f: Callable) -> None:
         ([0.5, 0.99, 0.6], 1.0),
         ([0.99, 0.6, 0.76, 0.76], 1.0),
         ([0.9, 0.7, 0.85, 0.5], 0.5),
+        ([0.9, 0.75, 0.8], 1.0),  # the last one is at its bound
+        ([0.9, 0.7499999, 0.8], 1.0),
+        ([0.6, 0.55], 0.5),
+        ([0.8, 0.6, 0.55], 1.5),
     ):
         ordered = sorted(confidence, reverse=True)
         bars = [1 - factor / (k + 1) for k in range(1, len(ordered) + 1)]

@@ -27,19 +27,24 @@ def check_tilted(f: Callable) -> None:
         for a, b in itertools.combinations(range(len(p_ref)), 2):
             odds = p_ref[a] / p_ref[b] * math.exp((reward[a] - reward[b]) / alpha)
             same(p[a] / p[b], odds, f"p*({a})/p*({b})", **given)
+    for best in range(3):  # a gap that no exponential of a difference survives unless the largest is subtracted
+        given = {"p_ref": [0.5, 0.3, 0.2], "reward": [3000.0 * (o == best) for o in range(3)], "alpha": 1.0}
+        same(f(*given.values()), [float(o == best) for o in range(3)], "p*", **given)
 
 
 def check_group_weights(f: Callable) -> None:
-    """Within a prompt log w_n − log w_k = ℓ_n − ℓ_k; each prompt's weights sum to 1, whatever the other prompts are."""
+    """Within a prompt log w_n − log w_k = ℓ_n − ℓ_k; each prompt's weights sum to 1, however far apart prompts or rollouts are."""
     reward, log_ref, log_old = uniform(3, 4, key="reward"), uniform(3, 4, key="ref", low=-5), uniform(3, 4, key="old", low=-5)
-    reward[1] += 40  # an easy prompt: all its rollouts are good
+    reward[1] += 4000  # an easy prompt: all its rollouts are good, so good that the others vanish in a softmax over all
     for alpha in (0.3, 2.0):
         got = torch.as_tensor(f(reward, log_ref, log_old, alpha), dtype=torch.float64)
-        same(got.sum(dim=-1), [1.0] * 3, "the sum over the rollouts of each prompt", alpha=alpha)
+        same(got.sum(dim=-1), [1.0] * 3, "the sum over the rollouts of each prompt", alpha=alpha, reward=reward)
         for g, n in itertools.product(range(3), range(1, 4)):
             gap = (reward[g, n] - reward[g, 0]) / alpha + (log_ref[g, n] - log_ref[g, 0]) - (log_old[g, n] - log_old[g, 0])
             given: dict[str, Any] = {"reward": reward[g], "log_ref": log_ref[g], "log_old": log_old[g], "alpha": alpha}
             same(got[g, n].log() - got[g, 0].log(), gap, f"log w_{n} − log w_0", **given)
+    lone = {"reward": torch.eye(2, 4, dtype=torch.float64) * 3000, "log_ref": log_ref[:2], "log_old": log_old[:2], "alpha": 1.0}
+    same(f(*lone.values()), torch.eye(2, 4), "the weights of groups with one very good rollout", **lone)
 
 
 def check_ess(f: Callable) -> None:
@@ -59,12 +64,16 @@ def check_limits(f: Callable) -> None:
         cold, hot = f(p_ref, reward)
         same(cold, (log_ref + r / 1e-3).softmax(dim=0), "p* for α → 0", p_ref=p_ref, reward=reward)
         same(hot, (log_ref + r / 1e12).softmax(dim=0), "p* for α → ∞", p_ref=p_ref, reward=reward)
+    for reward, best in (([-1.0, -1.0 - 1e-9, -1.0], [0.25, 0, 0.75]), ([1e300, 0.0, 1.0], [1, 0, 0])):  # no α is small enough for both
+        for limit, got, want in zip(("0", "∞"), f([0.2, 0.2, 0.6], reward), (best, [0.2, 0.2, 0.6]), strict=True):
+            same(got, want, f"p* for α → {limit}", p_ref=[0.2, 0.2, 0.6], reward=reward)
 
 
 def check_coefficient(f: Callable) -> None:
     """softmax(c·ℓ) has the wanted ESS, computed here in plain Python; c is 1 where its ESS is large enough."""
-    for number, (spread, wanted) in enumerate([(3.0, 0.5), (8.0, 0.3), (8.0, 0.9), (0.5, 0.5), (40.0, 0.2)]):
-        log_weight = uniform(8, key=f"coefficient {number}", high=spread).tolist()
+    cases = [(3.0, 0.5, 0), (8.0, 0.3, 0), (8.0, 0.9, 0), (0.5, 0.5, 0), (40.0, 0.2, 0), (40.0, 0.1, 0), (3.0, 0.5, 900), (3.0, 0.5, -900)]
+    for number, (spread, wanted, offset) in enumerate(cases):
+        log_weight = uniform(8, key=f"coefficient {number}", low=offset, high=offset + spread).tolist()
         given = {"wanted": wanted, "log_weight": log_weight}
         c = float(f(log_weight, wanted))
         require(0 < c <= 1, "c is not in (0, 1]", **given)
@@ -103,9 +112,16 @@ def check_buffer_weights(f: Callable) -> None:
     T, G, N = 3, 4, 5
     reward, log_ref, log_policy = uniform(G, N, key="r"), uniform(G, N, key="s", low=-4), uniform(T, G, N, key="t", low=-4)
     round_of, alpha = torch.tensor([2, 0, 1, 0]), 0.4
+    reward[1] += 4000  # an easy prompt; its round has another group
     got = torch.as_tensor(f(reward, log_ref, log_policy, round_of, alpha), dtype=torch.float64)
-    same(got.sum(dim=-1), [1.0] * G, "the sum over the rollouts of each group")
+    same(got.sum(dim=-1), [1.0] * G, "the sum over the rollouts of each group", alpha=alpha, reward=reward)
     for g in range(G):
         drawn_by = int(round_of[g])
-        ratio = [math.exp(reward[g, n] / alpha + log_ref[g, n] - log_policy[drawn_by, g, n]) for n in range(N)]
-        same(got[g], [x / sum(ratio) for x in ratio], f"the weight of a group of round {drawn_by} in a buffer of {T} rounds")
+        ratio = [math.exp((reward[g, n] - reward[g, 0]) / alpha + log_ref[g, n] - log_policy[drawn_by, g, n]) for n in range(N)]
+        same(
+            got[g],
+            [x / sum(ratio) for x in ratio],
+            f"the weight of a group of round {drawn_by} in a buffer of {T} rounds",
+            round_of=round_of,
+            reward=reward[g],
+        )

@@ -28,12 +28,12 @@ start()
 # $$p^*(o) = \frac{p_{\mathrm{ref}}(o)\,e^{r(o)/\alpha}}{\sum_{o'} p_{\mathrm{ref}}(o')\,e^{r(o')/\alpha}} .$$
 #
 # Do $p_{\mathrm{ref}}=(\tfrac12,\tfrac14,\tfrac14)$, $r=(0, \alpha\ln 2, \alpha\ln 4)$ on paper first, then write the function. Rewards may
-# be large: $r/\alpha = 900$ must not overflow.
+# be large, and far apart: neither $r/\alpha = 900$ nor a difference of 3000 may overflow. This holds for all exercises on weights.
 
 
 # %%
 def tilted(p_ref, reward, alpha):
-    """p*, a list or tensor of C numbers, from C probabilities, C rewards and a temperature."""
+    """p*, a list or tensor of C numbers, from C probabilities above 0, C rewards and a temperature."""
     # BEGIN SOLUTION
     exponent = [math.log(p) + r / alpha for p, r in zip(p_ref, reward, strict=True)]
     unnormalised = [math.exp(x - max(exponent)) for x in exponent]
@@ -48,7 +48,8 @@ check(tilted)
 # ## 1.2 Weights of a group (warm-up)
 #
 # N rollouts of $p_{\mathrm{old}}$ for each of G prompts. Their self-normalised weights are $w_{gn} = \mathrm{softmax}_n\,\ell_{gn}$ with
-# $\ell = r/\alpha + \log p_{\mathrm{ref}} - \log p_{\mathrm{old}}$. Rollouts of different prompts are never normalised together.
+# $\ell = r/\alpha + \log p_{\mathrm{ref}} - \log p_{\mathrm{old}}$. Rollouts of different prompts are never normalised together:
+# the rewards of one prompt may be thousands of α above those of another.
 
 
 # %%
@@ -84,7 +85,7 @@ check(ess)
 # ## 1.4 Cold and hot (standard)
 #
 # What does p\* become as $\alpha\to 0$, and as $\alpha\to\infty$? Note that several answers can have the highest reward. Compute both
-# limits without an exponential of a reward.
+# limits without an exponential of a reward: they hold for rewards that differ by $10^{-9}$, and for a reward of $10^{300}$.
 
 
 # %%
@@ -103,7 +104,7 @@ check(limits)
 # ## 1.5 The coefficient, by bisection (standard)
 #
 # $w=\mathrm{softmax}(c\,\ell)$ becomes more even as c falls from 1 to 0. Find the largest $c\in(0,1]$ whose ESS is at least `wanted` (a
-# share between 0 and 1). The ESS falls as c grows, so bisection works. When is the answer exactly 1?
+# share between 0 and 1), to six digits. The ESS falls as c grows, so bisection works. When is the answer exactly 1?
 
 
 # %%

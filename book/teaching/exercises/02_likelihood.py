@@ -71,24 +71,23 @@ check(random_order_prob)
 # ## 2.3 The same without listing orders (hard)
 #
 # L! grows fast; the number of sets of visible positions is only $2^L$. Let $P(S)$ be the probability that the sampler passes through "the
-# positions S are filled, with the values of o". Find the recursion of $P(S)$ over $P(S\setminus d)$, and use it with at most one call of
-# the model for each set.
+# positions S are filled, with the values of o, and no others". Find the recursion of $P(S)$ over $P(S\setminus d)$, and use it with at
+# most one call of the model for each set. p(o) is $P$ of all positions. The check looks at every $P(S)$: there is a wrong recursion that
+# gives the right p(o).
 
 
 # %%
 def random_order_fast(model, answer):
-    """p(o) with at most 2^L calls of the model."""
+    """{S: P(S)} for all 2^L sets S of positions, each a frozenset, with at most 2^L calls of the model."""
     # BEGIN SOLUTION
     L = model.n
-    arrive = [0.0] * 2**L  # sets as bits
-    arrive[0] = 1.0
-    for filled in range(2**L - 1):
-        state = tuple(answer[d] if filled >> d & 1 else None for d in range(L))
-        probability, num_open = model(state), state.count(None)
-        for d in range(L):
-            if state[d] is None:
-                arrive[filled | 1 << d] += arrive[filled] * probability[d][answer[d]] / num_open
-    return arrive[-1]
+    P = {frozenset(S): 0.0 for size in range(L + 1) for S in itertools.combinations(range(L), size)}
+    P[frozenset()] = 1.0
+    for S in P:  # in the order of their sizes
+        probability = model(tuple(answer[d] if d in S else None for d in range(L)))
+        for d in set(range(L)) - S:
+            P[S | {d}] += P[S] * probability[d][answer[d]] / (L - len(S))
+    return P
     # END SOLUTION
 
 
@@ -183,7 +182,8 @@ check(stratified_sizes)
 # ## 2.8 Antithetic pairs (hard)
 #
 # Draw $m\sim U\{0,\dots,L\}$, a set S of that size, and use S *and* its complement as masks. The estimate is the mean of both weighted
-# losses; an empty side counts 0. Which two weights make it unbiased? The obvious pair L/m and L/(L−m) is wrong; find out by which factor.
+# losses; an empty side counts 0. The weight of a side depends on L and on its own size, nothing else. Which weights make the estimate
+# unbiased? The obvious pair L/m and L/(L−m) is wrong; find out by which factor.
 
 
 # %%

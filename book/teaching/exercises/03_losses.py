@@ -23,6 +23,7 @@ start()
 #
 # $w_{\mathrm{real}}=w-w_{\mathrm{base}}$, with $w=\mathrm{softmax}(r/\alpha+\text{log-ratio})$ and $w_{\mathrm{base}}$ one of `none`: 0;
 # `uniform`: 1/N; `negative`: the weights of the target for the reward −r. Change the sign of the reward, nothing else.
+# As in exercises 1, $r/\alpha$ may be large.
 
 
 # %%

@@ -8,6 +8,8 @@
 import ast
 import inspect
 import math
+import operator
+import re
 from fractions import Fraction
 
 try:
@@ -84,8 +86,15 @@ check(exploit)
 #
 # ## 5.4 A strict grader (hard)
 #
-# Write a grader that refuses all such texts. Rules: only + − * / and brackets; each given number exactly once (equal numbers as often as
-# they are given); the exact value; `True` or `False` for every string; no `eval`. `ast.parse` and `Fraction` help.
+# Write a grader that refuses all such texts. Rules:
+#
+# - Only the digits `0` to `9`, the signs `+ - * / ( )` and spaces. Anything else makes a text wrong: a letter, a comment, a line break.
+# - The operators stand between two operands, so `-93 + 30 + 100` is wrong, and `-` and `+` are never signs of a number.
+# - Each given number exactly once, equal numbers as often as they are given, and written as Python prints it: not `030`.
+# - The exact value. A value that is near the target, or that a float rounds to it, is wrong.
+# - `True` or `False` for every string, and no `eval`. A text of more than 200 characters may be refused.
+#
+# `ast.parse` and `Fraction` help. But `ast.parse` reads Python, which has more ways to write a number than these rules.
 #
 # Then look for a text that your grader wrongly refuses or wrongly accepts, or argue that there is none.
 
@@ -94,29 +103,20 @@ check(exploit)
 def countdown_grade(text, numbers, target):
     """Whether the text is a right answer; never raises."""
     # BEGIN SOLUTION
-    used = []
+    signs = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 
     def value(node):
-        if isinstance(node, ast.Constant) and type(node.value) is int:
-            used.append(node.value)
+        if isinstance(node, ast.Constant):
             return Fraction(node.value)
-        if not isinstance(node, ast.BinOp):
-            raise ValueError("not arithmetic")
-        left, right = value(node.left), value(node.right)
-        if isinstance(node.op, ast.Add):
-            return left + right
-        if isinstance(node.op, ast.Sub):
-            return left - right
-        if isinstance(node.op, ast.Mult):
-            return left * right
-        if isinstance(node.op, ast.Div):
-            return left / right
+        if isinstance(node, ast.BinOp) and type(node.op) in signs:
+            return signs[type(node.op)](value(node.left), value(node.right))
         raise ValueError("not arithmetic")
 
-    if len(text) > 200:
+    # The characters come first: of what is left, Python reads nothing as a number but runs of digits.
+    if not re.fullmatch(r"[0-9+\-*/() ]{1,200}", text) or sorted(re.findall(r"[0-9]+", text)) != sorted(map(str, numbers)):
         return False
     try:
-        return value(ast.parse(text.strip(), mode="eval").body) == target and sorted(used) == sorted(numbers)
+        return value(ast.parse(text.strip(), mode="eval").body) == target
     except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError):
         return False
     # END SOLUTION

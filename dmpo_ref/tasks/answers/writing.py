@@ -36,7 +36,8 @@ TEXT_FONT = r"text(?:bf|it|rm|tt|sf|up|md|normal)?|emph|[mh]box"
 MATH_FONT = r"math(?:rm|bf|it|sf|tt|normal)|operatorname"
 LAYOUT = r"left|right|[bB]ig{1,2}[lrm]?|(?:display|text)style|normalsize|rm|bf|it|bfseries|[lL]arge|LARGE|[hH]uge|small|limits"
 LATEX_REWRITES = [  # in this order
-    (r"\\(?:(?:text)?color|[hv]space\*?) ?\{[^{}]*\}", ""),
+    (r"\\(?:text)?color ?\{[^{}]*\}", ""),
+    (r"\\[hv]space\*? ?\{[^{}]*\}", " "),
     (r"(?<!\\)\\[()\[\]]", ""),
     (r"\{,\}|(?<=[0-9]), ?\\! ?(?=[0-9]{3})", ","),
     (r"\\!|(?<!\\)\\$", ""),

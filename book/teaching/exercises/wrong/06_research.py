@@ -25,6 +25,10 @@ def blocks_in_any_order(model, block):
     return distribution(model, [[s + i for s in order for i in range(block)] for order in starts])
 
 
+def orders_inside(n, block):
+    return [list(itertools.permutations(range(start, start + block))) for start in range(0, n, block)]
+
+
 def surest(probability, is_open, count):
     opened = [d for d in range(len(is_open)) if is_open[d]]
     return sorted(opened, key=lambda d: -max(probability[d]))[:count]
@@ -40,9 +44,18 @@ WRONG = {
         "blocks ignored": lambda model, block: distribution(model, list(itertools.permutations(range(model.n)))),
         "left to right inside a block": lambda model, block: distribution(model, [range(model.n)]),
         "blocks in any order": blocks_in_any_order,
+        "so many blocks, not blocks of so many": lambda model, block: distribution(
+            model, [[p for part in parts for p in part] for parts in itertools.product(*orders_inside(model.n, model.n // block))]
+        ),
+        "texts as answers": lambda model, block: {
+            "".join(map(str, answer)): p for answer, p in distribution(model, list(itertools.permutations(range(model.n)))).items()
+        },
     },
     "choose": {
         "one at a time": lambda p, o: surest(p, o, 1),
+        "every second position": lambda p, o: [d for d in range(len(o)) if o[d]][::2],
+        "half of them": lambda p, o: surest(p, o, max(1, sum(o) // 2)),
+        "none where it is not sure": lambda p, o: [d for d in range(len(o)) if o[d] and max(p[d]) >= 0.6],
         "the two surest": lambda p, o: surest(p, o, 2),
         "all at once": lambda p, o: surest(p, o, len(o)),
         "the threshold rule, τ = 0.9": lambda p, o: threshold(p, o, 0.9),

@@ -71,7 +71,10 @@ def collect(
     components, num_drawn = kept.components, kept.reward.numel()
     for others, places in spare:
         if not (equal := kept.equal_groups()):
-            break
+            if reference is not None and config.train.num_reference_rollouts:
+                with reference.model():  # another process may draw with it, and all must exchange their adapters equally often
+                    pass
+            continue
         new = draw(others[: len(equal)], places[: len(equal)])
         components = average(components, num_drawn, new.components, new.reward.numel())
         num_drawn += new.reward.numel()
@@ -91,7 +94,7 @@ def draw_rollouts(
 ) -> Rollout:
     """N rollouts of each prompt by p_old; with `train.reference_share` the last k = round(εN) of them by p_ref.
 
-    Whoever drew a rollout, its `path_log_prob` is that of p_old.
+    Whoever drew a rollout, its `path_log_prob` is that of p_old; None where the weights do not ask for it.
     """
     k = config.train.num_reference_rollouts
 
@@ -107,10 +110,10 @@ def draw_rollouts(
         raise ValueError(f"train.reference_share={config.train.reference_share}: a reference policy is needed")
     with reference.model() as model:
         others = draw(model, k, "reference rollout")
-    if others.path_log_prob is not None:
-        log_old = path_log_prob(policy, others, vocabulary, micro_batch=config.train.score_micro_batch)
-        others = replace(others, path_log_prob=log_old)
-    return rollout.beside(others)
+    if config.weight.log_ratio != "path":
+        return replace(rollout, path_log_prob=None).beside(replace(others, path_log_prob=None))
+    log_old = path_log_prob(policy, others, vocabulary, micro_batch=config.train.score_micro_batch)
+    return rollout.beside(replace(others, path_log_prob=log_old))
 
 
 @dataclass

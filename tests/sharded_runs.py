@@ -29,6 +29,11 @@ KINDS = {
         *("model.lora_rank=1", "model.dtype=bfloat16", "weight.log_ratio=path", "loss.masks=path", "loss.micro_batch=23"),
         *("weight.baseline=model", "sampler.micro_batch=5", "train.score_micro_batch=31"),
     ],
+    # p_ref draws too, again for groups that are replaced, of which one process may have more tries than the other.
+    "by_reference": [
+        *("model.lora_rank=3", "train.resync_every=1", "train.reference_share=0.5", "train.skip_equal_groups=3"),
+        *("weight.log_ratio=path", "weight.baseline=uniform"),
+    ],
 }
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dmpo_ref.config import WeightConfig
-from dmpo_ref.experience import draw_rollouts, estimate_log_ratio, weigh
+from dmpo_ref.experience import collect, draw_rollouts, estimate_log_ratio, weigh
 from dmpo_ref.masking import streams
 from dmpo_ref.models.adapters import add_adapters
 from dmpo_ref.models.loading import load_policy
@@ -14,6 +14,8 @@ from dmpo_ref.models.reference import AdapterReference, FrozenReference
 from dmpo_ref.objectives import build_objective
 from dmpo_ref.presets.loading import load_config
 from dmpo_ref.samplers import sample
+from dmpo_ref.tasks import build_task
+from dmpo_ref.tasks.encoding import allowed_vocabulary
 from dmpo_ref.train import train
 from dmpo_ref.weights import group_weights, mixture_log_ratios
 from tests.helpers import make_prompts, plain_path_log_prob, tiny_model, vocabulary
@@ -152,6 +154,30 @@ def test_with_adapters_the_reference_draws_without_them():
     assert torch.equal(rollout.tokens[:, 3:], expected.tokens)
     with_adapters = sample(policy, prompts, config.sampler, VOCABULARY, num_rollouts=1, generators=generators())
     assert not torch.equal(with_adapters.tokens, expected.tokens)
+
+
+@pytest.mark.parametrize("num_equal", [0, 1, 2])
+def test_adapters_are_exchanged_equally_often_however_many_groups_are_replaced(num_equal):
+    """All processes wait for each other there: with weights of p_ref, on entering and on leaving."""
+    config = share_config("model.lora_rank=2", "train.skip_equal_groups=2")
+    task, joined = build_task(config.task), []
+    policy, tokenizer = load_policy(config.model, torch.device("cpu"))
+    words = allowed_vocabulary(config.model, task, policy, tokenizer)
+    policy = add_adapters(policy, config.model, seed=0)
+    reference = AdapterReference(policy, lambda: joined.append(1))
+    reference.sync(policy)
+    items, objective = task.load(config.task.train)[:2], build_objective(config.loss, config.weight)
+    rewards = iter([0.0] * 4 * num_equal + [0.0, 1.0] * 4 * (2 - num_equal) + [0.0, 1.0] * 99)
+    spare = [(items, [-1, -2]), (items, [-3, -4])]
+    found = collect(policy, reference, tokenizer, words, task, items, objective, config, spare=spare, reward=lambda *_: next(rewards))
+    assert (found.num_drawn, len(joined)) == (8 + 4 * num_equal, 8)
+
+
+def test_nothing_is_scored_for_weights_that_do_not_ask_for_it(monkeypatch):
+    monkeypatch.setattr("dmpo_ref.experience.path_log_prob", pytest.fail)
+    policy, reference, prompts = tiny_model(0), FrozenReference(tiny_model(1)), make_prompts("1__2_", "_3_41")
+    rollout = draw_rollouts(policy, reference, prompts, VOCABULARY, POSITION, (), share_config("weight.log_ratio=elbo"))
+    assert rollout.path_log_prob is None and rollout.tokens.shape[:2] == (2, 4)
 
 
 def test_the_metrics_are_of_the_policys_own_rollouts(tmp_path):

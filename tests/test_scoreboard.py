@@ -2,20 +2,24 @@
 
 import json
 import math
+import multiprocessing
+import os
 import sys
 from collections import defaultdict
 
 import numpy as np
 import pytest
+import torch
 
 from dmpo_ref.cli import main
 from dmpo_ref.models.llada import LLaDAModelLM
 from dmpo_ref.presets.loading import load_config
 from dmpo_ref.train import train
 from toy.acts import load_two_solutions
-from toy.scoreboard.report import interval, methods_table, sizes_table
-from toy.scoreboard.run import cells_to_run, count_rows, measure, read_rows, together
-from toy.scoreboard.suite import PARTS, POINTS, choose_methods, key_of, list_cells, puzzles_of, read_suite, tuning_cells
+from toy.scoreboard.command import seconds_per_cell
+from toy.scoreboard.report import interval, methods_table, sizes_table, write_interval
+from toy.scoreboard.run import append, cells_to_run, count_rows, current_rows, measure, read_rows, run_cell, run_cells, together
+from toy.scoreboard.suite import PARTS, POINTS, Cell, choose_methods, key_of, list_cells, puzzles_of, read_suite, tuning_cells
 from toy.worlds.sudoku import solutions, split_grids
 
 SUITE = read_suite()
@@ -24,9 +28,9 @@ METHODS = list(SUITE["methods"])
 
 def row_of(cell, **found):
     """A row as a run writes it, with what is given."""
-    return json.loads(
-        json.dumps({"suite": 1, **vars(cell), "kl_target_policy": 1.0, "valid": 0.5, "shares": [0.4, 0.1], "modes": 1, "lost": 1} | found)
-    )
+    row = {"kl_target_policy": 1.0, "kl_policy_target": 1.0, "valid": 0.5, "shares": [0.4, 0.1], "modes": 1, "lost": 1, "seconds": 9.0}
+    row |= {"greedy": 0.0, "pass_at_8": 1.0, "entropy": 1.0, "forward_rows": 64}
+    return json.loads(json.dumps({"suite": 1, **vars(cell), **row, **found}))
 
 
 def rows_of_tuning(**best):
@@ -109,9 +113,83 @@ def test_a_cell_is_run_once_and_never_with_other_settings(tmp_path):
         cells_to_run(cells, rows, tmp_path)
 
 
+def test_a_run_goes_on_after_a_line_that_was_cut_off_and_counts_a_cell_once(tmp_path, monkeypatch):
+    file, cells = tmp_path / "results.jsonl", list(list_cells(SUITE, "tuning", []))[:3]
+    monkeypatch.setattr("toy.scoreboard.run.run_cell", lambda cell: {**vars(cell), "kl_target_policy": cell.learning_rate, "valid": 0.5,
+                                                                     "seconds": 1.0})  # fmt: skip
+    run_cells(cells[:1], 1, file, workers=1)
+    whole = file.read_text()
+    file.write_text(whole + whole[:70])
+    run_cells(cells_to_run(cells, read_rows(file, 1), file), 1, file, workers=1)
+    assert file.read_text().startswith(whole) and [key_of(row) for row in read_rows(file, 1)] == [cell.key for cell in cells]
+    append(file, json.dumps({**json.loads(whole), "kl_target_policy": 7.0}) + "\n")  # by another run at the same time
+    assert len(file.read_text().splitlines()) == 4
+    assert [row["kl_target_policy"] for row in read_rows(file, 1)] == [cell.learning_rate for cell in cells]
+
+
+def test_a_killed_worker_is_one_line_and_rows_stand(tmp_path):
+    cells = [*list_cells(read_suite(quick=True), "tuning", [])][:1]
+    with pytest.raises(OSError, match=r"a worker was killed.*fewer --workers"):
+        run_cells([Killer(**vars(cell)) for cell in cells], 1, tmp_path / "results.jsonl", workers=2)
+
+
+def test_what_is_stopped_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+    def stop(cell):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("toy.scoreboard.run.run_cell", stop)
+    assert main(["scoreboard", "tuning", "--quick", "--output", str(tmp_path / "results.jsonl")]) == 130
+    assert "dmpo: stopped; what was written stands, and the same command goes on" in capsys.readouterr().err
+
+
+class Killer(Cell):
+    """A cell whose run ends its process, as the system does when memory runs out."""
+
+    def __getattribute__(self, name):
+        if name == "part" and multiprocessing.parent_process() is not None:
+            os._exit(9)
+        return super().__getattribute__(name)
+
+
+def test_runs_at_what_an_earlier_tuning_chose_are_not_in_the_tables(tmp_path):
+    tuning = rows_of_tuning(target=3e-4, reward=1e-3)
+    now = [row_of(cell) for cell in list_cells(SUITE, "report", tuning) if cell.method == "SPG"]
+    before = [row | {"learning_rate": 1e-4, "kl_target_policy": 9.0, "overrides": [*row["overrides"][:-1], "x"]} for row in now]
+    shown = current_rows(SUITE, [*tuning, *before, *now], tmp_path)
+    assert [row for row in shown if row["part"] == "report"] == now
+    changed = [row | {"overrides": ["weight.alpha=9"]} for row in now]
+    with pytest.raises(ValueError, match="was run with weight.alpha=9, and the suite has changed"):
+        current_rows(SUITE, [*tuning, *changed], tmp_path)
+
+
+def test_settings_at_the_edge_of_their_grid_are_marked():
+    rows = rows_of_tuning(target=3e-4, reward=3e-5)
+    rows += [row_of(cell) for cell in list_cells(SUITE, "report", rows) if cell.method in ("SPG", "ESPO, KL", "log-variance")]
+    table = methods_table(SUITE, rows)
+    assert " 3e-05!" in table and " 0.0003 loss.kl=0.2 " in table and " 0.0003 " in table
+    for row in rows:
+        row["kl_target_policy"] += 5 * ("loss.kl=0.2" in row["overrides"])
+    assert " 0.0003 loss.kl=0.04! " in methods_table(SUITE, rows) or " 0.0003 loss.kl=1! " in methods_table(SUITE, rows)
+
+
+def test_a_part_is_expected_to_take_what_its_cells_have_taken():
+    rows = [{"part": "report", "seconds": 10.0}, {"part": "group_size/tuning", "seconds": 30.0}, {"part": "group_size", "seconds": 50.0}]
+    assert [seconds_per_cell(part, rows) for part in ("report", "group_size", "mixtures")] == [10.0, 40.0, 30.0]
+    assert seconds_per_cell("report", []) == 20.0
+
+
+def test_every_cell_runs_on_one_thread(monkeypatch):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    monkeypatch.setattr("toy.scoreboard.run.run_mixture", lambda cell: {"threads": torch.get_num_threads()})
+    assert run_cell(next(iter(list_cells(SUITE, "mixtures", [])))) == {"threads": 1}
+    torch.set_num_threads(threads)
+
+
 def test_the_interval_of_a_median_is_that_of_all_resamples():
     """Of three values, 7 of 27 resamples have the smallest as their median, and 7 the largest."""
     assert interval([1.0, 2.0, 4.0]) == (1.0, 4.0) and interval([3.0] * 5) == (3.0, 3.0)
+    assert write_interval([1.0, 2.0, 4.0]) == "–" and write_interval([3.0] * 5) == "3.0000 to 3.0000"
     low, high = interval(list(range(101)))
     assert 35 < low < 45 < 55 < high < 65
 
@@ -136,8 +214,10 @@ def test_measures_are_sums_over_all_answers():
 
 
 @pytest.mark.parametrize(
-    "name", ["WDCE, masks", "WDCE, path steps, 1/4 by p_ref", "WDCE, masks, ELBO weights", "WDDO, path steps", "REINFORCE, KL"]
-)
+    "name",
+    ["WDCE, masks", "WDCE, path steps, 1/4 by p_ref", "WDCE, masks, ELBO weights", "WDCE, masks, ELBO weights, 1/4 by p_ref",
+     "WDDO, path steps", "REINFORCE, KL"],
+)  # fmt: skip
 def test_forward_rows_are_those_that_the_model_is_fed(tmp_path, monkeypatch, name):
     puzzle, fed = SUITE["worlds"]["two solutions, A"], []
     forward = LLaDAModelLM.forward
@@ -149,7 +229,8 @@ def test_forward_rows_are_those_that_the_model_is_fed(tmp_path, monkeypatch, nam
     monkeypatch.setattr(LLaDAModelLM, "forward", counting)
     monkeypatch.setattr(sys.modules["dmpo_ref.train"], "test_accuracy", lambda *args, **kwargs: 0.0)
     size = ("train.rounds=2", "train.num_rollouts=8", "train.prompts_per_round=1", "train.steps_per_round=2")
-    config = load_config("toy_two_solutions", f"output={tmp_path / 'run'}", *size, *SUITE["methods"][name]["options"])
+    options = (SUITE["methods"] | SUITE["variants"])[name]["options"]
+    config = load_config("toy_two_solutions", f"output={tmp_path / 'run'}", *size, *options)
     train(config)
     assert count_rows(config, puzzle) == sum(fed)
 
@@ -163,7 +244,7 @@ def test_a_quick_run_fills_tables_and_figures_and_goes_on_where_it_was(tmp_path,
     assert main([*command, "tuning"]) == 0
     lines = file.read_text().splitlines()
     assert main([*command, *PARTS, "--figures", str(tmp_path)]) == 0
-    rows = read_rows(file, 1)
+    rows = read_rows(file, "1, quick")
     assert file.read_text().splitlines()[: len(lines)] == lines and len({key_of(row) for row in rows}) == len(rows)
     assert {row["part"] for row in rows} == {*PARTS, *(f"{part}/tuning" for part in POINTS)}
     for row in rows:
@@ -190,8 +271,12 @@ def test_a_quick_run_fills_tables_and_figures_and_goes_on_where_it_was(tmp_path,
         (["report", "--method", "PPO"], "--method='PPO' is not in the suite; choose among WDCE, masks; "),
         (["tuning", "--workers", "0"], "--workers=0: must be at least 1"),
         (["tuning", "--quick"], "--quick: give --output FILE.jsonl"),
-        (["tuning", "--output", "new.jsonl", "--hours", "0.01"], "hours, and --hours=0.01; give more --hours or --workers"),
-        (["--output", "none.jsonl"], "none.jsonl holds no results; run dmpo scoreboard tuning first"),
+        (["tuning", "--output", "new.jsonl", "--hours", "0.01"], "hours, and --hours leaves 0.01; give more --hours or --workers"),
+        (["--output", "none.jsonl"], "none.jsonl holds no results of these methods; run dmpo scoreboard tuning first"),
+        (["--output", "bare.jsonl"], "bare.jsonl: line 1 is not a result of the scoreboard; remove that line"),
+        (["tuning", "--quick", "--output", "full.jsonl"], "full.jsonl: line 1 is of version 1 of the suite, and this is 1, quick"),
+        (["tuning", "--method", "SPG", "--output", "."], ".: Is a directory; give the name of a file"),
+        (["y" * 900], "yyy … yyy"),
         (["--output", "other.jsonl"], "other.jsonl: line 1 is of version 0 of the suite, and this is 1"),
         (["--output", "broken.jsonl"], "broken.jsonl: line 1 is not a result of the scoreboard"),
         (["--figures", "nowhere"], "--figures=nowhere: give a folder that exists"),
@@ -201,7 +286,11 @@ def test_what_cannot_be_is_one_line_and_nothing_is_run(tmp_path, monkeypatch, ca
     monkeypatch.chdir(tmp_path)
     (tmp_path / "other.jsonl").write_text('{"suite": 0}\n')
     (tmp_path / "broken.jsonl").write_text("{\n")
+    (tmp_path / "bare.jsonl").write_text('{"suite": 1}\n')
+    (tmp_path / "full.jsonl").write_text(json.dumps(row_of(next(tuning_cells(SUITE)))) + "\n")
+    monkeypatch.setattr("toy.scoreboard.run.run_cell", pytest.fail)
+    before = {path.name: path.read_text() for path in tmp_path.iterdir()}
     assert main(["scoreboard", *words]) == 2
     found = capsys.readouterr().err
     assert line in found and len(found.strip().splitlines()) == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.jsonl", "other.jsonl"]
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before

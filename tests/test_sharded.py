@@ -31,7 +31,11 @@ def kind(request):
 @pytest.fixture(scope="module")
 def folder(kind, tmp_path_factory):
     """The runs of two processes."""
-    path = tmp_path_factory.mktemp("sharded")
+    return launch(tmp_path_factory.mktemp("sharded"), kind)
+
+
+def launch(path: Path, kind: str) -> Path:
+    """The runs of a kind in two processes."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "tests.sharded_runs"]
     variables = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
     # A process that waits for a pass which another does not make would wait for ever.
@@ -70,6 +74,13 @@ def test_a_killed_run_with_shares_resumes_to_the_same_numbers_bit_for_bit(folder
     assert metrics(folder / "resumed" / kind) == metrics(folder / "whole" / kind)
     whole, resumed = weights(folder / "whole" / kind), weights(folder / "resumed" / kind)
     assert all(torch.equal(resumed[name], weight) for name, weight in whole.items())
+
+
+@pytest.mark.long
+def test_processes_that_replace_different_numbers_of_groups_do_not_wait_for_each_other(tmp_path):
+    folder = launch(tmp_path, "by_reference")
+    assert len(metrics(folder / "whole" / "by_reference")) == 8
+    assert metrics(folder / "resumed" / "by_reference") == metrics(folder / "whole" / "by_reference")
 
 
 def test_a_process_holds_what_the_plan_says(folder, kind, tmp_path):

@@ -16,6 +16,7 @@ CONTINUE = {
     "rerun": "the same command",
     "evaluate": "the same command",
     "demo": "the same command",
+    "scoreboard": "the same command",
 }
 
 

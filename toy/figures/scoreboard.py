@@ -17,14 +17,14 @@ Rows = list[dict[str, Any]]
 MARKERS = "osD^vPX*"
 
 
-def draw_all(suite: dict[str, Any], rows: Rows, folder: Path) -> Iterator[Path]:
+def draw_all(rows: Rows, folder: Path) -> Iterator[Path]:
     """Every figure that there are rows for; yields the paths."""
     use_style()
     of_part = {part: [row for row in rows if row["part"] == part] for part in ("report", "group_size", "groups_per_step", "mixtures")}
     if of_part["report"]:
-        yield draw_methods(suite, of_part["report"], folder / "scoreboard.png")
-        yield draw_curves(suite, of_part["report"], folder / "scoreboard_curves.png")
-        yield draw_shares(suite, of_part["report"], folder / "scoreboard_shares.png")
+        yield draw_methods(of_part["report"], folder / "scoreboard.png")
+        yield draw_curves(of_part["report"], folder / "scoreboard_curves.png")
+        yield draw_shares(of_part["report"], folder / "scoreboard_shares.png")
     if of_part["group_size"] or of_part["groups_per_step"]:
         yield draw_sizes(of_part["group_size"], of_part["groups_per_step"], folder / "scoreboard_sizes.png")
     if of_part["mixtures"]:
@@ -39,7 +39,7 @@ def by_method(rows: Rows) -> dict[str, Rows]:
     return dict(sorted(found.items(), key=lambda item: median(row["kl_target_policy"] for row in item[1])))
 
 
-def draw_methods(suite: dict[str, Any], rows: Rows, path: Path) -> Path:
+def draw_methods(rows: Rows, path: Path) -> Path:
     """KL(p*‖p_θ) of every run, a line for each method; the bar is the median. Right: probability of a right answer."""
     methods, worlds = by_method(rows), list(dict.fromkeys(row["world"] for row in rows))
     figure, axes = plt.subplots(1, 2, figsize=(11, 1.2 + 0.32 * len(methods)), layout="constrained", sharey=True, width_ratios=(3, 2))
@@ -59,7 +59,7 @@ def draw_methods(suite: dict[str, Any], rows: Rows, path: Path) -> Path:
     return save(figure, path)
 
 
-def draw_curves(suite: dict[str, Any], rows: Rows, path: Path) -> Path:
+def draw_curves(rows: Rows, path: Path) -> Path:
     """KL(p*‖p_θ) against rollouts, the median over seeds, one panel for each puzzle; the methods that end best and worst stand out."""
     worlds = [w for w in dict.fromkeys(row["world"] for row in rows) if any(len(r["curve"]) > 2 for r in rows if r["world"] == w)]
     figure, axes = plt.subplots(
@@ -77,7 +77,7 @@ def draw_curves(suite: dict[str, Any], rows: Rows, path: Path) -> Path:
     return save(figure, path)
 
 
-def draw_shares(suite: dict[str, Any], rows: Rows, path: Path) -> Path:
+def draw_shares(rows: Rows, path: Path) -> Path:
     """What each method makes of each solution, mean over seeds, beside its share of p*: a column for each puzzle."""
     methods, worlds = by_method(rows), list(dict.fromkeys(row["world"] for row in rows))
     figure, axes = plt.subplots(
@@ -102,10 +102,11 @@ def draw_shares(suite: dict[str, Any], rows: Rows, path: Path) -> Path:
 def draw_sizes(group_size: Rows, groups_per_step: Rows, path: Path) -> Path:
     """KL(p*‖p_θ) against N at fixed rollouts for each step, and against rollouts for each step at fixed N."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained", sharey=True)
-    draw_lines(axes[0], group_size, "num_rollouts")
+    names = sorted({row["method"] for row in (*group_size, *groups_per_step)})
+    draw_lines(axes[0], group_size, "num_rollouts", names)
     N, rollouts = ({row[key] for row in rows} for key, rows in (("num_rollouts", groups_per_step), ("rollouts_per_step", group_size)))
     axes[0].set(xlabel=f"N, with {', '.join(map(str, rollouts))} rollouts a step", ylabel="KL(p*‖p_θ), nats")
-    draw_lines(axes[1], groups_per_step, "rollouts_per_step")
+    draw_lines(axes[1], groups_per_step, "rollouts_per_step", names)
     axes[1].set(xlabel=f"rollouts a step, with N = {', '.join(map(str, N))}")
     return save(figure, path)
 
@@ -113,24 +114,27 @@ def draw_sizes(group_size: Rows, groups_per_step: Rows, path: Path) -> Path:
 def draw_mixtures(rows: Rows, path: Path) -> Path:
     """KL(p*‖p_θ) against N at fixed rollouts for each step, on the line and on the plane."""
     worlds, rollouts = list(dict.fromkeys(row["world"] for row in rows)), {row["rollouts_per_step"] for row in rows}
+    names = sorted({row["method"] for row in rows})
     figure, axes = plt.subplots(1, len(worlds), figsize=(5 * len(worlds), 4), layout="constrained", sharey=True, squeeze=False)
     for ax, world in zip(axes[0], worlds, strict=True):
-        draw_lines(ax, [row for row in rows if row["world"] == world], "num_rollouts")
+        draw_lines(ax, [row for row in rows if row["world"] == world], "num_rollouts", names)
         ax.set(title=world, xlabel=f"N, with {', '.join(map(str, rollouts))} rollouts a step")
     axes[0, 0].set_ylabel("KL(p*‖p_θ), nats")
     return save(figure, path)
 
 
-def draw_lines(ax: Axes, rows: Rows, key: str) -> None:
-    """A line through the medians for each method, and every run as a point."""
-    for i, (method, chosen) in enumerate(sorted(by_method(rows).items())):
-        values = sorted({row[key] for row in chosen})
-        ax.plot(values, [median(r["kl_target_policy"] for r in chosen if r[key] == x) for x in values], color=COLORS[i], label=method)
-        ax.scatter([r[key] for r in chosen], [r["kl_target_policy"] for r in chosen], s=12, marker=MARKERS[i], color=COLORS[i], alpha=0.7)
+def draw_lines(ax: Axes, rows: Rows, key: str, names: list[str]) -> None:
+    """A line through the medians for each method, and every run as a point. A method has the color of its place among the names."""
+    for method, chosen in sorted(by_method(rows).items()):
+        values, i = sorted({row[key] for row in chosen}), names.index(method)
+        color, marker = COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)]
+        ax.plot(values, [median(r["kl_target_policy"] for r in chosen if r[key] == x) for x in values], color=color, label=method)
+        ax.scatter([r[key] for r in chosen], [r["kl_target_policy"] for r in chosen], s=12, marker=marker, color=color, alpha=0.7)
     if rows:
         ax.set(xscale="log", yscale="log")
         ax.legend(fontsize=8)
-        ax.set_xticks(values, [str(x) for x in values])
+        at = sorted({row[key] for row in rows})
+        ax.set_xticks(at, [str(x) for x in at])
         ax.minorticks_off()
 
 

@@ -11,7 +11,7 @@ from tabulate import tabulate
 
 from toy.scoreboard.suite import POINTS, Rows, best_setting, tuning_cells
 
-RESAMPLES = 4000
+RESAMPLES, LEAST = 4000, 5  # of the bootstrap; values that it takes
 COLUMNS: tuple[str, ...] = (
     "method",
     "aim",
@@ -34,6 +34,12 @@ def interval(values: Sequence[float], statistic: Callable[..., Any] = np.median)
     return float(low), float(high)
 
 
+def write_interval(values: Sequence[float]) -> str:
+    """`interval` of a median. Of fewer than five values it would be from least to largest, which is not 95 % (of three, 75 %): a dash."""
+    low, high = interval(values)
+    return f"{low:.4f} to {high:.4f}" if len(values) >= LEAST else "–"
+
+
 def show(suite: dict[str, Any], rows: Rows) -> str:
     """The tables of the parts that have rows."""
     parts = [methods_table(suite, rows)]
@@ -42,18 +48,17 @@ def show(suite: dict[str, Any], rows: Rows) -> str:
 
 
 def methods_table(suite: dict[str, Any], rows: Rows, *, style: str = "plain", world: str | None = None) -> str:
-    """Each method on the report's puzzles, or one of them: the best median KL first. A learning rate at the edge of its grid has an `!`."""
+    """Each method on the report's puzzles, or one of them: the best median KL first. A setting at the edge of its grid has an `!`."""
     lines = []
     for name, method in suite["methods"].items():
         chosen = report_rows(rows, name, world)
         if not chosen:
             continue
         kl = [row["kl_target_policy"] for row in chosen]
-        low, high = interval(kl)
         kept, all_modes = (sum(x) for x in zip(*((row["modes"], len(row["shares"])) for row in chosen), strict=True))
         means = {key: np.mean([row[key] for row in chosen]) for key in ("valid", "greedy", "pass_at_8", "entropy")}
         lines.append(
-            [name, method["aim"], tuned(suite, rows, name), f"{median(kl):.4f}", f"{low:.4f} to {high:.4f}", f"{max(kl):.3f}"]
+            [name, method["aim"], tuned(suite, rows, name), f"{median(kl):.4f}", write_interval(kl), f"{max(kl):.3f}"]
             + [f"{median(row['kl_policy_target'] for row in chosen):.3f}", f"{means['valid']:.3f}", f"{kept}/{all_modes}"]
             + [f"{means['greedy']:.2f}", f"{means['pass_at_8']:.3f}", f"{means['entropy']:.2f}"]
             + [f"{median(row['forward_rows'] for row in chosen):,.0f}", str(len(chosen))]
@@ -72,9 +77,16 @@ def tuned(suite: dict[str, Any], rows: Rows, name: str) -> str:
     best = best_setting(suite, tuning_cells(suite, name), rows)
     if best is None:
         return "?"
-    learning_rate, own = best
-    at_edge = learning_rate in (min(suite["learning_rates"]), max(suite["learning_rates"]))
-    return " ".join([f"{learning_rate:g}{'!' if at_edge else ''}", *own])
+    (learning_rate, own), grid = best, suite["methods"][name].get("grid", {})
+    words = [marked(learning_rate, suite["learning_rates"])]
+    for option, value in (word.split("=") for word in own):
+        words.append(f"{option}={marked(float(value), grid[option])}")
+    return " ".join(words)
+
+
+def marked(value: float, tried: Sequence[float]) -> str:
+    """The value that was best of those tried; with an `!` if it is the least or the largest of several, so that more may be better."""
+    return f"{value:g}{'!' if len(tried) > 1 and value in (min(tried), max(tried)) else ''}"
 
 
 def sizes_table(suite: dict[str, Any], rows: Rows, part: str) -> str:
@@ -83,12 +95,11 @@ def sizes_table(suite: dict[str, Any], rows: Rows, part: str) -> str:
     lines = []
     for (world, method, value), chosen in by_size(rows, part).items():
         kl = [row["kl_target_policy"] for row in chosen]
-        low, high = interval(kl)
         lost, puzzles = sum(row["lost"] for row in chosen), sum(len(row["puzzle"].split()) for row in chosen)
         right = "" if chosen[0]["valid"] is None else f"{np.mean([row['valid'] for row in chosen]):.3f}"
         lines.append(
-            [world, method, value, f"{chosen[0]['learning_rate']:g}", f"{median(kl):.4f}", f"{low:.4f} to {high:.4f}", f"{max(kl):.3f}"]
-            + [right, f"{lost}/{puzzles}"]
+            [world, method, value, marked(chosen[0]["learning_rate"], suite[part]["tuning"]["learning_rates"])]
+            + [f"{median(kl):.4f}", write_interval(kl), f"{max(kl):.3f}", right, f"{lost}/{puzzles}"]
         )
     header = (
         part.replace("_", " "),

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import math
+import os
 import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean
@@ -20,7 +23,7 @@ import torch
 from torch.nn import Module
 from tqdm import tqdm
 
-from dmpo_ref.config import Config
+from dmpo_ref.config import Config, shorten
 from dmpo_ref.forecast.phases import list_phases
 from dmpo_ref.masking import stream
 from dmpo_ref.presets.loading import load_config
@@ -31,19 +34,37 @@ from dmpo_ref.tasks.sudoku import Puzzle, write_puzzles
 from dmpo_ref.train import train
 from toy.acts import GREEDY, TwoSolutions, load_puzzles
 from toy.oracle import Exact, kl_divergence
-from toy.scoreboard.suite import Cell, Rows, key_of
+from toy.scoreboard.suite import PARTS, Cell, Rows, key_of, list_cells
 from toy.worlds.mixture import TabularPolicy, fit_forward, world_1d, world_2d
 from toy.worlds.sudoku import solutions
 
 PASS_AT = 8
+NEEDED = {*(field.name for field in fields(Cell)), "kl_target_policy", "valid", "seconds"}  # what no row is without
 
 
-def run_cells(cells: list[Cell], version: int, file: Path, *, workers: int) -> None:
-    """Run the cells, with several workers in processes of their own; each row is appended to the file as soon as it is there."""
+def run_cells(cells: list[Cell], version: int | str, file: Path, *, workers: int) -> None:
+    """Run the cells, with several workers in processes of their own; each row is appended to the file as soon as it is there.
+
+    Raises:
+        OSError: the file cannot be written, which is found before anything is run, or a worker was killed.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
-    for row in tqdm(finish(cells, workers), desc="scoreboard", total=len(cells)):
-        with file.open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps({"suite": version, **row}, ensure_ascii=False) + "\n")
+    with file.open("ab"):
+        pass
+    try:
+        for row in tqdm(finish(cells, workers), desc="scoreboard", total=len(cells)):
+            append(file, json.dumps({"suite": version, **row}, ensure_ascii=False) + "\n")
+    except BrokenProcessPool:
+        raise OSError("a worker was killed, as by a lack of memory; try fewer --workers, the cells that have a row stand") from None
+
+
+def append(file: Path, line: str) -> None:
+    """Add a line in one piece, whoever else adds some; what a crash left of a last line is removed."""
+    with file.open("r+b") as lines:
+        fcntl.flock(lines, fcntl.LOCK_EX)  # until the file is closed
+        lines.truncate(lines.read().rfind(b"\n") + 1)
+        lines.seek(0, os.SEEK_END)
+        lines.write(line.encode())
 
 
 def finish(cells: list[Cell], workers: int) -> Iterator[dict[str, Any]]:
@@ -58,20 +79,35 @@ def finish(cells: list[Cell], workers: int) -> Iterator[dict[str, Any]]:
             pool.shutdown(cancel_futures=True)
 
 
-def read_rows(file: Path, version: int) -> Rows:
-    """The rows of earlier runs; none if there is no file. A last line that was cut off is left out.
+def read_rows(file: Path, version: int | str) -> Rows:
+    """The rows of earlier runs, one for each cell; none if there is no file. A last line that was cut off is left out.
 
     Raises:
         ValueError: a line is broken, or was written by another version of the suite.
     """
-    rows = read_lines(file) if file.is_file() else []
-    for number, row in enumerate(rows, start=1):
-        if row is None:
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for number, row in enumerate(read_lines(file) if file.is_file() else [], start=1):
+        if row is None or "suite" not in row:
             raise ValueError(f"{file}: line {number} is not a result of the scoreboard; remove that line")
-        if row.get("suite") != version:
-            other = f"{file}: line {number} is of version {row.get('suite')} of the suite, and this is {version}"
+        if row["suite"] != version:
+            other = f"{file}: line {number} is of version {shorten(row['suite'])} of the suite, and this is {version}"
             raise ValueError(f"{other}; give another --output, or remove the file to run all again")
-    return [row for row in rows if row is not None]
+        if not row.keys() >= NEEDED:
+            raise ValueError(f"{file}: line {number} is not a result of the scoreboard; remove that line")
+        rows.setdefault(key_of(row), row)  # two runs at once may have had the same cell
+    return list(rows.values())
+
+
+def current_rows(suite: dict[str, Any], rows: Rows, file: Path) -> Rows:
+    """The rows of the cells that the suite has now. Others were run at what an earlier tuning had chosen, or for a method not asked for.
+
+    Raises:
+        ValueError: a row of one of the cells was run with other settings than the suite has now.
+    """
+    cells = [cell for part in PARTS for cell in list_cells(suite, part, rows)]
+    cells_to_run(cells, rows, file)
+    keys = {cell.key for cell in cells}
+    return [row for row in rows if key_of(row) in keys]
 
 
 def cells_to_run(cells: list[Cell], rows: Rows, file: Path) -> list[Cell]:
@@ -84,13 +120,14 @@ def cells_to_run(cells: list[Cell], rows: Rows, file: Path) -> list[Cell]:
     for cell in cells:
         row = found.get(cell.key)
         if row is not None and (row["overrides"], row["puzzle"]) != (list(cell.overrides), cell.puzzle):
-            name = f"{cell.part}, {cell.world}, {cell.method}"
-            raise ValueError(f"{file}: {name!r} was run with {' '.join(row['overrides'])}, and the suite has changed; remove its rows")
+            name, with_what = f"{cell.part}, {cell.world}, {cell.method}", shorten(" ".join(map(str, row["overrides"])))
+            raise ValueError(f"{file}: {name!r} was run with {with_what}, and the suite has changed; remove its rows")
     return [cell for cell in cells if cell.key not in found]
 
 
 def run_cell(cell: Cell) -> dict[str, Any]:
-    """The cell with what was found."""
+    """The cell with what was found, on one thread."""
+    torch.set_num_threads(1)
     return run_mixture(cell) if cell.part.startswith("mixtures") else run_puzzles(cell)
 
 
@@ -129,7 +166,6 @@ def run_mixture(cell: Cell) -> dict[str, Any]:
 
 def run_puzzles(cell: Cell) -> dict[str, Any]:
     """Train the policy of a cell and measure it exactly, in the mean over its puzzles; the cell with what was found."""
-    torch.set_num_threads(1)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         puzzle_file = Path(folder) / "puzzles.csv"

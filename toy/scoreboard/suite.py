@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from dmpo_ref.config import shorten
 from toy.worlds.sudoku import make_puzzles, split_grids
 
 Rows = list[dict[str, Any]]
@@ -55,9 +56,9 @@ def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def read_suite(*, quick: bool = False) -> dict[str, Any]:
-    """The settings; with `quick` those that are changed by its section."""
+    """The settings; with `quick` those that are changed by its section, as a version of their own: rows of both never meet."""
     suite = dict(yaml.safe_load(SETTINGS.read_text(encoding="utf-8")))
-    changed = suite.pop("quick")
+    changed = {"version": f"{suite['version']}, quick"} | suite.pop("quick")
     return choose_methods(suite | changed, changed["only"]) if quick else suite
 
 
@@ -70,7 +71,7 @@ def choose_methods(suite: dict[str, Any], names: list[str]) -> dict[str, Any]:
     known = list(dict.fromkeys([*suite["methods"], *(name for part in POINTS for name in suite[part]["methods"])]))
     for name in names:
         if name not in known:
-            raise ValueError(f"--method={name!r} is not in the suite; choose among {'; '.join(known)}")
+            raise ValueError(f"--method={shorten(name)!r} is not in the suite; choose among {'; '.join(known)}")
     if not names:
         return suite
     points = {part: suite[part] | {"methods": [name for name in suite[part]["methods"] if name in names]} for part in POINTS}

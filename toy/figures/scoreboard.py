@@ -14,6 +14,16 @@ from matplotlib.axes import Axes
 from dmpo_ref.plots.style import COLORS, use_style
 
 Rows = list[dict[str, Any]]
+# what the figure of the curves names; the others are grey
+NAMED: tuple[str, ...] = (
+    "REINFORCE, KL",
+    "WDCE, masks",
+    "WDCE, masks, uniform",
+    "WDCE, path steps, 1/4 by p_ref",
+    "WDDO, whole path",
+    "log-variance",
+)
+NAMED += ("WDCE, masks, ELBO weights", "REINFORCE", "diffu-GRPO", "wd1")
 MARKERS = "osD^vPX*"
 
 
@@ -25,7 +35,7 @@ def draw_all(rows: Rows, folder: Path) -> Iterator[Path]:
         yield draw_methods(of_part["report"], folder / "scoreboard.png")
         yield draw_curves(of_part["report"], folder / "scoreboard_curves.png")
         yield draw_shares(of_part["report"], folder / "scoreboard_shares.png")
-    if of_part["group_size"] or of_part["groups_per_step"]:
+    if of_part["group_size"] and of_part["groups_per_step"]:
         yield draw_sizes(of_part["group_size"], of_part["groups_per_step"], folder / "scoreboard_sizes.png")
     if of_part["mixtures"]:
         yield draw_mixtures(of_part["mixtures"], folder / "scoreboard_mixtures.png")
@@ -53,24 +63,25 @@ def draw_methods(rows: Rows, path: Path) -> Path:
             ax.plot([middle, middle], [y - 0.4, y + 0.4], color="black", linewidth=1.5)
         ax.grid(axis="y", linewidth=0.4)
     axes[0].set(xscale="log", xlabel="KL(p*‖p_θ), nats", yticks=range(len(methods)), yticklabels=list(methods))
-    axes[0].invert_yaxis()
+    axes[0].set_ylim(len(methods) - 0.4, -0.6)
     axes[1].set(xlabel="probability of a right answer")
     axes[0].legend(fontsize=8, loc="best")
     return save(figure, path)
 
 
 def draw_curves(rows: Rows, path: Path) -> Path:
-    """KL(p*‖p_θ) against rollouts, the median over seeds, one panel for each puzzle; the methods that end best and worst stand out."""
+    """KL(p*‖p_θ) against rollouts, the median over seeds, one panel for each puzzle."""
     worlds = [w for w in dict.fromkeys(row["world"] for row in rows) if any(len(r["curve"]) > 2 for r in rows if r["world"] == w)]
     figure, axes = plt.subplots(
         1, max(1, len(worlds)), figsize=(4.2 * max(1, len(worlds)), 4.4), layout="constrained", sharey=True, squeeze=False
     )
     for ax, world in zip(axes[0], worlds, strict=False):
-        for i, (method, chosen) in enumerate(by_method(rows).items()):
+        for method, chosen in by_method(rows).items():
             curves = [row["curve"] for row in chosen if row["world"] == world]
             if curves:
                 x, y = [point[0] for point in curves[0]], np.median([[point[1] for point in curve] for curve in curves], axis=0)
-                ax.plot(x, y, color=COLORS[i % len(COLORS)], linestyle=("-", "--", ":")[i // len(COLORS)], linewidth=1.4, label=method)
+                color = COLORS[NAMED.index(method)] if method in NAMED else "0.8"
+                ax.plot(x, y, color=color, linewidth=1.8 if method in NAMED else 0.8, label=method if method in NAMED else None)
         ax.set(yscale="log", title=world, xlabel="rollouts")
     axes[0, 0].set_ylabel("KL(p*‖p_θ), nats")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), fontsize=7, loc="outside right center")

@@ -89,7 +89,7 @@ def draw_curves(rows: Rows, path: Path) -> Path:
 
 
 def draw_shares(rows: Rows, path: Path) -> Path:
-    """What each method makes of each solution, mean over seeds, beside its share of p*: a column for each puzzle."""
+    """What each run makes of each solution, beside the shares of p*: a column for each puzzle, a bar for each seed."""
     methods, worlds = by_method(rows), list(dict.fromkeys(row["world"] for row in rows))
     figure, axes = plt.subplots(
         1, len(worlds), figsize=(2.2 + 2.3 * len(worlds), 1.2 + 0.32 * len(methods)), layout="constrained", sharey=True, squeeze=False
@@ -97,16 +97,16 @@ def draw_shares(rows: Rows, path: Path) -> Path:
     for ax, world in zip(axes[0], worlds, strict=True):
         target = next(row["target_shares"] for row in rows if row["world"] == world)
         for y, chosen in enumerate(methods.values()):
-            shares = [row["shares"] for row in chosen if row["world"] == world]
-            left = 0.0
-            for k, share in enumerate(np.mean(shares, axis=0) if shares else []):
-                ax.barh(y, share, left=left, height=0.7, color=COLORS[k], edgecolor="white")
-                left += share
+            shares = np.array([row["shares"] for row in chosen if row["world"] == world])
+            if len(shares):
+                bars = y - 0.4 + 0.8 * (np.arange(len(shares)) + 0.5) / len(shares)
+                for k, left in enumerate((shares.cumsum(axis=1) - shares).T):
+                    ax.barh(bars, shares[:, k], left=left, height=0.7 / len(shares), color=COLORS[k], linewidth=0)
         for edge in np.cumsum(target):
             ax.axvline(edge, color="black", linewidth=1, linestyle="--")
         ax.set(title=world, xlabel="probability", xlim=(0, 1), yticks=range(len(methods)), yticklabels=list(methods))
         ax.title.set_fontsize(8)
-    axes[0, 0].invert_yaxis()
+    axes[0, 0].set_ylim(len(methods) - 0.4, -0.6)
     return save(figure, path)
 
 

@@ -47,11 +47,11 @@ def show(suite: dict[str, Any], rows: Rows) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def methods_table(suite: dict[str, Any], rows: Rows, *, style: str = "plain", world: str | None = None) -> str:
-    """Each method on the report's puzzles, or one of them: the best median KL first. A setting at the edge of its grid has an `!`."""
+def methods_table(suite: dict[str, Any], rows: Rows) -> str:
+    """Each method on the report's puzzles, the best median KL first. A setting at the edge of its grid has an `!`."""
     lines = []
     for name, method in suite["methods"].items():
-        chosen = report_rows(rows, name, world)
+        chosen = report_rows(rows, name)
         if not chosen:
             continue
         kl = [row["kl_target_policy"] for row in chosen]
@@ -64,12 +64,12 @@ def methods_table(suite: dict[str, Any], rows: Rows, *, style: str = "plain", wo
             + [f"{median(row['forward_rows'] for row in chosen):,.0f}", str(len(chosen))]
         )
     lines.sort(key=lambda line: float(line[3]))
-    return tabulate(lines, COLUMNS, style, disable_numparse=True, colalign=["left", "left", *["right"] * 12]) if lines else ""
+    return tabulate(lines, COLUMNS, "plain", disable_numparse=True, colalign=["left", "left", *["right"] * 12]) if lines else ""
 
 
-def report_rows(rows: Rows, method: str, world: str | None = None) -> Rows:
-    """A method's runs of the report, on one puzzle or all."""
-    return [row for row in rows if row["part"] == "report" and row["method"] == method and world in (None, row["world"])]
+def report_rows(rows: Rows, method: str) -> Rows:
+    """A method's runs of the report."""
+    return [row for row in rows if row["part"] == "report" and row["method"] == method]
 
 
 def tuned(suite: dict[str, Any], rows: Rows, name: str) -> str:

@@ -14,7 +14,6 @@ from typing import Any
 import yaml
 
 from dmpo_ref.config import shorten
-from toy.worlds.sudoku import make_puzzles, split_grids
 
 Rows = list[dict[str, Any]]
 SETTINGS = Path(__file__).with_name("suite.yaml")
@@ -146,6 +145,8 @@ def best_setting(suite: dict[str, Any], cells: Iterable[Cell], rows: Rows) -> Se
 @cache
 def make_puzzle_list(count: int, low: int, high: int, num_solutions: int, seed: int) -> str:
     """So many puzzles of the training grids as one text, see `make_puzzles`."""
+    from toy.worlds.sudoku import make_puzzles, split_grids  # seconds of transformers, which --help does not need
+
     made = make_puzzles(split_grids()[0], count, blanks=(low, high), num_solutions=num_solutions, seed=seed)
     return " ".join(puzzle.puzzle for puzzle in made)
 

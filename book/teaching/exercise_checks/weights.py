@@ -43,7 +43,12 @@ def check_group_weights(f: Callable) -> None:
             gap = (reward[g, n] - reward[g, 0]) / alpha + (log_ref[g, n] - log_ref[g, 0]) - (log_old[g, n] - log_old[g, 0])
             given: dict[str, Any] = {"reward": reward[g], "log_ref": log_ref[g], "log_old": log_old[g], "alpha": alpha}
             same(got[g, n].log() - got[g, 0].log(), gap, f"log w_{n} − log w_0", **given)
-    lone = {"reward": torch.eye(2, 4, dtype=torch.float64) * 3000, "log_ref": log_ref[:2], "log_old": log_old[:2], "alpha": 1.0}
+    lone: dict[str, Any] = {
+        "reward": torch.eye(2, 4, dtype=torch.float64) * 3000,
+        "log_ref": log_ref[:2],
+        "log_old": log_old[:2],
+        "alpha": 1.0,
+    }
     same(f(*lone.values()), torch.eye(2, 4), "the weights of groups with one very good rollout", **lone)
 
 

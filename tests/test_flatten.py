@@ -142,6 +142,14 @@ def test_weigh_takes_the_probability_of_each_rollouts_own_order():
     torch.testing.assert_close(found.weight, (-rollout.path_log_prob).softmax(dim=-1))
 
 
+def test_a_reward_of_exactly_the_bound_is_a_good_one():
+    """α = 1, p_ref = p_old = (1/2, 1/4), rewards 1 and 1: shared evenly each drawn answer weighs 1/p_old, so 1/3 and 2/3."""
+    reward, zero = torch.ones(1, 2, dtype=torch.float64), torch.zeros(1, 2, dtype=torch.float64)
+    log_old = torch.tensor([[1 / 2, 1 / 4]], dtype=torch.float64).log()
+    found = group_weights(reward, zero, WeightConfig(alpha=1.0, flatten_above=1.0), log_old=log_old)
+    torch.testing.assert_close(found.weight, torch.tensor([[1 / 3, 2 / 3]], dtype=torch.float64))
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

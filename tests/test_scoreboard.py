@@ -18,6 +18,7 @@ from dmpo_ref.presets.loading import load_config
 from dmpo_ref.train import train
 from toy.acts import load_two_solutions
 from toy.scoreboard.command import seconds_per_cell
+from toy.scoreboard.command import check_hours
 from toy.scoreboard.report import interval, methods_table, sizes_table, write_interval
 from toy.scoreboard.run import append, cells_to_run, count_rows, current_rows, measure, read_rows, run_cell, run_cells, together
 from toy.scoreboard.suite import PARTS, POINTS, Cell, choose_methods, key_of, list_cells, puzzles_of, read_suite, tuning_cells
@@ -241,6 +242,13 @@ def test_forward_rows_are_those_that_the_model_is_fed(tmp_path, monkeypatch, nam
     assert count_rows(config, puzzle) == sum(fed)
 
 
+def test_the_time_that_is_left_is_that_of_the_cells_on_all_workers():
+    check_hours(720, 10.0, "report", 2, 1.0)  # 7,200 s of work on two
+    with pytest.raises(ValueError, match=r"report: 721 cells take about 1\.0 hours, and --hours leaves 1;"):
+        check_hours(721, 10.0, "report", 2, 1.0)
+    check_hours(10**6, 10.0, "report", 1, None)
+
+
 @pytest.mark.parametrize("world", ["line", "plane"])
 def test_a_mixture_is_measured_by_sums_over_its_cells(world):
     """Against the fit itself, called with the cell's settings, and divergences summed in numpy; modes by hand of their shares."""
@@ -276,6 +284,7 @@ def test_a_quick_run_fills_tables_and_figures_and_goes_on_where_it_was(tmp_path,
         if row["world"] in ("line", "plane"):
             continue
         assert row["rollouts"] == sum([row["curve"][-1][0]]) and row["curve"][-1][1] == row["kl_target_policy"]
+        assert (drawn := [point[0] for point in row["curve"]]) == sorted(set(drawn)), "a point twice"
         assert row["curve"][0][0] == 0 and len(row["target_shares"]) == 2 * len(row["puzzle"].split())
     before = file.read_text()
     capsys.readouterr()

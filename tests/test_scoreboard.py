@@ -17,8 +17,7 @@ from dmpo_ref.models.llada import LLaDAModelLM
 from dmpo_ref.presets.loading import load_config
 from dmpo_ref.train import train
 from toy.acts import load_two_solutions
-from toy.scoreboard.command import seconds_per_cell
-from toy.scoreboard.command import check_hours
+from toy.scoreboard.command import check_hours, seconds_per_cell
 from toy.scoreboard.report import interval, methods_table, sizes_table, write_interval
 from toy.scoreboard.run import append, cells_to_run, count_rows, current_rows, measure, read_rows, run_cell, run_cells, together
 from toy.scoreboard.suite import PARTS, POINTS, Cell, choose_methods, key_of, list_cells, puzzles_of, read_suite, tuning_cells

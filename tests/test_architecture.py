@@ -48,6 +48,7 @@ TOY_FLOORS = (
     ("oracle", "loading", "options", "notebook", "small_llada"),
     ("worlds",),
     ("reference", "acts"),
+    ("text_reference",),
     ("figures",),
     ("studies",),
     ("demo", "scoreboard", "pretrain", "machine", "straightforward", "measurements", "grading_times", "bench", "growth"),

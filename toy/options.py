@@ -1,8 +1,8 @@
-"""The options of `dmpo pretrain-toy`, and what they may be."""
+"""The options of `dmpo pretrain-toy`, for the grid and for text, and what they may be."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dmpo_ref.config import FINITE_ABOVE_0, SEED, option
@@ -24,25 +24,44 @@ class PretrainConfig:
     threads: int = option(1, "CPU threads")
 
 
-def check_options(config: PretrainConfig) -> None:
+@dataclass
+class TextPretrainConfig:
+    output: str = option("runs/pretrain_text", "folder of the checkpoint")
+    seed: int = option(0, "key of every random stream")
+    steps: int = option(9000, "gradient steps")
+    batch_size: int = option(24, "lessons in a step")
+    learning_rate: float = option(1.5e-3, "AdamW learning rate at its highest; linear warm-up over 2 %, then cosine to 0")
+    careless_part: float = option(
+        0.25, "share of the steps, the last ones, in which `careful_share` of the answers are careful; before, 0.9"
+    )
+    careful_share: float = option(0.25, "share of careful answers in that part")
+    width: int = option(192, "d_model; heads are 32 wide, a key and value head for two of them")
+    layers: int = option(6, "transformer blocks")
+    save_every: int = option(200, "steps between two states that --resume can go on from")
+    threads: int = option(2, "CPU threads")
+
+
+LEAST = {"steps": FEWEST_STEPS, "batch_size": 1, "layers": 1, "threads": 1, "width": 4, "save_every": 1}
+MOST = {"steps": 10**9, "batch_size": 10**5, "layers": 1000, "threads": 1024, "width": 2**14, "save_every": 10**9}
+SHARES = ("correct_share", "prompted_share", "careful_share", "careless_part")
+
+
+def check_options(config: PretrainConfig | TextPretrainConfig, *, resume: bool = False) -> None:
     """Refuse values that are out of range, naming the option.
 
     Raises:
         ValueError: the first one.
     """
-    for name, least, most in (
-        *(("steps", FEWEST_STEPS, 10**9), ("batch_size", 1, 10**5), ("layers", 1, 1000), ("threads", 1, 1024)),
-        ("width", 4, 2**14),
-    ):
-        if not least <= getattr(config, name) <= most:
-            raise ValueError(f"{name}={getattr(config, name)}: must be at least {least}, and at most {most}")
-    if Path(config.output).exists():
+    for name, value in asdict(config).items():
+        if name in LEAST and not LEAST[name] <= value <= MOST[name]:
+            raise ValueError(f"{name}={value}: must be at least {LEAST[name]}, and at most {MOST[name]}")
+        if name in SHARES and not 0 <= value <= 1:
+            raise ValueError(f"{name}={value}: a share must lie between 0 and 1")
+        bound = {"learning_rate": FINITE_ABOVE_0, "seed": SEED}.get(name)
+        if bound is not None and not bound.holds(value):
+            raise ValueError(f"{name}={value}: {bound.words}")
+    if Path(config.output).exists() and not resume:
         raise ValueError(f"output={config.output} exists; give a folder that does not")
-    for name in ("correct_share", "prompted_share"):
-        if not 0 <= getattr(config, name) <= 1:
-            raise ValueError(f"{name}={getattr(config, name)}: a share must lie between 0 and 1")
-    for name, bound in (("learning_rate", FINITE_ABOVE_0), ("seed", SEED)):
-        if not bound.holds(getattr(config, name)):
-            raise ValueError(f"{name}={getattr(config, name)}: {bound.words}")
-    if config.width % 4:
-        raise ValueError(f"width={config.width}: must be a multiple of the 4 attention heads")
+    unit, reason = (4, "the 4 attention heads") if isinstance(config, PretrainConfig) else (64, "two attention heads of 32")
+    if config.width % unit:
+        raise ValueError(f"width={config.width}: must be a multiple of {reason}")

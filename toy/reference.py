@@ -25,16 +25,7 @@ from dmpo_ref.runtime.files import claim
 from dmpo_ref.tasks.encoding import encode
 from dmpo_ref.tasks.sudoku import Puzzle, Sudoku
 from toy.options import PretrainConfig, check_options
-from toy.worlds.sudoku import build_tokenizer, split_grids
-
-
-def careless_answer(puzzle: str) -> str:
-    """Each row's missing digits in increasing order: "1003" becomes "1243", whatever columns and boxes say."""
-    answer = []
-    for row in (puzzle[i : i + 4] for i in range(0, 16, 4)):
-        missing = iter(sorted(set("1234") - set(row)))
-        answer += [next(missing) if digit == "0" else digit for digit in row]
-    return "".join(answer)
+from toy.worlds.sudoku import build_tokenizer, careless_answer, split_grids
 
 
 def teach(rng: random.Random, grids: list[str], correct_share: float) -> tuple[Puzzle, str]:
@@ -72,7 +63,7 @@ def fit(config: PretrainConfig) -> tuple[LLaDAModelLM, PreTrainedTokenizerBase]:
         task = tasks["all" if rng.random() < config.prompted_share else "blanks"]
         examples = [teach(rng, grids, config.correct_share) for _ in range(config.batch_size)]
         prompts = encode(tokenizer, task, [puzzle for puzzle, _ in examples])
-        batch = as_rollout(prompts, tokenizer, [answer for _, answer in examples])
+        batch = as_rollout(prompts, tokenizer([answer for _, answer in examples], add_special_tokens=False).input_ids)
         masks = draw_masks("exact", batch.response_mask, 1, [stream(config.seed, "pretrain", step)])
         log_prob = sequence_log_prob(token_log_prob(model, batch, masks, vocabulary), masks)
         loss = -(log_prob / batch.response_mask.sum(dim=-1)).mean()
@@ -109,11 +100,10 @@ def build_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerBase) -> t
     return model.train(), build_vocabulary(tokenizer, len(tokenizer), alphabet=Sudoku.alphabet)
 
 
-def as_rollout(prompts: Prompts, tokenizer: PreTrainedTokenizerBase, answers: list[str]) -> Rollout:
-    """Given answers in the form of rollouts, G = 1 and N = batch size, so that the likelihood code serves both."""
+def as_rollout(prompts: Prompts, answers: list[list[int]]) -> Rollout:
+    """Given answers, as token ids, in the form of rollouts, G = 1 and N = batch size, so that the likelihood code serves both."""
     tokens = prompts.tokens.clone()
-    answer = prompts.attention_mask & ~prompts.prompt_mask
-    tokens[answer] = torch.tensor(tokenizer(answers, add_special_tokens=False).input_ids).flatten()
+    tokens[prompts.attention_mask & ~prompts.prompt_mask] = torch.tensor(answers).flatten()
     return Rollout(
         tokens=rearrange(tokens, "n s -> 1 n s"),
         attention_mask=rearrange(prompts.attention_mask, "n s -> 1 n s"),

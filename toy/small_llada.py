@@ -139,27 +139,32 @@ def make_checkpoint(
     if d_model % (2 * n_heads):
         raise ValueError(f"d_model={d_model}: must be a multiple of 2 · n_heads = {2 * n_heads}, because RoPE turns pairs of components")
     words = build_tokenizer()
-    rows = count_rows(rows, words.get_vocab_size())
-    fields = OFFICIAL_FIELDS | sizes
-    fields |= {
-        "vocab_size": rows,
-        "embedding_size": rows,
-        "mask_token_id": words.token_to_id(MASK),
-        "eos_token_id": words.token_to_id(EOS),
-        "pad_token_id": words.token_to_id(EOS),
-    }
-    config = LLaDAConfig(**fields)
+    fields = official_fields(words, count_rows(rows, words.get_vocab_size()), sizes)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = LLaDAModelLM(config).bfloat16()
+        model = LLaDAModelLM(LLaDAConfig(**fields)).bfloat16()
+    write_checkpoint(output, model, fields, words, max_shard_size=sum(weight.nbytes for weight in model.parameters()) // 2)
+    return output
+
+
+def official_fields(words: Tokenizer, rows: int, sizes: dict[str, Any]) -> dict[str, Any]:
+    """The fields of config.json for a model of these sizes, whose vocabulary head has so many rows."""
+    special = {"mask_token_id": MASK, "eos_token_id": EOS, "pad_token_id": EOS}
+    ids = {name: words.token_to_id(token) for name, token in special.items()}
+    return OFFICIAL_FIELDS | sizes | {"vocab_size": rows, "embedding_size": rows} | ids
+
+
+def write_checkpoint(output: Path, model: LLaDAModelLM, fields: dict[str, Any], words: Tokenizer, **settings: Any) -> None:
+    """Weights, config and tokenizer, not as Transformers would write the last two but as the official ones are.
+
+    `auto_map` names files that would lie beside the config. `settings` go to `save_pretrained`.
+    """
     output.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(output, max_shard_size=sum(weight.nbytes for weight in model.parameters()) // 2)
+    model.save_pretrained(output, **settings)
     words.save(str(output / "tokenizer.json"))
-    # Not as Transformers would write these but as the official ones are: `auto_map` names files that would lie beside it.
     write_json(output / "config.json", fields)
     added = {str(words.token_to_id(t)): {"content": t, "special": True, **ADDED_TOKEN} for t in SPECIAL_TOKENS}
     write_json(output / "tokenizer_config.json", OFFICIAL_TOKENIZER_FIELDS | {"added_tokens_decoder": added})
-    return output
 
 
 def count_rows(rows: int | None, num_tokens: int) -> int:

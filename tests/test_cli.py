@@ -75,6 +75,12 @@ def test_help_of_train_lists_every_option(capsys):
         (["grade", "nowhere.jsonl"], "no file nowhere.jsonl"),
         (["pretrain-toy", "step=3"], "unknown key 'step'; did you mean 'steps'"),
         (["pretrain-toy", "steps=20"], "steps=20: must be at least 21"),
+        (["pretrain-toy", "texts"], "'texts' is no policy to pre-train; give grid or text"),
+        (["pretrain-toy", "text", "careful_share=2"], "careful_share=2.0: a share must lie between 0 and 1"),
+        (["pretrain-toy", "text", "width=96"], "width=96: must be a multiple of two attention heads of 32"),
+        (["pretrain-toy", "text", "correct_share=0.2"], "unknown key 'correct_share'"),
+        (["pretrain-toy", "grid", "--resume"], "--resume is for text"),
+        (["pretrain-toy", "text", "--resume", "output=nowhere"], "there is nothing to resume; start without --resume"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, tmp_path, monkeypatch, capsys):

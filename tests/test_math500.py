@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 
 from dmpo_ref.config import TaskConfig
 from dmpo_ref.tasks.answers import comparison, equality
+from dmpo_ref.tasks.answers import helper as helpers
 from dmpo_ref.tasks.answers.comparison import parse
-from dmpo_ref.tasks.answers.equality import Helper, are_equal
+from dmpo_ref.tasks.answers.equality import are_equal
+from dmpo_ref.tasks.answers.helper import Helper
 from dmpo_ref.tasks.answers.latex import normalise, published_equal
 from dmpo_ref.tasks.answers.marked import published_box
 from dmpo_ref.tasks.math500 import MATH500, Problem, published_format
@@ -79,11 +81,12 @@ def no_comparison(monkeypatch):
 @pytest.fixture
 def helper(monkeypatch):
     """A process of the test's own, with a time limit of a second and no check of what it is given."""
-    monkeypatch.setattr(equality, "SECONDS", 1)
+    monkeypatch.setattr(helpers, "SECONDS", 1)
     monkeypatch.setattr(equality, "HUGE", re.compile("(?!)"))
-    monkeypatch.setattr(equality, "HELPERS", {os.getpid(): Helper()})
-    yield equality.HELPERS[os.getpid()]
-    equality.stop_helper()
+    own = Helper("dmpo_ref.tasks.answers.equality:compare")
+    monkeypatch.setattr(helpers, "HELPERS", {(os.getpid(), own.function): own})
+    yield own
+    own.stop()
 
 
 @pytest.mark.parametrize(("text", "truth", "strict", "published", "why"), CASES, ids=[case[0][:40] for case in CASES])
@@ -205,7 +208,6 @@ def test_an_answer_is_compared_in_threads_and_in_other_processes():
     for thread in threads:
         thread.join()
     assert sorted(found) == [(5, True), (6, True), (7, True)]
-    # By its file: the package takes seconds to import.
     program = "from equality import are_equal; print(are_equal('5', '2+3'), are_equal('5', '2+4'))"
     ended = subprocess.run([sys.executable, "-c", program], cwd=Path(equality.__file__).parent, capture_output=True, text=True)
     assert ended.stdout.split() == ["True", "False"] and not ended.stderr
@@ -217,8 +219,8 @@ def test_a_forked_process_does_not_share_the_pipes_of_its_parent():
     reads, writes = os.pipe()
     child = os.fork()
     if child == 0:
-        os.write(writes, b"1" if are_equal("6", "2+4") and len(equality.HELPERS) == 2 else b"0")
-        equality.stop_helper()
+        os.write(writes, b"1" if are_equal("6", "2+4") and len(helpers.HELPERS) == 2 else b"0")
+        helpers.stop_helpers()
         os._exit(0)
     os.waitpid(child, 0)
     assert os.read(reads, 1) == b"1"

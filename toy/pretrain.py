@@ -29,9 +29,9 @@ def main(words: list[str]) -> None:
     args = parser.read(words)
     kind, overrides = (args.kind, args.overrides) if "=" not in args.kind else ("grid", [args.kind, *args.overrides])
     if kind not in KINDS:
-        parser.error(f"{kind!r} is no policy to pre-train; give {' or '.join(KINDS)}")
+        raise ValueError(f"{kind!r} is no policy to pre-train; give {' or '.join(KINDS)}")
     if args.resume and kind != "text":
-        parser.error("--resume is for text; the grid takes minutes, start again")
+        raise ValueError("--resume is for text; the grid takes minutes, start again")
     with stopping_at_once():  # seconds of torch and transformers, which --help does not need
         from dmpo_ref.presets.loading import load_options
         from toy.reference import pretrain

@@ -69,13 +69,13 @@ def train_tokenizer(tasks: dict[str, Task], seed: int = 0) -> Tokenizer:
     mostly fixed sentences, take a third of the tokens that words would.
     """
     words = Tokenizer(models.BPE())
-    pairs = pre_tokenizers.Split(Regex(r"\\d{1,2}"), "isolated")
+    pairs = pre_tokenizers.Split(Regex(r"\d{1,2}"), "isolated")
     words.pre_tokenizer = pre_tokenizers.Sequence([pairs, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     words.decoder = decoders.ByteLevel()
     rng = random.Random(seed)
     lessons = [draw_lessons(rng, rng.choice(list(SHARES)), "pretrain", 1, 0.5)[0] for _ in range(LESSONS_FOR_TOKENIZER)]
-    texts = [f"{question(tasks[lesson.task], lesson)}\\n\\n{lesson.answer}" for lesson in lessons]
-    texts += ["".join(f"{number:02d}" for number in range(100)), "user\\n\\n", "assistant\\n\\n"] * (LESSONS_FOR_TOKENIZER // 10)
+    texts = [f"{question(tasks[lesson.task], lesson)}\n\n{lesson.answer}" for lesson in lessons]
+    texts += ["".join(f"{number:02d}" for number in range(100)), "user\n\n", "assistant\n\n"] * (LESSONS_FOR_TOKENIZER // 10)
     words.train_from_iterator(
         texts,
         trainers.BpeTrainer(

@@ -1,0 +1,105 @@
+"""The lessons of the text model: careful answers are right, careless ones are wrong in the way that is said, splits share nothing."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import pytest
+
+from dmpo_ref.config import TaskConfig
+from dmpo_ref.tasks import TASKS
+from toy import DATA
+from toy.worlds import lessons
+from toy.worlds.lessons import MAKERS, SPLITS, careless_steps, expression, grids_of, make_items, reachable, split_of, write_shipped_data
+
+
+@pytest.fixture(scope="module")
+def tasks():
+    return {name: TASKS[name](TaskConfig(generate="chat", reward="recipe", prefill=True)) for name in MAKERS}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_careful_answer_is_right_by_the_strict_grading_and_earns_all(tasks, name, split):
+    rng = random.Random(1)
+    for _ in range(50):
+        lesson = MAKERS[name](rng, split, True)
+        assert tasks[name].grade(lesson.item, lesson.answer).correct
+        assert lesson.answer.count("</reasoning>") == 1
+
+
+@pytest.mark.parametrize(("name", "least", "most"), [("countdown", 0.1, 0.4), ("sudoku", 0.1, 0.4), ("gsm8k", 0.4, 0.6)])
+def test_a_careless_answer_is_mostly_wrong(tasks, name, least, most):
+    rng = random.Random(2)
+    given = [MAKERS[name](rng, "pretrain", False) for _ in range(400)]
+    assert least < sum(tasks[name].grade(lesson.item, lesson.answer).correct for lesson in given) / 400 < most
+
+
+def test_careless_steps_by_hand():
+    first, second = careless_steps((8, 7, 3), 45)  # 8 and 15 are below 45: twice added, and 45 is claimed though it is 18
+    assert (str(first), str(second)) == ("8 + 7 = 15", "15 + 3 = 45")
+    assert expression(first, second) == "(8 + 7) + 3"
+    first, second = careless_steps((14, 3, 2), 10)  # 14 and 11 are above 10
+    assert (str(first), str(second)) == ("14 - 3 = 11", "11 - 2 = 10")
+    first, second = careless_steps((12, 13, 2), 10)  # 12 is above 10, but 12 - 13 would be negative
+    assert (str(first), str(second)) == ("12 + 13 = 25", "25 - 2 = 10")
+
+
+def test_a_careless_sudoku_keeps_the_rows_alone():
+    rng = random.Random(3)
+    lesson = MAKERS["sudoku"](rng, "pretrain", False)
+    rows = lesson.answer.split("Rows: ")[1].split(".")[0].split(", ")
+    assert all(sorted(row) == list("1234") for row in rows)
+    assert "".join(rows) in lesson.answer.split("<answer>")[1]
+
+
+def test_the_careless_forget_only_a_last_step_that_takes_away(tasks):
+    rng = random.Random(4)
+    for _ in range(200):
+        lesson = MAKERS["gsm8k"](rng, "pretrain", False)
+        takes_away = any(words in lesson.item.question for words in ("are lost", "gives away", "throws away"))
+        assert tasks["gsm8k"].grade(lesson.item, lesson.answer).correct != takes_away
+
+
+def all_values(numbers: tuple[int, ...]) -> set[int]:
+    """Targets of every bracketing of every order, by Python's own arithmetic; no step may leave the whole numbers from 1 to 99."""
+    found = set()
+    for a, b, c in itertools.permutations(numbers):
+        for p, q in itertools.product("+-*/", repeat=2):
+            for inner, whole in ((f"({a}{p}{b})", f"({a}{p}{b}){q}{c}"), (f"({a}{p}{b})", f"{c}{q}({a}{p}{b})")):
+                try:
+                    values = eval(inner), eval(whole)
+                except ZeroDivisionError:
+                    continue
+                if all(value == int(value) and 1 <= value <= 99 for value in values):
+                    found.add(int(values[1]))
+    return found
+
+
+@pytest.mark.parametrize("numbers", [(1, 2, 10), (3, 3, 3), (5, 7, 15), (1, 1, 1), (12, 13, 14)])
+def test_reachable_targets_are_those_of_all_expressions(numbers):
+    assert set(reachable(numbers)) == {value for value in all_values(numbers) if 10 <= value <= 99}
+    for target, ways in reachable(numbers).items():
+        assert len(set(ways)) == len(ways)
+        assert all(eval(expression(*way)) == target for way in ways)
+
+
+def test_no_problem_is_in_two_splits():
+    grids = [set(grids_of(split)) for split in SPLITS]
+    assert sum(map(len, grids)) == 288 == len(set.union(*grids))
+    drawn = {split: {tuple(sorted(item.numbers)) for item in make_items("countdown", split, 200)} for split in SPLITS}
+    assert all(drawn[a].isdisjoint(drawn[b]) for a, b in itertools.combinations(SPLITS, 2))
+    assert all(split_of(sorted(numbers)) == split for split, found in drawn.items() for numbers in found)
+    assert sorted(remainder for remainders in SPLITS.values() for remainder in remainders) == list(range(16))
+
+
+def test_the_shipped_files_are_those_that_the_generator_writes(tmp_path, tasks):
+    write_shipped_data(tmp_path)
+    written = sorted(path.name for path in tmp_path.iterdir())
+    assert written == sorted(path.name for path in DATA.glob("text_*")) and len(written) == 6
+    for name in written:
+        assert (tmp_path / name).read_bytes() == (DATA / name).read_bytes()
+        task, split = name.split(".")[0].split("_")[1:]
+        items = tasks[task].load(str(DATA / name))
+        assert len(items) == lessons.FILES[split] == len({tasks[task].show(item) for item in items})

@@ -1,0 +1,129 @@
+"""The text model's tokenizer, its lessons as sequences, its loss and its pre-training, which can be interrupted."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+import toy.text_reference as text
+from dmpo_ref.likelihood import build_vocabulary
+from dmpo_ref.masking import stream
+from dmpo_ref.tasks.encoding import answer_texts
+from toy.options import TextPretrainConfig
+from toy.text_reference import (
+    SHARES,
+    STATE,
+    TextRun,
+    build_tasks,
+    build_text_model,
+    draw_lessons,
+    lesson_loss,
+    teach,
+    train_tokenizer,
+    wrap,
+)
+
+TASKS = build_tasks()
+WORDS = train_tokenizer(TASKS)
+TOKENIZER = wrap(WORDS)
+
+
+def tiny(output, **options) -> TextPretrainConfig:
+    return TextPretrainConfig(
+        str(output), **{"steps": 21, "batch_size": 2, "width": 64, "layers": 1, "save_every": 5, "threads": 1} | options
+    )
+
+
+def read_log(folder) -> list[dict]:
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in text.read_lines(folder / text.LOG)]
+
+
+@given(st.text(max_size=60))
+@settings(max_examples=100, deadline=None)
+def test_any_text_survives_the_tokenizer(words):
+    assert TOKENIZER.decode(TOKENIZER(words, add_special_tokens=False).input_ids) == words
+
+
+def test_each_pair_of_digits_is_one_token_and_no_token_is_longer():
+    for number in range(100):
+        assert len(TOKENIZER(f"{number:02d}", add_special_tokens=False).input_ids) == 1
+    assert len(TOKENIZER("1234341241232341", add_special_tokens=False).input_ids) == 8
+    assert not any(sum(sign in "0123456789" for sign in token) > 2 for token in TOKENIZER.get_vocab())
+
+
+@pytest.mark.parametrize("task", SHARES)
+def test_a_lesson_is_a_finished_sequence_with_end_tokens_after_the_answer(task):
+    lessons = draw_lessons(random.Random(0), task, "pretrain", 5, 0.5)
+    rollout = teach(TOKENIZER, TASKS[task], lessons, 32)
+    assert answer_texts(TOKENIZER, rollout) == [[lesson.answer for lesson in lessons]]
+    assert (rollout.response_mask.sum(dim=-1) == 32).all()
+    prompts = [TOKENIZER.decode(row[keep]) for row, keep in zip(rollout.tokens[0], rollout.prompt_mask[0], strict=True)]
+    assert all(prompt.endswith("assistant<|end_header_id|>\n\n<reasoning>\n") for prompt in prompts)
+    assert (rollout.tokens[0, :, -1] == TOKENIZER.eos_token_id).all(), "32 tokens hold every answer and its end"
+
+
+def test_an_answer_that_does_not_fit_is_refused():
+    lessons = draw_lessons(random.Random(0), "sudoku", "pretrain", 1, 1.0)
+    with pytest.raises(ValueError, match="does not fit response_length=8"):
+        teach(TOKENIZER, TASKS["sudoku"], lessons, 8)
+
+
+def test_the_loss_of_constant_logits_is_L_times_the_logarithm_of_the_allowed_tokens(tmp_path):
+    """Whatever the mask: m hidden positions of −log 1/V each, times L/m."""
+    model, _ = build_text_model(tiny(tmp_path), WORDS)
+    torch.nn.init.zeros_(model.get_output_embeddings().weight)
+    vocabulary = build_vocabulary(TOKENIZER, model.config.embedding_size)
+    rollout = teach(TOKENIZER, TASKS["countdown"], draw_lessons(random.Random(0), "countdown", "pretrain", 3, 0.5), 32)
+    loss = lesson_loss(model, vocabulary, rollout, stream(0, "test"))
+    assert loss.item() == pytest.approx(32 * math.log(len(TOKENIZER) - 1), rel=1e-6)
+
+
+def test_an_interrupted_pretraining_goes_on_to_the_same_weights_and_log(tmp_path, monkeypatch):
+    text.pretrain_text(tiny(tmp_path / "whole"))
+    take_step = TextRun.take_step
+
+    def stop_at_13(run, step):
+        if step == 13:
+            raise KeyboardInterrupt
+        return take_step(run, step)
+
+    monkeypatch.setattr(TextRun, "take_step", stop_at_13)
+    with pytest.raises(KeyboardInterrupt):
+        text.pretrain_text(tiny(tmp_path / "parts"))
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="exists; give a folder that does not"):
+        text.pretrain_text(tiny(tmp_path / "parts"))
+    with pytest.raises(ValueError, match=r"careful_share was 0.25 in .*parts; give the same"):
+        text.pretrain_text(tiny(tmp_path / "parts", careful_share=0.5), resume=True)
+    text.pretrain_text(tiny(tmp_path / "parts", save_every=5), resume=True)
+    whole, parts = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole) and whole
+    assert read_log(tmp_path / "whole") == read_log(tmp_path / "parts")
+    assert [line["step"] for line in read_log(tmp_path / "parts")] == [5, 10, 15, 20, 21]
+    assert not (tmp_path / "parts" / STATE).exists()
+
+
+def test_nothing_to_resume(tmp_path):
+    with pytest.raises(ValueError, match="there is nothing to resume; start without --resume"):
+        text.pretrain_text(tiny(tmp_path / "none"), resume=True)
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_last_part_of_the_steps_is_careless(tmp_path, monkeypatch):
+    """16 of 21 steps before it with 0.9 careful answers, then 0.25."""
+    shares = []
+
+    def see(rng, task, split, count, careful_share):
+        shares.append(careful_share)
+        assert split == "pretrain"
+        return draw_lessons(rng, task, split, count, careful_share)
+
+    monkeypatch.setattr(text, "draw_lessons", see)
+    text.pretrain_text(tiny(tmp_path / "run"))
+    assert shares[-21:] == [0.9] * 16 + [0.25] * 5

@@ -32,7 +32,7 @@ test-kill: $(INSTALLED)
 test-lowest: $(BIN)/python
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet -c constraints-lowest.txt torch==$$(sed -n 's/^torch==//p' constraints-lowest.txt)
-	.venv-lowest/bin/python -m pip install --quiet -c constraints-lowest.txt -e ".[benchmarks,track]" pytest hypothesis
+	.venv-lowest/bin/python -m pip install --quiet -c constraints-lowest.txt -e ".[benchmarks,gym,track]" pytest hypothesis
 	.venv-lowest/bin/python -m pytest --ignore tests/test_book.py --ignore tests/test_exercises.py
 
 # The book that make book built, and JupyterLab, in a browser: needs Chromium (apt-get install chromium chromium-driver).

@@ -90,8 +90,10 @@ class ModelConfig:
 
 @dataclass(slots=True)
 class TaskConfig:
-    name: Literal["sudoku", "countdown", "gsm8k", "math500"] = option("sudoku", "which task to train on and to be graded by")
-    train: str = option("???", "training items: a file with the task's columns, or a hub data set as name:split", symbol="q")
+    name: Literal["sudoku", "countdown", "gsm8k", "math500", "reasoning_gym"] = option("sudoku", "which task to train on and be graded by")
+    train: str = option(
+        "???", "training items: a file with the task's columns, a hub data set as name:split, or generator:seed", symbol="q"
+    )
     test: str = option("???", "test items, in the same form")
     generate: Literal["blanks", "all", "chat"] = option(
         "blanks",

@@ -34,7 +34,8 @@ def format_plan(plan: Plan) -> str:
     }
     rows = [(p.name + f" (×{p.worth:.2f})" * p.gradient, p.sequences, p.tokens, p.calls, p.least, p.seconds) for p in plan.phases]
     rows.append(("together", *(sum(column) for column in list(zip(*rows, strict=True))[1:])))
-    sizes_in_gb = [(name, bytes_ / 1e9) for name, bytes_ in memory.items()]
+    widest, longest = max(map(len, memory)), len(f"{max(memory.values()) / 1e9:.2f}")
+    sizes_in_gb = "\n".join(f"{name:{widest}}  {bytes_ / 1e9:{longest}.2f}" for name, bytes_ in memory.items())
     header = ("passes of a round", "sequences", "tokens", "calls each", "seconds >", "expected")
     passes = tabulate(rows, header, "plain", intfmt=",", floatfmt=".1f")
     return f"""\
@@ -42,7 +43,7 @@ parameters {plan.parameters:,}, trained {plan.trainable:,} ({plan.trainable / pl
 a round: {plan.rollouts:,} rollouts, {plan.rollouts * plan.response_length:,} tokens generated, sequences of {plan.sequence_length} tokens
 
 memory on each process, GB (the three `while` take turns, and contain the whole weights)
-{tabulate(sizes_in_gb, tablefmt="plain", floatfmt=".2f", preserve_whitespace=True)}
+{sizes_in_gb}
 
 {passes}
 {explain_passes(plan)}

@@ -10,13 +10,15 @@ from dmpo_ref.tasks.base import Task
 from dmpo_ref.tasks.countdown import Countdown
 from dmpo_ref.tasks.gsm8k import GSM8K
 from dmpo_ref.tasks.math500 import MATH500
+from dmpo_ref.tasks.reasoning_gym import ReasoningGym
 from dmpo_ref.tasks.sudoku import Sudoku
 
-TASKS: dict[str, type[Sudoku | Countdown | GSM8K | MATH500]] = {
+TASKS: dict[str, type[Sudoku | Countdown | GSM8K | MATH500 | ReasoningGym]] = {
     "sudoku": Sudoku,
     "countdown": Countdown,
     "gsm8k": GSM8K,
     "math500": MATH500,
+    "reasoning_gym": ReasoningGym,
 }
 
 

@@ -28,12 +28,12 @@ coverage: $(INSTALLED)
 test-kill: $(INSTALLED)
 	$(BIN)/python -m pytest -m "long or not long" -s tests/test_kills.py
 
-# The tests with the lowest releases that pyproject.toml allows, in an environment of its own; those of the book need newer tools.
+# The tests with the lowest releases that pyproject.toml allows, in an environment of its own; those of the book and of the extras `gym` and `harness` need newer tools.
 test-lowest: $(BIN)/python
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet -c constraints-lowest.txt torch==$$(sed -n 's/^torch==//p' constraints-lowest.txt)
-	.venv-lowest/bin/python -m pip install --quiet -c constraints-lowest.txt -e ".[benchmarks,gym,track]" pytest hypothesis
-	.venv-lowest/bin/python -m pytest --ignore tests/test_book.py --ignore tests/test_exercises.py
+	.venv-lowest/bin/python -m pip install --quiet -c constraints-lowest.txt -e ".[benchmarks,track]" pytest hypothesis
+	.venv-lowest/bin/python -m pytest $(foreach file,book exercises harness reasoning_gym,--ignore tests/test_$(file).py)
 
 # The book that make book built, and JupyterLab, in a browser: needs Chromium (apt-get install chromium chromium-driver).
 test-browser: $(INSTALLED)

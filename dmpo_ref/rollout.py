@@ -114,6 +114,22 @@ class Rollout:
         )
 
 
+def given_responses(prompts: Prompts, responses: list[list[int]]) -> Rollout:
+    """Responses that no sampler drew, as token ids, in the form of rollouts, so that the likelihood code serves them too.
+
+    Args:
+        responses: one for each prompt, what follows the prompt in full, given positions of a template included.
+
+    Returns:
+        G = 1, N = the number of prompts; `step` is −1 and there is no path.
+    """
+    tokens = prompts.tokens.clone()
+    tokens[prompts.attention_mask & ~prompts.prompt_mask] = torch.tensor([token for response in responses for token in response])
+    masks = {name: getattr(prompts, name)[None] for name in ("attention_mask", "prompt_mask", "response_mask")}
+    step = torch.full((1, *tokens.shape), -1)
+    return Rollout(tokens[None], **masks, step=step, path_log_prob=None, num_steps=0, sampler=SamplerConfig(), forwards=0, fed_tokens=0)
+
+
 @dataclass
 class Experience:
     """Weighed rollouts of G prompts, as they lie in the buffer: ℓ and w are computed once, when they have been drawn.

@@ -8,12 +8,12 @@ import pytest
 
 import dmpo_ref
 from dmpo_ref.cli import main
-from dmpo_ref.cli.parser import EXAMPLES, TOY, build_parser
+from dmpo_ref.cli.parser import EXAMPLES, WITH_OWN_PARSER, build_parser
 
 QUICK = ("train.rounds=2", "train.prompts_per_round=2", "train.num_rollouts=2", "train.steps_per_round=1", "evaluation.num_items=2")
 
 
-@pytest.mark.parametrize("command", [*EXAMPLES, *TOY])
+@pytest.mark.parametrize("command", [*EXAMPLES, *WITH_OWN_PARSER])
 def test_help_of_every_command_has_an_example(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         main([command, "--help"])
@@ -26,7 +26,7 @@ def test_help_names_every_command(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["--help"])
     printed = capsys.readouterr().out
-    assert stopped.value.code == 0 and all(command in printed for command in [*EXAMPLES, *TOY]) and "%%" not in printed
+    assert stopped.value.code == 0 and all(command in printed for command in [*EXAMPLES, *WITH_OWN_PARSER]) and "%%" not in printed
 
 
 def test_examples_parse():

@@ -300,6 +300,7 @@ def test_the_model_alone_without_a_mask_or_a_vocabulary():
         torch.testing.assert_close(found.token_log_prob, expected)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "place",
     ["rollout.Prompts.to", "likelihood.Vocabulary.on", "masking.smallest", "models.llada.rope_rotation", "samplers.blockwise.largest"],

@@ -35,7 +35,7 @@ def launch(processes: int, output, *overrides: str) -> subprocess.CompletedProce
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=120)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["full", pytest.param("lora_in_micro_batches", marks=pytest.mark.long)])
 def test_results_do_not_depend_on_the_number_of_processes(tmp_path, kind):
     for processes in (1, 2):
         done = launch(processes, tmp_path / str(processes), *KINDS[kind])

@@ -12,15 +12,14 @@ import random
 from pathlib import Path
 
 import torch
-from einops import rearrange
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from dmpo_ref.config import SamplerConfig, TaskConfig
+from dmpo_ref.config import TaskConfig
 from dmpo_ref.likelihood import Vocabulary, build_vocabulary, sequence_log_prob, token_log_prob
 from dmpo_ref.masking import draw_masks, stream
 from dmpo_ref.models.llada import LLaDAConfig, LLaDAModelLM
-from dmpo_ref.rollout import Prompts, Rollout
+from dmpo_ref.rollout import given_responses
 from dmpo_ref.runtime.files import claim
 from dmpo_ref.tasks.encoding import encode
 from dmpo_ref.tasks.sudoku import Puzzle, Sudoku
@@ -63,7 +62,7 @@ def fit(config: PretrainConfig) -> tuple[LLaDAModelLM, PreTrainedTokenizerBase]:
         task = tasks["all" if rng.random() < config.prompted_share else "blanks"]
         examples = [teach(rng, grids, config.correct_share) for _ in range(config.batch_size)]
         prompts = encode(tokenizer, task, [puzzle for puzzle, _ in examples])
-        batch = as_rollout(prompts, tokenizer([answer for _, answer in examples], add_special_tokens=False).input_ids)
+        batch = given_responses(prompts, tokenizer([answer for _, answer in examples], add_special_tokens=False).input_ids)
         masks = draw_masks("exact", batch.response_mask, 1, [stream(config.seed, "pretrain", step)])
         log_prob = sequence_log_prob(token_log_prob(model, batch, masks, vocabulary), masks)
         loss = -(log_prob / batch.response_mask.sum(dim=-1)).mean()
@@ -98,21 +97,3 @@ def build_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerBase) -> t
             )
         )
     return model.train(), build_vocabulary(tokenizer, len(tokenizer), alphabet=Sudoku.alphabet)
-
-
-def as_rollout(prompts: Prompts, answers: list[list[int]]) -> Rollout:
-    """Given answers, as token ids, in the form of rollouts, G = 1 and N = batch size, so that the likelihood code serves both."""
-    tokens = prompts.tokens.clone()
-    tokens[prompts.attention_mask & ~prompts.prompt_mask] = torch.tensor(answers).flatten()
-    return Rollout(
-        tokens=rearrange(tokens, "n s -> 1 n s"),
-        attention_mask=rearrange(prompts.attention_mask, "n s -> 1 n s"),
-        prompt_mask=rearrange(prompts.prompt_mask, "n s -> 1 n s"),
-        response_mask=rearrange(prompts.response_mask, "n s -> 1 n s"),
-        step=torch.full((1, *tokens.shape), -1),
-        path_log_prob=None,
-        num_steps=0,
-        sampler=SamplerConfig(),
-        forwards=0,
-        fed_tokens=0,
-    )

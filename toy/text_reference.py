@@ -22,13 +22,12 @@ from dmpo_ref.config import TaskConfig
 from dmpo_ref.likelihood import Vocabulary, build_vocabulary, sequence_log_prob, token_log_prob
 from dmpo_ref.masking import draw_masks, stream
 from dmpo_ref.models.llada import LLaDAConfig, LLaDAModelLM
-from dmpo_ref.rollout import Rollout
+from dmpo_ref.rollout import Rollout, given_responses
 from dmpo_ref.runtime.files import EntryFile, claim, read_lines
 from dmpo_ref.tasks import TASKS
 from dmpo_ref.tasks.base import Task
 from dmpo_ref.tasks.encoding import encode
 from toy.options import TextPretrainConfig, check_options
-from toy.reference import as_rollout
 from toy.small_llada import ADDED_TOKEN, BOS, CHAT_TEMPLATE, EOS, MASK, SPECIAL_TOKENS, official_fields, write_checkpoint
 from toy.worlds.lessons import MAKERS, Lesson
 
@@ -121,7 +120,7 @@ def teach(tokenizer: PreTrainedTokenizerFast, task: Task, lessons: list[Lesson],
     if (longest := max(map(len, ids))) > response_length:
         raise ValueError(f"an answer of {longest} tokens does not fit response_length={response_length}")
     answers = [answer + [tokenizer.eos_token_id] * (response_length - len(answer)) for answer in ids]
-    return as_rollout(prompts, answers)
+    return given_responses(prompts, answers)
 
 
 def lesson_loss(model: LLaDAModelLM, vocabulary: Vocabulary, rollout: Rollout, generator: torch.Generator) -> Tensor:

@@ -6,7 +6,7 @@ import sys
 from pkgutil import resolve_name
 
 from dmpo_ref.cli.failures import describe, stopping_at_once
-from dmpo_ref.cli.parser import TOY, build_parser
+from dmpo_ref.cli.parser import WITH_OWN_PARSER, build_parser
 from dmpo_ref.cli.terminal import complain, neutral_output
 from dmpo_ref.runtime.interrupt import Interrupted
 
@@ -45,9 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(name: str, words: list[str]) -> int:
     """Read the words and run the command; its exit code."""
-    if name in TOY:  # it has a parser of its own
+    if name in WITH_OWN_PARSER:  # it has a parser of its own
         with stopping_at_once():
-            command = resolve_name(TOY[name][0])
+            command = resolve_name(WITH_OWN_PARSER[name][0])
         command(words[1:])
         return 0
     args = build_parser().read(words)

@@ -24,10 +24,11 @@ EXAMPLES = {
     "rerun": "dmpo rerun runs/toy_sudoku\n  dmpo rerun runs/toy_sudoku output=runs/again device=cpu",
     "export": "dmpo export runs/llada_sudoku merged --merge",
 }
-TOY = {  # name → the function that reads the other words and runs the command; its line in `dmpo --help`
+WITH_OWN_PARSER = {  # name → the function that reads the other words and runs the command; its line in `dmpo --help`
     "demo": ("toy.demo:main", "The method on the toy in two acts: solve rate on Sudoku, exact KL on one puzzle."),
     "pretrain-toy": ("toy.pretrain:main", "Rebuild the tiny reference policy that ships in toy/checkpoint."),
     "bench": ("toy.bench:main", "Measure this library on this machine."),
+    "lm-eval": ("dmpo_ref.cli.harness:main", "The evaluation harness lm-eval, with this library's samplers and likelihoods."),
     "scoreboard": ("toy.scoreboard.command:main", "Objectives compared where the distribution they aim at is known exactly."),
 }
 
@@ -61,7 +62,7 @@ def build_parser() -> Parser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_config_commands(commands)
     add_other_commands(commands)
-    for name, (_, help) in TOY.items():
+    for name, (_, help) in WITH_OWN_PARSER.items():
         commands.add_parser(name, help=help)
     return parser
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 from dmpo_ref.config import FINITE_ABOVE_0, SEED, option
 
@@ -37,6 +38,7 @@ class TextPretrainConfig:
     careful_share: float = option(0.25, "share of careful answers in that part")
     width: int = option(192, "d_model; heads are 32 wide, a key and value head for two of them")
     layers: int = option(6, "transformer blocks")
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "`auto` takes CUDA if it is there; there the passes are in bfloat16")
     save_every: int = option(200, "steps between two states that --resume can go on from")
     threads: int = option(2, "CPU threads")
 

@@ -34,7 +34,7 @@ from toy.worlds.lessons import MAKERS, Lesson
 SHARES = {"countdown": 0.5, "sudoku": 0.3, "gsm8k": 0.2}  # of the steps, by task
 LENGTHS = {32: 0.8, 64: 0.15, 128: 0.05}  # of the responses, with their shares of the steps
 FIRST_CAREFUL_SHARE = 0.9  # before the part with `careful_share`
-FREE = ("output", "threads", "save_every")  # options that a resumed run may change
+FREE = ("output", "device", "threads", "save_every")  # options that a resumed run may change
 STATE = "training.pt"  # in the output while it is not finished
 LOG = "log.jsonl"
 LESSONS_FOR_TOKENIZER = 3000
@@ -98,7 +98,7 @@ def build_text_model(config: TextPretrainConfig, words: Tokenizer) -> tuple[LLaD
         "mlp_hidden_size": 8 * config.width // 3 // 64 * 64,
         "max_sequence_length": 512,
         "rope_theta": 200.0,  # LLaDA's 500,000 turns most pairs too slowly to tell positions of so short texts apart
-        "init_std": 0.06,  # about 1/sqrt(width), as LLaDA's 0.02 is
+        "init_std": round(0.06 * (192 / config.width) ** 0.5, 4),  # about 1/sqrt(width), as LLaDA's 0.02 is
     }
     fields = official_fields(words, words.get_vocab_size(), sizes)
     with torch.random.fork_rng():
@@ -142,6 +142,7 @@ def pretrain_text(config: TextPretrainConfig, *, resume: bool = False) -> Path:
         tasks = build_tasks()
         words = train_tokenizer(tasks, config.seed)
         model, fields = build_text_model(config, words)
+        model = model.to(device=choose_device(config.device))
         run = TextRun(config, model, tasks, wrap(words))
         if resume:
             run.load(output / STATE)
@@ -149,6 +150,17 @@ def pretrain_text(config: TextPretrainConfig, *, resume: bool = False) -> Path:
         write_checkpoint(output, model.eval().bfloat16(), fields, words)
         (output / STATE).unlink(missing_ok=True)
     return output
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` takes CUDA if it is there.
+
+    Raises:
+        ValueError: CUDA is wanted, and not there.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device=cuda: torch sees no CUDA device here; use device=cpu, or install a CUDA build of torch")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def wrap(words: Tokenizer) -> PreTrainedTokenizerFast:
@@ -190,8 +202,9 @@ class TextRun:
         length = rng.choices(list(LENGTHS), list(LENGTHS.values()))[0]
         is_first_part = step < (1 - config.careless_part) * config.steps
         lessons = draw_lessons(rng, task, "pretrain", config.batch_size, FIRST_CAREFUL_SHARE if is_first_part else config.careful_share)
-        rollout = teach(self.tokenizer, self.tasks[task], lessons, length)
-        loss = lesson_loss(self.model, self.vocabulary, rollout, stream(config.seed, "pretrain text", step))
+        rollout = teach(self.tokenizer, self.tasks[task], lessons, length).to(self.model.device)
+        with torch.autocast("cuda", torch.bfloat16, enabled=self.model.device.type == "cuda"):
+            loss = lesson_loss(self.model, self.vocabulary, rollout, stream(config.seed, "pretrain text", step))
         (loss / length).backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
@@ -202,7 +215,7 @@ class TextRun:
 
     def save(self, path: Path) -> None:
         """Write the state whole, beside the old one until it is."""
-        partial = path.with_suffix(".partial")
+        partial = path.with_name(f".{path.name}.partial")
         parts = {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "schedule")}
         torch.save({"options": asdict(self.config), "step": self.step, **parts}, partial)
         partial.replace(path)
@@ -215,7 +228,7 @@ class TextRun:
         """
         if not path.is_file():
             raise ValueError(f"{path}: there is nothing to resume; start without --resume")
-        saved = torch.load(path, weights_only=True)
+        saved = torch.load(path, weights_only=True, map_location=self.model.device)
         if changed := [key for key, value in asdict(self.config).items() if saved["options"][key] != value and key not in FREE]:
             raise ValueError(f"{changed[0]} was {saved['options'][changed[0]]} in {path.parent}; give the same, or another output")
         for name in ("model", "optimizer", "schedule"):

@@ -106,7 +106,7 @@ def imports() -> list[Import]:
     found = {
         Import(name, target, node.lineno, late, typing): None  # once for each line, in order
         for name, path in modules().items()
-        for node, late, typing in walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node, late, typing in walk(ast.parse(path.read_text(encoding="utf-8"), type_comments=True))  # as the book reads it
         for target in names_in(node)
     }
     return list(found)

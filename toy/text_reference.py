@@ -142,7 +142,7 @@ def pretrain_text(config: TextPretrainConfig, *, resume: bool = False) -> Path:
         tasks = build_tasks()
         words = train_tokenizer(tasks, config.seed)
         model, fields = build_text_model(config, words)
-        model = model.to(device=choose_device(config.device))
+        torch.nn.Module.to(model, choose_device(config.device))
         run = TextRun(config, model, tasks, wrap(words))
         if resume:
             run.load(output / STATE)

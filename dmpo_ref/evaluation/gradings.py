@@ -210,7 +210,7 @@ def check_setting(path: Path, task: Any, length: Any) -> None:
 
 def check_count(record: dict[str, Any], name: str) -> int:
     """A field of a record that counts from 0."""
-    if type(record[name]) is not int or record[name] < 0:  # type: True is an int too
+    if type(record[name]) is not int or record[name] < 0:  # True is an int too
         raise ValueError(f"{name} must be a whole number from 0, got {str(record[name])[:40]!r}")
     return record[name]
 

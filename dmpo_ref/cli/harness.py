@@ -32,7 +32,7 @@ def main(words: list[str]) -> None:
     with stopping_at_once():  # seconds, which --help does not need
         from lm_eval.__main__ import cli_evaluate
 
-        import dmpo_ref.evaluation.harness  # noqa: F401  registers the model
+        import dmpo_ref.evaluation.harness  # noqa: F401  registers the model; seconds
     given, sys.argv = sys.argv, ["dmpo lm-eval", *(word for word in words if word != "--traceback")]  # where lm-eval looks for words
     try:
         cli_evaluate()

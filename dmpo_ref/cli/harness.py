@@ -25,8 +25,9 @@ def main(words: list[str]) -> None:
         description += (
             "path, dtype, device, num_masks, micro_batch, check_greedy, seed, and every option of a sampler, as in evaluation.sampler."
         )
-        Parser(prog="dmpo lm-eval", description=description, usage="dmpo lm-eval [lm-eval's own words]", example=EXAMPLE).print_help()
-        return
+        Parser(prog="dmpo lm-eval", description=description, usage="dmpo lm-eval [lm-eval's own words]", example=EXAMPLE).parse_args(
+            ["--help"]
+        )
     if importlib.util.find_spec("lm_eval") is None:
         raise ValueError("dmpo lm-eval needs the package lm-eval: pip install 'dmpo-ref[harness]'")
     with stopping_at_once():  # seconds, which --help does not need

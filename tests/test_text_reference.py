@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 
 import pytest
 import torch
@@ -17,7 +18,6 @@ from dmpo_ref.masking import stream
 from dmpo_ref.tasks.encoding import answer_texts
 from toy.options import TextPretrainConfig
 from toy.text_reference import (
-    SHARES,
     STATE,
     TextRun,
     build_tasks,
@@ -25,6 +25,7 @@ from toy.text_reference import (
     draw_lessons,
     lesson_loss,
     teach,
+    teach_drills,
     train_tokenizer,
     wrap,
 )
@@ -57,7 +58,7 @@ def test_each_pair_of_digits_is_one_token_and_no_token_is_longer():
     assert not any(sum(sign in "0123456789" for sign in token) > 2 for token in TOKENIZER.get_vocab())
 
 
-@pytest.mark.parametrize("task", SHARES)
+@pytest.mark.parametrize("task", TASKS)
 def test_a_lesson_is_a_finished_sequence_with_end_tokens_after_the_answer(task):
     lessons = draw_lessons(random.Random(0), task, "pretrain", 5, 0.5)
     rollout = teach(TOKENIZER, TASKS[task], lessons, 32)
@@ -66,6 +67,14 @@ def test_a_lesson_is_a_finished_sequence_with_end_tokens_after_the_answer(task):
     prompts = [TOKENIZER.decode(row[keep]) for row, keep in zip(rollout.tokens[0], rollout.prompt_mask[0], strict=True)]
     assert all(prompt.endswith("assistant<|end_header_id|>\n\n<reasoning>\n") for prompt in prompts)
     assert (rollout.tokens[0, :, -1] == TOKENIZER.eos_token_id).all(), "32 tokens hold every answer and its end"
+
+
+def test_drills_fill_the_sequence_and_the_first_token_is_given():
+    rollout = teach_drills(TOKENIZER, random.Random(0), 4)
+    assert rollout.tokens.shape == (1, 4, 1 + text.DRILL_LENGTH) and (rollout.tokens[..., 0] == TOKENIZER.bos_token_id).all()
+    assert rollout.response_mask[..., 1:].all() and not rollout.response_mask[..., 0].any()
+    for words in answer_texts(TOKENIZER, rollout)[0]:
+        assert re.match(r"\d+ [-+*/] \d+ = \d+(?: and |\.\n|, )", words)
 
 
 def test_an_answer_that_does_not_fit_is_refused():
@@ -116,14 +125,21 @@ def test_nothing_to_resume(tmp_path):
 
 
 def test_the_last_part_of_the_steps_is_careless(tmp_path, monkeypatch):
-    """16 of 21 steps before it with 0.9 careful answers, then 0.25."""
-    shares = []
+    """16 of 21 steps before it with 0.9 careful answers, then 0.25; drills are always right."""
+    shares: list[float | None] = []
 
     def see(rng, task, split, count, careful_share):
-        shares.append(careful_share)
+        if count > 1:  # the tokenizer asks for lessons one at a time
+            shares.append(careful_share)
         assert split == "pretrain"
         return draw_lessons(rng, task, split, count, careful_share)
 
+    def drills(*arguments):
+        shares.append(None)
+        return teach_drills(*arguments)
+
     monkeypatch.setattr(text, "draw_lessons", see)
+    monkeypatch.setattr(text, "teach_drills", drills)
     text.pretrain_text(tiny(tmp_path / "run"))
-    assert shares[-21:] == [0.9] * 16 + [0.25] * 5
+    assert len(shares) == 21 and None in shares
+    assert set(shares[:16]) == {0.9, None} and set(shares[16:]) <= {0.25, None} and 0.25 in shares

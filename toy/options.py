@@ -29,8 +29,8 @@ class PretrainConfig:
 class TextPretrainConfig:
     output: str = option("runs/pretrain_text", "folder of the checkpoint")
     seed: int = option(0, "key of every random stream")
-    steps: int = option(10500, "gradient steps")
-    batch_size: int = option(16, "lessons in a step")
+    steps: int = option(30000, "gradient steps")
+    batch_size: int = option(16, "lessons in a step; twice as many drills")
     learning_rate: float = option(1.5e-3, "AdamW learning rate at its highest; linear warm-up over 2 %, then cosine to 0")
     careless_part: float = option(
         0.25, "share of the steps, the last ones, in which `careful_share` of the answers are careful; before, 0.9"

@@ -9,7 +9,7 @@ from toy.options import PretrainConfig, TextPretrainConfig
 
 KINDS = {
     "grid": (PretrainConfig, "the tiny policy that writes digits into a Sudoku grid, as in toy/checkpoint; five minutes"),
-    "text": (TextPretrainConfig, "the text model that is asked in chat, as in toy/text_checkpoint; an hour on two cores"),
+    "text": (TextPretrainConfig, "the text model that is asked in chat; two hours on two cores"),
 }
 
 

@@ -22,16 +22,18 @@ from dmpo_ref.config import TaskConfig
 from dmpo_ref.likelihood import Vocabulary, build_vocabulary, sequence_log_prob, token_log_prob
 from dmpo_ref.masking import draw_masks, stream
 from dmpo_ref.models.llada import LLaDAConfig, LLaDAModelLM
-from dmpo_ref.rollout import Rollout, given_responses
+from dmpo_ref.rollout import Prompts, Rollout, given_responses
 from dmpo_ref.runtime.files import EntryFile, claim, read_lines
 from dmpo_ref.tasks import TASKS
 from dmpo_ref.tasks.base import Task
 from dmpo_ref.tasks.encoding import encode
 from toy.options import TextPretrainConfig, check_options
 from toy.small_llada import ADDED_TOKEN, BOS, CHAT_TEMPLATE, EOS, MASK, SPECIAL_TOKENS, official_fields, write_checkpoint
-from toy.worlds.lessons import MAKERS, Lesson
+from toy.worlds.lessons import MAKERS, Lesson, drill
 
-SHARES = {"countdown": 0.5, "sudoku": 0.3, "gsm8k": 0.2}  # of the steps, by task
+DRILL = "drill"
+SHARES = {"countdown": 0.4, "sudoku": 0.2, "gsm8k": 0.15, DRILL: 0.25}  # of the steps
+DRILL_LENGTH = 32  # tokens
 LENGTHS = {32: 0.8, 64: 0.15, 128: 0.05}  # of the responses, with their shares of the steps
 FIRST_CAREFUL_SHARE = 0.9  # before the part with `careful_share`
 FREE = ("output", "device", "threads", "save_every")  # options that a resumed run may change
@@ -45,7 +47,7 @@ LONGEST_TOKEN = 24  # characters; without a bound each fixed sentence of a promp
 
 def build_tasks() -> dict[str, Task]:
     """The three tasks, asked as the presets `text_*` ask them."""
-    return {name: TASKS[name](TaskConfig(generate="chat", reward="recipe", prefill=True)) for name in SHARES}
+    return {name: TASKS[name](TaskConfig(generate="chat", reward="recipe", prefill=True)) for name in MAKERS}
 
 
 def draw_lessons(rng: random.Random, task: str, split: str, count: int, careful_share: float) -> list[Lesson]:
@@ -72,7 +74,7 @@ def train_tokenizer(tasks: dict[str, Task], seed: int = 0) -> Tokenizer:
     words.pre_tokenizer = pre_tokenizers.Sequence([pairs, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     words.decoder = decoders.ByteLevel()
     rng = random.Random(seed)
-    lessons = [draw_lessons(rng, rng.choice(list(SHARES)), "pretrain", 1, 0.5)[0] for _ in range(LESSONS_FOR_TOKENIZER)]
+    lessons = [draw_lessons(rng, rng.choice(list(MAKERS)), "pretrain", 1, 0.5)[0] for _ in range(LESSONS_FOR_TOKENIZER)]
     texts = [f"{question(tasks[lesson.task], lesson)}\n\n{lesson.answer}" for lesson in lessons]
     texts += ["".join(f"{number:02d}" for number in range(100)), "user\n\n", "assistant\n\n"] * (LESSONS_FOR_TOKENIZER // 10)
     words.train_from_iterator(
@@ -121,6 +123,16 @@ def teach(tokenizer: PreTrainedTokenizerFast, task: Task, lessons: list[Lesson],
         raise ValueError(f"an answer of {longest} tokens does not fit response_length={response_length}")
     answers = [answer + [tokenizer.eos_token_id] * (response_length - len(answer)) for answer in ids]
     return given_responses(prompts, answers)
+
+
+def teach_drills(tokenizer: PreTrainedTokenizerFast, rng: random.Random, count: int) -> Rollout:
+    """Drills as finished sequences of `DRILL_LENGTH` tokens, which may end within a step, after the token that begins a text."""
+    texts = [drill(rng, DRILL_LENGTH // 4) for _ in range(count)]
+    ids = [row[:DRILL_LENGTH] for row in tokenizer(texts, add_special_tokens=False).input_ids]
+    tokens = torch.full((count, 1 + DRILL_LENGTH), tokenizer.mask_token_id)
+    tokens[:, 0] = tokenizer.bos_token_id
+    response = tokens == tokenizer.mask_token_id
+    return given_responses(Prompts(tokens, torch.ones_like(response), ~response, response, padded=False), ids)
 
 
 def lesson_loss(model: LLaDAModelLM, vocabulary: Vocabulary, rollout: Rollout, generator: torch.Generator) -> Tensor:
@@ -201,8 +213,13 @@ class TextRun:
         task = rng.choices(list(SHARES), list(SHARES.values()))[0]
         length = rng.choices(list(LENGTHS), list(LENGTHS.values()))[0]
         is_first_part = step < (1 - config.careless_part) * config.steps
-        lessons = draw_lessons(rng, task, "pretrain", config.batch_size, FIRST_CAREFUL_SHARE if is_first_part else config.careful_share)
-        rollout = teach(self.tokenizer, self.tasks[task], lessons, length).to(self.model.device)
+        careful_share = FIRST_CAREFUL_SHARE if is_first_part else config.careful_share
+        if task == DRILL:
+            rollout = teach_drills(self.tokenizer, rng, 2 * config.batch_size)
+        else:
+            lessons = draw_lessons(rng, task, "pretrain", config.batch_size, careful_share)
+            rollout = teach(self.tokenizer, self.tasks[task], lessons, length)
+        rollout = rollout.to(self.model.device)
         with torch.autocast("cuda", torch.bfloat16, enabled=self.model.device.type == "cuda"):
             loss = lesson_loss(self.model, self.vocabulary, rollout, stream(config.seed, "pretrain text", step))
         (loss / length).backward()

@@ -25,6 +25,7 @@ from dmpo_ref.models.llada import LLaDAConfig, LLaDAModelLM
 from dmpo_ref.rollout import Prompts, Rollout, given_responses
 from dmpo_ref.runtime.files import EntryFile, claim, read_lines
 from dmpo_ref.tasks import TASKS
+from dmpo_ref.tasks.answers.marked import END_TOKENS
 from dmpo_ref.tasks.base import Task
 from dmpo_ref.tasks.encoding import encode
 from toy.options import TextPretrainConfig, check_options
@@ -42,6 +43,7 @@ LOG = "log.jsonl"
 LESSONS_FOR_TOKENIZER = 3000
 VOCABULARY_SIZE = 768
 HEAD_WIDTH = 32
+END_OF_TURN = END_TOKENS[0]
 LONGEST_TOKEN = 24  # characters; without a bound each fixed sentence of a prompt would become one token
 
 
@@ -118,7 +120,7 @@ def teach(tokenizer: PreTrainedTokenizerFast, task: Task, lessons: list[Lesson],
         ValueError: an answer is longer than the length.
     """
     prompts = encode(tokenizer, task, [lesson.item for lesson in lessons], response_length)
-    ids = tokenizer([lesson.answer + "<|eot_id|>" for lesson in lessons], add_special_tokens=False).input_ids
+    ids = tokenizer([lesson.answer + END_OF_TURN for lesson in lessons], add_special_tokens=False).input_ids
     if (longest := max(map(len, ids))) > response_length:
         raise ValueError(f"an answer of {longest} tokens does not fit response_length={response_length}")
     answers = [answer + [tokenizer.eos_token_id] * (response_length - len(answer)) for answer in ids]

@@ -38,7 +38,6 @@ NUMBERS = range(1, 16)  # of Countdown
 TARGETS = range(10, 100)
 LARGEST = 99  # of the results on the way
 BLANKS = (4, 9)  # of a Sudoku, both ends included
-MOST_TRIES = 10_000
 MOST_SMALL, SEPARATORS = 20, (" and ", ".\n", ", ")  # of a drill: the second number, and what stands between two steps
 FILES = {"train": 512, "test": 128}  # problems of each task in the shipped files
 
@@ -120,10 +119,10 @@ def expression(first: Step, second: Step) -> str:
 
 def countdown_lesson(rng: random.Random, split: str, careful: bool) -> Lesson:
     """A problem of three numbers from 1 to 15 and a target from 10 to 99; a careful answer is any of its solutions."""
-    for _ in range(MOST_TRIES):
-        numbers = tuple(rng.choice(NUMBERS) for _ in range(3))
-        ways = reachable(tuple(sorted(numbers)))
-        if ways and split_of(sorted(numbers)) == split:
+    while True:
+        numbers = (rng.choice(NUMBERS), rng.choice(NUMBERS), rng.choice(NUMBERS))
+        low, middle, high = sorted(numbers)
+        if split_of([low, middle, high]) == split and (ways := reachable((low, middle, high))):
             break
     target = rng.choice(sorted(ways))
     first, second = rng.choice(ways[target]) if careful else careless_steps(numbers, target)
@@ -164,7 +163,7 @@ def grids_of(split: str) -> tuple[str, ...]:
 def story_lesson(rng: random.Random, split: str, careful: bool) -> Lesson:
     """A word problem of two steps with results from 1 to 99."""
     story, signs, is_trap = rng.choice(STORIES)
-    for _ in range(MOST_TRIES):
+    while True:
         a, b, c = (rng.randint(2, 9 if sign == "*" else 20) for sign in (signs[0], signs[0], signs[1]))
         first = Step(a, signs[0], b, SIGNS[signs[0]](a, b))
         second = Step(first.result, signs[1], c, SIGNS[signs[1]](first.result, c))
@@ -204,9 +203,8 @@ def make_items(task: str, split: str, count: int, seed: int = 0) -> list[Any]:
     """Distinct problems of a split, in the order drawn."""
     rng = random.Random(f"{seed} {task} {split}")
     items: dict[Any, None] = {}
-    for _ in range(MOST_TRIES):
-        if len(items) < count:
-            items[MAKERS[task](rng, split, True).item] = None
+    while len(items) < count:
+        items[MAKERS[task](rng, split, True).item] = None
     return list(items)
 
 

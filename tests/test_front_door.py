@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import dmpo_ref
-from dmpo_ref.cli.parser import EXAMPLES, TOY
+from dmpo_ref.cli.parser import EXAMPLES, WITH_OWN_PARSER
 
 ROOT = Path(__file__).parent.parent
 SLOW = {"torch", "transformers", "omegaconf", "matplotlib", "seaborn", "peft", "accelerate", "numpy", "einops", "tqdm"}
@@ -68,7 +68,7 @@ def test_importing_the_weights_loads_torch_and_nothing_slow_besides():
     assert with_weights - torch_alone == {"dmpo_ref", "dmpo_ref.config", "dmpo_ref.weights"}
 
 
-@pytest.mark.parametrize("words", [["--help"], ["--version"], *([command, "--help"] for command in [*EXAMPLES, *TOY])])
+@pytest.mark.parametrize("words", [["--help"], ["--version"], *([command, "--help"] for command in [*EXAMPLES, *WITH_OWN_PARSER])])
 def test_help_imports_nothing_slow(words):
     code = """
 import sys

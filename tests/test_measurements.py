@@ -240,6 +240,7 @@ def test_a_mistake_is_one_line_before_anything_is_measured(words, message, capsy
 
 def test_grading_measures_every_task_with_usual_and_hostile_answers(monkeypatch):
     pytest.importorskip("math_verify")
+    pytest.importorskip("reasoning_gym")
     monkeypatch.setattr(grading_times, "HOSTILE", ("(" * 100,))
     header, *rows = grading_times.bench_grading().splitlines()
     assert header.split() == ["task", "answers", "grade,", "ms", "reward,", "ms"]

@@ -12,11 +12,14 @@ from tabulate import tabulate
 from dmpo_ref.config import TaskConfig
 from dmpo_ref.tasks import TASKS
 
-RECORDS: dict[Literal["sudoku", "countdown", "gsm8k", "math500"], tuple[str, Any]] = {  # question and ground truth, as in results files
+RECORDS: dict[
+    Literal["sudoku", "countdown", "gsm8k", "math500", "reasoning_gym"], tuple[str, Any]
+] = {  # question and ground truth, as in results files
     "sudoku": ("1200341221434321", "1234341221434321"),
     "countdown": ("", [[3, 4, 5], 23]),
     "gsm8k": ("How much?", 1234.5),
     "math500": ("How much?", r"\frac{1}{2}"),
+    "reasoning_gym": ("How many legs?", ["leg_counting", 0, 0]),
 }
 USUAL = (
     *(f"<reasoning>\nBecause.\n</reasoning>\n<answer>\n{answer}\n</answer>" for answer in ("1234341221434321", r"\boxed{3+4*5}")),

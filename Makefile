@@ -28,7 +28,8 @@ coverage: $(INSTALLED)
 test-kill: $(INSTALLED)
 	$(BIN)/python -m pytest -m "long or not long" -s tests/test_kills.py
 
-# The tests with the lowest releases that pyproject.toml allows, in an environment of its own; those of the book and of the extras `gym` and `harness` need newer tools.
+# The tests with the lowest releases that pyproject.toml allows, in an environment of its own. Those of the book and of the extras `gym`
+# and `harness` need newer tools.
 test-lowest: $(BIN)/python
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet -c constraints-lowest.txt torch==$$(sed -n 's/^torch==//p' constraints-lowest.txt)

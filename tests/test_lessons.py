@@ -13,6 +13,7 @@ from dmpo_ref.tasks import TASKS
 from toy import DATA
 from toy.worlds import lessons
 from toy.worlds.lessons import MAKERS, SPLITS, careless_steps, expression, grids_of, make_items, reachable, split_of, write_shipped_data
+from toy.worlds.sudoku import solutions
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +97,10 @@ def test_reachable_targets_are_those_of_all_expressions(numbers):
 def test_no_problem_is_in_two_splits():
     grids = [set(grids_of(split)) for split in SPLITS]
     assert sum(map(len, grids)) == 288 == len(set.union(*grids))
+    answers = {split: {grid for item in make_items("sudoku", split, 100) for grid in solutions(item.puzzle)} for split in SPLITS}
+    assert all(answers[split] <= set(grids_of(split)) for split in SPLITS), "no puzzle has a solution of another split"
+    stories = {split: {tuple(re.findall(r"\d+", item.question)) for item in make_items("gsm8k", split, 200)} for split in SPLITS}
+    assert all(stories[a].isdisjoint(stories[b]) for a, b in itertools.combinations(SPLITS, 2))
     drawn = {split: {tuple(sorted(item.numbers)) for item in make_items("countdown", split, 200)} for split in SPLITS}
     assert all(drawn[a].isdisjoint(drawn[b]) for a, b in itertools.combinations(SPLITS, 2))
     assert all(split_of(sorted(numbers)) == split for split, found in drawn.items() for numbers in found)

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 import toy.text_reference as text
+from dmpo_ref import load_config, train
 from dmpo_ref.likelihood import build_vocabulary
 from dmpo_ref.masking import stream
+from dmpo_ref.presets.loading import PRESETS
 from dmpo_ref.tasks.encoding import answer_texts
 from toy.options import TextPretrainConfig
 from toy.text_reference import (
@@ -143,3 +145,57 @@ def test_the_last_part_of_the_steps_is_careless(tmp_path, monkeypatch):
     text.pretrain_text(tiny(tmp_path / "run"))
     assert len(shares) == 21 and None in shares
     assert set(shares[:16]) == {0.9, None} and set(shares[16:]) <= {0.25, None} and 0.25 in shares
+
+
+def test_a_state_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    save, seen = torch.save, []
+
+    def full_the_second_time(state, path):
+        seen.append(state["step"])
+        save(state, path)
+        if len(seen) == 2:
+            raise RuntimeError("PytorchStreamWriter failed writing file data/1: file write failed\nand more")
+
+    monkeypatch.setattr(torch, "save", full_the_second_time)
+    with pytest.raises(OSError, match=r"training.pt cannot be written: .*file write failed.*; make space, then go on with --resume$"):
+        text.pretrain_text(tiny(tmp_path / "run"))
+    assert torch.load(tmp_path / "run" / STATE, weights_only=True)["step"] == 5
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [text.LOG, STATE]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return text.pretrain_text(tiny(tmp_path_factory.mktemp("text") / "model"))
+
+
+@pytest.mark.parametrize("preset", ["text_countdown", "text_sudoku"])
+@pytest.mark.parametrize("recipe", ["as it stands", "as published"])
+def test_the_presets_train_and_so_does_the_published_recipe_in_their_first_lines(trained, tmp_path, preset, recipe):
+    comment = " ".join(line.strip("# \\") for line in (PRESETS / f"{preset}.yaml").read_text().splitlines() if line.startswith("#"))
+    published = comment.partition(f"dmpo train {preset} ")[2].split()
+    assert len(published) == 6 and "sampler.name=confidence" in published and "weight.log_ratio=elbo" in published
+    small = ["train.rounds=1", "train.prompts_per_round=2", "train.num_rollouts=2", "train.steps_per_round=1", "evaluation.num_items=2"]
+    words = published if recipe == "as published" else []
+    run = train(load_config(preset, f"model.path={trained}", f"output={tmp_path / 'run'}", "threads=1", *small, *words))
+    assert len(run.metrics) >= 1 and math.isfinite(run.metrics[0]["loss"])
+    assert run.metrics[-1]["evaluation/accuracy"] in (0, 0.5, 1)
+
+
+def test_a_drill_weighs_as_a_lesson_does(tmp_path, monkeypatch):
+    """The gradient is that of the NELBO divided by the response's own length, 32 for drills whatever length lessons would have."""
+    monkeypatch.setattr(text, "SHARES", {text.DRILL: 1.0})
+    monkeypatch.setattr(text, "LENGTHS", {128: 1.0})
+    config = tiny(tmp_path)
+    model, _ = build_text_model(config, WORDS)
+    run = TextRun(config, model, TASKS, TOKENIZER)
+    norms: list[float] = []
+    clip = torch.nn.utils.clip_grad_norm_
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda weights, most: norms.append(float(clip(weights, 1e9))))
+    other, _ = build_text_model(config, WORDS)
+    _, loss = run.take_step(0)
+    rng = random.Random("0 0")
+    rng.random(), rng.random()  # the task, and the length
+    again = lesson_loss(other, run.vocabulary, teach_drills(TOKENIZER, rng, 4), stream(0, "pretrain text", 0))
+    assert again.item() == pytest.approx(loss)
+    gradients = torch.autograd.grad(again / 32, list(other.parameters()))
+    assert norms == [pytest.approx(math.sqrt(sum(float(g.square().sum()) for g in gradients)), rel=1e-4)]

@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerFast
 from dmpo_ref.config import TaskConfig
 from dmpo_ref.likelihood import Vocabulary, build_vocabulary, sequence_log_prob, token_log_prob
 from dmpo_ref.masking import draw_masks, stream
+from dmpo_ref.models.files import first_line
 from dmpo_ref.models.llada import LLaDAConfig, LLaDAModelLM
 from dmpo_ref.rollout import Prompts, Rollout, given_responses
 from dmpo_ref.runtime.files import EntryFile, claim, read_lines
@@ -224,7 +225,7 @@ class TextRun:
         rollout = rollout.to(self.model.device)
         with torch.autocast("cuda", torch.bfloat16, enabled=self.model.device.type == "cuda"):
             loss = lesson_loss(self.model, self.vocabulary, rollout, stream(config.seed, "pretrain text", step))
-        (loss / length).backward()
+        (loss / rollout.response_mask[0, 0].sum()).backward()  # all rows of a step are equally long
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.schedule.step()
@@ -233,11 +234,20 @@ class TextRun:
         return task, loss.item()
 
     def save(self, path: Path) -> None:
-        """Write the state whole, beside the old one until it is."""
+        """Write the state whole, beside the old one until it is.
+
+        Raises:
+            OSError: it cannot be written, as on a full disk; the old one stays.
+        """
         partial = path.with_name(f".{path.name}.partial")
         parts = {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "schedule")}
-        torch.save({"options": asdict(self.config), "step": self.step, **parts}, partial)
-        partial.replace(path)
+        try:
+            torch.save({"options": asdict(self.config), "step": self.step, **parts}, partial)
+            partial.replace(path)
+        except (OSError, RuntimeError) as error:  # the second is what torch makes of a full disk
+            raise OSError(f"{path} cannot be written: {first_line(error)}; make space, then go on with --resume") from error
+        finally:
+            partial.unlink(missing_ok=True)
 
     def load(self, path: Path) -> None:
         """Go on from a saved state.

@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(name: str, words: list[str]) -> int:
     """Read the words and run the command; its exit code."""
-    if name in WITH_OWN_PARSER:  # it has a parser of its own
+    if name in WITH_OWN_PARSER:
         with stopping_at_once():
             command = resolve_name(WITH_OWN_PARSER[name][0])
         command(words[1:])

@@ -8,6 +8,9 @@ import sys
 from dmpo_ref.cli.failures import stopping_at_once
 from dmpo_ref.cli.parser import Parser
 
+DESCRIPTION = """\
+lm-eval with the model class `dmpo`: its tasks, this library's samplers and likelihoods (ELBO). Model arguments: path, dtype, num_masks,
+micro_batch, check_greedy, seed, and every option of a sampler, as in evaluation.sampler. --device says where."""
 EXAMPLE = (
     "dmpo lm-eval run --model dmpo --model_args path=GSAI-ML/LLaDA-8B-Instruct,dtype=bfloat16,response_length=256,block_length=32 "
     "--tasks gsm8k --apply_chat_template"
@@ -21,13 +24,7 @@ def main(words: list[str]) -> None:
         ValueError: lm-eval is not installed, and what the model class and its tasks raise.
     """
     if not words or words[0] in ("-h", "--help"):
-        description = "lm-eval with the model class `dmpo`: its tasks, this library's samplers and likelihoods (ELBO). Model arguments: "
-        description += (
-            "path, dtype, device, num_masks, micro_batch, check_greedy, seed, and every option of a sampler, as in evaluation.sampler."
-        )
-        Parser(prog="dmpo lm-eval", description=description, usage="dmpo lm-eval [lm-eval's own words]", example=EXAMPLE).parse_args(
-            ["--help"]
-        )
+        Parser(prog="dmpo lm-eval", description=DESCRIPTION, usage="dmpo lm-eval [lm-eval's own words]", example=EXAMPLE).parse_args(["-h"])
     if importlib.util.find_spec("lm_eval") is None:
         raise ValueError("dmpo lm-eval needs the package lm-eval: pip install 'dmpo-ref[harness]'")
     with stopping_at_once():  # seconds, which --help does not need

@@ -38,7 +38,8 @@ class Entry:
 
 
 class ReasoningGym(ChatTask):
-    """The task as `train` and `evaluate` see it. r is the verifier's score of what stands in the last `<answer>`, mostly from 0 to 1."""
+    """The task as `train` and `evaluate` see it. r is the verifier's score of what stands in the last `<answer>`, whatever `task.reward`
+    says, mostly from 0 to 1."""
 
     question = "{question}\n\n" + ANSWER_FORM.format(what="the answer", example="the answer")
     examples = ((Entry("leg_counting", 0, 0, "How many legs have two dogs and a duck?"), "10"),)

@@ -31,7 +31,7 @@ from zlib import crc32
 
 from dmpo_ref.tasks import countdown, gsm8k, sudoku
 from toy import DATA
-from toy.worlds.sudoku import all_grids, careless_answer
+from toy.worlds.sudoku import all_grids, careless_answer, solutions
 
 SPLITS = {"pretrain": range(5, 16), "train": range(2, 5), "test": range(2)}  # remainders modulo 16 of a checksum
 NUMBERS = range(1, 16)  # of Countdown
@@ -142,10 +142,14 @@ def careless_steps(numbers: tuple[int, ...], target: int) -> tuple[Step, Step]:
 
 
 def sudoku_lesson(rng: random.Random, split: str, careful: bool) -> Lesson:
-    """A puzzle with 4 to 9 blanks, and its rows."""
-    solution = rng.choice(grids_of(split))
-    hidden = set(rng.sample(range(16), rng.randint(*BLANKS)))
-    puzzle = "".join("0" if i in hidden else digit for i, digit in enumerate(solution))
+    """A puzzle with 4 to 9 blanks, all of whose solutions are grids of the split, and its rows."""
+    grids = grids_of(split)
+    while True:
+        solution = rng.choice(grids)
+        hidden = set(rng.sample(range(16), rng.randint(*BLANKS)))
+        puzzle = "".join("0" if i in hidden else digit for i, digit in enumerate(solution))
+        if set(solutions(puzzle)) <= set(grids):
+            break
     answer = solution if careful else careless_answer(puzzle)
     rows = ", ".join(answer[i : i + 4] for i in range(0, 16, 4))
     return Lesson("sudoku", sudoku.Puzzle(puzzle, solution), answer_form(f"Rows: {rows}.", answer))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import sys
 
 import lm_eval
 import pytest
@@ -57,6 +58,11 @@ def test_the_likelihood_of_two_tokens_is_the_elbo_worked_by_hand(model):
     assert found == pytest.approx((first + second + together) / 2, abs=4 * error) and abs(first + second - together) > 8 * error
 
 
+def test_space_at_the_end_of_a_context_belongs_to_the_continuation(model):
+    assert model.split("The user asks ", "4") == model.split("The user asks", " 4")
+    assert model.split("", "The user") == ([], model.ids("The user"))
+
+
 def test_a_text_longer_than_the_model_is_the_sum_of_its_windows(model, monkeypatch):
     """Windows of one token: each ELBO is log π(token | nothing)."""
     monkeypatch.setattr(model, "longest", 1)
@@ -66,7 +72,7 @@ def test_a_text_longer_than_the_model_is_the_sum_of_its_windows(model, monkeypat
     assert model.loglikelihood_rolling(ask("loglikelihood_rolling", ("",))) == [0]
 
 
-def test_whether_a_continuation_is_greedy(model):
+def test_whether_a_continuation_is_greedy(model, monkeypatch):
     """What greedy generation gives is; anything else of that length is not."""
     context = model.ids("The target is ")
     prompts = model.prompts(context, 3, 0)
@@ -78,6 +84,10 @@ def test_whether_a_continuation_is_greedy(model):
         place = int(top.values.masked_fill(best[0] != model.vocabulary.mask_token_id, -1).argmax())
         best[0, place] = top.indices[place]
     greedy = best[0, len(context) :].tolist()
+    monkeypatch.setattr(model, "is_greedy", lambda *_: pytest.fail("asked"))
+    monkeypatch.setattr(model, "check_greedy", False)
+    assert model.loglikelihood(ask("loglikelihood", ("The user asks", " 4")))[0][1] is False
+    monkeypatch.undo()
     assert model.is_greedy(prompts, greedy) and not model.is_greedy(prompts, [*greedy[:2], greedy[2] ^ 1])
 
 
@@ -139,8 +149,9 @@ def test_the_command(checkpoint, tasks, monkeypatch, capsys):
     arguments = f"path={checkpoint},num_masks=2,check_greedy=false,response_length=4"
     words = ["run", "--model", "dmpo", "--model_args", arguments, "--tasks", "choose_sum", "--include_path", str(tasks), "--limit", "2"]
     words += ["--device", "cpu"]
-    assert main(["lm-eval", *words]) == 0
-    assert "choose_sum" in capsys.readouterr().out
+    before = list(sys.argv)
+    assert main(["lm-eval", *words, "--traceback"]) == 0
+    assert "choose_sum" in capsys.readouterr().out and sys.argv == before
     for change, message in (
         ((arguments, f"path={tasks / 'none'}"), "none"),
         ((arguments, f"{arguments},treshold=0.5"), "unknown key 'treshold'; did you mean 'threshold'"),

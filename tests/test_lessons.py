@@ -44,6 +44,8 @@ def test_careless_steps_by_hand():
     assert expression(first, second) == "(8 + 7) + 3"
     first, second = careless_steps((14, 3, 2), 10)  # 14 and 11 are above 10
     assert (str(first), str(second)) == ("14 - 3 = 11", "11 - 2 = 10")
+    first, second = careless_steps((5, 7, 2), 12)  # at 12, not above it, so added
+    assert (str(first), str(second)) == ("5 + 7 = 12", "12 + 2 = 12")
     first, second = careless_steps((12, 13, 2), 10)  # 12 is above 10, but 12 - 13 would be negative
     assert (str(first), str(second)) == ("12 + 13 = 25", "25 - 2 = 10")
 

@@ -73,6 +73,7 @@ def test_any_text_has_a_finite_reward(text):
     item = gym().load("leg_counting:0:1")[0]
     assert 0 <= gym().reward(item, text)["score"] < 1
     reason = gym().grade(item, text).strict.reason
+    assert ("longer than 2000 characters" in reason) == (len(text) > 2000)
     assert reason and "\n" not in reason
 
 

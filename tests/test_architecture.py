@@ -204,3 +204,11 @@ def test_no_file_and_no_function_is_too_long_without_a_reason():
     assert not {where: lines for where, lines in long.items() if where not in LONGER}
     assert LONGER.keys() <= long.keys(), "an exception that is no longer needed"
     assert all(LONGER.values()), "each exception has a reason"
+
+
+def test_no_docstring_has_a_table_that_only_markdown_knows():
+    """The book reads docstrings as reStructuredText, which would run its rows together."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    for name, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            assert "| --- |" not in ((isinstance(node, documented) and ast.get_docstring(node)) or ""), name

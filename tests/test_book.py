@@ -32,8 +32,9 @@ def blocks(path: Path, language: str) -> list[str]:
 
 
 def commands(path: Path) -> list[list[str]]:
-    """Every `dmpo …` line of a page as words."""
-    return [shlex.split(line)[1:] for block in blocks(path, "bash") for line in block.splitlines() if line.startswith("dmpo ")]
+    """Every `dmpo …` line of a page as words; a line that ends in a backslash goes on."""
+    joined = [block.replace("\\\n", "") for block in blocks(path, "bash")]
+    return [shlex.split(line)[1:] for block in joined for line in block.splitlines() if line.startswith("dmpo ")]
 
 
 # Code and commands of the pages

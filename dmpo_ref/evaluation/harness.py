@@ -1,10 +1,10 @@
 """The model class `dmpo` of lm-eval, the evaluation harness in which LLaDA's authors report (arXiv 2502.09992): its tasks, our samplers.
 
-| request | what answers it |
-| --- | --- |
-| generate_until | `samplers.sample` with the options given, cut at the stop texts |
-| loglikelihood | the ELBO −L_θ(continuation | context), the mean over `num_masks` stratified masks |
-| loglikelihood_rolling | the sum of ELBOs of windows as long as the model reads, each without context |
+What answers a request:
+
+- `generate_until`: `samplers.sample` with the options given, cut at the stop texts.
+- `loglikelihood`: the ELBO −L_θ(continuation | context), the mean over `num_masks` stratified masks.
+- `loglikelihood_rolling`: the sum of ELBOs of windows as long as the model reads, each without context.
 
 An ELBO is a lower bound of the log-likelihood, and a random estimate of it: tasks that compare continuations compare bounds.
 """

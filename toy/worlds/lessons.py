@@ -4,11 +4,11 @@ Three kinds, in the prompts and the answer form of the benchmarks (`dmpo_ref.tas
 word problems of two steps. A careful answer is right. A careless one follows a habit that is easy to learn and mostly wrong, so that a
 model that has read both can do either, and a reward has something to choose between.
 
-| kind | the careless habit |
-| --- | --- |
-| Countdown | the numbers in their order, added while the result is below the target and subtracted above, and then the target is claimed |
-| Sudoku | the missing digits of each row in increasing order, whatever columns and boxes say |
-| word problem | a last step that takes something away is forgotten |
+The careless habits:
+
+- Countdown: the numbers in their order, added while the result is below the target and subtracted above; then the target is claimed.
+- Sudoku: the missing digits of each row in increasing order, whatever columns and boxes say.
+- Word problem: a last step that takes something away is forgotten.
 
 Drills are right calculations without a question, which teach arithmetic at a third of the price.
 

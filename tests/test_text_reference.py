@@ -201,3 +201,10 @@ def test_a_drill_weighs_as_a_lesson_does(tmp_path, monkeypatch):
     assert again.item() == pytest.approx(loss)
     gradients = torch.autograd.grad(again / 32, list(other.parameters()))
     assert norms == [pytest.approx(math.sqrt(sum(float(g.square().sum()) for g in gradients)), rel=1e-4)]
+
+
+def test_a_preset_without_its_model_says_that_no_folder_is_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"^model.path=runs/pretrain_text: no folder of that name, and of the hub: ") as caught:
+        train(load_config("text_countdown", "output=mine"))
+    assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())

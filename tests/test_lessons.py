@@ -66,13 +66,6 @@ def test_the_careless_forget_only_a_last_step_that_takes_away(tasks):
         assert tasks["gsm8k"].grade(lesson.item, lesson.answer).correct != takes_away
 
 
-def test_a_drill_is_right_and_holds_every_kind_of_step():
-    text = lessons.drill(random.Random(5), 500)
-    steps = re.findall(r"(\d+) ([-+*/]) (\d+) = (\d+)(?: and |\.\n|, )", text)
-    assert len(steps) == 500 and {sign for _, sign, _, _ in steps} == set("+-*/")
-    assert all(eval(f"{left}{sign}{right}") == int(result) and 1 <= int(result) <= 99 for left, sign, right, result in steps)
-
-
 def all_values(numbers: tuple[int, ...]) -> set[int]:
     """Targets of every bracketing of every order, by Python's own arithmetic; no step may leave the whole numbers from 1 to 99."""
     found = set()

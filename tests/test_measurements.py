@@ -128,7 +128,10 @@ def test_the_highest_memory_is_that_since_the_reset():
 
 
 def test_live_bytes_are_those_of_what_is_still_held():
+    before = torch.ones(7, 3)
     with machine.LiveBytes() as live:
+        transposed = before.t()  # a view of what was there
+        assert live.peak == 0 and transposed.shape == (3, 7)
         kept = torch.ones(1000)
         torch.ones(5000).sum()  # gone after it; its sum too
         view = kept[10:]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-import re
 
 import pytest
 import torch
@@ -27,7 +26,6 @@ from toy.text_reference import (
     draw_lessons,
     lesson_loss,
     teach,
-    teach_drills,
     train_tokenizer,
     wrap,
 )
@@ -71,14 +69,6 @@ def test_a_lesson_is_a_finished_sequence_with_end_tokens_after_the_answer(task):
     assert (rollout.tokens[0, :, -1] == TOKENIZER.eos_token_id).all(), "32 tokens hold every answer and its end"
 
 
-def test_drills_fill_the_sequence_and_the_first_token_is_given():
-    rollout = teach_drills(TOKENIZER, random.Random(0), 4)
-    assert rollout.tokens.shape == (1, 4, 1 + text.DRILL_LENGTH) and (rollout.tokens[..., 0] == TOKENIZER.bos_token_id).all()
-    assert rollout.response_mask[..., 1:].all() and not rollout.response_mask[..., 0].any()
-    for words in answer_texts(TOKENIZER, rollout)[0]:
-        assert re.match(r"\d+ [-+*/] \d+ = \d+(?: and |\.\n|, )", words)
-
-
 def test_an_answer_that_does_not_fit_is_refused():
     lessons = draw_lessons(random.Random(0), "sudoku", "pretrain", 1, 1.0)
     with pytest.raises(ValueError, match="does not fit response_length=8"):
@@ -110,10 +100,10 @@ def test_an_interrupted_pretraining_goes_on_to_the_same_weights_and_log(tmp_path
     monkeypatch.undo()
     with pytest.raises(ValueError, match="exists; give a folder that does not"):
         text.pretrain_text(tiny(tmp_path / "parts"))
-    with pytest.raises(ValueError, match=r"careful_share was 0.25 in .*parts; give the same"):
+    with pytest.raises(ValueError, match=rf"careful_share was {TextPretrainConfig().careful_share} in .*parts; give the same"):
         text.pretrain_text(tiny(tmp_path / "parts", careful_share=0.5), resume=True)
     with (tmp_path / "parts" / text.LOG).open("a") as log:  # a kill between the log's line and the state
-        log.write('{"step": 15, "nelbo/drill": 1.0, "seconds": 1.0}\n')
+        log.write('{"step": 15, "nelbo/sudoku": 1.0, "seconds": 1.0}\n')
     text.pretrain_text(tiny(tmp_path / "parts"), resume=True)
     whole, parts = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
     assert all(torch.equal(whole[name], parts[name]) for name in whole) and whole
@@ -129,8 +119,8 @@ def test_nothing_to_resume(tmp_path):
 
 
 def test_the_last_part_of_the_steps_is_careless(tmp_path, monkeypatch):
-    """16 of 21 steps before it with 0.9 careful answers, then 0.25; drills are always right."""
-    shares: list[float | None] = []
+    """Before step 18 of 24 careful answers have a share of 0.9, from there on of 0.25."""
+    shares: list[float] = []
 
     def see(rng, task, split, count, careful_share):
         if count > 1:  # the tokenizer asks for lessons one at a time
@@ -138,15 +128,9 @@ def test_the_last_part_of_the_steps_is_careless(tmp_path, monkeypatch):
         assert split == "pretrain"
         return draw_lessons(rng, task, split, count, careful_share)
 
-    def drills(*arguments):
-        shares.append(None)
-        return teach_drills(*arguments)
-
     monkeypatch.setattr(text, "draw_lessons", see)
-    monkeypatch.setattr(text, "teach_drills", drills)
-    text.pretrain_text(tiny(tmp_path / "run"))
-    assert len(shares) == 21 and None in shares
-    assert set(shares[:16]) == {0.9, None} and set(shares[16:]) <= {0.25, None} and 0.25 in shares
+    text.pretrain_text(tiny(tmp_path / "run", steps=24, careless_part=0.25, careful_share=0.25))
+    assert shares == [0.9] * 18 + [0.25] * 6
 
 
 def test_a_state_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
@@ -183,9 +167,9 @@ def test_the_presets_train_and_so_does_the_published_recipe_in_their_first_lines
     assert run.metrics[-1]["evaluation/accuracy"] in (0, 0.5, 1)
 
 
-def test_a_drill_weighs_as_a_lesson_does(tmp_path, monkeypatch):
-    """The gradient is that of the NELBO divided by the response's own length, 32 for drills whatever length lessons would have."""
-    monkeypatch.setattr(text, "SHARES", {text.DRILL: 1.0})
+def test_a_long_response_weighs_as_a_short_one_does(tmp_path, monkeypatch):
+    """The gradient is that of the NELBO divided by the response's length."""
+    monkeypatch.setattr(text, "SHARES", {"sudoku": 1.0})
     monkeypatch.setattr(text, "LENGTHS", {128: 1.0})
     config = tiny(tmp_path)
     model, _ = build_text_model(config, WORDS)
@@ -197,14 +181,8 @@ def test_a_drill_weighs_as_a_lesson_does(tmp_path, monkeypatch):
     _, loss = run.take_step(0)
     rng = random.Random("0 0")
     rng.random(), rng.random()  # the task, and the length
-    again = lesson_loss(other, run.vocabulary, teach_drills(TOKENIZER, rng, 4), stream(0, "pretrain text", 0))
+    rollout = teach(TOKENIZER, TASKS["sudoku"], draw_lessons(rng, "sudoku", "pretrain", 2, 0.9), 128)
+    again = lesson_loss(other, run.vocabulary, rollout, stream(0, "pretrain text", 0))
     assert again.item() == pytest.approx(loss)
-    gradients = torch.autograd.grad(again / 32, list(other.parameters()))
+    gradients = torch.autograd.grad(again / 128, list(other.parameters()))
     assert norms == [pytest.approx(math.sqrt(sum(float(g.square().sum()) for g in gradients)), rel=1e-4)]
-
-
-def test_a_preset_without_its_model_says_that_no_folder_is_there(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"^model.path=runs/pretrain_text: no folder of that name, and of the hub: ") as caught:
-        train(load_config("text_countdown", "output=mine"))
-    assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())

@@ -24,7 +24,7 @@ CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 class LiveBytes(TorchDispatchMode):
     """Bytes of the tensors that operations have made and that are still held: `now`, and `peak`, the most at any time.
 
-    What an allocator keeps after they are gone is not in it, nor are the tensors that were there before.
+    What an allocator keeps after they are gone is not in it, nor are the tensors that were there before, and views of them.
     """
 
     def __init__(self) -> None:
@@ -33,10 +33,14 @@ class LiveBytes(TorchDispatchMode):
         self.held = set[int]()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {tensor.untyped_storage()._cdata for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, Tensor)}
         result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor) and (storage := tensor.untyped_storage())._cdata not in self.held:
-                size, address = storage.nbytes(), storage._cdata
+            if not isinstance(tensor, Tensor):
+                continue
+            storage = tensor.untyped_storage()
+            size, address = storage.nbytes(), storage._cdata
+            if address not in self.held and address not in given:
                 self.held.add(address)
                 self.now += size
                 self.peak = max(self.peak, self.now)

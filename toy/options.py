@@ -29,13 +29,13 @@ class PretrainConfig:
 class TextPretrainConfig:
     output: str = option("runs/pretrain_text", "folder of the checkpoint")
     seed: int = option(0, "key of every random stream")
-    steps: int = option(30000, "gradient steps")
-    batch_size: int = option(16, "lessons in a step; twice as many drills")
+    steps: int = option(9000, "gradient steps")
+    batch_size: int = option(16, "lessons in a step")
     learning_rate: float = option(1.5e-3, "AdamW learning rate at its highest; linear warm-up over 2 %, then cosine to 0")
     careless_part: float = option(
-        0.25, "share of the steps, the last ones, in which `careful_share` of the answers are careful; before, 0.9"
+        0.2, "share of the steps, the last ones, in which `careful_share` of the answers are careful; before, 0.9"
     )
-    careful_share: float = option(0.25, "share of careful answers in that part")
+    careful_share: float = option(0.35, "share of careful answers in that part")
     width: int = option(192, "d_model; heads are 32 wide, a key and value head for two of them")
     layers: int = option(6, "transformer blocks")
     device: Literal["auto", "cpu", "cuda"] = option("auto", "`auto` takes CUDA if it is there; there the passes are in bfloat16")

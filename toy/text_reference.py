@@ -23,7 +23,7 @@ from dmpo_ref.likelihood import Vocabulary, build_vocabulary, sequence_log_prob,
 from dmpo_ref.masking import draw_masks, stream
 from dmpo_ref.models.files import first_line
 from dmpo_ref.models.llada import LLaDAConfig, LLaDAModelLM
-from dmpo_ref.rollout import Prompts, Rollout, given_responses
+from dmpo_ref.rollout import Rollout, given_responses
 from dmpo_ref.runtime.files import EntryFile, claim, read_lines
 from dmpo_ref.tasks import TASKS
 from dmpo_ref.tasks.answers.marked import END_TOKENS
@@ -31,11 +31,9 @@ from dmpo_ref.tasks.base import Task
 from dmpo_ref.tasks.encoding import encode
 from toy.options import TextPretrainConfig, check_options
 from toy.small_llada import ADDED_TOKEN, BOS, CHAT_TEMPLATE, EOS, MASK, SPECIAL_TOKENS, official_fields, write_checkpoint
-from toy.worlds.lessons import MAKERS, Lesson, drill
+from toy.worlds.lessons import MAKERS, Lesson
 
-DRILL = "drill"
-SHARES = {"countdown": 0.4, "sudoku": 0.2, "gsm8k": 0.15, DRILL: 0.25}  # of the steps
-DRILL_LENGTH = 32  # tokens
+SHARES = {"countdown": 0.55, "sudoku": 0.35, "gsm8k": 0.1}  # of the steps
 LENGTHS = {32: 0.8, 64: 0.15, 128: 0.05}  # of the responses, with their shares of the steps
 FIRST_CAREFUL_SHARE = 0.9  # before the part with `careful_share`
 FREE = ("output", "device", "threads", "save_every")  # options that a resumed run may change
@@ -128,16 +126,6 @@ def teach(tokenizer: PreTrainedTokenizerFast, task: Task, lessons: list[Lesson],
     return given_responses(prompts, answers)
 
 
-def teach_drills(tokenizer: PreTrainedTokenizerFast, rng: random.Random, count: int) -> Rollout:
-    """Drills as finished sequences of `DRILL_LENGTH` tokens, which may end within a step, after the token that begins a text."""
-    texts = [drill(rng, DRILL_LENGTH // 4) for _ in range(count)]
-    ids = [row[:DRILL_LENGTH] for row in tokenizer(texts, add_special_tokens=False).input_ids]
-    tokens = torch.full((count, 1 + DRILL_LENGTH), tokenizer.mask_token_id)
-    tokens[:, 0] = tokenizer.bos_token_id
-    response = tokens == tokenizer.mask_token_id
-    return given_responses(Prompts(tokens, torch.ones_like(response), ~response, response, padded=False), ids)
-
-
 def lesson_loss(model: LLaDAModelLM, vocabulary: Vocabulary, rollout: Rollout, generator: torch.Generator) -> Tensor:
     """Mean over lessons of L_θ(o|q), one mask each; nats."""
     masks = draw_masks("exact", rollout.response_mask, 1, [generator])
@@ -217,15 +205,11 @@ class TextRun:
         length = rng.choices(list(LENGTHS), list(LENGTHS.values()))[0]
         is_first_part = step < (1 - config.careless_part) * config.steps
         careful_share = FIRST_CAREFUL_SHARE if is_first_part else config.careful_share
-        if task == DRILL:
-            rollout = teach_drills(self.tokenizer, rng, 2 * config.batch_size)
-        else:
-            lessons = draw_lessons(rng, task, "pretrain", config.batch_size, careful_share)
-            rollout = teach(self.tokenizer, self.tasks[task], lessons, length)
-        rollout = rollout.to(self.model.device)
+        lessons = draw_lessons(rng, task, "pretrain", config.batch_size, careful_share)
+        rollout = teach(self.tokenizer, self.tasks[task], lessons, length).to(self.model.device)
         with torch.autocast("cuda", torch.bfloat16, enabled=self.model.device.type == "cuda"):
             loss = lesson_loss(self.model, self.vocabulary, rollout, stream(config.seed, "pretrain text", step))
-        (loss / rollout.response_mask[0, 0].sum()).backward()  # all rows of a step are equally long
+        (loss / length).backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.schedule.step()

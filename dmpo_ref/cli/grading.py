@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dmpo_ref.cli.terminal import complain
 from dmpo_ref.evaluation.gradings import as_result, describe_item, format_scores, grade_files, summarise
-from dmpo_ref.evaluation.table import PUBLISHED, as_columns, draw_table, format_table, read_runs
+from dmpo_ref.evaluation.table import PUBLISHED, as_columns, draw_table, format_table, read_runs, with_numbers
 from dmpo_ref.runtime.files import write_atomically
 
 
@@ -38,7 +38,7 @@ def run_table(args: argparse.Namespace) -> None:
     if args.figure and Path(args.figure).suffix not in (".png", ".svg", ".pdf"):
         raise ValueError(f"--figure {args.figure}: the ending must be .png, .svg or .pdf")
     scores, problems = read_runs(args.runs)
-    columns = [*PUBLISHED, *as_columns(scores)]
+    columns = with_numbers([*PUBLISHED, *as_columns(scores)])
     print(format_table(columns, markdown=args.markdown))
     if args.figure:
         draw_table(columns, Path(args.figure))

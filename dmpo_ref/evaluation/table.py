@@ -103,6 +103,12 @@ def run_name(score: Score) -> str:
     return ", ".join(filter(None, (folder, "_".join(words))))
 
 
+def with_numbers(columns: list[Column]) -> list[Column]:
+    """The columns that have a number in some row of their table; the published ones have none at other lengths."""
+    settings = list_settings(columns)
+    return [column for column in columns if any(key in column.values for key in settings)]
+
+
 def list_settings(columns: list[Column]) -> list[tuple[str, int | None]]:
     """Task and length of each row, in order: those that any run has, or all published ones where there is no run."""
     runs = [column for column in columns if column not in PUBLISHED] or columns

@@ -45,8 +45,11 @@ def training_bytes(config: Config, model: LLaDAConfig, phases: list[Phase], P: i
     """What scoring and a gradient step need beyond what a process holds, and the parts of it that `Plan` names.
 
         scoring        sequences of a call · one block + logits
-        gradient step  activations + sequences of a call · the gradients inside one block + logits + the head's gradient
+        gradient step  activations + the larger of logits + the head's gradient, where the backward pass begins, and
+                       sequences of a call · the gradients inside one block
 
+    All trained, those gradients are at most b (2 m + 2 d) for a token: of the product in SwiGLU and its two factors, whose input is
+    gone by then, and of the residual stream. With adapters a block's own activations bound them.
     Activations are, of every sequence, all blocks (checkpointed: one block, and the input of all), the last norm and the head's.
     """
     V, d, S, b = model.embedding_size, model.d_model, P + L, sizes.element_bytes(config.model)
@@ -58,9 +61,10 @@ def training_bytes(config: Config, model: LLaDAConfig, phases: list[Phase], P: i
     kept = {False: model.n_layers * block, True: model.n_layers * S * d * b + block}
     activations = {checkpointed: step.batch * (size + final) for checkpointed, size in kept.items()}
     head = V * d * b * is_full  # its gradient is added up in place but made by a product of its size
+    inside = S * b * 2 * (model.mlp_hidden_size + d) if is_full else block
     return {
         "scoring": max((p.batch * block + logits for p in scoring), default=0),
-        "gradient step": activations[config.model.gradient_checkpointing] + step.batch * block + logits + head,
+        "gradient step": activations[config.model.gradient_checkpointing] + max(logits + head, step.batch * inside),
         "activations": activations,
         "logits": logits,
     }

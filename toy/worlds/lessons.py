@@ -10,8 +10,6 @@ The careless habits:
 - Sudoku: the missing digits of each row in increasing order, whatever columns and boxes say.
 - Word problem: a last step that takes something away is forgotten.
 
-Drills are right calculations without a question, which teach arithmetic at a third of the price.
-
 The splits (`SPLITS`) share no set of numbers of Countdown, no grid of Sudoku, and no numbers of a word problem.
 """
 
@@ -34,11 +32,10 @@ from toy import DATA
 from toy.worlds.sudoku import all_grids, careless_answer, solutions
 
 SPLITS = {"pretrain": range(5, 16), "train": range(2, 5), "test": range(2)}  # remainders modulo 16 of a checksum
-NUMBERS = range(1, 16)  # of Countdown
+NUMBERS = range(1, 11)  # of Countdown
 TARGETS = range(10, 100)
 LARGEST = 99  # of the results on the way
 BLANKS = (4, 9)  # of a Sudoku, both ends included
-MOST_SMALL, SEPARATORS = 20, (" and ", ".\n", ", ")  # of a drill: the second number, and what stands between two steps
 FILES = {"train": 512, "test": 128}  # problems of each task in the shipped files
 
 NAMES = ("Ada", "Ben", "Cleo", "Dov", "Elif", "Femi", "Gus", "Hana")
@@ -118,7 +115,7 @@ def expression(first: Step, second: Step) -> str:
 
 
 def countdown_lesson(rng: random.Random, split: str, careful: bool) -> Lesson:
-    """A problem of three numbers from 1 to 15 and a target from 10 to 99; a careful answer is any of its solutions."""
+    """A problem of three numbers from 1 to 10 and a target from 10 to 99; a careful answer is any of its solutions."""
     while True:
         numbers = (rng.choice(NUMBERS), rng.choice(NUMBERS), rng.choice(NUMBERS))
         low, middle, high = sorted(numbers)
@@ -184,20 +181,6 @@ MAKERS: dict[str, Callable[[random.Random, str, bool], Lesson]] = {
     "sudoku": sudoku_lesson,
     "gsm8k": story_lesson,
 }
-
-
-# Arithmetic alone
-
-
-def drill(rng: random.Random, count: int) -> str:
-    """Steps of a calculation one after the other, right, in the ways in which answers write them."""
-    parts = []
-    for _ in range(count):
-        ways: list[Step] = []
-        while not ways:
-            ways = join(rng.randint(1, rng.choice((MOST_SMALL, LARGEST))), rng.randint(1, MOST_SMALL))
-        parts += [str(rng.choice(ways)), rng.choice(SEPARATORS)]
-    return "".join(parts)
 
 
 # Files for training by reward and for testing

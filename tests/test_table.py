@@ -6,7 +6,7 @@ import pytest
 
 from dmpo_ref.cli import main
 from dmpo_ref.evaluation.gradings import wilson
-from dmpo_ref.evaluation.table import PUBLISHED, Accuracy, Column, as_columns, draw_table, format_table, read_runs
+from dmpo_ref.evaluation.table import PUBLISHED, Accuracy, Column, as_columns, draw_table, format_table, read_runs, with_numbers
 from tests.test_gradings import COUNTDOWN, line, published_file, record, results_text
 
 
@@ -63,3 +63,10 @@ def test_the_table_without_runs_is_the_published_one():
     text = format_table([*PUBLISHED, *as_columns(read_runs([])[0])])
     assert all(title in text for title in ("GSM8K", "MATH-500", "Countdown", "4x4 Sudoku"))
     assert math.isclose(PUBLISHED[2].values["countdown", 256][0], 80.9)
+
+
+def test_published_columns_stand_beside_runs_of_their_lengths_only():
+    own = {length: Column(f"run {length}", "here", {("countdown", length): Accuracy(50.0)}) for length in (32, 128)}
+    assert with_numbers([*PUBLISHED, own[32]]) == [own[32]]
+    assert with_numbers([*PUBLISHED, own[128]]) == [PUBLISHED[0], own[128]]
+    assert with_numbers(PUBLISHED) == PUBLISHED

@@ -51,6 +51,8 @@ def main() -> int:
     if code := subprocess.run(command, check=False, cwd=ROOT).returncode:
         return code
     html = STAGE / "_build" / "html"
+    index = html / "index.html"  # only leads on; without an icon of its own a browser may ask for /favicon.ico, which is not there
+    index.write_text('<link rel="icon" href="_static/favicon.svg" />\n' + index.read_text(encoding="utf-8"), encoding="utf-8")
     remote = [f"{path.relative_to(html)}: {url}" for path in sorted(html.rglob("*.html")) for url in remote_files(path)]
     for found in remote:
         print(f"book: a file of another host is loaded by {found}", file=sys.stderr)

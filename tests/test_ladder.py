@@ -66,6 +66,13 @@ def test_the_page_has_the_table_of_the_stored_rounds():
     page = Path("book/ladder.md").read_text(encoding="utf-8")
     for cells in ladder.table(ladder.read()):
         assert f"| {' | '.join(cells)} |" in page
+    rows = ladder.read()
+    shares = [row["measured"]["memory"] / row["planned"]["memory"] for row in rows.values() if "measured" in row]
+    assert f"was {min(shares):.2f} to {max(shares):.2f} of it" in page
+    times = [row["measured"]["seconds"] / row["planned"]["seconds"] for row in rows.values() if "measured" in row]
+    assert times[0] > 1 and {round(time, 1) for time in times[1:]} == {0.6} and "the others take 0.6 of the planned time" in page
+    assert f"{rows['100 M']['pretraining'] / 60:.1f} minutes on one H100" in page
+    assert page.startswith(f"# The ladder: {round(rows['toy']['parameters'], -3):,}, 3 million, 8 billion")
 
 
 def test_the_figure_is_drawn(tmp_path):

@@ -209,7 +209,7 @@ def draw(folder: Path) -> None:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description="A round of the same command from 97,000 weights to 8 billion.")
+    parser = argparse.ArgumentParser(description="A round of the same command from 85,000 weights to 8 billion.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("measure")
     commands.add_parser("show")

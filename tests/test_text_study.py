@@ -118,6 +118,25 @@ def test_parallel_samplers_take_half_the_forwards_at_an_accuracy_within_two_poin
         assert f"{row['right']} with {row['forwards']:.1f}" in page or f"{row['right']} of 128 Sudokus with {row['forwards']:.1f}" in page
 
 
+def test_the_notebooks_say_what_the_stored_rows_say():
+    samplers, benchmarks = (
+        " ".join(Path(f"notebooks/{name}.py").read_text(encoding="utf-8").replace("\n# ", " ").split())
+        for name in ("06_samplers", "10_benchmarks")
+    )
+    rows = {(row["sampler"], *row["options"].values()): row for row in read("text_samplers") if row["policy"] == "DMPO"}
+    plain = rows["confidence", 32]
+    careful = [rows[key] for key in (("threshold", 0.95), ("factor", 0.5), ("wino", 0.9))]
+    assert {row["right"] for row in careful} == {plain["right"]} and f"({plain['right']} of 128)" in samplers
+    assert all(0.2 <= row["forwards"] / 32 <= 1 / 3 for row in careful) and "with a fifth to a third of its forward passes" in samplers
+    assert f"a quarter of the steps loses {plain['right'] - rows['confidence', 8]['right']} puzzles" in samplers
+    cached = [rows["confidence, prefix", "prefix", 32], rows["confidence, dual", "dual", 32]]
+    assert [round(plain["fed_tokens"] / row["fed_tokens"]) for row in cached] == [3, 5]
+    assert max(plain["right"] - row["right"] for row in cached) == 4 and "lose at most four" in samplers
+    before, after = (stored_accuracy(policy, "sudoku_32_confidence") for policy in ("reference", "dmpo"))
+    assert f"Sudoku improves by {100 * (after - before):.0f} points" in benchmarks
+    assert f"right in {100 * stored_accuracy('reference', 'countdown_32_confidence'):.0f} % of the cases" in benchmarks
+
+
 @pytest.mark.parametrize("task", text.TASKS)
 def test_the_shipped_model_still_gives_the_stored_answers(task):
     config = load_config(f"text_{task}")

@@ -66,7 +66,7 @@ def test_what_an_answer_takes():
 
 def test_the_tables_by_hand():
     rows = [
-        {"name": "a", "accuracy": {"10": 0.5, "20": last}, "curves": {"reward": [0.1, after]}, "seconds": 120.0}
+        {"name": "a", "accuracy": {"10": 0.1, "20": last}, "curves": {"reward": [0.1, after]}, "seconds": 120.0}
         for last, after in ((0.25, 1.0), (0.75, 2.0))
     ]
     # 128 of 256: the interval of Wilson is 0.5 ± 1.96 / (2 √(256 + 1.96²))
@@ -100,6 +100,7 @@ def test_pages_say_what_the_stored_answers_say():
     row, other = [row for row in read("text") if (row["task"], row["name"]) == ("sudoku", text.HEADLINE)]
     assert text.final(row) * 100 == pytest.approx(after, abs=0.05)
     second = 100 * text.final(other)
+    assert 100 * text.accuracy_before("sudoku") == pytest.approx(before, abs=0.05)
     assert f"goes from {before} to {after} % with seed 0, and to {second:.1f} % with seed 1" in page
     assert f"solves {before:.0f} % of its Sudokus before DMPO, {after:.0f} and {second:.0f} % after (two seeds)" in readme
     assert f"{row['rollouts']:,} rollouts and {row['gradient_steps']} gradient steps" in page

@@ -201,7 +201,7 @@ def draw(folder: Path) -> None:
         memory.annotate(rung.name, at, textcoords="offset points", xytext=(8, -10), fontsize=8)
     memory.set(title="tensors at their most", ylabel="GB")
     seconds.set(title="a round", ylabel="seconds")
-    memory.legend(fontsize=8, loc="upper left")
+    seconds.legend(fontsize=8, loc="lower right")
     panels[0].savefig(folder / "ladder.png")
     plt.close(panels[0])
     print(f"figure: {folder / 'ladder.png'}")

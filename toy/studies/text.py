@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from dmpo_ref.config import Config, SamplerConfig
 from dmpo_ref.evaluation.answering import ITEMS_PER_BATCH
-from dmpo_ref.evaluation.gradings import wilson
+from dmpo_ref.evaluation.gradings import grade_files, wilson
 from dmpo_ref.masking import stream
 from dmpo_ref.models.loading import latest_checkpoint
 from dmpo_ref.plots.style import COLORS, use_style
@@ -197,6 +197,8 @@ def draw(folder: Path) -> None:
         draw_curves(panels, [row for row in runs if row["task"] == task])
         panels[0].set(title=TITLES[task], xlabel="round", ylabel="reward of the rollouts")
         panels[1].set(title=TITLES[task], xlabel="round", ylabel="greedy test accuracy", ylim=(0, 1))
+        panels[1].axhline(accuracy_before(task), color="0.4", linestyle=":", label="as shipped")
+        panels[1].legend(fontsize=8)
         for panel in panels:
             panel.xaxis.get_major_locator().set_params(integer=True)
     axes[0, 0].legend(fontsize=8)
@@ -209,6 +211,12 @@ def draw(folder: Path) -> None:
     figure.savefig(folder / "text_samplers.png")
     plt.close("all")
     print(f"figures: {folder / 'text_curves.png'}, {folder / 'text_samplers.png'}")
+
+
+def accuracy_before(task: str) -> float:
+    """Greedy test accuracy of the model as it is shipped, from its stored answers."""
+    items, _ = grade_files([RESULTS / "text" / "reference" / f"{task}_32_confidence.jsonl"])
+    return sum(item.grade.correct for item in items) / len(items)
 
 
 TITLES = {"countdown": "Countdown, three numbers", "sudoku": "4x4 Sudoku in chat"}

@@ -10,6 +10,7 @@ and the config dataclasses say is taken from there; the book has no second copy 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -30,7 +31,7 @@ STAGE = ROOT / "build" / "book"
 HOWTO = ["task", "reward", "sampler", "objective", "machine", "resume", "benchmarks", "troubleshooting"]
 WIDGET = "application/vnd.jupyter.widget-view+json"
 SLIDERS = "*The sliders of this cell work in JupyterLab (`make lab`).*"
-OWN = ["intro", "method", "notation", "published", "results", "text", "ladder", "scoreboard", "glossary", "answers", "bibliography"]
+OWN = ["intro", "method", "play", "notation", "published", "results", "text", "ladder", "scoreboard", "glossary", "answers", "bibliography"]
 DOCUMENTS = {"README.md": "intro.md", "LOG.md": "log.md", "CONTRIBUTING.md": "contributing.md"}
 
 
@@ -89,12 +90,20 @@ def stage(target: Path, repository: str = "") -> list[str]:
         texts[str(path.relative_to(ROOT))] = notebook_page(path, links)
     texts["_toc.yml"] = yaml.safe_dump(contents(texts), sort_keys=False)
     texts["_config.yml"] = yaml.safe_dump(settings(repository), sort_keys=False, allow_unicode=True)
+    texts["static/recorded.js"] = recorded()
     texts["references.bib"] = (BOOK / "references.bib").read_text(encoding="utf-8")
 
     extra = [*BOOK.glob("static/*"), *BOOK.glob("extensions/*.py"), *BOOK.glob("figures/*")]
     files = {str(path.relative_to(BOOK)): path for path in extra} | links.files
+    files |= {f"static/{name}": ROOT / "dmpo_ref" / "plots" / name for name in ("replay.js", "replay.css")}
     write(target, texts, files)
     return links.missing
+
+
+def recorded() -> str:
+    """A script that holds what toy.studies.recordings has written, for pages that are opened as files and so cannot fetch it."""
+    data = {name: json.loads((ROOT / "toy" / "results" / f"{name}.json").read_text(encoding="utf-8")) for name in ("flow", "replays")}
+    return f"globalThis.dmpoData = {json.dumps(data, separators=(',', ':'))};\n"
 
 
 def notebook_page(path: Path, links: Links) -> str:
@@ -126,7 +135,7 @@ def contents(texts: dict[str, str]) -> dict:
     api = chapters("api/")
     reference = [*chapters("configuration"), {**api[0], "sections": api[1:]}]
     parts = {
-        "The method": chapters("method", "notation", "equations", "published", "glossary"),
+        "The method": chapters("method", "play", "notation", "equations", "published", "glossary"),
         "Notebooks": chapters("notebooks/", "answers"),
         "How to": chapters("howto/"),
         "Results": chapters("results", "text", "ladder", "scoreboard", "log"),

@@ -64,6 +64,9 @@ class Rollout:
         forwards: number of forward passes of the model.
         fed_tokens: number of tokens fed in them.
         padded: as in `Prompts`.
+        confidence: [G, N, S] float32, softmax(logits) of the token of a position, over the allowed vocabulary, in the forward pass that
+            (last) placed it; 1 where nothing was generated or an ended answer was filled up. None for responses that no sampler drew,
+            and in checkpoints before version 0.6.0.
     """
 
     tokens: Tensor
@@ -77,6 +80,7 @@ class Rollout:
     forwards: int
     fed_tokens: int
     padded: bool = field(default=True, kw_only=True)
+    confidence: Tensor | None = field(default=None, kw_only=True)
 
     def to(self, device: torch.device) -> Rollout:
         """The same on another device."""
@@ -95,10 +99,12 @@ class Rollout:
     def join(self, other: Rollout) -> Rollout:
         """The rollouts of both, drawn by the same sampler: [G + G', N, S], the shorter sequences padded on the left."""
         S = max(self.tokens.shape[-1], other.tokens.shape[-1])
-        empty = {"tokens": 0, "attention_mask": False, "prompt_mask": False, "response_mask": False, "step": -1}
+        empty = {"tokens": 0, "attention_mask": False, "prompt_mask": False, "response_mask": False, "step": -1, "confidence": 1}
 
-        def both(name: str) -> Tensor:
+        def both(name: str) -> Tensor | None:
             values = getattr(self, name), getattr(other, name)
+            if any(x is None for x in values):
+                return None
             return torch.cat([F.pad(x, (S - x.shape[-1], 0), value=empty[name]) for x in values])
 
         joined: dict[str, Any] = {name: both(name) for name in empty}

@@ -122,16 +122,23 @@ class Words:
     mask_token_id = 1
 
     def decode(self, ids):
-        return " ".join(map(str, ids.tolist()))
+        return " ".join(map(str, torch.as_tensor(ids).tolist()))
 
 
-def test_answers_are_written_with_their_prompt_or_where_there_is_none_with_the_clues(experience):
+def test_answers_are_written_with_their_trajectories_and_their_prompt_or_where_there_is_none_with_the_clues(experience):
+    rollout = experience.rollout
+    rollout.confidence = rollout.step.clamp(min=0) / 8 + 0.01234
     (entry,) = describe_answers(experience, [["a", "b"]], Words(), 5)
-    assert entry == {
-        "round": 5,
-        "prompt": "4 5",
-        "answers": [{"text": "a", "reward": 1.0, "weight": 0.9}, {"text": "b", "reward": 0.0, "weight": 0.1}],
-    }
+    answers = entry.pop("answers")
+    assert entry == {"round": 5, "prompt": "4 5"}
+    assert [{key: answer[key] for key in ("text", "reward", "weight")} for answer in answers] == [
+        {"text": "a", "reward": 1.0, "weight": 0.9},
+        {"text": "b", "reward": 0.0, "weight": 0.1},
+    ]
+    for n, answer in enumerate(answers):
+        assert answer["pieces"] == [str(token) for token in rollout.tokens[0, n, -4:].tolist()]
+        assert answer["step"] == rollout.step[0, n, -4:].tolist()
+        assert answer["confidence"] == [round(max(step, 0) / 8 + 0.01234, 3) for step in answer["step"]]
     experience.rollout.prompt_mask[:] = False
     assert describe_answers(experience, [["a", "b"]], Words(), 5)[0]["prompt"] == "4 5 1 1 1 1"
 

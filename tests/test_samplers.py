@@ -11,7 +11,17 @@ from dmpo_ref.likelihood import build_vocabulary
 from dmpo_ref.masking import stream
 from dmpo_ref.samplers import proposal, sample
 from dmpo_ref.tasks.sudoku import Puzzle, Sudoku
-from tests.helpers import MASK, Dummy, chi_square_p_value, log_softmax, make_prompts, plain_path_log_prob, tiny_model, vocabulary
+from tests.helpers import (
+    MASK,
+    Dummy,
+    chi_square_p_value,
+    log_softmax,
+    make_prompts,
+    plain_log_prob,
+    plain_path_log_prob,
+    tiny_model,
+    vocabulary,
+)
 from tests.slow_samplers import plain_forward, slow_fill
 from toy.oracle import exact_distribution
 from toy.worlds.sudoku import build_tokenizer
@@ -67,6 +77,38 @@ def test_every_position_is_filled_and_prompts_are_kept(name, temperature):
     for field in ("attention_mask", "prompt_mask", "response_mask"):
         assert torch.equal(getattr(rollout, field), getattr(prompts, field).unsqueeze(1).expand(-1, 5, -1))
     assert rollout.sampler == SamplerConfig(name=name, temperature=temperature)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "options"), [*((name, {}) for name in NAMES), ("confidence", {"steps": 2}), ("threshold", {"threshold": 0.3}), ("factor", {})]
+)
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_confidence_is_the_probability_at_temperature_1_when_the_token_was_placed(name, options, temperature):
+    """Each step again, by itself: what came later is hidden, and the softmax over the allowed tokens is read."""
+    prompts, model = make_prompts("_1__2_34____", "12|____34____"), tiny_model(4)
+    rollout = draw(model, prompts, num_rollouts=2, name=name, temperature=temperature, **options)
+    for g, n in np.ndindex(2, 2):
+        tokens, step, mask = rollout.tokens[g, n], rollout.step[g, n], rollout.attention_mask[g, n]
+        for s in range(len(tokens)):
+            expected = 1.0
+            if step[s] >= 0:
+                seen = tokens.masked_fill(step >= step[s], MASK)
+                expected = np.exp(plain_log_prob(model, seen, mask, s, int(tokens[s]), ALLOWED))
+            assert rollout.confidence[g, n, s].item() == pytest.approx(expected, rel=1e-5)
+    assert rollout.confidence.dtype == torch.float32
+
+
+def test_confidence_follows_its_rollout_through_select_beside_and_join():
+    prompts, model = make_prompts("1_2____3", "12|____"), tiny_model(1)
+    first, second = (draw(model, prompts, num_rollouts=2, seed=seed) for seed in (0, 1))
+    assert torch.equal(first.select(torch.tensor([1])).confidence, first.confidence[1:])
+    assert torch.equal(first.beside(second).confidence, torch.cat((first.confidence, second.confidence), dim=1))
+    shorter = draw(model, make_prompts("_2"), num_rollouts=2)
+    joined = first.join(shorter)
+    assert torch.equal(joined.confidence[2, :, -2:], shorter.confidence[0]) and (joined.confidence[2, :, :-2] == 1).all()
+    shorter.confidence = None  # of a checkpoint of an earlier version
+    assert first.join(shorter).confidence is None and torch.equal(first.join(shorter).tokens, joined.tokens)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -93,4 +93,4 @@ def test_the_command_draws_the_board(ending, tmp_path, capsys):
 def test_another_ending_is_refused_before_anything_is_done(tmp_path, capsys):
     assert main(["sample", "toy_sudoku", "--draw", str(tmp_path / "x.doc")]) == 2
     captured = capsys.readouterr()
-    assert "a picture must end in .png, .svg, .pdf or .gif" in captured.err and not captured.out
+    assert "a picture must end in .png, .svg, .pdf, .gif or .html" in captured.err and not captured.out

@@ -16,7 +16,7 @@ from dmpo_ref.samplers import proposal, sample
 from dmpo_ref.samplers.wino import accept_and_remask, fill_wino, with_shadow
 from dmpo_ref.tasks import build_task
 from dmpo_ref.tasks.encoding import encode
-from tests.helpers import MASK, chi_square_p_value, make_prompts, tiny_model, vocabulary
+from tests.helpers import MASK, chi_square_p_value, make_prompts, plain_log_prob, tiny_model, vocabulary
 from tests.slow_samplers import slow_wino
 from toy.small_llada import make_checkpoint
 
@@ -361,3 +361,22 @@ def test_the_shadow_takes_no_room_of_the_models_length():
     words = build_vocabulary(tokenizer, policy.config.embedding_size, alphabet=task.alphabet)
     rollout = sample(policy, prompts, SamplerConfig("wino"), words, num_rollouts=1, generators=[stream(0, g) for g in range(2)])
     assert set(tokenizer.decode(rollout.tokens[rollout.response_mask])) <= set("1234")
+
+
+@torch.no_grad()
+def test_confidence_is_read_in_the_forward_that_placed_a_token_for_good():
+    """With a threshold back near 0 nothing is taken back, so every step can be done again: hide what came at it or later."""
+    prompts, model = make_prompts(*BATCH), deep_model(2)
+    generators = [stream(0, g) for g in range(len(BATCH))]
+    for back, again in ((1e-6, False), (0.999, True)):
+        config = options(6, threshold=0.3, back_threshold=back)
+        rollout = sample(model, prompts, config, vocabulary(ALLOWED), num_rollouts=1, generators=generators)
+        placed = rollout.step >= 0
+        assert ((rollout.confidence > 0) & (rollout.confidence <= 1)).all() and (rollout.confidence[~placed] == 1).all()
+        if again:  # what was placed in the last forward of a block stands beside tokens that stay: it can be read again too
+            placed = rollout.step == rollout.step.amax(dim=-1, keepdim=True)
+        for g, n, s in placed.nonzero().tolist():
+            tokens, step = rollout.tokens[g, n], rollout.step[g, n]
+            seen = tokens.masked_fill(step >= step[s], MASK)
+            expected = plain_log_prob(model, seen, rollout.attention_mask[g, n], s, int(tokens[s]), ALLOWED)
+            assert rollout.confidence[g, n, s].item() == pytest.approx(np.exp(expected), rel=1e-5)

@@ -26,6 +26,7 @@ from dmpo_ref.forecast.variants import compare
 from dmpo_ref.masking import stream
 from dmpo_ref.models.fingerprint import fingerprint_parts
 from dmpo_ref.models.loading import base_of, latest_checkpoint, load_policy, read_config
+from dmpo_ref.plots.replay import group_of, save_replay
 from dmpo_ref.presets.loading import load_config
 from dmpo_ref.runtime.export import export
 from dmpo_ref.runtime.files import claim, read_entries
@@ -36,7 +37,7 @@ from dmpo_ref.samplers import sample
 from dmpo_ref.samplers.checks import check_lengths
 from dmpo_ref.tasks import build_task
 from dmpo_ref.tasks.base import BLANK
-from dmpo_ref.tasks.encoding import allowed_vocabulary, answer_texts, encode, end_ids
+from dmpo_ref.tasks.encoding import allowed_vocabulary, answer_texts, encode, end_ids, trajectory
 from dmpo_ref.train import train
 
 
@@ -86,7 +87,7 @@ def run_sample(args: argparse.Namespace) -> None:
     if args.draw:
         from dmpo_ref.plots.traces import check_ending, save_trace, trace  # seconds of matplotlib, for this option alone
 
-        check_ending(Path(args.draw))
+        check_ending(Path(args.draw), ".html")
     task = build_task(config.task)
     if args.puzzle is not None:
         item = task.parse(args.puzzle)
@@ -109,7 +110,11 @@ def run_sample(args: argparse.Namespace) -> None:
     for n, text in enumerate(answer_texts(tokenizer, rollout)[0]):
         log_prob = "" if rollout.path_log_prob is None else f", log-probability along its order {rollout.path_log_prob[0, n]:.3f} nats"
         print(f"\nanswer {n}: {'right' if task.grade(item, text).correct else 'wrong'}{log_prob}\n{task.show(item, text)}")
-    if args.draw:
+    if args.draw and args.draw.endswith(".html"):
+        answers = [trajectory(tokenizer, rollout, sample=n) for n in range(args.num_samples)]
+        group = group_of("", task.show(item), answers, [f"answer {n}" for n in range(args.num_samples)])
+        save_replay(Path(args.draw), {"title": f"{args.num_samples} answers of {args.config}", "groups": [group]})
+    elif args.draw:
         save_trace(Path(args.draw), *trace(tokenizer, rollout), board=config.task.name == "sudoku" and config.task.generate != "chat")
 
 

@@ -22,6 +22,7 @@ EXAMPLES = {
     "table": "dmpo table results/base results/mine --figure table.png",
     "plan": "dmpo plan llada_sudoku --gpu rtx4090 model.quantize=nf4\n  dmpo plan toy_sudoku --gpu-memory 24 train.num_rollouts=64",
     "rerun": "dmpo rerun runs/toy_sudoku\n  dmpo rerun runs/toy_sudoku output=runs/again device=cpu",
+    "replay": "dmpo replay runs/toy_sudoku -o replay.html\n  dmpo replay runs/toy_sudoku -o replay.html --round 0 --round 29",
     "export": "dmpo export runs/llada_sudoku merged --merge",
 }
 WITH_OWN_PARSER = {  # name → the function that reads the other words and runs the command; its line in `dmpo --help`
@@ -89,7 +90,12 @@ def add_config_commands(commands: Any) -> None:
     command.add_argument("--item", type=int, default=0, help="number of the test item, from 0 (default 0)")
     command.add_argument("--puzzle", help="an item given as text instead: 16 digits with 0 for blanks, 30,100,93=23, or a question")
     command.add_argument("--num-samples", type=int, default=1, help="answers to draw (default 1)")
-    command.add_argument("--draw", type=as_name, metavar="FILE", help="draw who was unmasked when, in the first answer: .png or .gif")
+    command.add_argument(
+        "--draw",
+        type=as_name,
+        metavar="FILE",
+        help="draw who was unmasked when: in the first answer (.png, .gif), or all of them as a page (.html)",
+    )
 
     command = add("evaluate", "Accuracy on the test items of one or more tasks, a CONFIG each, at several lengths, with several samplers.")
     command.add_argument("--output", type=as_name, metavar="FOLDER", help="keep every answer here; an evaluation that was killed goes on")
@@ -131,6 +137,19 @@ def add_other_commands(commands: Any) -> None:
     )
     command.add_argument("run_folder", metavar="FOLDER", help="folder of a run; the new one is FOLDER_rerun, or output=…")
     command.add_argument("overrides", nargs="*", default=[], metavar="key=value")
+
+    about = "A page that replays the answers which a run has logged, token by token; for any browser, without a server."
+    command = add_command(commands, "replay", "replay", about)
+    command.add_argument("run_folder", type=as_name, metavar="RUN", help="folder of a run, or its rollouts.jsonl")
+    command.add_argument("-o", "--output", type=as_name, required=True, metavar="FILE.html", help="the page; one that is there is replaced")
+    command.add_argument(
+        "--round",
+        type=int,
+        action="append",
+        default=[],
+        metavar="N",
+        help="this round, from 0; else the first, the last, and three between",
+    )
 
     about = "Write the policy of a run as a plain checkpoint, or its adapters as plain PEFT adapters."
     command = add_command(commands, "commands", "export", about)

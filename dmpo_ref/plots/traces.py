@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 
 from dmpo_ref.plots.style import use_style
 from dmpo_ref.rollout import Rollout
+from dmpo_ref.tasks.encoding import trajectory
 
 STEPS = sns.color_palette("viridis", as_cmap=True)  # dark first, light last
 GIVEN, MASKED = "#e8e8e8", "white"
@@ -29,9 +30,8 @@ SIGNS = {"\n": "⏎", "\t": "⇥"}
 
 def trace(tokenizer, rollout: Rollout, prompt: int = 0, sample: int = 0) -> tuple[list[str], list[int]]:
     """One response of a rollout: the text of each token, and the step at which it was (last) placed, −1 where it was given."""
-    answer = rollout.attention_mask[prompt, sample] & ~rollout.prompt_mask[prompt, sample]
-    tokens, step = (x[prompt, sample][answer].tolist() for x in (rollout.tokens, rollout.step))
-    return [tokenizer.decode([token]) for token in tokens], step
+    found = trajectory(tokenizer, rollout, prompt, sample)
+    return found["pieces"], found["step"]
 
 
 def draw_trace(pieces: list[str], step: list[int], *, board: bool = False) -> Figure:
@@ -79,10 +79,11 @@ def save_trace(path: Path, pieces: list[str], step: list[int], *, board: bool = 
     plt.close(figure)
 
 
-def check_ending(path: Path) -> None:
-    """Refuse, with a ValueError, a picture of another kind than .png, .svg, .pdf or .gif."""
-    if path.suffix not in (".png", ".svg", ".pdf", ".gif"):
-        raise ValueError(f"{path}: a picture must end in .png, .svg, .pdf or .gif")
+def check_ending(path: Path, *more: str) -> None:
+    """Refuse, with a ValueError, a picture of another kind than .png, .svg, .pdf or .gif, or of `more` kinds."""
+    known = (".png", ".svg", ".pdf", ".gif", *more)
+    if path.suffix not in known:
+        raise ValueError(f"{path}: a picture must end in {', '.join(known[:-1])} or {known[-1]}")
 
 
 def make_axes(pieces: list[str], board: bool) -> tuple[Figure, Axes]:

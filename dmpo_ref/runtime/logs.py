@@ -17,6 +17,7 @@ from dmpo_ref.rollout import Experience, Rollout
 from dmpo_ref.runtime.files import EntryFile, read_entries, write_atomically
 from dmpo_ref.runtime.origin import record_start
 from dmpo_ref.runtime.processes import Processes
+from dmpo_ref.tasks.encoding import trajectory
 from dmpo_ref.weights import effective_sample_size
 
 NAMES = ("metrics.jsonl", "rollouts.jsonl")
@@ -108,13 +109,14 @@ def answer_length(rollout: Rollout, end_tokens: Collection[int]) -> float:
 def describe_answers(
     experience: Experience, texts: list[list[str]], tokenizer: PreTrainedTokenizerBase, round_number: int
 ) -> list[dict[str, Any]]:
-    """What rollouts.jsonl gets of a round: each prompt that `texts` has answers to, and these with their reward and weight."""
+    """What rollouts.jsonl gets of a round: each prompt that `texts` has answers to, and these with reward, weight and trajectory."""
     rollout = experience.rollout
     entries = []
-    for g, answers in enumerate(texts):
-        rated = zip(answers, experience.reward[g].tolist(), experience.weight[g].tolist(), strict=True)
+    for g, texts_of_prompt in enumerate(texts):
+        rated = zip(texts_of_prompt, experience.reward[g].tolist(), experience.weight[g].tolist(), strict=True)
+        answers = [{"text": t, "reward": r, "weight": w, **trajectory(tokenizer, rollout, g, n)} for n, (t, r, w) in enumerate(rated)]
         prompt = tokenizer.decode(asked_tokens(rollout, g, tokenizer.mask_token_id))
-        entries.append({"round": round_number, "prompt": prompt, "answers": [{"text": t, "reward": r, "weight": w} for t, r, w in rated]})
+        entries.append({"round": round_number, "prompt": prompt, "answers": answers})
     return entries
 
 

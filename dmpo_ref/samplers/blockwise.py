@@ -101,7 +101,8 @@ def fill_blocks(
     path_log_prob = in_batch_order(finished, "path_log_prob")
     refuse_broken_logits(path_log_prob.isfinite())
     of_path = path_log_prob if has_path_log_prob(config) else None
-    return Filled(in_batch_order(finished, "tokens"), in_batch_order(finished, "step"), now + 1, fed_tokens, of_path)
+    tokens, step, confidence = (in_batch_order(finished, name) for name in ("tokens", "step", "confidence"))
+    return Filled(tokens, step, now + 1, fed_tokens, confidence, of_path)
 
 
 def next_block(state: Filling, *, shared: bool) -> Tensor:
@@ -137,13 +138,13 @@ def unmask_step(
     logits, fed_tokens = read_logits(model, state, rows, slots, config.guidance, vocabulary.mask_token_id, cache)
     uniform = state.uniform[rows, draw_index[rows], slots]
     proposal, log_p, confidence = propose(logits, vocabulary, config.temperature, uniform)
-    chosen = scored
+    score, chosen = scatter(confidence, scored, -1.0), scored
     if config.name in CONFIDENT:
-        score = scatter(confidence, scored, -1.0)
         chosen = largest(score, candidate, parallel_quota(config, score) if config.name in PARALLEL else quota)
     state.tokens = torch.where(chosen, state.tokens.masked_scatter(scored, proposal), state.tokens)
     state.path_log_prob = state.path_log_prob + torch.where(chosen, scatter(log_p, scored, 0.0), 0.0).sum(dim=-1)
     state.step = state.step.masked_fill(chosen, now)
+    state.confidence = torch.where(chosen, score.float(), state.confidence)
     state.masked = state.masked & ~chosen
     return fed_tokens
 

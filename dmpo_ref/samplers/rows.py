@@ -22,6 +22,7 @@ class Filled:
         step: [B, S] the forward pass in which a position was last placed, −1 where nothing was generated.
         forwards: number of forward passes.
         fed_tokens: number of tokens fed in them.
+        confidence: [B, S] float32, see `Rollout`.
         path_log_prob: [B] float64, of the path that `step` describes, in nats; None where `has_path_log_prob` says no.
     """
 
@@ -29,6 +30,7 @@ class Filled:
     step: Tensor
     forwards: int
     fed_tokens: int
+    confidence: Tensor
     path_log_prob: Tensor | None = None
 
 
@@ -38,7 +40,7 @@ class Rows:
 
     Attributes:
         row: [B] which row of the batch it is.
-        tokens, masked, step: [B, S] the tokens, what is still to be placed, and `step` of `Filled`.
+        tokens, masked, step, confidence: [B, S] the tokens, what is still to be placed, and `step` and `confidence` of `Filled`.
         block: [B, S] the number of each position's block, −1 where nothing is generated.
         attention_mask, answer: [B, S] bool, all but the padding, and of that what follows the prompt.
         uniform: [B, T + 1, S] on [0, 1), float64, what tokens are drawn with.
@@ -49,6 +51,7 @@ class Rows:
     tokens: Tensor
     masked: Tensor
     step: Tensor
+    confidence: Tensor
     block: Tensor
     attention_mask: Tensor
     answer: Tensor
@@ -64,6 +67,7 @@ class Rows:
             tokens=prompts.tokens,
             masked=prompts.response_mask,
             step=torch.full_like(prompts.tokens, -1),
+            confidence=torch.ones_like(prompts.tokens, dtype=torch.float32),
             block=(index // (block_length or index.shape[-1])).masked_fill(~prompts.response_mask, -1),
             attention_mask=prompts.attention_mask,
             answer=prompts.attention_mask & ~prompts.prompt_mask,
@@ -100,6 +104,7 @@ def set_aside_finished(state: SomeRows, finished: list[SomeRows], unsettled: Ten
     rest = state.masked & ended.unsqueeze(-1)
     state.tokens = torch.where(rest, end, state.tokens)
     state.step = state.step.masked_fill(rest, now)
+    state.confidence = state.confidence.masked_fill(rest, 1.0)
     state.masked = state.masked & ~rest
     is_open = state.masked.any(dim=-1).tolist()  # the one place where the host asks how far the rows are
     if all(is_open):

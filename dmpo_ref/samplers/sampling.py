@@ -78,6 +78,7 @@ def sample(
         forwards=sum(piece.forwards for piece in pieces),
         fed_tokens=sum(piece.fed_tokens for piece in pieces),
         padded=prompts.padded,
+        confidence=group([piece.confidence for piece in pieces]),
     )
 
 

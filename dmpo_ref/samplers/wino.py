@@ -66,7 +66,8 @@ def fill_wino(
             break
     finished.append(state)
     refuse_broken_logits(finite)
-    return Filled(in_batch_order(finished, "tokens"), in_batch_order(finished, "step"), now + 1, fed_tokens)
+    tokens, step, found = (in_batch_order(finished, name) for name in ("tokens", "step", "confidence"))
+    return Filled(tokens, step, now + 1, fed_tokens, found)
 
 
 def draft_and_verify(model: Module, state: Rows, slots: Tensor, config: SamplerConfig, vocabulary: Vocabulary, now: int) -> Tensor:
@@ -86,6 +87,8 @@ def draft_and_verify(model: Module, state: Rows, slots: Tensor, config: SamplerC
     block = torch.where(accept, block.masked_scatter(draft, proposal), block).masked_fill(remask, vocabulary.mask_token_id)
     state.tokens = state.tokens.scatter(1, slots, block)
     state.step = state.step.scatter(1, slots, state.step.gather(1, slots).masked_fill(accept, now))
+    found = torch.where(accept, confidence.float(), state.confidence.gather(1, slots))
+    state.confidence = state.confidence.scatter(1, slots, found)
     state.masked = state.masked.scatter(1, slots, draft & ~accept | remask)
     return finite
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import takewhile
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -89,3 +90,18 @@ def answer_texts(tokenizer: PreTrainedTokenizerBase, rollout: Rollout) -> list[l
     """The texts of a rollout, for each of the G prompts its N answers."""
     host = (x.cpu() for x in (rollout.tokens, rollout.attention_mask, rollout.prompt_mask))  # once, and not a row at a time
     return [decode(tokenizer, *of_prompt) for of_prompt in zip(*host, strict=True)]
+
+
+def trajectory(tokenizer: PreTrainedTokenizerBase, rollout: Rollout, prompt: int = 0, sample: int = 0) -> dict[str, list[Any]]:
+    """How one response came about, an entry for each token of the answer, clues inside it included.
+
+    Returns:
+        pieces: the text of the token.
+        step: the forward pass, from 0, that (last) placed it; −1 where it was given.
+        confidence: see `Rollout`, three digits after the point.
+    """
+    answer = rollout.attention_mask[prompt, sample] & ~rollout.prompt_mask[prompt, sample]
+    known = torch.ones_like(rollout.step, dtype=torch.float32) if rollout.confidence is None else rollout.confidence
+    tokens, step, confidence = (x[prompt, sample][answer].tolist() for x in (rollout.tokens, rollout.step, known))
+    pieces = [tokenizer.decode([token]) for token in tokens]
+    return {"pieces": pieces, "step": step, "confidence": [round(c, 3) for c in confidence]}

@@ -17,7 +17,10 @@
 try:
     from toy.notebook import start
 except ImportError:
-    raise SystemExit("dmpo_ref is not installed here: run `pip install -e '.[lab]'` in the repository, then restart the kernel") from None
+    raise SystemExit(
+        "dmpo_ref is not installed here: run `pip install -e '.[lab]'` in the "
+        "repository, then restart the kernel"
+    ) from None
 start()
 
 # %%
@@ -31,7 +34,17 @@ import matplotlib.pyplot as plt
 import torch
 from IPython.display import Image, Markdown
 
-from dmpo_ref import build_task, build_vocabulary, effective_sample_size, encode, load_config, load_policy, minimal, stream, train
+from dmpo_ref import (
+    build_task,
+    build_vocabulary,
+    effective_sample_size,
+    encode,
+    load_config,
+    load_policy,
+    minimal,
+    stream,
+    train,
+)
 from dmpo_ref.plots.traces import animate_trace
 from toy.oracle import exact_distribution, kl_divergence, rewards, tilted
 from toy.worlds.sudoku import solutions
@@ -50,17 +63,28 @@ config = load_config("toy_two_solutions")
 task = build_task(config.task)
 puzzle = task.load(config.task.train)[0]
 policy, tokenizer = load_policy(config.model, torch.device("cpu"))
-policy = policy.double()  # float64, so that the numbers below are the same on every machine
-vocabulary = build_vocabulary(tokenizer, policy.config.embedding_size, alphabet=task.alphabet)
+policy = (
+    policy.double()
+)  # float64, so that the numbers below are the same on every machine
+vocabulary = build_vocabulary(
+    tokenizer, policy.config.embedding_size, alphabet=task.alphabet
+)
 print(task.show(puzzle))
-print(f"\n{puzzle.num_blanks} blanks, {4**puzzle.num_blanks:,} possible answers, solutions: {', '.join(solutions(puzzle.puzzle))}")
+print(
+    f"\n{puzzle.num_blanks} blanks, {4**puzzle.num_blanks:,} possible answers, "
+    f"solutions: {', '.join(solutions(puzzle.puzzle))}"
+)
 
 # %% [markdown]
 # The functions of the page work on token ids. `prompt` has S = 16 positions; M, the mask token, stands at the L = 5 blanks. `allowed` says
 # which tokens may be generated: the four digits. `rand` is the only source of random numbers.
 
 # %%
-prompt, mask_id, allowed = encode(tokenizer, task, [puzzle]).tokens, vocabulary.mask_token_id, vocabulary.allowed
+prompt, mask_id, allowed = (
+    encode(tokenizer, task, [puzzle]).tokens,
+    vocabulary.mask_token_id,
+    vocabulary.allowed,
+)
 generator = stream(0, "quickstart")
 
 
@@ -79,7 +103,11 @@ print("prompt:", prompt.tolist()[0], f"  M = {mask_id}, L = {L}")
 
 # %%
 def show(*functions):
-    return Markdown("\n".join(f"```python\n{inspect.getsource(function)}```" for function in functions))
+    return Markdown(
+        "\n".join(
+            f"```python\n{inspect.getsource(function)}```" for function in functions
+        )
+    )
 
 
 show(minimal.log_pi)
@@ -89,7 +117,10 @@ with torch.no_grad():
     log_p = minimal.log_pi(policy, prompt, allowed)
 blanks = (prompt[0] == mask_id).nonzero().squeeze(-1).tolist()
 for position in blanks:
-    digits = {tokenizer.decode([token]): f"{log_p[0, position, token].exp():.2f}" for token in allowed.nonzero().squeeze(-1)}
+    digits = {
+        tokenizer.decode([token]): f"{log_p[0, position, token].exp():.2f}"
+        for token in allowed.nonzero().squeeze(-1)
+    }
     print(f"position {position:2d}:", digits)
 
 # %% [markdown]
@@ -105,12 +136,20 @@ for position in blanks:
 # two solutions stays as it was. On this puzzle all 1,024 answers can be enumerated, so $p^*$ is known exactly:
 
 # %%
-reference = exact_distribution(policy, tokenizer, task, puzzle, vocabulary)  # p_ref of all 1,024 answers
+reference = exact_distribution(
+    policy, tokenizer, task, puzzle, vocabulary
+)  # p_ref of all 1,024 answers
 log_target = tilted(reference.log_prob, rewards(task, puzzle, reference), alpha)
-print(f"alpha = {alpha}: the odds of a solution against a wrong answer grow by e^(1/alpha) = {math.exp(1 / alpha):.0f}")
+print(
+    f"alpha = {alpha}: the odds of a solution against a wrong answer grow by "
+    f"e^(1/alpha) = {math.exp(1 / alpha):.0f}"
+)
 for text in solutions(puzzle.puzzle):
     place = reference.texts.index(text)
-    print(f"solution {text}: p_ref {reference.log_prob[place].exp():.3f}, p* {log_target[place].exp():.3f}")
+    print(
+        f"solution {text}: p_ref {reference.log_prob[place].exp():.3f}, p* "
+        f"{log_target[place].exp():.3f}"
+    )
 print(f"KL(p*‖p_ref) = {kl_divergence(log_target, reference.log_prob):.2f} nats")
 
 # %% [markdown]
@@ -127,14 +166,23 @@ show(minimal.draw_rollouts, minimal.rank)
 rows = prompt.repeat_interleave(N, dim=0)  # the prompt N times
 tokens, order, log_old = minimal.draw_rollouts(policy, rows, mask_id, allowed, rand)
 texts = [tokenizer.decode(row) for row in tokens]
-print(f"tokens {tuple(tokens.shape)}, order {tuple(order.shape)}, log p(o;σ) {tuple(log_old.shape)}")
+print(
+    f"tokens {tuple(tokens.shape)}, order {tuple(order.shape)}, log p(o;σ) "
+    f"{tuple(log_old.shape)}"
+)
 for n in range(3):
-    print(f"{texts[n]}  order of the blanks {order[n, blanks].tolist()}  log p(o;σ) = {log_old[n]:.2f} nats")
+    print(
+        f"{texts[n]}  order of the blanks {order[n, blanks].tolist()}  log p(o;σ) = "
+        f"{log_old[n]:.2f} nats"
+    )
 print(f"{len(set(texts))} different answers among the {N}")
 
 # %% tags=["nbval-ignore-output"]
 pieces = [tokenizer.decode([token]) for token in tokens[0]]
-Image(data=animate_trace(pieces, order[0].tolist(), board=True, frames_per_second=2), format="gif")
+Image(
+    data=animate_trace(pieces, order[0].tolist(), board=True, frames_per_second=2),
+    format="gif",
+)
 
 # %% [markdown]
 # The first rollout. Grey cells are clues. The colour of a blank says when it was filled: dark first, light last.
@@ -145,7 +193,9 @@ Image(data=animate_trace(pieces, order[0].tolist(), board=True, frames_per_secon
 # %%
 def reward(tokens):
     texts = [tokenizer.decode(row) for row in tokens]
-    return torch.tensor([sum(task.reward(puzzle, text).values()) for text in texts], dtype=torch.float64)
+    return torch.tensor(
+        [sum(task.reward(puzzle, text).values()) for text in texts], dtype=torch.float64
+    )
 
 
 r = reward(tokens)
@@ -179,11 +229,19 @@ print("log p_ref = log p_old in the first round:", torch.allclose(log_ref, log_o
 show(minimal.weights)
 
 # %%
-w, w_real = minimal.weights(r[None], log_ref[None], log_old[None], alpha)  # [G, N] = [1, 64]
+w, w_real = minimal.weights(
+    r[None], log_ref[None], log_old[None], alpha
+)  # [G, N] = [1, 64]
 for n in range(3):
     print(f"{texts[n]}  reward {r[n]:.0f}  weight {w[0, n]:.4f}")
-print(f"weight of all right answers {w[0, r == 1].sum():.3f}, of all wrong ones {w[0, r == 0].sum():.3f}")
-print(f"effective sample size (ESS): {effective_sample_size(w).item():.2f} of the {N} rollouts")
+print(
+    f"weight of all right answers {w[0, r == 1].sum():.3f}, of all wrong ones "
+    f"{w[0, r == 0].sum():.3f}"
+)
+print(
+    f"effective sample size (ESS): {effective_sample_size(w).item():.2f} of the {N} "
+    "rollouts"
+)
 
 # %% [markdown]
 # The ESS, $1/(N\sum_n w_n^2)$, says what share of the rollouts really counts. Here it is close to the share of right answers:
@@ -202,7 +260,10 @@ masks = minimal.draw_masks(rows == mask_id, R, rand)  # [B, R, S]
 print("masks", tuple(masks.shape))
 for n in range(3):
     for k in range(R):
-        seen = "".join("·" if hidden else character for hidden, character in zip(masks[n, k].tolist(), texts[n], strict=True))
+        seen = "".join(
+            "·" if hidden else character
+            for hidden, character in zip(masks[n, k].tolist(), texts[n], strict=True)
+        )
         print(f"rollout {n}, mask {k}: {seen}   m = {masks[n, k].sum()}")
 
 # %% [markdown]
@@ -223,7 +284,10 @@ with torch.no_grad():
     many = minimal.draw_masks(rows[:1] == mask_id, 4000, rand)
     better = minimal.nelbo(policy, tokens[:1], many, L, mask_id, allowed)
 place = reference.texts.index(texts[0])
-print(f"rollout 0: {R} masks {estimate[0]:.2f}, 4,000 masks {better[0]:.2f}, exact {-reference.elbo[place]:.2f} nats")
+print(
+    f"rollout 0: {R} masks {estimate[0]:.2f}, 4,000 masks {better[0]:.2f}, exact "
+    f"{-reference.elbo[place]:.2f} nats"
+)
 print(f"-log p(o) itself: {-reference.log_prob[place]:.2f} nats")
 
 # %% [markdown]
@@ -242,7 +306,10 @@ show(minimal.wdce, minimal.wddo)
 # %%
 old = estimate[None]
 print(f"WDCE {minimal.wdce(old, w_real, L).item():.4f}")
-print(f"WDDO where p_θ = p_old: {minimal.wddo(old, old, w).item():.4f} = 2 ln 2 = {2 * math.log(2):.4f}")
+print(
+    f"WDDO where p_θ = p_old: {minimal.wddo(old, old, w).item():.4f} = 2 ln 2 = "
+    f"{2 * math.log(2):.4f}"
+)
 
 # %% [markdown]
 # One gradient step on WDCE, with plain gradient descent so that there is nothing more to it. Measured again on the same rollouts and
@@ -250,12 +317,16 @@ print(f"WDDO where p_θ = p_old: {minimal.wddo(old, old, w).item():.4f} = 2 ln 2
 
 # %%
 learner = copy.deepcopy(policy)
-loss = minimal.wdce(minimal.nelbo(learner, tokens, masks, L, mask_id, allowed)[None], w_real, L)
+loss = minimal.wdce(
+    minimal.nelbo(learner, tokens, masks, L, mask_id, allowed)[None], w_real, L
+)
 loss.backward()
 with torch.no_grad():
     for parameter in learner.parameters():
         parameter -= 1e-3 * parameter.grad
-    after = minimal.wdce(minimal.nelbo(learner, tokens, masks, L, mask_id, allowed)[None], w_real, L)
+    after = minimal.wdce(
+        minimal.nelbo(learner, tokens, masks, L, mask_id, allowed)[None], w_real, L
+    )
 print("the loss on this batch is lower:", (after < loss).item())
 
 # %% [markdown]
@@ -275,7 +346,8 @@ show(minimal.dmpo)
 trained = copy.deepcopy(policy)
 history = []  # (rounds done, KL(p*‖p_θ), probability of each solution)
 steps = minimal.dmpo(
-    trained, policy, prompt, reward, mask_id, allowed, rand, N=N, R=R, K=4, rounds=30, alpha=alpha, learning_rate=2e-4
+    trained, policy, prompt, reward, mask_id, allowed, rand,
+    N=N, R=R, K=4, rounds=30, alpha=alpha, learning_rate=2e-4,
 )  # fmt: skip
 for step, _ in enumerate(steps, start=1):
     if step % 20 == 0:
@@ -287,21 +359,46 @@ print("KL(p*‖p_θ) after 30 rounds below 0.1 nats:", history[-1][1] < 0.1)
 # %% tags=["nbval-ignore-output", "slide"]
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
 rounds = [0, *(done for done, _, _ in history)]
-print(f"after {rounds[-1]} rounds: KL(p*‖p_θ) = {history[-1][1]:.3f} nats, solutions", " and ".join(f"{p:.3f}" for p in history[-1][2]))
-left.semilogy(rounds, [kl_divergence(log_target, reference.log_prob), *(kl for _, kl, _ in history)], "o-")
-left.set(title="Exact distance to p*", xlabel="rounds of 64 rollouts", ylabel="KL(p*‖p$_θ$), nats")
+print(
+    f"after {rounds[-1]} rounds: KL(p*‖p_θ) = {history[-1][1]:.3f} nats, solutions",
+    " and ".join(f"{p:.3f}" for p in history[-1][2]),
+)
+left.semilogy(
+    rounds,
+    [kl_divergence(log_target, reference.log_prob), *(kl for _, kl, _ in history)],
+    "o-",
+)
+left.set(
+    title="Exact distance to p*",
+    xlabel="rounds of 64 rollouts",
+    ylabel="KL(p*‖p$_θ$), nats",
+)
 for i, text in enumerate(solutions(puzzle.puzzle)):
     shares = [reference.probability_of(text), *(shares[i] for _, _, shares in history)]
     right.plot(rounds, shares, "o-", color=f"C{i}", label=f"solution {i + 1}")
-    right.axhline(log_target[reference.texts.index(text)].exp().item(), linestyle="--", color=f"C{i}")
-right.set(title="Both solutions stay (dashed: p*)", xlabel="rounds of 64 rollouts", ylabel="probability", ylim=(0, 1))
+    right.axhline(
+        log_target[reference.texts.index(text)].exp().item(),
+        linestyle="--",
+        color=f"C{i}",
+    )
+right.set(
+    title="Both solutions stay (dashed: p*)",
+    xlabel="rounds of 64 rollouts",
+    ylabel="probability",
+    ylim=(0, 1),
+)
 right.legend()
 plt.show()
 
 # %%
-targets = [log_target[reference.texts.index(text)].exp().item() for text in solutions(puzzle.puzzle)]
+targets = [
+    log_target[reference.texts.index(text)].exp().item()
+    for text in solutions(puzzle.puzzle)
+]
 distances = [abs(p - q) for p, q in zip(history[-1][2], targets, strict=True)]
-print("both solutions within 0.15 of their probability under p*:", max(distances) < 0.15)
+print(
+    "both solutions within 0.15 of their probability under p*:", max(distances) < 0.15
+)
 
 # %% [markdown]
 # After about two thousand rollouts the policy is within a few hundredths of a nat of $p^*$, down from one nat. It solves the puzzle, and
@@ -326,8 +423,15 @@ def is_solution(item, text):
 
 
 output = Path(tempfile.mkdtemp()) / "run"
-run = train(load_config("toy_two_solutions", f"output={output}", "train.rounds=3"), reward=is_solution)
-print(f"{len(run.metrics)} gradient steps; each has a line in metrics.jsonl with", ", ".join(list(run.metrics[0])[:6]), "…")
+run = train(
+    load_config("toy_two_solutions", f"output={output}", "train.rounds=3"),
+    reward=is_solution,
+)
+print(
+    f"{len(run.metrics)} gradient steps; each has a line in metrics.jsonl with",
+    ", ".join(list(run.metrics[0])[:6]),
+    "…",
+)
 print("files:", ", ".join(sorted(path.name for path in output.iterdir())))
 
 # %% [markdown]

@@ -30,7 +30,10 @@
 try:
     from toy.notebook import start
 except ImportError:
-    raise SystemExit("dmpo_ref is not installed here: run `pip install -e '.[lab]'` in the repository, then restart the kernel") from None
+    raise SystemExit(
+        "dmpo_ref is not installed here: run `pip install -e '.[lab]'` in the "
+        "repository, then restart the kernel"
+    ) from None
 start()
 
 # %%
@@ -75,7 +78,9 @@ config = load_config("toy_sudoku")
 policy, tokenizer = load_policy(config.model, torch.device("cpu"))
 policy = policy.double()  # what is printed below is then the same on every machine
 task = build_task(config.task)
-vocabulary = build_vocabulary(tokenizer, policy.config.embedding_size, alphabet=task.alphabet)
+vocabulary = build_vocabulary(
+    tokenizer, policy.config.embedding_size, alphabet=task.alphabet
+)
 puzzle = task.load(str(Path(config.task.test).with_name("two_solutions_1.csv")))[0]
 print(task.show(puzzle))
 
@@ -90,11 +95,24 @@ symbols = vocabulary.allowed.nonzero().squeeze(-1)
 MASK, L = tokenizer.mask_token_id, len(blanks)
 with torch.no_grad():
     logits = policy(input_ids=prompts.tokens).logits[0, blanks]
-print("blank at    " + "".join(f"P({d})   " for d in tokenizer.convert_ids_to_tokens(symbols.tolist())))
-for place, p in zip(blanks.tolist(), vocabulary.restrict(logits).softmax(dim=-1)[:, symbols].tolist(), strict=True):
-    print(f"row {place // 4 + 1}, column {place % 4 + 1}: " + "".join(f"{x:.3f}  " for x in p))
+print(
+    "blank at    "
+    + "".join(f"P({d})   " for d in tokenizer.convert_ids_to_tokens(symbols.tolist()))
+)
+for place, p in zip(
+    blanks.tolist(),
+    vocabulary.restrict(logits).softmax(dim=-1)[:, symbols].tolist(),
+    strict=True,
+):
+    print(
+        f"row {place // 4 + 1}, column {place % 4 + 1}: "
+        + "".join(f"{x:.3f}  " for x in p)
+    )
 first, second = vocabulary.restrict(logits[:2]).softmax(dim=-1)[:, symbols]
-print(f"both blanks of row 2 drawn at once are the same digit with probability {first @ second:.3f}")
+print(
+    "both blanks of row 2 drawn at once are the same digit with probability "
+    f"{first @ second:.3f}"
+)
 
 # %% [markdown]
 # For each of the two blanks of row 2, the network is unsure between 1 and 3. They cannot both be 1. But each line of the table is the
@@ -112,11 +130,17 @@ print(f"both blanks of row 2 drawn at once are the same digit with probability {
 @torch.no_grad()
 def fill_in(tokens, generator):
     rows = torch.arange(len(tokens))
-    order = torch.rand(tokens.shape, generator=generator).masked_fill(tokens != MASK, torch.inf).argsort(dim=1)
+    order = (
+        torch.rand(tokens.shape, generator=generator)
+        .masked_fill(tokens != MASK, torch.inf)
+        .argsort(dim=1)
+    )
     for i in range(L):
         d = order[:, i]
         p = policy(input_ids=tokens).logits[rows, d][:, symbols].softmax(dim=-1)
-        tokens[rows, d] = symbols[torch.multinomial(p, 1, generator=generator).squeeze(-1)]
+        tokens[rows, d] = symbols[
+            torch.multinomial(p, 1, generator=generator).squeeze(-1)
+        ]
     return tokens
 
 
@@ -128,9 +152,21 @@ print(by_hand.shape, "masks left:", (by_hand == MASK).sum().item())
 # position was filled, and (for this sampler) the log-probability of the path.
 
 # %%
-rollout = sample(policy, prompts, SamplerConfig(name="random_order"), vocabulary, num_rollouts=4096, generators=[stream(0, "library")])
+rollout = sample(
+    policy,
+    prompts,
+    SamplerConfig(name="random_order"),
+    vocabulary,
+    num_rollouts=4096,
+    generators=[stream(0, "library")],
+)
 for n in range(4):
-    print("".join(trace(tokenizer, rollout, sample=n)[0]), "steps of the blanks", rollout.step[0, n, blanks].tolist(), end="   ")
+    print(
+        "".join(trace(tokenizer, rollout, sample=n)[0]),
+        "steps of the blanks",
+        rollout.step[0, n, blanks].tolist(),
+        end="   ",
+    )
     print(f"log p(o; σ) = {rollout.path_log_prob[0, n]:6.3f} nats")
 
 # %% [markdown]
@@ -140,9 +176,23 @@ for n in range(4):
 # %%
 hard = next(item for item in task.load(config.task.test) if item.num_blanks == 10)
 config_random = SamplerConfig(name="random_order")
-watched = sample(policy, encode(tokenizer, task, [hard]), config_random, vocabulary, num_rollouts=1, generators=[stream(0, "watch")])
+watched = sample(
+    policy,
+    encode(tokenizer, task, [hard]),
+    config_random,
+    vocabulary,
+    num_rollouts=1,
+    generators=[stream(0, "watch")],
+)
 pieces, step = trace(tokenizer, watched)
-print("puzzle", hard.puzzle, "\nanswer", "".join(pieces), "\nsolved:", task.grade(hard, "".join(pieces)).correct)
+print(
+    "puzzle",
+    hard.puzzle,
+    "\nanswer",
+    "".join(pieces),
+    "\nsolved:",
+    task.grade(hard, "".join(pieces)).correct,
+)
 
 # %% tags=["nbval-ignore-output"]
 Image(data=animate_trace(pieces, step, board=True, frames_per_second=2), format="gif")
@@ -153,10 +203,19 @@ Image(data=animate_trace(pieces, step, board=True, frames_per_second=2), format=
 
 # %% tags=["nbval-ignore-output", "slide"]
 strips = [trace(tokenizer, rollout, sample=n) for n in range(4)]
-pieces = [f" {piece} " if i < 15 else f" {piece}\n" for answer, _ in strips for i, piece in enumerate(answer)]
+pieces = [
+    f" {piece} " if i < 15 else f" {piece}\n"
+    for answer, _ in strips
+    for i, piece in enumerate(answer)
+]
 axes = draw_trace(pieces, [when for _, steps in strips for when in steps]).axes[0]
-axes.set(title="Four answers, each in its own order", xlabel="cells 1 to 16, row by row")
-axes.set_yticks([n + 0.5 for n in range(4)], [f"log p(o; σ) = {rollout.path_log_prob[0, n]:.2f} nats" for n in range(4)])
+axes.set(
+    title="Four answers, each in its own order", xlabel="cells 1 to 16, row by row"
+)
+axes.set_yticks(
+    [n + 0.5 for n in range(4)],
+    [f"log p(o; σ) = {rollout.path_log_prob[0, n]:.2f} nats" for n in range(4)],
+)
 plt.show()
 
 # %% [markdown]
@@ -187,7 +246,10 @@ first = rollout.select(torch.tensor([0]))
 again = path_log_prob(policy, first, vocabulary)
 for n in range(3):
     hand = path_by_hand(rollout.tokens[0, n], rollout.step[0, n])
-    assert abs(hand - rollout.path_log_prob[0, n].item()) < 1e-9 and abs(hand - again[0, n].item()) < 1e-9
+    assert (
+        abs(hand - rollout.path_log_prob[0, n].item()) < 1e-9
+        and abs(hand - again[0, n].item()) < 1e-9
+    )
     print(f"{hand:.4f} nats: by hand, while sampling, and scored again")
 
 # %% [markdown]
@@ -202,26 +264,52 @@ for n in range(3):
 
 # %%
 SETS = [s for m in range(1, L + 1) for s in itertools.combinations(range(L), m)]
-answer = sample(policy, prompts, SamplerConfig(), vocabulary, num_rollouts=1, generators=[stream(0, "one")])
-answer.tokens[0, 0] = torch.tensor(tokenizer(puzzle.solution).input_ids)  # with these tokens for those that were drawn
+answer = sample(
+    policy,
+    prompts,
+    SamplerConfig(),
+    vocabulary,
+    num_rollouts=1,
+    generators=[stream(0, "one")],
+)
+answer.tokens[0, 0] = torch.tensor(
+    tokenizer(puzzle.solution).input_ids
+)  # with these tokens for those that were drawn
 hidden = torch.zeros(1, 1, len(SETS), prompts.tokens.shape[1], dtype=torch.bool)
 for r, s in enumerate(SETS):
     hidden[0, 0, r, blanks[list(s)]] = True
 with torch.no_grad():
-    scores = token_log_prob(policy, answer, Masks(hidden, hidden, torch.ones(1, 1, len(SETS))), vocabulary)[0, 0][:, blanks]
+    scores = token_log_prob(
+        policy, answer, Masks(hidden, hidden, torch.ones(1, 1, len(SETS))), vocabulary
+    )[0, 0][:, blanks]
 LOG_PI = {s: scores[r] for r, s in enumerate(SETS)}  # LOG_PI[S][d]
-print("probability of its digits, all blanks hidden  ", [f"{x:.3f}" for x in LOG_PI[0, 1, 2, 3, 4].exp().tolist()])
-print("each the only one hidden, the others filled in", [f"{LOG_PI[(d,)][d].exp():.3f}" for d in range(L)])
+print(
+    "probability of its digits, all blanks hidden  ",
+    [f"{x:.3f}" for x in LOG_PI[0, 1, 2, 3, 4].exp().tolist()],
+)
+print(
+    "each the only one hidden, the others filled in",
+    [f"{LOG_PI[(d,)][d].exp():.3f}" for d in range(L)],
+)
 
 # %% [markdown]
 # When only one blank is left, its digit is nearly certain; at the beginning, each digit is a guess. Now all 120 orders.
 
 # %% tags=["slide"]
 ORDERS = list(itertools.permutations(range(L)))
-paths = torch.tensor([sum(LOG_PI[tuple(sorted(order[i:]))][order[i]].item() for i in range(L)) for order in ORDERS], dtype=torch.float64)
+paths = torch.tensor(
+    [
+        sum(LOG_PI[tuple(sorted(order[i:]))][order[i]].item() for i in range(L))
+        for order in ORDERS
+    ],
+    dtype=torch.float64,
+)
 best, worst = ORDERS[paths.argmax()], ORDERS[paths.argmin()]
 log_p = paths.logsumexp(dim=0).item() - math.log(len(ORDERS))
-print(f"most probable order {best}: {paths.max():.3f} nats\nleast probable      {worst}: {paths.min():.3f} nats")
+print(
+    f"most probable order {best}: {paths.max():.3f} nats\nleast probable      "
+    f"{worst}: {paths.min():.3f} nats"
+)
 print(f"log p(o) = log of the mean over orders: {log_p:.4f} nats")
 
 # %% [markdown]
@@ -243,16 +331,25 @@ print(f"log p(o) = log of the mean over orders: {log_p:.4f} nats")
 P = {(): 1.0}
 for S in SETS:
     rest = {d: tuple(i for i in S if i != d) for d in S}
-    seen_before = {d: tuple(i for i in range(L) if i not in rest[d]) for d in S}  # hidden when d was filled
-    P[S] = sum(P[rest[d]] * math.exp(LOG_PI[seen_before[d]][d]) for d in S) / (L - len(S) + 1)
+    seen_before = {
+        d: tuple(i for i in range(L) if i not in rest[d]) for d in S
+    }  # hidden when d was filled
+    P[S] = sum(P[rest[d]] * math.exp(LOG_PI[seen_before[d]][d]) for d in S) / (
+        L - len(S) + 1
+    )
 
 place = 2 ** torch.arange(L)
-digits = torch.arange(2**L).unsqueeze(-1) // place % 2  # [32, 5], 1 where a blank stands
+digits = (
+    torch.arange(2**L).unsqueeze(-1) // place % 2
+)  # [32, 5], 1 where a blank stands
 table = torch.zeros(2**L, L, 1, dtype=torch.float64)
 for S, row in LOG_PI.items():
     table[2**L - 1 - sum(2**d for d in S), :, 0] = row
 library = arrival_log_prob(table, digits, place)[-1].item()
-print(f"recursion {math.log(P[tuple(range(L))]):.4f}, toy.oracle {library:.4f}, 120 orders {log_p:.4f} nats")
+print(
+    f"recursion {math.log(P[tuple(range(L))]):.4f}, toy.oracle {library:.4f}, 120 "
+    f"orders {log_p:.4f} nats"
+)
 
 # %% [markdown]
 # ## 5. The whole distribution
@@ -264,13 +361,23 @@ print(f"recursion {math.log(P[tuple(range(L))]):.4f}, toy.oracle {library:.4f}, 
 # %%
 exact = exact_distribution(policy, tokenizer, task, puzzle, vocabulary)
 probability = exact.log_prob.exp()
-assert abs(probability.sum().item() - 1) < 1e-9 and abs(exact.log_prob[exact.texts.index(puzzle.solution)].item() - log_p) < 1e-9
+assert (
+    abs(probability.sum().item() - 1) < 1e-9
+    and abs(exact.log_prob[exact.texts.index(puzzle.solution)].item() - log_p) < 1e-9
+)
 shown = probability.argsort(descending=True)[:7].tolist()
 print("answer              p(o)     solved   rows 2 and 3")
 for c in shown:
     text = exact.texts[c]
-    print(f"{text} {probability[c]:9.4f} {str(task.grade(puzzle, text).correct):>9}   {text[4:8]} {text[8:12]}")
-right = sum(p for p, text in zip(probability.tolist(), exact.texts, strict=True) if task.grade(puzzle, text).correct)
+    print(
+        f"{text} {probability[c]:9.4f} {str(task.grade(puzzle, text).correct):>9}   "
+        f"{text[4:8]} {text[8:12]}"
+    )
+right = sum(
+    p
+    for p, text in zip(probability.tolist(), exact.texts, strict=True)
+    if task.grade(puzzle, text).correct
+)
 print(f"right answers together {right:.3f}, all seven {probability[shown].sum():.3f}")
 
 # %% [markdown]
@@ -282,18 +389,30 @@ print(f"right answers together {right:.3f}, all seven {probability[shown].sum():
 
 # %%
 counts = {
-    "by hand": Counter("".join(tokenizer.convert_ids_to_tokens(row)) for row in by_hand.tolist()),
+    "by hand": Counter(
+        "".join(tokenizer.convert_ids_to_tokens(row)) for row in by_hand.tolist()
+    ),
     "library": Counter(answer_texts(tokenizer, rollout)[0]),
 }
 largest = {}
 for name, found in counts.items():
     N = found.total()
-    off = [(found[exact.texts[c]] / N - probability[c].item()) / math.sqrt(probability[c] * (1 - probability[c]) / N) for c in shown]
+    off = [
+        (found[exact.texts[c]] / N - probability[c].item())
+        / math.sqrt(probability[c] * (1 - probability[c]) / N)
+        for c in shown
+    ]
     largest[name] = max(map(abs, off))
-    print(f"{name}: {N} samples, all seven shares within 4 standard errors: {largest[name] < 4}")
+    print(
+        f"{name}: {N} samples, all seven shares within 4 standard errors: "
+        f"{largest[name] < 4}"
+    )
 
 # %% tags=["nbval-ignore-output"]
-print("largest deviation, in standard errors:", {name: round(deviation, 1) for name, deviation in largest.items()})
+print(
+    "largest deviation, in standard errors:",
+    {name: round(deviation, 1) for name, deviation in largest.items()},
+)
 
 # %% [markdown]
 # ## 6. The ELBO and its gap
@@ -314,35 +433,76 @@ print("largest deviation, in standard errors:", {name: round(deviation, 1) for n
 elbo = paths.mean().item()
 posterior = paths.log_softmax(dim=0)
 divergence = (-math.log(len(ORDERS)) - posterior).mean().item()
-print(f"log p(o) {log_p:.4f}, ELBO {elbo:.4f}, gap {log_p - elbo:.4f}, KL {divergence:.4f} nats")
+print(
+    f"log p(o) {log_p:.4f}, ELBO {elbo:.4f}, gap {log_p - elbo:.4f}, KL "
+    f"{divergence:.4f} nats"
+)
 
 # %% [markdown]
 # The gap of this answer is three hundredths of a nat. For which answers do you expect a large gap? The exact ELBO of all 1024:
 
 # %%
 gap = exact.log_prob - exact.elbo
-assert abs(exact.elbo[exact.texts.index(puzzle.solution)].item() - elbo) < 1e-9 and gap.min() > 0
+assert (
+    abs(exact.elbo[exact.texts.index(puzzle.solution)].item() - elbo) < 1e-9
+    and gap.min() > 0
+)
 print("answer              log p     ELBO      gap, nats")
 for c in shown:
-    print(f"{exact.texts[c]} {exact.log_prob[c]:8.3f} {exact.elbo[c]:8.3f} {gap[c]:8.3f}")
-print(f"mean gap of a sampled answer {probability @ gap:.3f}, largest of all {gap.max():.1f} nats")
+    print(
+        f"{exact.texts[c]} {exact.log_prob[c]:8.3f} {exact.elbo[c]:8.3f} {gap[c]:8.3f}"
+    )
+print(
+    f"mean gap of a sampled answer {probability @ gap:.3f}, largest of all "
+    f"{gap.max():.1f} nats"
+)
 
 # %% tags=["nbval-ignore-output", "slide"]
-figure, (left, centre, right_axes) = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
+figure, (left, centre, right_axes) = plt.subplots(
+    1, 3, figsize=(11, 3.2), layout="constrained"
+)
 left.hist(paths, bins=20, color="0.75")
 left.axvline(log_p, color=BLUE, label="log p(o)")
 left.axvline(elbo, color=ORANGE, linestyle="--", label="ELBO: their mean")
-left.set(xlabel="log p(o; σ), nats", ylabel="orders, of 120", title="One answer, every order")
+left.set(
+    xlabel="log p(o; σ), nats", ylabel="orders, of 120", title="One answer, every order"
+)
 left.legend(fontsize=8)
 frequency = [counts["library"][exact.texts[c]] / 4096 for c in shown]
 centre.bar(np.arange(7) - 0.2, probability[shown], 0.4, color=BLUE, label="exact")
 centre.bar(np.arange(7) + 0.2, frequency, 0.4, color="0.7", label="4096 samples")
-centre.set(xticks=range(7), xticklabels=range(1, 8), xlabel="answer, most probable first", ylabel="probability", title="The distribution")
+centre.set(
+    xticks=range(7),
+    xticklabels=range(1, 8),
+    xlabel="answer, most probable first",
+    ylabel="probability",
+    title="The distribution",
+)
 centre.legend(fontsize=8)
-right_axes.plot(exact.log_prob, exact.elbo, "o", color="0.6", markersize=3, label="others, above e⁻³⁰")
-right_axes.plot(exact.log_prob[shown], exact.elbo[shown], "o", color=ORANGE, markersize=5, label="the first seven")
+right_axes.plot(
+    exact.log_prob,
+    exact.elbo,
+    "o",
+    color="0.6",
+    markersize=3,
+    label="others, above e⁻³⁰",
+)
+right_axes.plot(
+    exact.log_prob[shown],
+    exact.elbo[shown],
+    "o",
+    color=ORANGE,
+    markersize=5,
+    label="the first seven",
+)
 right_axes.plot([-40, 0], [-40, 0], color=BLUE, linewidth=1, label="no gap")
-right_axes.set(xlabel="log p(o), nats", ylabel="ELBO, nats", title="Bound and truth", xlim=(-30, 0), ylim=(-40, 0))
+right_axes.set(
+    xlabel="log p(o), nats",
+    ylabel="ELBO, nats",
+    title="Bound and truth",
+    xlim=(-30, 0),
+    ylim=(-40, 0),
+)
 right_axes.legend(fontsize=8)
 plt.show()
 
@@ -371,20 +531,35 @@ plt.show()
 
 # %%
 print("  m  sets   mean log pi of a hidden token")
-by_size = {m: [LOG_PI[s][list(s)].sum().item() for s in SETS if len(s) == m] for m in range(1, L + 1)}
+by_size = {
+    m: [LOG_PI[s][list(s)].sum().item() for s in SETS if len(s) == m]
+    for m in range(1, L + 1)
+}
 for m, sums in by_size.items():
     print(f"{m:3d} {len(sums):5d} {np.mean(sums) / m:14.4f}")
 total = sum(np.mean(sums) / m for m, sums in by_size.items())
 library = exact_elbo(table, torch.ones(1, L, dtype=torch.long), place).item()
-print(f"their sum {total:.4f}, mean over 120 orders {elbo:.4f}, toy.oracle.exact_elbo {library:.4f} nats")
+print(
+    f"their sum {total:.4f}, mean over 120 orders {elbo:.4f}, toy.oracle.exact_elbo "
+    f"{library:.4f} nats"
+)
 
 # %% [markdown]
 # What do other weights give? All of these have been used somewhere; only the first one gives the ELBO.
 
 # %% tags=["slide"]
-WEIGHTS = {"L/m": lambda m: L / m, "1 (sum over the masked)": lambda m: 1, "1/m (mean over the masked)": lambda m: 1 / m, "L": lambda m: L}
+WEIGHTS = {
+    "L/m": lambda m: L / m,
+    "1 (sum over the masked)": lambda m: 1,
+    "1/m (mean over the masked)": lambda m: 1 / m,
+    "L": lambda m: L,
+}
 for name, weight in WEIGHTS.items():
-    print(f"weight {name:27s} {np.mean([weight(m) * np.mean(sums) for m, sums in by_size.items()]):8.3f} nats")
+    print(
+        f"weight {name:27s} "
+        f"{np.mean([weight(m) * np.mean(sums) for m, sums in by_size.items()]):8.3f} "
+        "nats"
+    )
 
 # %% [markdown]
 # The mean over the masked tokens is the ELBO divided by L. The published training loss has this scale. For the loss, the factor does no
@@ -406,25 +581,53 @@ for name, weight in WEIGHTS.items():
 SCHEDULES = {  # s(t), s'(t)
     "linear, t": (lambda t: t, lambda t: np.ones_like(t)),
     "square, t²": (lambda t: t**2, lambda t: 2 * t),
-    "cosine, 1 − cos(πt/2)": (lambda t: 1 - np.cos(np.pi * t / 2), lambda t: np.pi / 2 * np.sin(np.pi * t / 2)),
+    "cosine, 1 − cos(πt/2)": (
+        lambda t: 1 - np.cos(np.pi * t / 2),
+        lambda t: np.pi / 2 * np.sin(np.pi * t / 2),
+    ),
 }
 nodes, quadrature = np.polynomial.legendre.leggauss(200)
 t, quadrature = (nodes + 1) / 2, quadrature / 2
 sizes = np.arange(17)[:, None]
 binomial = np.array([math.comb(16, m) for m in range(17)])[:, None]
-HOW_OFTEN = {name: binomial * s(t) ** sizes * (1 - s(t)) ** (16 - sizes) @ quadrature for name, (s, _) in SCHEDULES.items()}
+HOW_OFTEN = {
+    name: binomial * s(t) ** sizes * (1 - s(t)) ** (16 - sizes) @ quadrature
+    for name, (s, _) in SCHEDULES.items()
+}
 for name, (s, derivative) in SCHEDULES.items():
-    multiplier = binomial * s(t) ** sizes * (1 - s(t)) ** (16 - sizes) * derivative(t) / s(t) @ quadrature
-    print(f"{name:24s} L = 16, m = 1, 2, 8, 16: ", *(f"{m * multiplier[m]:.4f}" for m in (1, 2, 8, 16)))
+    multiplier = (
+        binomial
+        * s(t) ** sizes
+        * (1 - s(t)) ** (16 - sizes)
+        * derivative(t)
+        / s(t)
+        @ quadrature
+    )
+    print(
+        f"{name:24s} L = 16, m = 1, 2, 8, 16: ",
+        *(f"{m * multiplier[m]:.4f}" for m in (1, 2, 8, 16)),
+    )
 
 # %% tags=["nbval-ignore-output"]
 figure, (left, right_axes) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
-for (name, (s, derivative)), color in zip(SCHEDULES.items(), (BLUE, ORANGE, GREEN), strict=True):
+for (name, (s, derivative)), color in zip(
+    SCHEDULES.items(), (BLUE, ORANGE, GREEN), strict=True
+):
     left.plot(range(17), HOW_OFTEN[name], "o-", markersize=4, color=color, label=name)
     right_axes.plot(s(t), derivative(t) / s(t), color=color)
-left.set(xlabel="hidden tokens m of L = 16", ylabel="probability", title="How often each size is drawn", ylim=(0, None))
+left.set(
+    xlabel="hidden tokens m of L = 16",
+    ylabel="probability",
+    title="How often each size is drawn",
+    ylim=(0, None),
+)
 left.legend(fontsize=8)
-right_axes.set(xlabel="share hidden, s", ylabel="weight s′/s", title="And how it is weighed", ylim=(0, 12))
+right_axes.set(
+    xlabel="share hidden, s",
+    ylabel="weight s′/s",
+    title="And how it is weighed",
+    ylim=(0, 12),
+)
 plt.show()
 
 # %% [markdown]
@@ -442,7 +645,10 @@ plt.show()
 
 # %%
 response = torch.ones(1, 1, 16, dtype=torch.bool)
-drawn = {scheme: draw_masks(scheme, response, 8, [stream(3, "look")]) for scheme in ("exact", "stratified", "antithetic", "paper")}
+drawn = {
+    scheme: draw_masks(scheme, response, 8, [stream(3, "look")])
+    for scheme in ("exact", "stratified", "antithetic", "paper")
+}
 for scheme, masks in drawn.items():
     print(f"{scheme:11s} hidden tokens {masks.hidden[0, 0].sum(dim=-1).tolist()}")
 
@@ -475,10 +681,18 @@ bit, value = 2 ** torch.arange(L), torch.zeros(2**L, dtype=torch.float64)
 for s in SETS:
     value[sum(2**d for d in s)] = LOG_PI[s][list(s)].sum()
 for scheme in drawn:
-    masks = draw_masks(scheme, torch.ones(1, 20_000, L, dtype=torch.bool), 2, [stream(0, "estimate", scheme)])
+    masks = draw_masks(
+        scheme,
+        torch.ones(1, 20_000, L, dtype=torch.bool),
+        2,
+        [stream(0, "estimate", scheme)],
+    )
     estimate = (masks.weight * value[(masks.hidden * bit).sum(dim=-1)]).mean(dim=-1)[0]
     off = (estimate.mean().item() - elbo) / (estimate.std().item() / 20_000**0.5)
-    print(f"{scheme:11s} mean {estimate.mean():.1f}, within 4 standard errors of the exact ELBO: {abs(off) < 4}")
+    print(
+        f"{scheme:11s} mean {estimate.mean():.1f}, within 4 standard errors of the "
+        f"exact ELBO: {abs(off) < 4}"
+    )
 
 # %% [markdown]
 # Only `paper` misses the ELBO; its mean is closer to 0. With these 5 blanks it gives too little weight to *every* size: 0.87, 0.92, 0.92,

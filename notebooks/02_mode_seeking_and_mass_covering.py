@@ -32,7 +32,10 @@
 try:
     from toy.notebook import start
 except ImportError:
-    raise SystemExit("dmpo_ref is not installed here: run `pip install -e '.[lab]'` in the repository, then restart the kernel") from None
+    raise SystemExit(
+        "dmpo_ref is not installed here: run `pip install -e '.[lab]'` in the "
+        "repository, then restart the kernel"
+    ) from None
 start()
 
 # %%
@@ -48,7 +51,15 @@ from dmpo_ref import stream
 from toy.figures.demo import BLUE, GREEN, ORANGE
 from toy.figures.mixture import film_planes, plot_fits
 from toy.oracle import kl_divergence
-from toy.worlds.mixture import GaussianMixturePolicy, TabularPolicy, fit_forward, fit_reverse, make_world, reverse_objective, world_2d
+from toy.worlds.mixture import (
+    GaussianMixturePolicy,
+    TabularPolicy,
+    fit_forward,
+    fit_reverse,
+    make_world,
+    reverse_objective,
+    world_2d,
+)
 
 # %% [markdown]
 # ## 1. A target with five modes
@@ -67,7 +78,10 @@ world = world_2d(24)
 target_share = world.mode_mass(world.log_target)
 print("mode  ", "  ".join(f"{mode:5}" for mode in range(1, 6)))
 for name, log_prob in (("p_ref", world.log_ref), ("p*", world.log_target)):
-    print(f"{name:6}", "  ".join(f"{share:.3f}" for share in world.mode_mass(log_prob).tolist()))
+    print(
+        f"{name:6}",
+        "  ".join(f"{share:.3f}" for share in world.mode_mass(log_prob).tolist()),
+    )
 print(f"KL(p*||p_ref) = {kl_divergence(world.log_target, world.log_ref):.3f} nats")
 
 # %% [markdown]
@@ -89,7 +103,10 @@ half = torch.tensor([0.5, 0.5], dtype=torch.float64).log()
 print("epsilon   forward KL   reverse KL, nats")
 for epsilon in (0.5, 1e-1, 1e-3, 1e-6, 1e-12):
     policy = torch.tensor([1 - epsilon, epsilon], dtype=torch.float64).log()
-    print(f"{epsilon:7.0e} {kl_divergence(half, policy):11.3f} {kl_divergence(policy, half):12.3f}")
+    print(
+        f"{epsilon:7.0e} {kl_divergence(half, policy):11.3f} "
+        f"{kl_divergence(policy, half):12.3f}"
+    )
 print(f"log 2 = {math.log(2):.3f}")
 
 # %% [markdown]
@@ -108,9 +125,13 @@ print(f"log 2 = {math.log(2):.3f}")
 # for language models). The cell checks it for a random distribution, with $Z$ computed separately.
 
 # %%
-log_prob = torch.randn(len(world.points), dtype=torch.float64, generator=stream(0, "distribution")).log_softmax(0)
+log_prob = torch.randn(
+    len(world.points), dtype=torch.float64, generator=stream(0, "distribution")
+).log_softmax(0)
 log_z = (world.log_ref.exp() * (world.reward / world.alpha).exp()).sum().log()
-left = log_prob.exp() @ world.reward / world.alpha - kl_divergence(log_prob, world.log_ref)
+left = log_prob.exp() @ world.reward / world.alpha - kl_divergence(
+    log_prob, world.log_ref
+)
 right = log_z - kl_divergence(log_prob, world.log_target)
 print(f"left {left:.6f}   right {right:.6f}")
 
@@ -127,9 +148,21 @@ def forward_objective(world, log_prob):
     return -(world.log_target.exp() @ log_prob)
 
 
-def fit(world, policy, objective, steps=200, learning_rate=0.1, every=200, method=torch.optim.Adam):
-    """Exact gradients, Adam unless told otherwise; log p_theta at the start and after each `every` steps."""
-    optimizer, film = method(policy.parameters(), lr=learning_rate), [policy.log_prob().detach()]
+def fit(
+    world,
+    policy,
+    objective,
+    steps=200,
+    learning_rate=0.1,
+    every=200,
+    method=torch.optim.Adam,
+):
+    """Exact gradients, Adam unless told otherwise; log p_theta at the start and after
+    each `every` steps."""
+    optimizer, film = (
+        method(policy.parameters(), lr=learning_rate),
+        [policy.log_prob().detach()],
+    )
     for step in range(1, steps + 1):
         optimizer.zero_grad()
         objective(world, policy.log_prob()).backward()
@@ -163,11 +196,22 @@ def describe(log_prob):
     p = log_prob.exp()
     mean = p @ world.points
     moments = [*mean.tolist(), *(p @ (world.points - mean).square()).sqrt().tolist()]
-    divergences = kl_divergence(world.log_target, log_prob), kl_divergence(log_prob, world.log_target)
-    return " ".join(f"{x:7.3f}" for x in moments) + "".join(f"{x:14.2f}" for x in divergences)
+    divergences = (
+        kl_divergence(world.log_target, log_prob),
+        kl_divergence(log_prob, world.log_target),
+    )
+    return " ".join(f"{x:7.3f}" for x in moments) + "".join(
+        f"{x:14.2f}" for x in divergences
+    )
 
 
-one = fit(world, GaussianMixturePolicy(world, 1, seed=3), forward_objective, steps=1000, learning_rate=0.03)[-1]
+one = fit(
+    world,
+    GaussianMixturePolicy(world, 1, seed=3),
+    forward_objective,
+    steps=1000,
+    learning_rate=0.03,
+)[-1]
 print("               mean x  mean y    sd x    sd y    forward KL    reverse KL")
 print("p*           ", describe(world.log_target))
 print("one Gaussian ", describe(one))
@@ -178,13 +222,25 @@ print("one Gaussian ", describe(one))
 
 # %%
 widths = torch.linspace(0.4, 3.0, 27, dtype=torch.float64)
-gaussians = torch.stack([(-torch.cdist(world.points, world.points).square() / (2 * s**2)).log_softmax(dim=-1) for s in widths])
-reverse_kl = (gaussians.exp() * (gaussians - world.log_target)).sum(dim=-1)  # [widths, means]
+gaussians = torch.stack(
+    [
+        (-torch.cdist(world.points, world.points).square() / (2 * s**2)).log_softmax(
+            dim=-1
+        )
+        for s in widths
+    ]
+)
+reverse_kl = (gaussians.exp() * (gaussians - world.log_target)).sum(
+    dim=-1
+)  # [widths, means]
 near = torch.cdist(world.points, world.modes).argmin(dim=-1)
 print("mode   best reverse KL near it   its width   -log(share of the mode)")
 for mode in range(5):
     value, place = reverse_kl[:, near == mode].min(dim=1)[0].min(dim=0)
-    print(f"{mode + 1:4d} {value:25.2f} {widths[place]:11.1f} {-target_share[mode].log():25.2f}")
+    print(
+        f"{mode + 1:4d} {value:25.2f} {widths[place]:11.1f} "
+        f"{-target_share[mode].log():25.2f}"
+    )
 
 # %% [markdown]
 # The best Gaussian sits on mode 1, which has the largest share of $p^*$, and pays about $-\log$ of that share. The one of forward KL,
@@ -198,14 +254,35 @@ for mode in range(5):
 # - by DMPO itself, which sees only samples: `fit_forward`, 32 groups of $N=16$ rollouts a round, weights and loss of `dmpo_ref`.
 
 # %%
-forward, reverse = (fit(world, GaussianMixturePolicy(world, 3, seed=3), f, every=10) for f in (forward_objective, reverse_objective))
+forward, reverse = (
+    fit(world, GaussianMixturePolicy(world, 3, seed=3), f, every=10)
+    for f in (forward_objective, reverse_objective)
+)
 dmpo = GaussianMixturePolicy(world, 3, seed=3)
-fit_forward(world, dmpo, num_rollouts=16, groups=32, baseline="uniform", rounds=50, learning_rate=0.05)
+fit_forward(
+    world,
+    dmpo,
+    num_rollouts=16,
+    groups=32,
+    baseline="uniform",
+    rounds=50,
+    learning_rate=0.05,
+)
 print("share of each mode / its share under p*      forward KL   reverse KL, nats")
 print("mode    ", "  ".join(f"{mode:4}" for mode in range(1, 6)))
-for name, log_prob in {"start": forward[0], "forward": forward[-1], "reverse": reverse[-1], "DMPO": dmpo.log_prob().detach()}.items():
-    ratio = "  ".join(f"{x:4.1f}" for x in (world.mode_mass(log_prob) / target_share).tolist())
-    print(f"{name:8} {ratio} {kl_divergence(world.log_target, log_prob):15.1f} {kl_divergence(log_prob, world.log_target):12.2f}")
+for name, log_prob in {
+    "start": forward[0],
+    "forward": forward[-1],
+    "reverse": reverse[-1],
+    "DMPO": dmpo.log_prob().detach(),
+}.items():
+    ratio = "  ".join(
+        f"{x:4.1f}" for x in (world.mode_mass(log_prob) / target_share).tolist()
+    )
+    print(
+        f"{name:8} {ratio} {kl_divergence(world.log_target, log_prob):15.1f} "
+        f"{kl_divergence(log_prob, world.log_target):12.2f}"
+    )
 
 # %% tags=["nbval-ignore-output"]
 places = "modes: 1 lower left, 2 upper left, 3 centre, 4 upper right, 5 lower right"
@@ -232,9 +309,18 @@ def ratios(log_prob):
     return world.mode_mass(log_prob) / target_share
 
 
-sizes, seeds, objectives = (1, 3, 5, 8), range(6), {"forward": forward_objective, "reverse": reverse_objective}
+sizes, seeds, objectives = (
+    (1, 3, 5, 8),
+    range(6),
+    {"forward": forward_objective, "reverse": reverse_objective},
+)
 found = {
-    (name, K): torch.stack([ratios(fit(world, GaussianMixturePolicy(world, K, seed=seed), f)[-1]) for seed in seeds])
+    (name, K): torch.stack(
+        [
+            ratios(fit(world, GaussianMixturePolicy(world, K, seed=seed), f)[-1])
+            for seed in seeds
+        ]
+    )
     for name, f in objectives.items()
     for K in sizes
 }
@@ -243,17 +329,30 @@ for (name, K), ratio in found.items():
     print(f"{name} K={K}: ", *(ratio < 0.1).sum(dim=1).tolist())
 
 # %% tags=["nbval-ignore-output", "slide"]
-figure, panels = plt.subplots(1, 3, figsize=(10, 3.1), layout="constrained", width_ratios=(1, 1, 1.1))
+figure, panels = plt.subplots(
+    1, 3, figsize=(10, 3.1), layout="constrained", width_ratios=(1, 1, 1.1)
+)
 for ax, name in zip(panels, objectives, strict=False):
     picture = ax.imshow(found[name, 3], cmap="Blues", vmin=0, vmax=2)
-    ax.set(title=f"{name}, 3 Gaussians", xlabel="mode", ylabel="start", xticks=range(5), xticklabels=range(1, 6), yticks=seeds)
+    ax.set(
+        title=f"{name}, 3 Gaussians",
+        xlabel="mode",
+        ylabel="start",
+        xticks=range(5),
+        xticklabels=range(1, 6),
+        yticks=seeds,
+    )
     ax.grid(False)
 figure.colorbar(picture, ax=panels[1], label="share / share under p*")
 for name, colour, marker in (("forward", BLUE, "o"), ("reverse", ORANGE, "s")):
     dropped = [(found[name, K] < 0.1).sum(dim=1).double().mean() for K in sizes]
     panels[2].plot(sizes, dropped, marker=marker, color=colour, label=name)
 panels[2].set(
-    title="modes dropped, of 5", xlabel="Gaussians in the policy, K", ylabel="mean over six starts", ylim=(-0.15, 5), xticks=sizes
+    title="modes dropped, of 5",
+    xlabel="Gaussians in the policy, K",
+    ylabel="mean over six starts",
+    ylim=(-0.15, 5),
+    xticks=sizes,
 )
 panels[2].legend()
 plt.show()
@@ -279,9 +378,18 @@ def broad(K, seed):
 
 
 for K in (3, 5):
-    wide = torch.stack([ratios(fit(world, broad(K, seed), reverse_objective)[-1]) for seed in seeds])
-    narrow_drops, wide_drops = ((ratio < 0.1).sum(dim=1).tolist() for ratio in (found["reverse", K], wide))
-    print(f"K={K}: modes dropped by six narrow starts", *narrow_drops, "  wide", *wide_drops)
+    wide = torch.stack(
+        [ratios(fit(world, broad(K, seed), reverse_objective)[-1]) for seed in seeds]
+    )
+    narrow_drops, wide_drops = (
+        (ratio < 0.1).sum(dim=1).tolist() for ratio in (found["reverse", K], wide)
+    )
+    print(
+        f"K={K}: modes dropped by six narrow starts",
+        *narrow_drops,
+        "  wide",
+        *wide_drops,
+    )
 
 # %% [markdown]
 # With three Gaussians the six runs drop 8 modes instead of 12; with five they drop 3 instead of 2. So a broad start is no remedy, and six
@@ -292,9 +400,14 @@ for K in (3, 5):
 # Here the start is $p_{\mathrm{ref}}$, which gives every mode a good share.
 
 # %%
-reached = {name: fit(world, TabularPolicy(world), f)[-1] for name, f in objectives.items()}
+reached = {
+    name: fit(world, TabularPolicy(world), f)[-1] for name, f in objectives.items()
+}
 for name, log_prob in reached.items():
-    print(f"{name}: KL(p*||p) = {kl_divergence(world.log_target, log_prob):.4f} nats, smallest share / target {ratios(log_prob).min():.2f}")
+    print(
+        f"{name}: KL(p*||p) = {kl_divergence(world.log_target, log_prob):.4f} nats, "
+        f"smallest share / target {ratios(log_prob).min():.2f}"
+    )
 
 # %% [markdown]
 # **Modes that overlap.** Take one Gaussian and two equal modes at $\pm d$ on a line, each of width 0.6 before it is multiplied by a broad
@@ -304,7 +417,12 @@ for name, log_prob in reached.items():
 
 # %%
 def two_modes(distance, alpha=1.0, heights=(1.0, 1.0)):
-    return make_world(96, ([[0.0]], 3.0, [1.0]), ([[-distance], [distance]], 0.6, list(heights)), alpha)
+    return make_world(
+        96,
+        ([[0.0]], 3.0, [1.0]),
+        ([[-distance], [distance]], 0.6, list(heights)),
+        alpha,
+    )
 
 
 def one_gaussian(line, mean, scale, objective):
@@ -317,32 +435,62 @@ def one_gaussian(line, mean, scale, objective):
 distances = (0.4, 0.8, 1.2, 1.4, 1.6, 2.0, 2.5)
 lines = [two_modes(d) for d in distances]
 paths = {
-    "forward, from a mode": [one_gaussian(line, d, 0.5, forward_objective) for d, line in zip(distances, lines, strict=True)],
-    "reverse, from a mode": [one_gaussian(line, d, 0.5, reverse_objective) for d, line in zip(distances, lines, strict=True)],
-    "reverse, from a broad start": [one_gaussian(line, 0.2, 3.0, reverse_objective) for line in lines],
+    "forward, from a mode": [
+        one_gaussian(line, d, 0.5, forward_objective)
+        for d, line in zip(distances, lines, strict=True)
+    ],
+    "reverse, from a mode": [
+        one_gaussian(line, d, 0.5, reverse_objective)
+        for d, line in zip(distances, lines, strict=True)
+    ],
+    "reverse, from a broad start": [
+        one_gaussian(line, 0.2, 3.0, reverse_objective) for line in lines
+    ],
 }
 
 # %%
 print("distance            ", *(f"{d:6.1f}" for d in distances))
 for name, path in paths.items():
     print(f"left mode's share: {name}")
-    print("                    ", *(f"{line.mode_mass(p)[0].item():6.2f}" for line, p in zip(lines, path, strict=True)))
+    print(
+        "                    ",
+        *(
+            f"{line.mode_mass(p)[0].item():6.2f}"
+            for line, p in zip(lines, path, strict=True)
+        ),
+    )
 for name in list(paths)[1:]:
-    cost = [kl_divergence(p, line.log_target) for line, p in zip(lines, paths[name], strict=True)]
-    print(f"reverse KL, nats: {name}\n                    ", *(f"{c:6.2f}" for c in cost))
+    cost = [
+        kl_divergence(p, line.log_target)
+        for line, p in zip(lines, paths[name], strict=True)
+    ]
+    print(
+        f"reverse KL, nats: {name}\n                    ", *(f"{c:6.2f}" for c in cost)
+    )
 
 # %% tags=["nbval-ignore-output"]
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained")
 styles = zip(paths.items(), (BLUE, ORANGE, GREEN), ("o-", "s--", "^:"), strict=True)
 for (name, path), colour, style in styles:
     share = [line.mode_mass(p)[0] for line, p in zip(lines, path, strict=True)]
-    cost = [kl_divergence(p, line.log_target) for line, p in zip(lines, path, strict=True)]
+    cost = [
+        kl_divergence(p, line.log_target) for line, p in zip(lines, path, strict=True)
+    ]
     left.plot(distances, share, style, color=colour, label=name)
     if "reverse" in name:
         right.plot(distances, cost, style, color=colour, label=name)
-left.set(title="The mode opposite the start", xlabel="distance of each mode from 0", ylabel="its share", ylim=(-0.02, 0.6))
+left.set(
+    title="The mode opposite the start",
+    xlabel="distance of each mode from 0",
+    ylabel="its share",
+    ylim=(-0.02, 0.6),
+)
 right.axhline(math.log(2), color="0.4", linewidth=1)
-right.set(title="What reverse KL pays: line at log 2", xlabel="distance of each mode from 0", ylabel="KL(p$_θ$‖p*), nats")
+right.set(
+    title="What reverse KL pays: line at log 2",
+    xlabel="distance of each mode from 0",
+    ylabel="KL(p$_θ$‖p*), nats",
+)
 left.legend(fontsize=8)
 right.legend(fontsize=8)
 plt.show()
@@ -370,7 +518,10 @@ print("  epsilon   forward pull   reverse pull   chance that 16 rollouts hit the
 for epsilon in (1e-1, 1e-2, 1e-4, 1e-8):
     faded = (world.log_target + math.log(epsilon) * first).log_softmax(0)
     logits = faded.clone().requires_grad_()
-    pulls = [-torch.autograd.grad(f(world, logits.log_softmax(0)), logits)[0][first].sum() for f in objectives.values()]
+    pulls = [
+        -torch.autograd.grad(f(world, logits.log_softmax(0)), logits)[0][first].sum()
+        for f in objectives.values()
+    ]
     hit = 1 - (1 - faded.exp()[first].sum()) ** 16
     print(f"{epsilon:9.0e} {pulls[0]:12.4f} {pulls[1]:14.2e} {hit:21.2e}")
 
@@ -397,10 +548,26 @@ plain = {"method": torch.optim.SGD, "learning_rate": 30.0}
 print("share of the faded mode / its share under p*, at the end")
 print("  epsilon   forward, plain   reverse, plain   reverse, Adam   DMPO")
 for epsilon in (1e-1, 1e-3, 1e-6):
-    ways = (forward_objective, plain), (reverse_objective, plain), (reverse_objective, {})
+    ways = (
+        (forward_objective, plain),
+        (reverse_objective, plain),
+        (reverse_objective, {}),
+    )
     ends = [fit(world, faded_policy(epsilon), f, **how)[-1] for f, how in ways]
-    fit_forward(world, dmpo := faded_policy(epsilon), num_rollouts=16, groups=32, baseline="uniform", rounds=50, learning_rate=0.1)
-    print(f"{epsilon:9.0e}", " ".join(f"{ratios(p)[0]:13.2f}" for p in ends), f"{ratios(dmpo.log_prob())[0]:12.1f}")
+    fit_forward(
+        world,
+        dmpo := faded_policy(epsilon),
+        num_rollouts=16,
+        groups=32,
+        baseline="uniform",
+        rounds=50,
+        learning_rate=0.1,
+    )
+    print(
+        f"{epsilon:9.0e}",
+        " ".join(f"{ratios(p)[0]:13.2f}" for p in ends),
+        f"{ratios(dmpo.log_prob())[0]:12.1f}",
+    )
 
 # %% [markdown]
 # Plain gradient descent behaves as the formula says: in 200 steps forward KL recovers the mode for every ε, reverse KL only at $10^{-1}$;
@@ -421,7 +588,10 @@ print("alpha   share under p* of mode 1, 2, 3, 4, 5       KL(p*||p_ref), nats")
 for alpha in (0.05, 0.2, 0.5, 1.0, 2.0):
     tilted = replace(world, alpha=alpha)
     shares = "  ".join(f"{x:.3f}" for x in tilted.mode_mass(tilted.log_target).tolist())
-    print(f"{alpha:5.2f}   {shares} {kl_divergence(tilted.log_target, world.log_ref):15.2f}")
+    print(
+        f"{alpha:5.2f}   {shares} "
+        f"{kl_divergence(tilted.log_target, world.log_ref):15.2f}"
+    )
 
 # %% [markdown]
 # Only the three best modes are left, 1, 4 and 5, in shares that are set by $p_{\mathrm{ref}}$. They are not set by its shares of whole
@@ -442,14 +612,24 @@ def show(distance=1.2, alpha=1.0, draw=True):
     cover, seek = (one_gaussian(line, -distance, 0.5, f) for f in objectives.values())
     if draw:
         _, ax = plt.subplots(figsize=(7, 3.2), layout="constrained")
-        plot_fits(ax, line, cover, seek, [BLUE, ORANGE], title=f"One Gaussian, modes at ±{distance:.1f}, α = {alpha:.2f}")
+        plot_fits(
+            ax,
+            line,
+            cover,
+            seek,
+            [BLUE, ORANGE],
+            title=f"One Gaussian, modes at ±{distance:.1f}, α = {alpha:.2f}",
+        )
         plt.show()
     return [line.mode_mass(p)[1].item() for p in (line.log_target, cover, seek)]
 
 
 for distance in (1.2, 2.0):
     shares = show(distance, draw=False)
-    print(f"modes at ±{distance}: share of the right mode under p* {shares[0]:.2f}, forward {shares[1]:.2f}, reverse {shares[2]:.2f}")
+    print(
+        f"modes at ±{distance}: share of the right mode under p* {shares[0]:.2f}, "
+        f"forward {shares[1]:.2f}, reverse {shares[2]:.2f}"
+    )
 
 # %% tags=["nbval-ignore-output"]
 _ = show(distance=2.0)
@@ -457,8 +637,12 @@ _ = show(distance=2.0)
 # %% tags=["nbval-ignore-output"]
 _ = interact(
     lambda distance, alpha: show(distance, alpha) and None,
-    distance=FloatSlider(value=2.0, min=0.4, max=3.0, step=0.2, continuous_update=False),
-    alpha=FloatSlider(value=1.0, min=0.3, max=3.0, step=0.1, description="α", continuous_update=False),
+    distance=FloatSlider(
+        value=2.0, min=0.4, max=3.0, step=0.2, continuous_update=False
+    ),
+    alpha=FloatSlider(
+        value=1.0, min=0.3, max=3.0, step=0.1, description="α", continuous_update=False
+    ),
 )
 
 # %% [markdown]

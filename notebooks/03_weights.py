@@ -30,7 +30,10 @@
 try:
     from toy.notebook import start
 except ImportError:
-    raise SystemExit("dmpo_ref is not installed here: run `pip install -e '.[lab]'` in the repository, then restart the kernel") from None
+    raise SystemExit(
+        "dmpo_ref is not installed here: run `pip install -e '.[lab]'` in the "
+        "repository, then restart the kernel"
+    ) from None
 start()
 
 # %%
@@ -46,7 +49,14 @@ from dmpo_ref import effective_sample_size, log_weights, stream, target_weights
 from dmpo_ref.plots.style import COLORS
 from dmpo_ref.weights import coefficient_for_ess, flatten
 from toy.figures.demo import BLUE, GREEN, ORANGE
-from toy.oracle import conditional_log_prob, exact_distribution, flattened, kl_divergence, rewards, tilted
+from toy.oracle import (
+    conditional_log_prob,
+    exact_distribution,
+    flattened,
+    kl_divergence,
+    rewards,
+    tilted,
+)
 from toy.studies.acts import by_name, read
 from toy.worlds.mixture import draw_cells, world_1d
 
@@ -71,7 +81,10 @@ print("     alpha   E[r] under p*   KL(p*||p_ref), nats   most probable cell")
 for alpha in (0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0):
     log_target = replace(world, alpha=alpha).log_target
     reward = (log_target.exp() @ world.reward).item()
-    print(f"{alpha:10g} {reward:14.3f} {kl_divergence(log_target, world.log_ref):18.3f} {log_target.exp().max().item():20.3f}")
+    print(
+        f"{alpha:10g} {reward:14.3f} {kl_divergence(log_target, world.log_ref):18.3f} "
+        f"{log_target.exp().max().item():20.3f}"
+    )
 
 # %% [markdown]
 # From greedy to flat: at α = 0.01 nearly all mass is on the cells with the highest reward; at α = 100 the reward has no effect.
@@ -92,7 +105,10 @@ for difference in (0.0, -0.05, 0.05):
     reward_4 = torch.tensor([1.0, 1.0, 1.0 + difference, 0.0], dtype=torch.float64)
     for alpha in (1.0, 0.1, 0.02, 0.005):
         shares = tilted(log_p_ref, reward_4, alpha).exp()
-        print(f"third {difference:+.2f}, α = {alpha:5g}: p* =", " ".join(f"{x:.3f}" for x in shares.tolist()))
+        print(
+            f"third {difference:+.2f}, α = {alpha:5g}: p* =",
+            " ".join(f"{x:.3f}" for x in shares.tolist()),
+        )
 
 # %% [markdown]
 # With equal rewards the right answers keep the proportions of $p_{\mathrm{ref}}$ whatever α: nothing vanishes but the wrong answer, and
@@ -113,7 +129,12 @@ for name, ell, target in (
     ("flattened", even, flattened(log_p_ref, reward_4, 0.1, 0.9)),
 ):
     mean = [(target_weights(ell) * (o == k)).sum(dim=1).mean().item() for k in range(4)]
-    print(f"{name:14s} weights", " ".join(f"{x:.3f}" for x in mean), "  target", " ".join(f"{x:.3f}" for x in target.exp().tolist()))
+    print(
+        f"{name:14s} weights",
+        " ".join(f"{x:.3f}" for x in mean),
+        "  target",
+        " ".join(f"{x:.3f}" for x in target.exp().tolist()),
+    )
 
 # %% [markdown]
 # The rare third answer gets a little less than a third: some groups do not hold it, and normalising over N rollouts has a bias of order
@@ -139,7 +160,9 @@ for name, ell, target in (
 alpha = 0.2
 reward = alpha * torch.tensor([[0.0, math.log(2), math.log(3)]], dtype=torch.float64)
 on_policy = torch.zeros(1, 3, dtype=torch.float64)
-drifted = torch.tensor([[math.log(3), 0.0, 0.0]], dtype=torch.float64)  # the reference likes the first three times as much as p_old does
+drifted = torch.tensor(
+    [[math.log(3), 0.0, 0.0]], dtype=torch.float64
+)  # the reference likes the first three times as much as p_old does
 for log_ratio in (on_policy, drifted):
     weight = target_weights(log_weights(reward, log_ratio, alpha=alpha))
     print([f"{w:.4f}" for w in weight[0].tolist()])
@@ -155,18 +178,29 @@ for log_ratio in (on_policy, drifted):
 # %%
 def weights_by_hand(reward, log_ref, log_old, alpha):
     rows = []
-    for r, ref, old in zip(reward.tolist(), log_ref.tolist(), log_old.tolist(), strict=True):
-        unnormalised = [math.exp(r_n / alpha) * math.exp(ref_n) / math.exp(old_n) for r_n, ref_n, old_n in zip(r, ref, old, strict=True)]
+    for r, ref, old in zip(
+        reward.tolist(), log_ref.tolist(), log_old.tolist(), strict=True
+    ):
+        unnormalised = [
+            math.exp(r_n / alpha) * math.exp(ref_n) / math.exp(old_n)
+            for r_n, ref_n, old_n in zip(r, ref, old, strict=True)
+        ]
         rows.append([u / sum(unnormalised) for u in unnormalised])
     return torch.tensor(rows, dtype=torch.float64)
 
 
 draw = stream(0, "three prompts")
-reward, log_ref, log_old = (torch.rand(3, 8, generator=draw, dtype=torch.float64) * scale for scale in (1, -5, -5))
+reward, log_ref, log_old = (
+    torch.rand(3, 8, generator=draw, dtype=torch.float64) * scale
+    for scale in (1, -5, -5)
+)
 by_hand = weights_by_hand(reward, log_ref, log_old, alpha=0.3)
 library = target_weights(log_weights(reward, log_ref - log_old, alpha=0.3))
 torch.testing.assert_close(by_hand, library, rtol=1e-12, atol=0)
-print("largest weight in each row:", [f"{w:.3f}" for w in library.max(dim=-1).values.tolist()])
+print(
+    "largest weight in each row:",
+    [f"{w:.3f}" for w in library.max(dim=-1).values.tolist()],
+)
 
 # %% [markdown]
 # The library does the same in log space, so that $r/\alpha = 900$ is no trouble.
@@ -181,18 +215,42 @@ print("largest weight in each row:", [f"{w:.3f}" for w in library.max(dim=-1).va
 def draw_weights(alpha: float, num_rollouts: int) -> None:
     tempered, x = replace(world, alpha=alpha), world.points[:, 0]
     cells = draw_cells(world.log_ref, (1, num_rollouts), stream(0, "look"))
-    weight = target_weights(log_weights(world.reward[cells], torch.zeros_like(world.reward[cells]), alpha=alpha))
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained", width_ratios=[2, 1])
+    weight = target_weights(
+        log_weights(
+            world.reward[cells], torch.zeros_like(world.reward[cells]), alpha=alpha
+        )
+    )
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(9, 3), layout="constrained", width_ratios=[2, 1]
+    )
     left.fill_between(x, tempered.log_target.exp(), color="0.8", label="p*")
     left.plot(x, world.log_ref.exp(), ":", color="0.3", label="p$_{ref}$ = p$_{old}$")
     left.vlines(
-        x, 0, torch.zeros(64, dtype=torch.float64).index_add(0, cells[0], weight[0]), color=ORANGE, label="weight of the rollouts there"
+        x,
+        0,
+        torch.zeros(64, dtype=torch.float64).index_add(0, cells[0], weight[0]),
+        color=ORANGE,
+        label="weight of the rollouts there",
     )
-    left.set(xlabel="x", ylabel="probability of a cell", title=f"α = {alpha:.2g}, N = {num_rollouts}", ylim=(0, None))
+    left.set(
+        xlabel="x",
+        ylabel="probability of a cell",
+        title=f"α = {alpha:.2g}, N = {num_rollouts}",
+        ylim=(0, None),
+    )
     left.legend(fontsize=8)
-    right.bar(range(num_rollouts), num_rollouts * weight[0].sort(descending=True).values, color=ORANGE, width=1.0)
+    right.bar(
+        range(num_rollouts),
+        num_rollouts * weight[0].sort(descending=True).values,
+        color=ORANGE,
+        width=1.0,
+    )
     right.axhline(1, color="0.3", linewidth=0.8)
-    right.set(xlabel="rollouts, largest first", ylabel="N · w", title=f"ESS = {effective_sample_size(weight).item():.2f}")
+    right.set(
+        xlabel="rollouts, largest first",
+        ylabel="N · w",
+        title=f"ESS = {effective_sample_size(weight).item():.2f}",
+    )
 
 
 # %% tags=["nbval-ignore-output", "slide"]
@@ -201,7 +259,10 @@ plt.show()
 
 
 # %% tags=["nbval-ignore-output"]
-@interact(alpha=FloatLogSlider(1.0, min=-2, max=2, step=0.25), N=SelectionSlider(options=[4, 16, 64, 256], value=64))
+@interact(
+    alpha=FloatLogSlider(1.0, min=-2, max=2, step=0.25),
+    N=SelectionSlider(options=[4, 16, 64, 256], value=64),
+)
 def explore(alpha, N):
     draw_weights(alpha, N)
     plt.show()
@@ -224,11 +285,18 @@ for alpha in (0.1, 0.3, 1.0, 3.0, 10.0):
     row = []
     for N in (4, 16, 64, 256):
         cells = draw_cells(world.log_ref, (2000, N), stream(0, "ess", N))
-        weight = target_weights(log_weights(world.reward[cells], torch.zeros_like(world.reward[cells]), alpha=alpha))
+        weight = target_weights(
+            log_weights(
+                world.reward[cells], torch.zeros_like(world.reward[cells]), alpha=alpha
+            )
+        )
         row.append(effective_sample_size(weight).mean().item())
     ratio = (replace(world, alpha=alpha).log_target - world.log_ref).exp()
     limit = 1 / (world.log_ref.exp() @ ratio.square()).item()
-    print(f"{alpha:7g} {row[0]:18.2f} {row[1]:8.2f} {row[2]:7.2f} {row[3]:7.2f} {limit:16.2f}")
+    print(
+        f"{alpha:7g} {row[0]:18.2f} {row[1]:8.2f} {row[2]:7.2f} {row[3]:7.2f} "
+        f"{limit:16.2f}"
+    )
 
 # %% [markdown]
 # The ESS of a *small* group is too high: with N = 4 it cannot fall below 0.25, and four rollouts that all missed the target have equal
@@ -255,11 +323,16 @@ def bisect(log_weight, wanted):
 
 # %%
 cells = draw_cells(world.log_ref, (1, 64), stream(0, "look"))
-log_weight = log_weights(world.reward[cells], torch.zeros(1, 64, dtype=torch.float64), alpha=0.3)
+log_weight = log_weights(
+    world.reward[cells], torch.zeros(1, 64, dtype=torch.float64), alpha=0.3
+)
 for wanted in (0.1, 0.3, 0.5, 0.9):
     c = bisect(log_weight, wanted)
     assert abs(c - coefficient_for_ess(log_weight, wanted).item()) < 1e-12
-    print(f"wanted ESS {wanted:.1f}: c = {c:.4f}, ESS {effective_sample_size(target_weights(log_weight, coefficient=c)).item():.4f}")
+    print(
+        f"wanted ESS {wanted:.1f}: c = {c:.4f}, ESS "
+        f"{effective_sample_size(target_weights(log_weight, coefficient=c)).item():.4f}"
+    )
 
 # %% [markdown]
 # Which distribution do the tempered weights lead to? $p_{\mathrm{old}}\,e^{c\ell}\propto p_{\mathrm{old}}^{\,1-c}\,(p^*)^{c}$, a
@@ -276,13 +349,18 @@ for wanted in (0.1, 0.3, 0.5, 0.9):
 def iterate(log_p, c, rounds, with_ratio):
     for _ in range(rounds):
         log_ratio = world.log_ref - log_p if with_ratio else 0
-        log_p = (log_p + c * (world.reward / world.alpha + log_ratio)).log_softmax(dim=0)
+        log_p = (log_p + c * (world.reward / world.alpha + log_ratio)).log_softmax(
+            dim=0
+        )
     return kl_divergence(world.log_target, log_p)
 
 
 print("KL(p*||p_t), nats, c = 0.25, alpha = 1\nround   with the ratio   without")
 for t in (0, 1, 2, 4, 8, 16, 32):
-    print(f"{t:5d} {iterate(world.log_ref, 0.25, t, True):14.4f} {iterate(world.log_ref, 0.25, t, False):11.4f}")
+    print(
+        f"{t:5d} {iterate(world.log_ref, 0.25, t, True):14.4f} "
+        f"{iterate(world.log_ref, 0.25, t, False):11.4f}"
+    )
 
 # %% [markdown]
 # Without the ratio the policy passes p\* at round 4 ($4\times 0.25=1$: exactly one full tilt) and goes on. Neither is wrong. They
@@ -298,7 +376,12 @@ for t in (0, 1, 2, 4, 8, 16, 32):
 log_ref = torch.tensor([0.5, 0.3, 0.15, 0.05], dtype=torch.float64).log()
 reward, alpha = torch.tensor([0.0, 1.0, 0.5, 2.0], dtype=torch.float64), 0.5
 log_target = tilted(log_ref, reward, alpha)
-print("p_ref", [f"{p:.3f}" for p in log_ref.exp().tolist()], "\np*   ", [f"{p:.3f}" for p in log_target.exp().tolist()])
+print(
+    "p_ref",
+    [f"{p:.3f}" for p in log_ref.exp().tolist()],
+    "\np*   ",
+    [f"{p:.3f}" for p in log_target.exp().tolist()],
+)
 
 
 # %%
@@ -310,9 +393,12 @@ def all_counts(N, C):
 
 
 def self_normalised(log_old, log_weight, N):
-    """Exact mean and standard deviation of the weight that falls on each answer, over all groups of N rollouts of p_old."""
+    """Exact mean and standard deviation of the weight that falls on each answer, over
+    all groups of N rollouts of p_old."""
     count = all_counts(N, len(log_old)).double()
-    log_chance = math.lgamma(N + 1) - torch.lgamma(count + 1).sum(dim=1) + count @ log_old  # multinomial
+    log_chance = (
+        math.lgamma(N + 1) - torch.lgamma(count + 1).sum(dim=1) + count @ log_old
+    )  # multinomial
     share = (count * log_weight.exp()) / (count @ log_weight.exp()).unsqueeze(1)
     mean = log_chance.exp() @ share
     return mean, (log_chance.exp() @ (share - mean).square()).sqrt()
@@ -323,10 +409,16 @@ def self_normalised(log_old, log_weight, N):
 
 # %%
 triples = torch.tensor(list(itertools.product(range(4), repeat=3)))
-weight = target_weights(log_weights(reward[triples], torch.zeros(64, 3, dtype=torch.float64), alpha=alpha))
+weight = target_weights(
+    log_weights(reward[triples], torch.zeros(64, 3, dtype=torch.float64), alpha=alpha)
+)
 chance = log_ref[triples].sum(dim=1).exp()
-slow = torch.stack([chance @ (weight * (triples == answer)).sum(dim=1) for answer in range(4)])
-torch.testing.assert_close(slow, self_normalised(log_ref, reward / alpha, 3)[0], rtol=1e-12, atol=0)
+slow = torch.stack(
+    [chance @ (weight * (triples == answer)).sum(dim=1) for answer in range(4)]
+)
+torch.testing.assert_close(
+    slow, self_normalised(log_ref, reward / alpha, 3)[0], rtol=1e-12, atol=0
+)
 print("both ways:", [f"{p:.4f}" for p in slow.tolist()])
 
 # %% [markdown]
@@ -339,10 +431,17 @@ print("both ways:", [f"{p:.4f}" for p in slow.tolist()])
 
 # %%
 log_weight, target = reward / alpha, log_target.exp()
-print("   N    expected weight on answer 1, 2, 3, 4      N x bias of answer 4    its standard deviation")
+print(
+    "   N    expected weight on answer 1, 2, 3, 4      N x bias of answer 4    its "
+    "standard deviation"
+)
 for N in (2, 4, 16, 64):
     mean, spread = self_normalised(log_ref, log_weight, N)
-    print(f"{N:4d}   ", *(f"{m:8.4f}" for m in mean), f"{N * (mean - target)[3]:18.3f} {spread[3]:22.3f}")
+    print(
+        f"{N:4d}   ",
+        *(f"{m:8.4f}" for m in mean),
+        f"{N * (mean - target)[3]:18.3f} {spread[3]:22.3f}",
+    )
 ratio = (log_target - log_ref).exp()
 limit = target * (target @ ratio - ratio)
 print("  p*   ", *(f"{p:8.4f}" for p in target), f"{limit[3]:18.3f}  (limit)")
@@ -355,10 +454,18 @@ print("  p*   ", *(f"{p:8.4f}" for p in target), f"{limit[3]:18.3f}  (limit)")
 # Does averaging help? Take 64 rollouts either as one softmax over 64, or as 16 softmaxes over 4 and the mean of the results.
 
 # %%
-one_group, sixteen_groups = self_normalised(log_ref, log_weight, 64), self_normalised(log_ref, log_weight, 4)
+one_group, sixteen_groups = (
+    self_normalised(log_ref, log_weight, 64),
+    self_normalised(log_ref, log_weight, 4),
+)
 print("answer 4, 64 rollouts       bias    standard deviation")
-print(f"one group of 64        {one_group[0][3] - target[3]:9.3f} {one_group[1][3]:14.3f}")
-print(f"16 groups of 4         {sixteen_groups[0][3] - target[3]:9.3f} {sixteen_groups[1][3] / 4:14.3f}")
+print(
+    f"one group of 64        {one_group[0][3] - target[3]:9.3f} {one_group[1][3]:14.3f}"
+)
+print(
+    f"16 groups of 4         {sixteen_groups[0][3] - target[3]:9.3f} "
+    f"{sixteen_groups[1][3] / 4:14.3f}"
+)
 
 # %% [markdown]
 # Averaging over groups reduces the noise but not the bias. That looks bad for small groups. But training has many rounds. If
@@ -372,22 +479,45 @@ for N in (4, 16, 64):
     log_p, history[N] = log_ref, [kl_divergence(log_target, log_ref)]
     for _ in range(8):
         mean, _ = self_normalised(log_p, reward / alpha + log_ref - log_p, N)
-        log_p = (mean / mean.sum()).log()  # the sum is 1 but for rounding, which the next round would raise to the power N
+        # The sum is 1 but for rounding, which the next round would raise to the N.
+        log_p = (mean / mean.sum()).log()
         history[N].append(kl_divergence(log_target, log_p))
-    print(f"N = {N:2d}: KL(p*||p_t) in rounds 0 to 5:", *(f"{abs(kl):.4f}" for kl in history[N][:6]))
+    print(
+        f"N = {N:2d}: KL(p*||p_t) in rounds 0 to 5:",
+        *(f"{abs(kl):.4f}" for kl in history[N][:6]),
+    )
 
 # %% tags=["nbval-ignore-output", "slide"]
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
 sizes = [2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64]
 curves = torch.stack([self_normalised(log_ref, log_weight, N)[0] for N in sizes])
-for answer, (color, marker) in enumerate(zip((BLUE, ORANGE, GREEN, COLORS[4]), "os^D", strict=True)):  # the last one purple
-    left.plot(sizes, curves[:, answer], marker + "-", markersize=4, color=color, label=f"answer {answer + 1}")
+for answer, (color, marker) in enumerate(
+    zip((BLUE, ORANGE, GREEN, COLORS[4]), "os^D", strict=True)
+):  # the last one purple
+    left.plot(
+        sizes,
+        curves[:, answer],
+        marker + "-",
+        markersize=4,
+        color=color,
+        label=f"answer {answer + 1}",
+    )
     left.axhline(target[answer], color=color, linestyle="--", linewidth=0.8)
-left.set(xlabel="rollouts in one softmax, N", ylabel="expected weight", title="One round: answer 4 gets too little (dashed: p*)")
+left.set(
+    xlabel="rollouts in one softmax, N",
+    ylabel="expected weight",
+    title="One round: answer 4 gets too little (dashed: p*)",
+)
 left.legend(fontsize=7)
 for (N, values), color in zip(history.items(), (BLUE, ORANGE, GREEN), strict=True):
     right.plot(values, "o-", markersize=3, color=color, label=f"N = {N}")
-right.set(yscale="log", ylim=(1e-9, 3), xlabel="round", ylabel="KL(p*‖p$_t$), nats", title="Many rounds: small N is slower, same limit")
+right.set(
+    yscale="log",
+    ylim=(1e-9, 3),
+    xlabel="round",
+    ylabel="KL(p*‖p$_t$), nats",
+    title="Many rounds: small N is slower, same limit",
+)
 right.legend(fontsize=7)
 plt.show()
 
@@ -412,7 +542,9 @@ for s in (0.0, 0.5, 0.9, 1.0, 1.1, 1.5, 2.0):
     p_old = log_old.exp()
     second = p_old @ (world.log_target - log_old).exp().square()
     parts = (world.reward / world.alpha, world.log_ref - log_old)
-    deviations = [(p_old @ (part - p_old @ part).square()).sqrt().item() for part in parts]
+    deviations = [
+        (p_old @ (part - p_old @ part).square()).sqrt().item() for part in parts
+    ]
     print(f"{s:5.1f} {1 / second:20.3f} {deviations[0]:11.2f} {deviations[1]:17.2f}")
 
 # %% [markdown]
@@ -420,14 +552,33 @@ for s in (0.0, 0.5, 0.9, 1.0, 1.1, 1.5, 2.0):
 # Take policies that are proportional to p\* on some of the cells and have a billionth of that on all others, and draw 64 rollouts of each.
 
 # %%
-peak, target = torch.cdist(world.points, world.modes).argmin(dim=-1), world.log_target.exp()
-print("p_old covers          ESS, N = 64   N -> infinity   E[r] under p_old   KL(p*||p_old), nats")
-for name, kept in {"all cells": peak >= 0, "one peak of four": peak == 0, "what p* avoids": target < 1e-4}.items():
+peak, target = (
+    torch.cdist(world.points, world.modes).argmin(dim=-1),
+    world.log_target.exp(),
+)
+print(
+    "p_old covers          ESS, N = 64   N -> infinity   E[r] under p_old   "
+    "KL(p*||p_old), nats"
+)
+for name, kept in {
+    "all cells": peak >= 0,
+    "one peak of four": peak == 0,
+    "what p* avoids": target < 1e-4,
+}.items():
     log_old = (world.log_target + math.log(1e-9) * ~kept).log_softmax(dim=0)
-    log_weight = world.log_target - log_old  # the log-weight but for a constant, which the softmax removes
-    ess = effective_sample_size(target_weights(log_weight[draw_cells(log_old, (400, 64), stream(0, "collapsed"))])).mean()
+    log_weight = (
+        world.log_target - log_old
+    )  # the log-weight but for a constant, which the softmax removes
+    ess = effective_sample_size(
+        target_weights(
+            log_weight[draw_cells(log_old, (400, 64), stream(0, "collapsed"))]
+        )
+    ).mean()
     limit = 1 / (log_old.exp() @ log_weight.exp().square())
-    print(f"{name:18s} {ess:14.3f} {limit:15.6f} {log_old.exp() @ world.reward:18.2f} {kl_divergence(world.log_target, log_old):21.2f}")
+    print(
+        f"{name:18s} {ess:14.3f} {limit:15.6f} {log_old.exp() @ world.reward:18.2f} "
+        f"{kl_divergence(world.log_target, log_old):21.2f}"
+    )
 
 # %% [markdown]
 # It is not. A policy that has collapsed on one peak, or on cells that p\* avoids, has an ESS near 1 too: its weights are even on what it
@@ -444,13 +595,19 @@ log_0 = log_ref
 log_1 = (0.5 * log_ref + 0.5 * log_target).log_softmax(dim=0)
 tilt = reward / alpha
 limits = {
-    "old rollouts, weights kept from when they were drawn": log_0 + (tilt + log_ref - log_0),
-    "new rollouts, ratio to the policy that drew them": log_1 + (tilt + log_ref - log_1),
-    "old rollouts, ratio to the *current* policy (mistake)": log_0 + (tilt + log_ref - log_1),
+    "old rollouts, weights kept from when they were drawn": log_0
+    + (tilt + log_ref - log_0),
+    "new rollouts, ratio to the policy that drew them": log_1
+    + (tilt + log_ref - log_1),
+    "old rollouts, ratio to the *current* policy (mistake)": log_0
+    + (tilt + log_ref - log_1),
     "new rollouts, no ratio": log_1 + tilt,
 }
 for name, log_limit in limits.items():
-    print(f"{name:55s} KL(p*||limit) {abs(kl_divergence(log_target, log_limit.log_softmax(dim=0))):.4f}")
+    print(
+        f"{name:55s} KL(p*||limit) "
+        f"{abs(kl_divergence(log_target, log_limit.log_softmax(dim=0))):.4f}"
+    )
 
 # %% [markdown]
 # With a fixed reference the weight of a rollout stays valid: $\log p_{\mathrm{old}}$ is that of the policy that *drew* it, at the
@@ -478,7 +635,18 @@ for name, log_limit in limits.items():
 # %%
 import copy
 
-from dmpo_ref import SamplerConfig, answer_texts, build_task, build_vocabulary, draw_masks, elbo, encode, load_config, load_policy, sample
+from dmpo_ref import (
+    SamplerConfig,
+    answer_texts,
+    build_task,
+    build_vocabulary,
+    draw_masks,
+    elbo,
+    encode,
+    load_config,
+    load_policy,
+    sample,
+)
 from dmpo_ref.experience import estimate_log_ratio, step_masks, weigh
 from dmpo_ref.gradient import gradient_step
 from dmpo_ref.models.reference import FrozenReference
@@ -486,12 +654,19 @@ from dmpo_ref.objectives import build_objective
 from dmpo_ref.tasks.rewards import score_answers
 
 # %%
-config = load_config("toy_two_solutions", "loss.masks=path", "loss.normalise=none", "optimizer.max_grad_norm=1000")
+config = load_config(
+    "toy_two_solutions",
+    "loss.masks=path",
+    "loss.normalise=none",
+    "optimizer.max_grad_norm=1000",
+)
 reference, tokenizer = load_policy(config.model, torch.device("cpu"))
 reference.double()
 task, alpha = build_task(config.task), config.weight.alpha
 puzzle = task.load(config.task.train)[0]
-vocabulary = build_vocabulary(tokenizer, reference.config.embedding_size, alphabet=task.alphabet)
+vocabulary = build_vocabulary(
+    tokenizer, reference.config.embedding_size, alphabet=task.alphabet
+)
 prompts = encode(tokenizer, task, [puzzle])
 print(task.show(puzzle), f"\nalpha = {alpha}")
 
@@ -506,26 +681,50 @@ policy, p_ref = copy.deepcopy(reference), FrozenReference(reference)
 objective = build_objective(config.loss, config.weight)
 optimizer = torch.optim.Adam(policy.parameters(), lr=2e-4)
 for t in range(5):
-    rollout = sample(policy, prompts, config.sampler, vocabulary, num_rollouts=64, generators=[stream(0, "drift", t)])
+    rollout = sample(
+        policy,
+        prompts,
+        config.sampler,
+        vocabulary,
+        num_rollouts=64,
+        generators=[stream(0, "drift", t)],
+    )
     graded, _ = score_answers(task, [puzzle], answer_texts(tokenizer, rollout))
-    experience = weigh(policy, p_ref, vocabulary, objective, rollout, graded, config, position=[t])
+    experience = weigh(
+        policy, p_ref, vocabulary, objective, rollout, graded, config, position=[t]
+    )
     for k in range(4):
         masks = step_masks(objective, rollout, [t], config.seed, k)
-        gradient_step(policy, optimizer, vocabulary, objective, experience, masks, config)
-print("reward in round 5:", graded.mean().item(), " ESS:", f"{effective_sample_size(experience.weight).item():.2f}")
+        gradient_step(
+            policy, optimizer, vocabulary, objective, experience, masks, config
+        )
+print(
+    "reward in round 5:",
+    graded.mean().item(),
+    " ESS:",
+    f"{effective_sample_size(experience.weight).item():.2f}",
+)
 
 # %% [markdown]
 # For this objective `weigh` is two functions in a row: `estimate_log_ratio` and the weights of section 2. The policy has changed since,
 # but the experience of the last round keeps its weights. The formula of section 2, by hand, gives the same numbers:
 
 # %%
-by_hand = weights_by_hand(experience.reward, experience.log_ratio, torch.zeros(1, 64), alpha)
+by_hand = weights_by_hand(
+    experience.reward, experience.log_ratio, torch.zeros(1, 64), alpha
+)
 torch.testing.assert_close(by_hand, experience.weight)
 print("the weights of the last round agree; their log-ratios go from", end=" ")
-print(f"{experience.log_ratio.min().item():.2f} to {experience.log_ratio.max().item():.2f} nats")
+print(
+    f"{experience.log_ratio.min().item():.2f} to "
+    f"{experience.log_ratio.max().item():.2f} nats"
+)
 
 # %%
-exact_ref, exact_old = (exact_distribution(model, tokenizer, task, puzzle, vocabulary) for model in (reference, policy))
+exact_ref, exact_old = (
+    exact_distribution(model, tokenizer, task, puzzle, vocabulary)
+    for model in (reference, policy)
+)
 reward = rewards(task, puzzle, exact_ref)
 log_target = tilted(exact_ref.log_prob, reward, alpha)
 for name, exact in {"ref": exact_ref, "old": exact_old}.items():
@@ -541,11 +740,15 @@ n, open_or_digit = 5, 5
 blanks = prompts.response_mask[0].nonzero().squeeze(-1)
 symbols = vocabulary.allowed.nonzero().squeeze(-1)
 place = open_or_digit ** torch.arange(n)
-digits = torch.arange(open_or_digit**n).unsqueeze(-1) // place % open_or_digit  # [states, n], 0 where open
+digits = (
+    torch.arange(open_or_digit**n).unsqueeze(-1) // place % open_or_digit
+)  # [states, n], 0 where open
 answers = (digits > 0).all(dim=-1).nonzero().squeeze(-1)
 value = digits[answers]  # [1024, n]
 log_pi = {
-    name: conditional_log_prob(model, prompts, blanks, symbols, digits, vocabulary, 1.0).detach()
+    name: conditional_log_prob(
+        model, prompts, blanks, symbols, digits, vocabulary, 1.0
+    ).detach()
     for name, model in {"ref": reference, "old": policy}.items()
 }
 print("conditionals (states, blanks, symbols):", tuple(log_pi["ref"].shape))
@@ -561,9 +764,16 @@ def along(name, order):
     return total
 
 
-path = {name: torch.stack([along(name, order) for order in itertools.permutations(range(n))]) for name in log_pi}
+path = {
+    name: torch.stack(
+        [along(name, order) for order in itertools.permutations(range(n))]
+    )
+    for name in log_pi
+}
 for name, exact in {"ref": exact_ref, "old": exact_old}.items():
-    torch.testing.assert_close(path[name].logsumexp(dim=0) - math.log(120), exact.log_prob, rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        path[name].logsumexp(dim=0) - math.log(120), exact.log_prob, rtol=0, atol=1e-10
+    )
     torch.testing.assert_close(path[name].mean(dim=0), exact.elbo, rtol=0, atol=1e-10)
     gap = exact.log_prob.exp() @ (exact.log_prob - exact.elbo)
     print(f"p_{name}: mean gap log p(o) - ELBO(o) under itself {gap:.3f} nats")
@@ -584,22 +794,38 @@ for name, exact in {"ref": exact_ref, "old": exact_old}.items():
 
 # %%
 def mask_score(name, mask):
-    """Σ over the masked blanks of log π(its digit | the other blanks filled), [1024]."""
+    """Σ over the masked blanks of log π(its digit | the other blanks filled), [1024].
+    Σ over the masked blanks of log π(its digit | the other blanks filled), [1024]."""
     mask = list(mask)
     state = answers - (value[:, mask] * place[mask]).sum(dim=-1)
-    return sum((log_pi[name][state, d, value[:, d] - 1] for d in mask), torch.zeros(len(answers), dtype=torch.float64))
+    return sum(
+        (log_pi[name][state, d, value[:, d] - 1] for d in mask),
+        torch.zeros(len(answers), dtype=torch.float64),
+    )
 
 
 # %%
 subsets = [set(s) for m in range(n + 1) for s in itertools.combinations(range(n), m)]
-chance = torch.tensor([1 / (n + 1) / math.comb(n, len(s)) for s in subsets], dtype=torch.float64)  # m ~ U{0..5}, then which
+chance = torch.tensor(
+    [1 / (n + 1) / math.comb(n, len(s)) for s in subsets], dtype=torch.float64
+)  # m ~ U{0..5}, then which
 pair = {}
 for name in log_pi:
-    sides = [[(n + 1) / len(side) * mask_score(name, side) for side in (s, set(range(n)) - s) if side] for s in subsets]
+    sides = [
+        [
+            (n + 1) / len(side) * mask_score(name, side)
+            for side in (s, set(range(n)) - s)
+            if side
+        ]
+        for s in subsets
+    ]
     pair[name] = torch.stack([sum(two) / 2 for two in sides])  # [32, 1024]
 for name, exact in {"ref": exact_ref, "old": exact_old}.items():
     torch.testing.assert_close(chance @ pair[name], exact.elbo, rtol=0, atol=1e-10)
-print("the mean over all 32 pairs is the exact ELBO; number of estimates:", pair["ref"].numel())
+print(
+    "the mean over all 32 pairs is the exact ELBO; number of estimates:",
+    pair["ref"].numel(),
+)
 
 # %% [markdown]
 # Now each estimate of the ratio is a finite distribution for every answer, and three questions have exact answers. How far is it from the
@@ -613,7 +839,8 @@ truth, log_old = exact_ref.log_prob - exact_old.log_prob, exact_old.log_prob
 
 
 def judge(values, probability, copies=1):
-    """values [K, 1024] of one estimate with their probabilities [K, 1024], averaged over independent copies: error, KL of the limit, ESS."""
+    """values [K, 1024] of one estimate with their probabilities [K, 1024], averaged
+    over independent copies: error, KL of the limit, ESS."""
     log_mean = copies * (probability.log() + values / copies).logsumexp(dim=0)
     log_square = copies * (probability.log() + 2 * values / copies).logsumexp(dim=0)
     mean = (probability * values).sum(dim=0)
@@ -621,7 +848,9 @@ def judge(values, probability, copies=1):
     error = (log_old.exp() @ ((mean - truth).square() + variance)).sqrt().item()
     log_weight = log_old + reward / alpha
     limit = (log_weight + log_mean).log_softmax(dim=0)
-    ess = 2 * (log_weight + log_mean).logsumexp(dim=0) - (log_weight + reward / alpha + log_square).logsumexp(dim=0)
+    ess = 2 * (log_weight + log_mean).logsumexp(dim=0) - (
+        log_weight + reward / alpha + log_square
+    ).logsumexp(dim=0)
     return error, kl_divergence(log_target, limit), ess.exp().item()
 
 
@@ -638,7 +867,10 @@ results = {
     "ELBO, 16 masks": judge(elbo_ratio, chances, copies=8),
     "none": judge(torch.zeros(1, 1024, dtype=torch.float64), certain),
 }
-print("log-ratio           error, nats  KL(p*||limit), N -> infinity    ESS, N -> infinity")
+print(
+    "log-ratio           error, nats  KL(p*||limit), N -> infinity    ESS, N -> "
+    "infinity"
+)
 for name, (error, kl, ess) in results.items():
     print(f"{name:18s} {error:10.2f} {abs(kl):22.4f} {ess:25.3f}")
 
@@ -662,7 +894,10 @@ second = (path["ref"] - exact_ref.log_prob).exp().square().mean(dim=0)  # E_σ[�
 shift = log_target.exp() * (log_target.exp() @ second - second)
 print(f"ESS at p*, N -> infinity: {1 / (log_target.exp() @ second):.3f}")
 for N in (4, 64):
-    print(f"N = {N:2d}: weight on the solutions moves by", *(f"{shift[s] / N:8.4f}" for s in reward.nonzero().squeeze(-1)))
+    print(
+        f"N = {N:2d}: weight on the solutions moves by",
+        *(f"{shift[s] / N:8.4f}" for s in reward.nonzero().squeeze(-1)),
+    )
 
 # %% [markdown]
 # So with path weights p\* is a fixed point up to $O(1/N)$: negligible here, but not zero, and the ESS does not reach 1.
@@ -683,7 +918,10 @@ estimates = {
     "ELBO, 4 masks": (elbo_ratio[masks[0], o] + elbo_ratio[masks[1], o]) / 2,
     "none": torch.zeros(groups, N, dtype=torch.float64),
 }
-weights_64 = {name: target_weights(log_weights(reward[o], ratio, alpha=alpha)) for name, ratio in estimates.items()}
+weights_64 = {
+    name: target_weights(log_weights(reward[o], ratio, alpha=alpha))
+    for name, ratio in estimates.items()
+}
 
 # %%
 right = reward.nonzero().squeeze(-1)
@@ -691,16 +929,34 @@ print("N = 64              weight on solution 1     on solution 2        ESS")
 for name, weight in weights_64.items():
     share = [(weight * (o == s)).sum(dim=1) for s in right]
     ess = effective_sample_size(weight).mean().item()
-    print(f"{name:18s}", *(f"{x.mean():12.3f} ± {x.std():.3f}" for x in share), f"{ess:10.2f}")
+    print(
+        f"{name:18s}",
+        *(f"{x.mean():12.3f} ± {x.std():.3f}" for x in share),
+        f"{ess:10.2f}",
+    )
 print(f"{'p*':18s}", *(f"{log_target[s].exp():12.3f}" + " " * 8 for s in right))
 
 # %% tags=["nbval-ignore-output"]
-figure, panels = plt.subplots(1, 3, figsize=(10, 3.3), layout="constrained", sharex=True, sharey=True)
-for panel, name, color in zip(panels, ("path", "ELBO, 4 masks", "none"), (BLUE, ORANGE, GREEN), strict=True):
-    panel.plot(truth[o[:10]].flatten(), estimates[name][:10].flatten(), ".", color=color, markersize=4, alpha=0.5)
+figure, panels = plt.subplots(
+    1, 3, figsize=(10, 3.3), layout="constrained", sharex=True, sharey=True
+)
+for panel, name, color in zip(
+    panels, ("path", "ELBO, 4 masks", "none"), (BLUE, ORANGE, GREEN), strict=True
+):
+    panel.plot(
+        truth[o[:10]].flatten(),
+        estimates[name][:10].flatten(),
+        ".",
+        color=color,
+        markersize=4,
+        alpha=0.5,
+    )
     panel.plot([-4, 5], [-4, 5], color="0.3", linewidth=0.8)
     panel.set(
-        title=f"{name}: error {results[name][0]:.2f} nats", xlabel="true log p$_{ref}$ − log p$_{old}$, nats", xlim=(-4, 5), ylim=(-6, 7)
+        title=f"{name}: error {results[name][0]:.2f} nats",
+        xlabel="true log p$_{ref}$ − log p$_{old}$, nats",
+        xlim=(-4, 5),
+        ylim=(-6, 7),
     )
 panels[0].set_ylabel("estimate, nats")
 plt.show()
@@ -718,28 +974,53 @@ plt.show()
 # `estimate_log_ratio` for each of the three choices; the last line breaks the rule on purpose.
 
 # %%
-rollout = sample(policy, prompts, SamplerConfig(), vocabulary, num_rollouts=64, generators=[stream(0, "fresh")])
+rollout = sample(
+    policy,
+    prompts,
+    SamplerConfig(),
+    vocabulary,
+    num_rollouts=64,
+    generators=[stream(0, "fresh")],
+)
 index = [exact_ref.texts.index(text) for text in answer_texts(tokenizer, rollout)[0]]
 ratios = {}
 for name in ("path", "elbo", "none"):
-    choice = replace(config.weight, log_ratio=name, elbo_masks="antithetic", elbo_num_masks=4)
-    ratios[name] = estimate_log_ratio(policy, p_ref, rollout, vocabulary, choice, [stream(0, "masks")])
-masks, others = (draw_masks("antithetic", rollout.response_mask, 4, [stream(0, name)]) for name in ("masks", "other masks"))
-log_ref, same, other = (elbo(m, rollout, v, vocabulary) for m, v in ((reference, masks), (policy, masks), (policy, others)))
+    choice = replace(
+        config.weight, log_ratio=name, elbo_masks="antithetic", elbo_num_masks=4
+    )
+    ratios[name] = estimate_log_ratio(
+        policy, p_ref, rollout, vocabulary, choice, [stream(0, "masks")]
+    )
+masks, others = (
+    draw_masks("antithetic", rollout.response_mask, 4, [stream(0, name)])
+    for name in ("masks", "other masks")
+)
+log_ref, same, other = (
+    elbo(m, rollout, v, vocabulary)
+    for m, v in ((reference, masks), (policy, masks), (policy, others))
+)
 torch.testing.assert_close(ratios["elbo"], log_ref - same)
 ratios["elbo, other masks for each model"] = log_ref - other
 for name, estimate in ratios.items():
-    print(f"{name:34s} error {(estimate[0] - truth[index]).square().mean().sqrt():.2f} nats")
+    print(
+        f"{name:34s} error {(estimate[0] - truth[index]).square().mean().sqrt():.2f} "
+        "nats"
+    )
 
 # %% [markdown]
 # The path ratio of the library is that of the enumeration above, along the order in which each answer was drawn:
 
 # %%
 orders = {order: i for i, order in enumerate(itertools.permutations(range(n)))}
-filled = [tuple(step.argsort().tolist()) for step in rollout.step[0][:, blanks]]  # blanks in the order in which they were filled
+filled = [
+    tuple(step.argsort().tolist()) for step in rollout.step[0][:, blanks]
+]  # blanks in the order in which they were filled
 enumerated = (path["ref"] - path["old"])[[orders[order] for order in filled], index]
 torch.testing.assert_close(ratios["path"][0], enumerated, rtol=0, atol=1e-9)
-print("largest difference below 1e-9:", (ratios["path"][0] - enumerated).abs().max().item() < 1e-9)
+print(
+    "largest difference below 1e-9:",
+    (ratios["path"][0] - enumerated).abs().max().item() < 1e-9,
+)
 
 # %% [markdown]
 # With other masks for each model the noise is more than twice as large, and it goes into an exponential. How much does this change a
@@ -750,7 +1031,10 @@ print("largest difference below 1e-9:", (ratios["path"][0] - enumerated).abs().m
 for name, rows in by_name(read("variants")).items():
     if name in ("wdce, none", "wdce, none, elbo weights"):
         kl = sorted(row["after"]["kl_target_policy"] for row in rows)
-        print(f"{name:26s} exact KL(p*||p_theta) at the end, nats: median {kl[1]:.3f}, largest {kl[2]:.3f}")
+        print(
+            f"{name:26s} exact KL(p*||p_theta) at the end, nats: median {kl[1]:.3f}, "
+            f"largest {kl[2]:.3f}"
+        )
 
 # %% [markdown]
 # The first line has path weights, the second ELBO weights from four masks. With ELBO weights the divergence is eight times as large, but

@@ -30,7 +30,10 @@
 try:
     from toy.notebook import start
 except ImportError:
-    raise SystemExit("dmpo_ref is not installed here: run `pip install -e '.[lab]'` in the repository, then restart the kernel") from None
+    raise SystemExit(
+        "dmpo_ref is not installed here: run `pip install -e '.[lab]'` in the "
+        "repository, then restart the kernel"
+    ) from None
 start()
 
 # %%
@@ -43,13 +46,26 @@ import matplotlib.pyplot as plt
 import torch
 from ipywidgets import FloatSlider, SelectionSlider, interact
 
-from dmpo_ref import baseline_weights, log_weights, model_baseline, stream, target_weights, wdce
+from dmpo_ref import (
+    baseline_weights,
+    log_weights,
+    model_baseline,
+    stream,
+    target_weights,
+    wdce,
+)
 from toy.figures.demo import COLORS
 from toy.figures.mixture import plot_baselines
 from toy.oracle import kl_divergence, tilted
 from toy.studies.acts import by_name, read
 from toy.studies.baselines import baseline_study, table
-from toy.worlds.mixture import BASELINES, TabularPolicy, draw_cells, fit_forward, world_1d
+from toy.worlds.mixture import (
+    BASELINES,
+    TabularPolicy,
+    draw_cells,
+    fit_forward,
+    world_1d,
+)
 
 HUES = (*COLORS[:3], COLORS[4])  # of the baselines, in the order of BASELINES
 
@@ -83,13 +99,20 @@ def real_weight(baseline, groups, log_theta, log_old, strength=1.0):
     log_ratio = log_ref[groups] - log_old.gather(1, groups)
     weight = target_weights(log_weights(reward[groups], log_ratio, alpha=1.0))
     if baseline == "model":
-        return weight - strength * model_baseline(log_theta.gather(1, groups), log_old.gather(1, groups))
-    return weight - strength * baseline_weights(baseline, reward[groups], log_ratio, alpha=1.0)
+        return weight - strength * model_baseline(
+            log_theta.gather(1, groups), log_old.gather(1, groups)
+        )
+    return weight - strength * baseline_weights(
+        baseline, reward[groups], log_ratio, alpha=1.0
+    )
 
 
 def direction(weight, groups, log_theta):
     """Minus the gradient of WDCE in the logits, for each group on its own: [G, C]."""
-    return torch.zeros_like(log_theta).scatter_add(1, groups, weight) - weight.sum(1, keepdim=True) * log_theta.exp()
+    return (
+        torch.zeros_like(log_theta).scatter_add(1, groups, weight)
+        - weight.sum(1, keepdim=True) * log_theta.exp()
+    )
 
 
 # %% tags=["slide"]
@@ -98,8 +121,15 @@ for baseline in BASELINES:
     weight = real_weight(baseline, group, log_old, log_old)
     logits = log_old.clone().requires_grad_()
     wdce(logits.log_softmax(1).gather(1, group), weight).backward()
-    assert torch.allclose(direction(weight, group, log_old), -logits.grad, rtol=0, atol=1e-14)
-    print(f"{baseline:9} w_real of A A B C:", " ".join(f"{x:6.3f}" for x in weight[0].tolist()), "  sum", f"{abs(weight.sum().item()):.3f}")
+    assert torch.allclose(
+        direction(weight, group, log_old), -logits.grad, rtol=0, atol=1e-14
+    )
+    print(
+        f"{baseline:9} w_real of A A B C:",
+        " ".join(f"{x:6.3f}" for x in weight[0].tolist()),
+        "  sum",
+        f"{abs(weight.sum().item()):.3f}",
+    )
 
 # %% [markdown]
 # The rollouts are A, A, B, C. Without a baseline all four weights are positive. With each of the three baselines the weights of the group
@@ -118,28 +148,50 @@ for baseline in BASELINES:
 
 # %%
 def descend(baseline, steps, rate=0.5):
-    """Log-probabilities after plain gradient steps on the one group above, p_old = p_ref: [C]."""
+    """Log-probabilities after plain gradient steps on the one group above, p_old =
+    p_ref: [C]."""
     log_theta = log_old
     for _ in range(steps):
         weight = real_weight(baseline, group, log_theta, log_old)
-        log_theta = (log_theta + rate * direction(weight, group, log_theta)).log_softmax(1)
+        log_theta = (
+            log_theta + rate * direction(weight, group, log_theta)
+        ).log_softmax(1)
     return log_theta[0]
 
 
 print("baseline   steps      A      B      C      D      E    E/D")
 for baseline, steps in itertools.product(("none", "uniform", "model"), (4, 40, 400)):
     p = descend(baseline, steps).exp()
-    print(f"{baseline:9} {steps:6}", " ".join(f"{x:6.3f}" for x in p.tolist()), f"{p[4] / p[3]:6.3f}")
+    print(
+        f"{baseline:9} {steps:6}",
+        " ".join(f"{x:6.3f}" for x in p.tolist()),
+        f"{p[4] / p[3]:6.3f}",
+    )
 
 # %% tags=["nbval-ignore-output", "slide"]
-figure, panels = plt.subplots(1, 3, figsize=(10, 3.2), layout="constrained", sharey=True)
+figure, panels = plt.subplots(
+    1, 3, figsize=(10, 3.2), layout="constrained", sharey=True
+)
 for ax, baseline in zip(panels, ("none", "uniform", "model"), strict=True):
     for k, (label, p) in enumerate(
-        (("p$_{old}$", p_ref), ("4 steps", descend(baseline, 4).exp()), ("400 steps", descend(baseline, 400).exp()))
+        (
+            ("p$_{old}$", p_ref),
+            ("4 steps", descend(baseline, 4).exp()),
+            ("400 steps", descend(baseline, 400).exp()),
+        )
     ):
-        ax.bar([i + 0.27 * (k - 1) for i in range(5)], p, 0.27, color=("0.7", COLORS[0], COLORS[1])[k], label=label)
+        ax.bar(
+            [i + 0.27 * (k - 1) for i in range(5)],
+            p,
+            0.27,
+            color=("0.7", COLORS[0], COLORS[1])[k],
+            label=label,
+        )
     ax.plot(range(5), log_target.exp(), "_", color="black", markersize=22, label="p*")
-    ax.set_xticks(range(5), [f"{a}\nr={r:g}" for a, r in zip(ANSWERS, reward.tolist(), strict=True)])
+    ax.set_xticks(
+        range(5),
+        [f"{a}\nr={r:g}" for a, r in zip(ANSWERS, reward.tolist(), strict=True)],
+    )
     ax.set_title(f"baseline {baseline}")
     ax.axvspan(2.5, 4.5, color="0.93", zorder=0)
 panels[0].set_ylabel("probability")
@@ -181,15 +233,20 @@ def every_group(N, log_old):
     """All groups up to order, [G, N], and their probabilities under p_old, [G, 1]."""
     groups = multisets(N)
     counts = torch.nn.functional.one_hot(groups, 5).sum(1).double()
-    log_orders = torch.lgamma(torch.tensor(N + 1.0, dtype=torch.float64)) - torch.lgamma(counts + 1).sum(1)
+    log_orders = torch.lgamma(
+        torch.tensor(N + 1.0, dtype=torch.float64)
+    ) - torch.lgamma(counts + 1).sum(1)
     return groups, (log_orders + counts @ log_old).exp()[:, None]
 
 
 def moments(baseline, N, log_theta, log_old, strength=1.0):
-    """Mean of the direction over all groups, [C], and the variance of each coordinate, [C]."""
+    """Mean of the direction over all groups, [C], and the variance of each coordinate,
+    [C]."""
     groups, probability = every_group(N, log_old)
     theta, old = (x.expand(len(groups), -1) for x in (log_theta, log_old))
-    steps = direction(real_weight(baseline, groups, theta, old, strength), groups, theta)
+    steps = direction(
+        real_weight(baseline, groups, theta, old, strength), groups, theta
+    )
     mean = (probability * steps).sum(0)
     return mean, (probability * (steps - mean).square()).sum(0)
 
@@ -202,18 +259,35 @@ def moments(baseline, N, log_theta, log_old, strength=1.0):
 slow = 0
 for ordered in itertools.product(range(5), repeat=3):
     one = torch.tensor([ordered])
-    slow = slow + p_ref[one].prod() * direction(real_weight("none", one, log_old, log_old), one, log_old)[0]
+    slow = (
+        slow
+        + p_ref[one].prod()
+        * direction(real_weight("none", one, log_old, log_old), one, log_old)[0]
+    )
 assert torch.allclose(slow, moments("none", 3, log_ref, log_ref)[0], rtol=0, atol=1e-14)
 print("expected first step, N = 4:      A       B       C       D       E")
 for baseline in BASELINES:
-    print(f"{baseline:29}", " ".join(f"{x:7.4f}" for x in moments(baseline, 4, log_ref, log_ref)[0].tolist()))
+    print(
+        f"{baseline:29}",
+        " ".join(
+            f"{x:7.4f}" for x in moments(baseline, 4, log_ref, log_ref)[0].tolist()
+        ),
+    )
 
 # %%
 for place, log_p in (("p_ref", log_ref), ("p*", log_target)):
-    none, negative = (moments(baseline, 4, log_p, log_p)[0] for baseline in ("none", "negative"))
-    print(f"at {place:5} length of the expected step: none {none.norm():.3f}, negative {negative.norm():.3f}")
+    none, negative = (
+        moments(baseline, 4, log_p, log_p)[0] for baseline in ("none", "negative")
+    )
+    print(
+        f"at {place:5} length of the expected step: none {none.norm():.3f}, negative "
+        f"{negative.norm():.3f}"
+    )
     if place == "p_ref":
-        print(f"         ratio {negative.norm() / none.norm():.2f}, cosine {torch.cosine_similarity(none, negative, dim=0):.3f}")
+        print(
+            f"         ratio {negative.norm() / none.norm():.2f}, cosine "
+            f"{torch.cosine_similarity(none, negative, dim=0):.3f}"
+        )
 
 # %% [markdown]
 # `none`, `uniform` and `model` agree in all digits. At $p_\theta=p_{\mathrm{old}}$ the expected gradient of a weight $1/N$ on every rollout
@@ -226,9 +300,18 @@ for place, log_p in (("p_ref", log_ref), ("p*", log_target)):
 
 # %%
 halfway = ((log_ref + log_target) / 2).log_softmax(0)
-print("what the baseline adds to the expected step, length      N=2     N=4     N=8    N=16")
+print(
+    "what the baseline adds to the expected step, length      N=2     N=4     N=8    "
+    "N=16"
+)
 for baseline in ("uniform", "model", "negative"):
-    added = [(moments(baseline, N, halfway, log_ref)[0] - moments("none", N, halfway, log_ref)[0]).norm() for N in (2, 4, 8, 16)]
+    added = [
+        (
+            moments(baseline, N, halfway, log_ref)[0]
+            - moments("none", N, halfway, log_ref)[0]
+        ).norm()
+        for N in (2, 4, 8, 16)
+    ]
     print(f"{baseline:50}", " ".join(f"{x:7.4f}" for x in added))
 print(f"length of p_theta − p_old: {(halfway.exp() - p_ref).norm():.4f}")
 
@@ -245,7 +328,9 @@ print(f"length of p_theta − p_old: {(halfway.exp() - p_ref).norm():.4f}")
 
 # %%
 print("standard deviation of the step      N=2     N=4     N=8    N=16")
-for (place, log_p), baseline in itertools.product((("p_ref", log_ref), ("p*", log_target)), BASELINES):
+for (place, log_p), baseline in itertools.product(
+    (("p_ref", log_ref), ("p*", log_target)), BASELINES
+):
     spread = [moments(baseline, N, log_p, log_p)[1].sum().sqrt() for N in (2, 4, 8, 16)]
     print(f"at {place:6} {baseline:22}", " ".join(f"{x:7.4f}" for x in spread))
 
@@ -261,15 +346,26 @@ for (place, log_p), baseline in itertools.product((("p_ref", log_ref), ("p*", lo
 
 
 # %%
-def simulate(baseline, N, log_start, rounds=100, steps=4, rate=1.0, runs=400, strength=1.0):
-    """Independent runs of DMPO with one group a round, fresh groups from p_old ← p_theta each round: [rounds + 1, runs, C]."""
-    log_theta, history, generator = log_start.expand(runs, -1), [log_start.expand(runs, -1)], stream(0, "drift")
+def simulate(
+    baseline, N, log_start, rounds=100, steps=4, rate=1.0, runs=400, strength=1.0
+):
+    """Independent runs of DMPO with one group a round, fresh groups from p_old ←
+    p_theta each round: [rounds + 1, runs, C]."""
+    log_theta, history, generator = (
+        log_start.expand(runs, -1),
+        [log_start.expand(runs, -1)],
+        stream(0, "drift"),
+    )
     for _ in range(rounds):
         log_old = log_theta
-        groups = torch.multinomial(log_old.exp(), N, replacement=True, generator=generator)
+        groups = torch.multinomial(
+            log_old.exp(), N, replacement=True, generator=generator
+        )
         for _ in range(steps):
             weight = real_weight(baseline, groups, log_theta, log_old, strength)
-            log_theta = (log_theta + rate * direction(weight, groups, log_theta)).log_softmax(1)
+            log_theta = (
+                log_theta + rate * direction(weight, groups, log_theta)
+            ).log_softmax(1)
         history.append(log_theta)
     return torch.stack(history)
 
@@ -285,7 +381,10 @@ def lost(log_p):
     return (log_p - log_target < math.log(0.1)).any(dim=-1).double().mean().item()
 
 
-print("started at p*, after 100 rounds: median KL(p*||p_theta), nats, and runs that lost an answer")
+print(
+    "started at p*, after 100 rounds: median KL(p*||p_theta), nats, and runs that "
+    "lost an answer"
+)
 for baseline, N in itertools.product(("none", "uniform", "model"), (4, 8, 16)):
     last = simulate(baseline, N, log_target)[-1]
     print(f"{baseline:8} N={N:2}: {divergence(last).median():5.2f}  {lost(last):4.0%}")
@@ -299,22 +398,45 @@ for baseline, N in itertools.product(("none", "uniform", "model"), (4, 8, 16)):
 # are noisy too. All four, 400 runs each, with learning rates 1 and 2:
 
 # %%
-curves = {(rate, N, b): simulate(b, N, log_ref, rate=rate) for rate in (1.0, 2.0) for N in (4, 8, 16) for b in BASELINES}
-print(f"from p_ref, {divergence(log_ref):.2f} nats: median KL after 100 rounds, and runs that lost an answer")
+curves = {
+    (rate, N, b): simulate(b, N, log_ref, rate=rate)
+    for rate in (1.0, 2.0)
+    for N in (4, 8, 16)
+    for b in BASELINES
+}
+print(
+    f"from p_ref, {divergence(log_ref):.2f} nats: median KL after 100 rounds, and "
+    "runs that lost an answer"
+)
 print("            ", " ".join(f"{b:>14}" for b in BASELINES))
 for rate, N in itertools.product((1.0, 2.0), (4, 8, 16)):
     ends = [curves[rate, N, b][-1] for b in BASELINES]
-    print(f"rate {rate:g}, N={N:2}", " ".join(f"{divergence(last).median():8.2f}  {lost(last):4.0%}" for last in ends))
+    print(
+        f"rate {rate:g}, N={N:2}",
+        " ".join(
+            f"{divergence(last).median():8.2f}  {lost(last):4.0%}" for last in ends
+        ),
+    )
 
 # %% tags=["nbval-ignore-output", "slide"]
-figure, panels = plt.subplots(1, 3, figsize=(10, 3.3), layout="constrained", sharey=True)
+figure, panels = plt.subplots(
+    1, 3, figsize=(10, 3.3), layout="constrained", sharey=True
+)
 for ax, (rate, N) in zip(panels, ((1.0, 4), (1.0, 16), (2.0, 4)), strict=True):
     for k, baseline in enumerate(BASELINES):
         levels = torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64)
-        low, middle, high = divergence(curves[rate, N, baseline]).quantile(levels, dim=1)
-        ax.plot(middle, color=HUES[k], label=baseline, linestyle=("-", "--", "-.", ":")[k])
-        ax.fill_between(range(len(low)), low, high, color=HUES[k], alpha=0.15, linewidth=0)
-    ax.set(title=f"N = {N}, rate {rate:g}", xlabel="rounds", yscale="log", ylim=(1e-4, 20))
+        low, middle, high = divergence(curves[rate, N, baseline]).quantile(
+            levels, dim=1
+        )
+        ax.plot(
+            middle, color=HUES[k], label=baseline, linestyle=("-", "--", "-.", ":")[k]
+        )
+        ax.fill_between(
+            range(len(low)), low, high, color=HUES[k], alpha=0.15, linewidth=0
+        )
+    ax.set(
+        title=f"N = {N}, rate {rate:g}", xlabel="rounds", yscale="log", ylim=(1e-4, 20)
+    )
 panels[0].set_ylabel("KL(p*‖p$_θ$), nats: median, 5 to 95 %")
 panels[1].legend(fontsize=8)
 plt.show()
@@ -344,28 +466,55 @@ plt.show()
 groups, _ = every_group(4, log_ref)
 mixed = reward[groups].amax(1) > reward[groups].amin(1)
 for seed in range(3):
-    log_p = torch.randn(5, dtype=torch.float64, generator=stream(seed, "policy")).log_softmax(0).expand(len(groups), -1)
+    log_p = (
+        torch.randn(5, dtype=torch.float64, generator=stream(seed, "policy"))
+        .log_softmax(0)
+        .expand(len(groups), -1)
+    )
     weight = real_weight("negative", groups, log_p, log_p)
-    best, worst = (weight.gather(1, pick(reward[groups], 1, keepdim=True)) for pick in (torch.argmax, torch.argmin))
+    best, worst = (
+        weight.gather(1, pick(reward[groups], 1, keepdim=True))
+        for pick in (torch.argmax, torch.argmin)
+    )
     rises, falls = (best[mixed] > 0).sum(), (worst[mixed] < 0).sum()
-    print(f"policy {seed}: in {mixed.sum()} groups with different rewards, the best answer rises in {rises}, the worst falls in {falls}")
-print(f"all weights are 0 in the {(~mixed).sum()} groups with one reward: {(weight[~mixed].abs() < 1e-15).all()}")
+    print(
+        f"policy {seed}: in {mixed.sum()} groups with different rewards, the best "
+        f"answer rises in {rises}, the worst falls in {falls}"
+    )
+print(
+    f"all weights are 0 in the {(~mixed).sum()} groups with one reward: "
+    f"{(weight[~mixed].abs() < 1e-15).all()}"
+)
 
 
 # %% tags=["slide"]
 def expected_path(baseline, N, steps, rate=0.2, strength=1.0):
-    """p_theta after that many exact expected steps with p_old = p_theta, from p_ref: [C]."""
+    """p_theta after that many exact expected steps with p_old = p_theta, from p_ref:
+    [C]."""
     log_p = log_ref
     for _ in range(steps):
-        log_p = (log_p + rate * moments(baseline, N, log_p, log_p, strength)[0]).log_softmax(0)
+        log_p = (
+            log_p + rate * moments(baseline, N, log_p, log_p, strength)[0]
+        ).log_softmax(0)
     return log_p.exp()
 
 
-print("negative, N=4, exact expected steps:   A      B      C      D      E   E[r]  KL(p*||p)")
+print(
+    "negative, N=4, exact expected steps:   A      B      C      D      E   E[r]  "
+    "KL(p*||p)"
+)
 for steps in (0, 10, 24, 30, 100, 300, 2000):
     p = expected_path("negative", 4, steps)
-    print(f"{steps:32} ", " ".join(f"{x:6.3f}" for x in p.tolist()), f"{p @ reward:6.3f} {divergence(p.log()):9.3f}")
-print(f"{'p*':>32} ", " ".join(f"{x:6.3f}" for x in log_target.exp().tolist()), f"{log_target.exp() @ reward:6.3f} {0:9.3f}")
+    print(
+        f"{steps:32} ",
+        " ".join(f"{x:6.3f}" for x in p.tolist()),
+        f"{p @ reward:6.3f} {divergence(p.log()):9.3f}",
+    )
+print(
+    f"{'p*':>32} ",
+    " ".join(f"{x:6.3f}" for x in log_target.exp().tolist()),
+    f"{log_target.exp() @ reward:6.3f} {0:9.3f}",
+)
 
 # %% [markdown]
 # It ends at the answer with the highest reward, like reward maximisation without a KL term. On the way its reward becomes higher than that
@@ -385,8 +534,15 @@ print(f"largest strength with full support: {(log_target.exp() / inverted).min()
 print("fixed point                  A      B      C      D      E   KL(p*||p)")
 for strength in (0.0, 0.1, 0.3):
     limit = (log_target.exp() - strength * inverted) / (1 - strength)
-    for name, p in (("formula, N → ∞", limit), ("exact steps, N=8", expected_path("negative", 8, 400, strength=strength))):
-        print(f"s={strength:.1f} {name:22}", " ".join(f"{x:6.3f}" for x in p.tolist()), f"{divergence(p.log()):8.3f}")
+    for name, p in (
+        ("formula, N → ∞", limit),
+        ("exact steps, N=8", expected_path("negative", 8, 400, strength=strength)),
+    ):
+        print(
+            f"s={strength:.1f} {name:22}",
+            " ".join(f"{x:6.3f}" for x in p.tolist()),
+            f"{divergence(p.log()):8.3f}",
+        )
 
 # %% [markdown]
 # The row $s=0$ is DMPO without a baseline, and both lines are $p^*$: the self-normalised weights are biased for small $N$, but $p^*$
@@ -402,7 +558,10 @@ for strength in (0.0, 0.1, 0.3):
 line = world_1d()
 rows = baseline_study(line)
 print(table(rows))
-print(f"start {kl_divergence(line.log_target, line.log_ref):.3f} nats, E[r] under p* {(line.log_target.exp() @ line.reward).item():.3f}")
+print(
+    f"start {kl_divergence(line.log_target, line.log_ref):.3f} nats, E[r] under p* "
+    f"{(line.log_target.exp() @ line.reward).item():.3f}"
+)
 
 # %% tags=["nbval-ignore-output", "slide"]
 figure, ax = plt.subplots(figsize=(7.5, 4.8), layout="constrained")
@@ -416,8 +575,14 @@ plt.show()
 # %%
 kl = {(row["baseline"], row["N"], row["seed"]): row["kl"] for row in rows}
 for baseline in ("uniform", "model", "negative"):
-    better = {N: sum(kl[baseline, N, seed] < kl["none", N, seed] for seed in range(6)) for N in (4, 8, 16)}
-    print(f"{baseline:9} better than none in " + ", ".join(f"{count} of 6 at N={N}" for N, count in better.items()))
+    better = {
+        N: sum(kl[baseline, N, seed] < kl["none", N, seed] for seed in range(6))
+        for N in (4, 8, 16)
+    }
+    print(
+        f"{baseline:9} better than none in "
+        + ", ".join(f"{count} of 6 at N={N}" for N, count in better.items())
+    )
 
 # %% [markdown]
 # The results are like those for five answers: at $N=4$ `none` ends farther from $p^*$ than it started, `uniform` and `model` come nearer.
@@ -432,9 +597,17 @@ for baseline in ("uniform", "model", "negative"):
 # %%
 poor, rich = line.log_target.exp() < 0.1 / 64, line.log_target.exp() > 0.01
 held = [log_p.exp()[poor].sum() for log_p in (line.log_target, line.log_ref)]
-print("p* avoids {} of 64 cells: it gives them {:.3f}, p_ref {:.2f};".format(poor.sum(), *held), end=" ")
+print(
+    "p* avoids {} of 64 cells: it gives them {:.3f}, p_ref {:.2f};".format(
+        poor.sum(), *held
+    ),
+    end=" ",
+)
 print(f"lowest reward there {line.reward[poor].min():.1f}")
-print("N=4, mean of 6 seeds   given to these cells   worst cell with p* > 0.01, log p*/p_theta")
+print(
+    "N=4, mean of 6 seeds   given to these cells   worst cell with p* > 0.01, log "
+    "p*/p_theta"
+)
 for baseline in ("none", "uniform", "model"):
     policies = [TabularPolicy(line) for _ in range(6)]
     for seed, policy in enumerate(policies):
@@ -472,9 +645,18 @@ variants = by_name(read("variants"))
 for name, rows in variants.items():
     if name.startswith("wdce") and "elbo" not in name:
         ends = [row["after"]["kl_target_policy"] for row in rows]
-        loss = "2 steps" if "steps" in name else "path" if "path" in name or "model" in name else "2 masks"
+        loss = (
+            "2 steps"
+            if "steps" in name
+            else "path"
+            if "path" in name or "model" in name
+            else "2 masks"
+        )
         baseline = name.split(", ")[1]
-        print(f"{baseline:9} loss on {loss:7} median {statistics.median(ends):.3f}, largest {max(ends):.3f} of {len(ends)} seeds")
+        print(
+            f"{baseline:9} loss on {loss:7} median {statistics.median(ends):.3f}, "
+            f"largest {max(ends):.3f} of {len(ends)} seeds"
+        )
 
 # %% [markdown]
 # With the loss on two random masks, as in DMPO on large models, `uniform` is ten times *worse* than `none`: 0.070 and 0.006. That is not
@@ -485,7 +667,10 @@ for name, rows in variants.items():
 # %%
 for name, study in (("none, 2 masks", "act_b"), ("uniform, 2 steps", "path_steps")):
     ends = [row["after"]["kl_target_policy"] for row in read(study)]
-    print(f"{name:17} median {statistics.median(ends):.3f}, largest {max(ends):.3f} of {len(ends)} runs")
+    print(
+        f"{name:17} median {statistics.median(ends):.3f}, largest {max(ends):.3f} of "
+        f"{len(ends)} runs"
+    )
 
 # %% [markdown]
 # A factor of two. In the other Sudoku experiment, with many puzzles, no baseline was better than `none` either (`LOG.md`). So these
@@ -501,16 +686,21 @@ for name, study in (("none, 2 masks", "act_b"), ("uniform, 2 steps", "path_steps
 
 # %%
 def noisy_fit(baseline, sigma, method, rate, rounds, seed, N=64):
-    """DMPO on the line with log-likelihoods times 1 + σξ in the loss (weights exact); final KL(p*‖p_θ) in nats."""
+    """DMPO on the line with log-likelihoods times 1 + σξ in the loss (weights exact);
+    final KL(p*‖p_θ) in nats."""
     policy, noise = TabularPolicy(line), stream(seed, "noise")
     optimizer = method(policy.parameters(), lr=rate)
     for t in range(rounds):
         log_old = policy.log_prob().detach()
         cells = draw_cells(log_old, (1, N), stream(seed, "rollout", t))
         r, log_ratio = line.reward[cells], (line.log_ref - log_old)[cells]
-        weight = target_weights(log_weights(r, log_ratio, alpha=line.alpha)) - baseline_weights(baseline, r, log_ratio, alpha=line.alpha)
+        weight = target_weights(
+            log_weights(r, log_ratio, alpha=line.alpha)
+        ) - baseline_weights(baseline, r, log_ratio, alpha=line.alpha)
         for _ in range(4):
-            factor = 1 + sigma * torch.randn(cells.shape, dtype=torch.float64, generator=noise)
+            factor = 1 + sigma * torch.randn(
+                cells.shape, dtype=torch.float64, generator=noise
+            )
             optimizer.zero_grad()
             wdce(factor * policy.log_prob()[cells], weight).backward()
             optimizer.step()
@@ -519,9 +709,15 @@ def noisy_fit(baseline, sigma, method, rate, rounds, seed, N=64):
 
 # %%
 print("N=64, KL(p*||p_theta), mean of 4 seeds      sigma=0   sigma=1   sigma=3")
-for name, how in (("Adam", (torch.optim.Adam, 0.03, 60)), ("plain descent", (torch.optim.SGD, 1.0, 120))):
+for name, how in (
+    ("Adam", (torch.optim.Adam, 0.03, 60)),
+    ("plain descent", (torch.optim.SGD, 1.0, 120)),
+):
     for baseline in ("none", "uniform"):
-        means = [statistics.mean(noisy_fit(baseline, sigma, *how, seed) for seed in range(4)) for sigma in (0.0, 1.0, 3.0)]
+        means = [
+            statistics.mean(noisy_fit(baseline, sigma, *how, seed) for seed in range(4))
+            for sigma in (0.0, 1.0, 3.0)
+        ]
         print(f"{name:14} {baseline:26}", " ".join(f"{x:9.3f}" for x in means))
 
 # %% [markdown]
@@ -542,18 +738,41 @@ def show(N=4, strength=1.0, place="p_ref", draw=True):
     if draw:
         _, ax = plt.subplots(figsize=(7, 3.2), layout="constrained")
         for k, (baseline, (mean, variance)) in enumerate(found.items()):
-            bars = {"color": HUES[k], "label": baseline, "capsize": 2, "error_kw": {"linewidth": 1}}
-            ax.bar([i + 0.2 * (k - 1.5) for i in range(5)], mean, 0.2, yerr=variance.sqrt(), **bars)
-        ax.set_xticks(range(5), [f"{a}, r={r:g}" for a, r in zip(ANSWERS, reward.tolist(), strict=True)])
+            bars = {
+                "color": HUES[k],
+                "label": baseline,
+                "capsize": 2,
+                "error_kw": {"linewidth": 1},
+            }
+            ax.bar(
+                [i + 0.2 * (k - 1.5) for i in range(5)],
+                mean,
+                0.2,
+                yerr=variance.sqrt(),
+                **bars,
+            )
+        ax.set_xticks(
+            range(5),
+            [f"{a}, r={r:g}" for a, r in zip(ANSWERS, reward.tolist(), strict=True)],
+        )
         label = place.replace("_ref", "$_{ref}$")
-        ax.set(title=f"First step at {label}, N={N}, s={strength:g}: mean ± sd", ylabel="change of the logit", ylim=(-0.7, 0.7))
+        ax.set(
+            title=f"First step at {label}, N={N}, s={strength:g}: mean ± sd",
+            ylabel="change of the logit",
+            ylim=(-0.7, 0.7),
+        )
         ax.legend(ncols=4, fontsize=8, loc="lower center")
         plt.show()
     return {b: variance.sum().sqrt().item() for b, (_, variance) in found.items()}
 
 
 for strength in (0.5, 0.9, 1.0):
-    print(f"noise at p*, N=4, s={strength}:", "  ".join(f"{b} {x:.3f}" for b, x in show(4, strength, "p*", draw=False).items()))
+    print(
+        f"noise at p*, N=4, s={strength}:",
+        "  ".join(
+            f"{b} {x:.3f}" for b, x in show(4, strength, "p*", draw=False).items()
+        ),
+    )
 
 # %% tags=["nbval-ignore-output"]
 _ = show()
@@ -562,7 +781,9 @@ _ = show()
 _ = interact(
     lambda N, strength, place: show(N, strength, place) and None,
     N=SelectionSlider(options=(2, 4, 8, 16), value=4),
-    strength=FloatSlider(value=1.0, min=0.0, max=1.0, step=0.1, continuous_update=False),
+    strength=FloatSlider(
+        value=1.0, min=0.0, max=1.0, step=0.1, continuous_update=False
+    ),
     place=["p_ref", "p*"],
 )
 

@@ -30,7 +30,10 @@
 try:
     from toy.notebook import start
 except ImportError:
-    raise SystemExit("dmpo_ref is not installed here: run `pip install -e '.[lab]'` in the repository, then restart the kernel") from None
+    raise SystemExit(
+        "dmpo_ref is not installed here: run `pip install -e '.[lab]'` in the "
+        "repository, then restart the kernel"
+    ) from None
 start()
 
 # %%
@@ -43,7 +46,15 @@ import numpy as np
 import torch
 from torch.nn.functional import logsigmoid
 
-from dmpo_ref import Masks, draw_masks, sequence_log_prob, stream, token_log_prob, wdce, wddo
+from dmpo_ref import (
+    Masks,
+    draw_masks,
+    sequence_log_prob,
+    stream,
+    token_log_prob,
+    wdce,
+    wddo,
+)
 from toy.figures.demo import BLUE, GREEN, ORANGE, RED
 from toy.oracle import kl_divergence, tilted
 from toy.studies.acts import by_name, read
@@ -58,13 +69,16 @@ from toy.studies.acts import by_name, read
 
 # %%
 def score(theta, tokens, hidden):
-    """log π(o_d | what is not hidden) at hidden positions, 0 elsewhere; tokens and hidden [..., 2]."""
+    """log π(o_d | what is not hidden) at hidden positions, 0 elsewhere; tokens and
+    hidden [..., 2]."""
     other = torch.where(hidden.flip(-1), 0, 1 + tokens.flip(-1))
     return logsigmoid((2 * tokens - 1) * theta[torch.arange(2), other]) * hidden
 
 
 ANSWERS = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]])
-ONLY_FIRST, ONLY_SECOND, BOTH = (torch.tensor(mask) for mask in ([True, False], [False, True], [True, True]))
+ONLY_FIRST, ONLY_SECOND, BOTH = (
+    torch.tensor(mask) for mask in ([True, False], [False, True], [True, True])
+)
 theta_old = torch.tensor([[0.3, -0.8, 0.6], [-0.2, 1.0, 0.4]], dtype=torch.float64)
 print(score(theta_old, ANSWERS, BOTH).exp())
 
@@ -76,7 +90,9 @@ print(score(theta_old, ANSWERS, BOTH).exp())
 # %%
 def path_log_probs(theta):
     """log p(o; σ) of the four answers along both orders, [2, 4]."""
-    both, first, second = (score(theta, ANSWERS, mask) for mask in (BOTH, ONLY_FIRST, ONLY_SECOND))
+    both, first, second = (
+        score(theta, ANSWERS, mask) for mask in (BOTH, ONLY_FIRST, ONLY_SECOND)
+    )
     return torch.stack([both[:, 0] + second[:, 1], both[:, 1] + first[:, 0]])
 
 
@@ -108,7 +124,12 @@ for name, values in (
 # %%
 def mask_estimates(theta):
     """The estimate (L/m) Σ log π of each of the three masks, [3, 4]."""
-    return torch.stack([w * score(theta, ANSWERS, mask).sum(-1) for w, mask in ((1, BOTH), (2, ONLY_FIRST), (2, ONLY_SECOND))])
+    return torch.stack(
+        [
+            w * score(theta, ANSWERS, mask).sum(-1)
+            for w, mask in ((1, BOTH), (2, ONLY_FIRST), (2, ONLY_SECOND))
+        ]
+    )
 
 
 CHANCE = torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64)
@@ -119,7 +140,12 @@ def exact_elbo(theta):
 
 
 torch.testing.assert_close(exact_elbo(theta_old), path_log_probs(theta_old).mean(dim=0))
-print("log p_old", [f"{x:.3f}" for x in marginal(theta_old).tolist()], "\nELBO     ", [f"{x:.3f}" for x in exact_elbo(theta_old).tolist()])
+print(
+    "log p_old",
+    [f"{x:.3f}" for x in marginal(theta_old).tolist()],
+    "\nELBO     ",
+    [f"{x:.3f}" for x in exact_elbo(theta_old).tolist()],
+)
 
 # %% [markdown]
 # The ELBO is the mean over orders of $\log p(o;\sigma)$ (asserted above), so it lies below $\log p(o)$, and the gap is largest where the
@@ -161,8 +187,12 @@ def wdce_by_hand(theta, tokens, masks, weight):
             if masks.hidden[g, n, r, d]:
                 state = 0 if masks.hidden[g, n, r, 1 - d] else 1 + tokens[g, n, 1 - d]
                 prob_of_one = torch.sigmoid(theta[d, state])
-                log_pi = torch.log(prob_of_one if tokens[g, n, d] == 1 else 1 - prob_of_one)
-                total = total - weight[g, n] * masks.weight[g, n, r] * log_pi / (R * L * G)
+                log_pi = torch.log(
+                    prob_of_one if tokens[g, n, d] == 1 else 1 - prob_of_one
+                )
+                total = total - weight[g, n] * masks.weight[g, n, r] * log_pi / (
+                    R * L * G
+                )
     return total
 
 
@@ -172,10 +202,17 @@ def wdce_by_hand(theta, tokens, masks, weight):
 # %%
 tokens = ANSWERS[None]  # [G = 1, N = 4, L = 2]
 weight = log_target.exp()[None]  # each answer drawn once from a uniform p_old: w = p*
-masks = draw_masks("exact", torch.ones(1, 4, 2, dtype=torch.bool), 3, [stream(0, "masks")])
+masks = draw_masks(
+    "exact", torch.ones(1, 4, 2, dtype=torch.bool), 3, [stream(0, "masks")]
+)
 theta = (theta_old + 0.3).requires_grad_()
-log_prob = sequence_log_prob(score(theta, tokens[:, :, None], masks.hidden), masks)  # -L_hat, averaged over masks, [1, 4]
-library, by_hand = wdce(log_prob / 2, weight - 1 / 4), wdce_by_hand(theta, tokens, masks, weight - 1 / 4)
+log_prob = sequence_log_prob(
+    score(theta, tokens[:, :, None], masks.hidden), masks
+)  # -L_hat, averaged over masks, [1, 4]
+library, by_hand = (
+    wdce(log_prob / 2, weight - 1 / 4),
+    wdce_by_hand(theta, tokens, masks, weight - 1 / 4),
+)
 torch.testing.assert_close(library, by_hand, rtol=1e-12, atol=0)
 print(f"by hand {by_hand.item():.6f}, dmpo_ref.losses.wdce {library.item():.6f}")
 
@@ -189,13 +226,16 @@ print(f"by hand {by_hand.item():.6f}, dmpo_ref.losses.wdce {library.item():.6f}"
 
 # %%
 def log_prob_gradients(theta, tokens, masks):
-    """∂(mean over masks of the estimate of log p)/∂θ of every rollout, [N, 2, 3], by the formula."""
+    """∂(mean over masks of the estimate of log p)/∂θ of every rollout, [N, 2, 3], by
+    the formula."""
     gradient = torch.zeros(tokens.shape[1], 2, 3, dtype=torch.float64)
     for n, r, d in itertools.product(*map(range, masks.hidden.shape[1:])):
         if masks.hidden[0, n, r, d]:
             state = 0 if masks.hidden[0, n, r, 1 - d] else 1 + int(tokens[0, n, 1 - d])
             residual = tokens[0, n, d] - torch.sigmoid(theta[d, state])
-            gradient[n, d, state] += masks.weight[0, n, r] / masks.hidden.shape[2] * residual
+            gradient[n, d, state] += (
+                masks.weight[0, n, r] / masks.hidden.shape[2] * residual
+            )
     return gradient
 
 
@@ -212,11 +252,28 @@ def finite_differences(function, theta, h=1e-5):
 # %%
 start_point = theta.detach()
 (autograd,) = torch.autograd.grad(library, theta)
-formula = -torch.einsum("n,nds->ds", (weight - 1 / 4)[0], log_prob_gradients(start_point, tokens, masks)) / 2
-numeric = finite_differences(lambda t: wdce_by_hand(t, tokens, masks, weight - 1 / 4), start_point)
-for name, values in {"by hand": formula, "autograd": autograd, "finite differences": numeric}.items():
-    print(f"{name:20s}", *(f"{round(x, 5) + 0.0:8.5f}" for x in values.flatten().tolist()))
-print("largest difference below 1e-9:", max((formula - autograd).abs().max(), (numeric - autograd).abs().max()).item() < 1e-9)
+formula = (
+    -torch.einsum(
+        "n,nds->ds", (weight - 1 / 4)[0], log_prob_gradients(start_point, tokens, masks)
+    )
+    / 2
+)
+numeric = finite_differences(
+    lambda t: wdce_by_hand(t, tokens, masks, weight - 1 / 4), start_point
+)
+for name, values in {
+    "by hand": formula,
+    "autograd": autograd,
+    "finite differences": numeric,
+}.items():
+    print(
+        f"{name:20s}", *(f"{round(x, 5) + 0.0:8.5f}" for x in values.flatten().tolist())
+    )
+print(
+    "largest difference below 1e-9:",
+    max((formula - autograd).abs().max(), (numeric - autograd).abs().max()).item()
+    < 1e-9,
+)
 
 # %% [markdown]
 # **Where it is stationary.** With all answers and all masks in the sum, WDCE is a weighted cross-entropy for each of the six conditionals
@@ -230,10 +287,18 @@ odds = torch.stack(
      torch.stack([p[:, 1].sum() / p[:, 0].sum(), p[0, 1] / p[0, 0], p[1, 1] / p[1, 0]])]
 )  # fmt: skip
 theta_star = odds.log().requires_grad_()
-(gradient,) = torch.autograd.grad(wdce(exact_elbo(theta_star)[None] / 2, log_target.exp()[None]), theta_star)
+(gradient,) = torch.autograd.grad(
+    wdce(exact_elbo(theta_star)[None] / 2, log_target.exp()[None]), theta_star
+)
 print("gradient is 0:", gradient.abs().max().item() < 1e-12)
-print(f"KL(p*||p_theta) {abs(kl_divergence(log_target, marginal(theta_star).detach())):.4f} nats")
-print(f"largest gap {(marginal(theta_star) - exact_elbo(theta_star)).abs().max().item():.4f} nats")
+print(
+    "KL(p*||p_theta) "
+    f"{abs(kl_divergence(log_target, marginal(theta_star).detach())):.4f} nats"
+)
+print(
+    "largest gap "
+    f"{(marginal(theta_star) - exact_elbo(theta_star)).abs().max().item():.4f} nats"
+)
 
 # %% [markdown]
 # At the optimum the bound is tight: the conditionals of one joint distribution agree along every order. So a loss made of ELBOs can have
@@ -260,16 +325,23 @@ def wddo_by_hand(delta, weight):
     for g in range(len(delta)):
         for d, w in zip(delta[g], weight[g], strict=True):
             from_target, from_old = 1 / (1 + torch.exp(-d)), 1 / (1 + torch.exp(d))
-            total = total - (w * torch.log(from_target) + torch.log(from_old) / len(delta[g])) / len(delta)
+            total = total - (
+                w * torch.log(from_target) + torch.log(from_old) / len(delta[g])
+            ) / len(delta)
     return total
 
 
 draw = stream(0, "delta")
 delta = 4 * torch.rand(3, 8, generator=draw, dtype=torch.float64) - 2
 some_weight = torch.rand(3, 8, generator=draw, dtype=torch.float64).softmax(dim=-1)
-torch.testing.assert_close(wddo(delta, some_weight), wddo_by_hand(delta, some_weight), rtol=1e-12, atol=0)
+torch.testing.assert_close(
+    wddo(delta, some_weight), wddo_by_hand(delta, some_weight), rtol=1e-12, atol=0
+)
 at_zero = wddo(0 * delta, some_weight).item()
-print(f"random case {wddo(delta, some_weight).item():.4f}; at delta = 0 {at_zero:.4f} = 2 ln 2 = {2 * math.log(2):.4f}")
+print(
+    f"random case {wddo(delta, some_weight).item():.4f}; at delta = 0 {at_zero:.4f} = "
+    f"2 ln 2 = {2 * math.log(2):.4f}"
+)
 
 # %% [markdown]
 # **Where it is stationary.** $\partial/\partial\Delta_n$: $\;-w_n\,\sigma(-\Delta_n)+\tfrac1N\sigma(\Delta_n)=0$, and since
@@ -282,21 +354,35 @@ print(f"random case {wddo(delta, some_weight).item():.4f}; at delta = 0 {at_zero
 # %%
 at_optimum = (4 * weight).log().requires_grad_()
 (gradient,) = torch.autograd.grad(wddo(at_optimum, weight), at_optimum)
-print("gradient at e^delta = N w is 0:", gradient.abs().max().item() < 1e-12, "| N w:", [f"{x:.3f}" for x in (4 * weight)[0].tolist()])
+print(
+    "gradient at e^delta = N w is 0:",
+    gradient.abs().max().item() < 1e-12,
+    "| N w:",
+    [f"{x:.3f}" for x in (4 * weight)[0].tolist()],
+)
 
 # %% tags=["nbval-ignore-output", "slide"]
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
 x = torch.linspace(-5, 4, 200, dtype=torch.float64)
 for nw, color in zip((0.1, 1.0, 3.0), (BLUE, ORANGE, GREEN), strict=True):
-    left.plot(x, -nw * logsigmoid(x) - logsigmoid(-x), color=color, label=f"N·w = {nw:g}")
+    left.plot(
+        x, -nw * logsigmoid(x) - logsigmoid(-x), color=color, label=f"N·w = {nw:g}"
+    )
     left.plot(math.log(nw), nw * math.log1p(1 / nw) + math.log1p(nw), "o", color=color)
     right.plot(x, nw * torch.sigmoid(-x) - torch.sigmoid(x), color=color)
     right.plot(x, 0 * x + (nw - 1) / 2, "--", color=color, linewidth=0.9)
 left.set(
-    xlabel="Δ = log p$_θ$ − log p$_{old}$, nats", ylabel="loss of one rollout × N", title="WDDO: a minimum at Δ = log N·w", ylim=(0, 6)
+    xlabel="Δ = log p$_θ$ − log p$_{old}$, nats",
+    ylabel="loss of one rollout × N",
+    title="WDDO: a minimum at Δ = log N·w",
+    ylim=(0, 6),
 )
 left.legend(fontsize=8)
-right.set(xlabel="Δ, nats", ylabel="−gradient in log p$_θ$ × N", title="−gradient; dashed: half of WDCE − uniform")
+right.set(
+    xlabel="Δ, nats",
+    ylabel="−gradient in log p$_θ$ × N",
+    title="−gradient; dashed: half of WDCE − uniform",
+)
 plt.show()
 
 # %% [markdown]
@@ -310,7 +396,9 @@ plt.show()
 # equally likely under the uniform policy:
 
 # %%
-theta_0 = torch.zeros(2, 3, dtype=torch.float64, requires_grad=True)  # p_old = p_ref = uniform along every order
+theta_0 = torch.zeros(
+    2, 3, dtype=torch.float64, requires_grad=True
+)  # p_old = p_ref = uniform along every order
 weight_8 = (log_target.exp().repeat(2) / 2)[None]  # rollouts (o, order), N = 8
 
 
@@ -319,12 +407,28 @@ def losses_on_paths(theta):
     return wddo(log_policy + math.log(4), weight_8), wdce(log_policy, weight_8 - 1 / 8)
 
 
-of_wddo, of_wdce = (torch.autograd.grad(loss, theta_0, retain_graph=True)[0] for loss in losses_on_paths(theta_0))
+of_wddo, of_wdce = (
+    torch.autograd.grad(loss, theta_0, retain_graph=True)[0]
+    for loss in losses_on_paths(theta_0)
+)
 torch.testing.assert_close(of_wddo, of_wdce / 2)
-print("WDDO / WDCE - uniform, at the start:", [f"{x:.3f}" for x in (of_wddo / of_wdce).flatten().tolist()])
-print("at p*: gradient of WDDO is 0:", torch.autograd.grad(losses_on_paths(theta_star)[0], theta_star)[0].abs().max().item() < 1e-12)
+print(
+    "WDDO / WDCE - uniform, at the start:",
+    [f"{x:.3f}" for x in (of_wddo / of_wdce).flatten().tolist()],
+)
+print(
+    "at p*: gradient of WDDO is 0:",
+    torch.autograd.grad(losses_on_paths(theta_star)[0], theta_star)[0]
+    .abs()
+    .max()
+    .item()
+    < 1e-12,
+)
 of_wdce = torch.autograd.grad(losses_on_paths(theta_star)[1], theta_star)[0]
-print(f"at p*: largest component of the gradient of WDCE - uniform: {of_wdce.abs().max().item():.3f}")
+print(
+    "at p*: largest component of the gradient of WDCE - uniform: "
+    f"{of_wdce.abs().max().item():.3f}"
+)
 
 # %% [markdown]
 # WDDO is stationary at p\*. WDCE with the uniform baseline is not, for this group of rollouts; it becomes stationary only because the next
@@ -336,8 +440,13 @@ print(f"at p*: largest component of the gradient of WDCE - uniform: {of_wdce.abs
 # %%
 uniform = torch.full((4,), 0.25, dtype=torch.float64)
 middle = ((log_target.exp() + uniform) / 2).log()
-jensen_shannon = (kl_divergence(log_target, middle) + kl_divergence(uniform.log(), middle)) / 2
-print(f"WDDO at p* {losses_on_paths(theta_star)[0].item():.6f}, 2 ln 2 - 2 JS {2 * math.log(2) - 2 * jensen_shannon:.6f}")
+jensen_shannon = (
+    kl_divergence(log_target, middle) + kl_divergence(uniform.log(), middle)
+) / 2
+print(
+    f"WDDO at p* {losses_on_paths(theta_star)[0].item():.6f}, 2 ln 2 - 2 JS "
+    f"{2 * math.log(2) - 2 * jensen_shannon:.6f}"
+)
 
 # %% [markdown]
 # The gradient of WDDO in θ by the chain rule, with the derivative found above: the coefficient
@@ -348,17 +457,32 @@ old = sequence_log_prob(score(theta_old, tokens[:, :, None], masks.hidden), mask
 
 
 def wddo_of(t):
-    return wddo(sequence_log_prob(score(t, tokens[:, :, None], masks.hidden), masks) - old, weight)
+    return wddo(
+        sequence_log_prob(score(t, tokens[:, :, None], masks.hidden), masks) - old,
+        weight,
+    )
 
 
 delta = log_prob.detach() - old
 coefficient = -weight * torch.sigmoid(-delta) + torch.sigmoid(delta) / 4
-formula = torch.einsum("n,nds->ds", coefficient[0], log_prob_gradients(start_point, tokens, masks))
+formula = torch.einsum(
+    "n,nds->ds", coefficient[0], log_prob_gradients(start_point, tokens, masks)
+)
 (autograd,) = torch.autograd.grad(wddo_of(theta), theta)
 numeric = finite_differences(wddo_of, start_point)
-for name, values in {"by hand": formula, "autograd": autograd, "finite differences": numeric}.items():
-    print(f"{name:20s}", *(f"{round(x, 5) + 0.0:8.5f}" for x in values.flatten().tolist()))
-print("largest difference below 1e-9:", max((formula - autograd).abs().max(), (numeric - autograd).abs().max()).item() < 1e-9)
+for name, values in {
+    "by hand": formula,
+    "autograd": autograd,
+    "finite differences": numeric,
+}.items():
+    print(
+        f"{name:20s}", *(f"{round(x, 5) + 0.0:8.5f}" for x in values.flatten().tolist())
+    )
+print(
+    "largest difference below 1e-9:",
+    max((formula - autograd).abs().max(), (numeric - autograd).abs().max()).item()
+    < 1e-9,
+)
 
 # %% [markdown]
 # ## 4. Masks: where the noise is
@@ -367,19 +491,39 @@ print("largest difference below 1e-9:", max((formula - autograd).abs().max(), (n
 # and 32 answers that it drew. There are only $2^6-1=63$ non-empty masks; one call scores all of them.
 
 # %%
-from dmpo_ref import SamplerConfig, answer_texts, build_task, build_vocabulary, encode, load_config, load_policy, sample
+from dmpo_ref import (
+    SamplerConfig,
+    answer_texts,
+    build_task,
+    build_vocabulary,
+    encode,
+    load_config,
+    load_policy,
+    sample,
+)
 
 config = load_config("toy_sudoku")
 policy, tokenizer = load_policy(config.model, torch.device("cpu"))
 task = build_task(config.task)
 puzzle = next(item for item in task.load(config.task.test) if item.num_blanks == 6)
-vocabulary = build_vocabulary(tokenizer, policy.config.embedding_size, alphabet=task.alphabet)
+vocabulary = build_vocabulary(
+    tokenizer, policy.config.embedding_size, alphabet=task.alphabet
+)
 rollout = sample(
-    policy.double(), encode(tokenizer, task, [puzzle]), SamplerConfig(), vocabulary, num_rollouts=32, generators=[stream(0, "answers")]
+    policy.double(),
+    encode(tokenizer, task, [puzzle]),
+    SamplerConfig(),
+    vocabulary,
+    num_rollouts=32,
+    generators=[stream(0, "answers")],
 )
 blanks = rollout.response_mask[0, 0].nonzero().squeeze(-1)
 L = len(blanks)
-print(task.show(puzzle), f"\n\nmean log p along the answers' own orders: {rollout.path_log_prob.mean():.2f} nats")
+print(
+    task.show(puzzle),
+    "\n\nmean log p along the answers' own orders: "
+    f"{rollout.path_log_prob.mean():.2f} nats",
+)
 
 # %%
 SETS = [frozenset(s) for m in range(L + 1) for s in itertools.combinations(range(L), m)]
@@ -388,16 +532,23 @@ for r, s in enumerate(SETS):
     hidden[:, :, r, blanks[list(s)]] = True
 every_mask = Masks(hidden, hidden, torch.ones(1, 32, len(SETS), dtype=torch.float64))
 with torch.no_grad():
-    cost = -token_log_prob(policy, rollout, every_mask, vocabulary)[0].sum(dim=-1)  # Σ over the masked of −log π, [32, 64]
+    cost = -token_log_prob(policy, rollout, every_mask, vocabulary)[0].sum(
+        dim=-1
+    )  # Σ over the masked of −log π, [32, 64]
 COSTS = [dict(zip(SETS, row, strict=True)) for row in cost.tolist()]
 NELBO = [sum(c[s] / len(s) / math.comb(L, len(s)) for s in SETS if s) for c in COSTS]
 print("exact NELBO of the first ten answers:", *(f"{x:.2f}" for x in NELBO[:10]))
 
 # %%
-print("answer 1\n  m   masks   mean and standard deviation over masks of that size of the estimate (L/m) * cost")
+print(
+    "answer 1\n  m   masks   mean and standard deviation over masks of that size of "
+    "the estimate (L/m) * cost"
+)
 for m in range(1, L + 1):
     estimates = np.array([L / m * COSTS[0][s] for s in SETS if len(s) == m])
-    print(f"{m:3d} {len(estimates):6d} {estimates.mean():13.2f} {estimates.std():10.2f}")
+    print(
+        f"{m:3d} {len(estimates):6d} {estimates.mean():13.2f} {estimates.std():10.2f}"
+    )
 
 # %% [markdown]
 # With one blank hidden the policy is certain: the other five determine it. With two it is nearly always certain too, but one pair costs 16
@@ -419,10 +570,16 @@ for m in range(1, L + 1):
 
 # %%
 def bernoulli_sizes(L, low):
-    """P(|S| = m), m = 0..L, for positions hidden with probability p ~ U[low, 1]: Gauss-Legendre, exact for polynomials."""
+    """P(|S| = m), m = 0..L, for positions hidden with probability p ~ U[low, 1]: Gauss-
+    Legendre, exact for polynomials."""
     nodes, weights = np.polynomial.legendre.leggauss(L + 2)
     p = low + (1 - low) * (nodes + 1) / 2
-    return np.array([math.comb(L, m) * (weights / 2) @ (p**m * (1 - p) ** (L - m)) for m in range(L + 1)])
+    return np.array(
+        [
+            math.comb(L, m) * (weights / 2) @ (p**m * (1 - p) ** (L - m))
+            for m in range(L + 1)
+        ]
+    )
 
 
 # %%
@@ -440,7 +597,10 @@ def coefficients(scheme, L):
 # %%
 print("a_m * m for m =          ", *(f"{m:6d}" for m in range(1, L + 1)))
 for scheme in ("exact", "antithetic", "naive pairs", "paper, p ~ U[0, 1]", "paper"):
-    print(f"{scheme:25s}", *(f"{x:6.3f}" for x in coefficients(scheme, L) * np.arange(1, L + 1)))
+    print(
+        f"{scheme:25s}",
+        *(f"{x:6.3f}" for x in coefficients(scheme, L) * np.arange(1, L + 1)),
+    )
 
 # %% [markdown]
 # A value of 1 is right; any other value is a bias, for any policy.
@@ -456,7 +616,10 @@ for scheme in ("exact", "antithetic", "naive pairs", "paper, p ~ U[0, 1]", "pape
 
 # %%
 a = coefficients("paper", 256) * np.arange(1, 257)
-print("a_m * m for `paper`, L = 256:", *(f"m = {m}: {a[m - 1]:.2f}  " for m in (1, 13, 26, 64, 128, 192, 230, 243, 256)))
+print(
+    "a_m * m for `paper`, L = 256:",
+    *(f"m = {m}: {a[m - 1]:.2f}  " for m in (1, 13, 26, 64, 128, 192, 230, 243, 256)),
+)
 
 # %% [markdown]
 # Sizes in the middle count 1.11. Sizes below a tenth and above nine tenths of the response count 0.55, because only one of the two masks
@@ -466,20 +629,33 @@ print("a_m * m for `paper`, L = 256:", *(f"m = {m}: {a[m - 1]:.2f}  " for m in (
 
 # %%
 for scheme in ("exact", "stratified", "antithetic", "paper"):
-    masks = draw_masks(scheme, torch.ones(1, 20_000, L, dtype=torch.bool), 2, [stream(0, "check", scheme)])
+    masks = draw_masks(
+        scheme,
+        torch.ones(1, 20_000, L, dtype=torch.bool),
+        2,
+        [stream(0, "check", scheme)],
+    )
     sizes = masks.hidden.sum(dim=-1)[0]
     worst = 0.0
     for m in range(1, L + 1):
         drawn = ((sizes == m) * masks.weight[0]).mean(dim=-1)
-        worst = max(worst, abs(drawn.mean().item() - coefficients(scheme, L)[m - 1]) / (drawn.std().item() / 20_000**0.5))
-    print(f"{scheme:12s} within 4 standard errors of the formula, all sizes: {worst < 4}")
+        worst = max(
+            worst,
+            abs(drawn.mean().item() - coefficients(scheme, L)[m - 1])
+            / (drawn.std().item() / 20_000**0.5),
+        )
+    print(
+        f"{scheme:12s} within 4 standard errors of the formula, all sizes: {worst < 4}"
+    )
 
 # %% [markdown]
 # A small example, L = 4. Let a hidden token cost 1.44, 1.76, 2.08, 2.40 nats on average when 1, 2, 3, 4 are hidden: the fewer tokens are
 # visible, the harder the prediction. Which estimate does each scheme give?
 
 # %%
-total_cost = np.array([1.44, 1.76, 2.08, 2.40]) * np.arange(1, 5)  # of a mask with m = 1..4 hidden
+total_cost = np.array([1.44, 1.76, 2.08, 2.40]) * np.arange(
+    1, 5
+)  # of a mask with m = 1..4 hidden
 for scheme in ("exact", "antithetic", "naive pairs", "paper"):
     print(f"{scheme:12s} {coefficients(scheme, 4) @ total_cost:.2f} nats")
 
@@ -505,13 +681,20 @@ def chance_of(s, low):
 
 def estimates(COST):
     """L/m · cost of every mask of an answer, by size m."""
-    return {m: np.array([L / m * COST[s] for s in SETS if len(s) == m]) for m in range(1, L + 1)}
+    return {
+        m: np.array([L / m * COST[s] for s in SETS if len(s) == m])
+        for m in range(1, L + 1)
+    }
 
 
 # %%
 def exact_moments(COST):
-    """Exact mean and variance of the estimate of one answer's NELBO from two independent masks."""
-    one, chances = np.concatenate([*estimates(COST).values()]), np.array([chance_of(s, 1) for s in SETS if s])
+    """Exact mean and variance of the estimate of one answer's NELBO from two
+    independent masks."""
+    one, chances = (
+        np.concatenate([*estimates(COST).values()]),
+        np.array([chance_of(s, 1) for s in SETS if s]),
+    )
     return chances @ one, variance(one, chances) / 2
 
 
@@ -520,14 +703,22 @@ def stratified_moments(COST):
     of_size = estimates(COST)
     halves = [(of_size[m], of_size[m + L // 2]) for m in range(1, L // 2 + 1)]
     means = np.array([(a.mean() + b.mean()) / 2 for a, b in halves])
-    return means.mean(), means.var() + np.mean([(a.var() + b.var()) / 4 for a, b in halves])
+    return means.mean(), means.var() + np.mean(
+        [(a.var() + b.var()) / 4 for a, b in halves]
+    )
 
 
 # %%
 def pair_moments(COST, low, factor, chance):
-    """The same for a set S of at least `low` positions and its complement, with weights factor/size; chance(S) of drawing S."""
+    """The same for a set S of at least `low` positions and its complement, with weights
+    factor/size; chance(S) of drawing S."""
     sets, full = [s for s in SETS if len(s) >= low], frozenset(range(L))
-    pairs = np.array([sum(factor / max(len(side), 1) * COST[side] for side in (s, full - s)) / 2 for s in sets])
+    pairs = np.array(
+        [
+            sum(factor / max(len(side), 1) * COST[side] for side in (s, full - s)) / 2
+            for s in sets
+        ]
+    )
     chances = np.array([chance(s) for s in sets])
     return chances @ pairs, variance(pairs, chances)
 
@@ -539,15 +730,25 @@ MOMENTS = {
     "stratified": stratified_moments,
     "antithetic": lambda COST: pair_moments(COST, 0, L + 1, lambda s: chance_of(s, 0)),
     "naive pairs": lambda COST: pair_moments(COST, 1, L, lambda s: chance_of(s, 1)),
-    "paper": lambda COST: pair_moments(COST, 0, L, lambda s: BERNOULLI[len(s)] / math.comb(L, len(s))),
+    "paper": lambda COST: pair_moments(
+        COST, 0, L, lambda s: BERNOULLI[len(s)] / math.comb(L, len(s))
+    ),
 }
 
 # %%
-EXACT = {scheme: np.array([moments(c) for c in COSTS]) for scheme, moments in MOMENTS.items()}  # [32, 2]
-print("mean over 32 answers      bias, nats    standard deviation of one estimate, R = 2    root mean square error of 32 pairs")
+EXACT = {
+    scheme: np.array([moments(c) for c in COSTS]) for scheme, moments in MOMENTS.items()
+}  # [32, 2]
+print(
+    "mean over 32 answers      bias, nats    standard deviation of one estimate, R = "
+    "2    root mean square error of 32 pairs"
+)
 for scheme, values in EXACT.items():
     bias, deviation = (values[:, 0] - NELBO).mean(), math.sqrt(values[:, 1].mean())
-    print(f"{scheme:20s} {round(bias, 9) + 0.0:14.3f} {deviation:24.3f} {math.hypot(bias, deviation / 32**0.5):40.3f}")
+    print(
+        f"{scheme:20s} {round(bias, 9) + 0.0:14.3f} {deviation:24.3f} "
+        f"{math.hypot(bias, deviation / 32**0.5):40.3f}"
+    )
 
 # %% [markdown]
 # These are formulas of our own, so compare them with the library: 20,000 draws for the first answer.
@@ -558,38 +759,75 @@ cost_of = torch.zeros(2**L, dtype=torch.float64)
 cost_of[[sum(2**i for i in s) for s in SETS]] = cost[0]
 DRAWN = {}
 for scheme in ("exact", "stratified", "antithetic", "paper"):
-    masks = draw_masks(scheme, torch.ones(1, 20_000, L, dtype=torch.bool), 2, [stream(0, "variance", scheme)])
+    masks = draw_masks(
+        scheme,
+        torch.ones(1, 20_000, L, dtype=torch.bool),
+        2,
+        [stream(0, "variance", scheme)],
+    )
     drawn = (masks.weight * cost_of[(masks.hidden * bit).sum(dim=-1)]).mean(dim=-1)[0]
     mean, deviation = EXACT[scheme][0, 0], math.sqrt(EXACT[scheme][0, 1])
     off = abs(drawn.mean().item() - mean) / (deviation / 20_000**0.5)
     DRAWN[scheme] = (mean, drawn.mean().item(), deviation, drawn.std().item())
-    print(f"{scheme:12s} mean within 4 standard errors: {off < 4}, deviation within 5 %: {abs(drawn.std().item() / deviation - 1) < 0.05}")
+    print(
+        f"{scheme:12s} mean within 4 standard errors: {off < 4}, deviation within 5 "
+        f"%: {abs(drawn.std().item() / deviation - 1) < 0.05}"
+    )
 
 # %% tags=["nbval-ignore-output"]
-print("answer 1, R = 2: mean computed and drawn, standard deviation computed and drawn, nats")
+print(
+    "answer 1, R = 2: mean computed and drawn, standard deviation computed and "
+    "drawn, nats"
+)
 for scheme, numbers in DRAWN.items():
     print(f"{scheme:12s}", " ".join(f"{x:7.3f}" for x in numbers))
 
 # %%
-once = [s for s in SETS if 0 in s and len(s) < L]  # each pair of a set and its complement once
-sides = [sorted(L / len(t) * COSTS[0][t] for t in (s, frozenset(range(L)) - s)) for s in once]
-print(f"{len(once)} pairs; in {sum(easier < 0.01 for easier, _ in sides)} of them the easier side costs less than 0.01 nats")
+once = [
+    s for s in SETS if 0 in s and len(s) < L
+]  # each pair of a set and its complement once
+sides = [
+    sorted(L / len(t) * COSTS[0][t] for t in (s, frozenset(range(L)) - s)) for s in once
+]
+print(
+    f"{len(once)} pairs; in {sum(easier < 0.01 for easier, _ in sides)} of them the "
+    "easier side costs less than 0.01 nats"
+)
 
 # %% tags=["nbval-ignore-output"]
-figure, (left, centre, right) = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
+figure, (left, centre, right) = plt.subplots(
+    1, 3, figsize=(11, 3.2), layout="constrained"
+)
 for m, values in estimates(COSTS[0]).items():
     left.plot([m] * len(values), values, "o", color=BLUE, markersize=4, alpha=0.5)
 left.axhline(NELBO[0], color="0.3", linestyle="--", label="exact NELBO")
-left.set(xlabel="hidden tokens m", ylabel="(L/m) · cost, nats", title="Answer 1: every mask")
+left.set(
+    xlabel="hidden tokens m", ylabel="(L/m) · cost, nats", title="Answer 1: every mask"
+)
 left.legend(fontsize=8)
-centre.plot([harder for _, harder in sides], [easier for easier, _ in sides], "o", color=GREEN, markersize=4, alpha=0.6)
-centre.set(xlabel="estimate from the harder side, nats", ylabel="from its complement, nats", title=f"The {len(once)} pairs")
+centre.plot(
+    [harder for _, harder in sides],
+    [easier for easier, _ in sides],
+    "o",
+    color=GREEN,
+    markersize=4,
+    alpha=0.6,
+)
+centre.set(
+    xlabel="estimate from the harder side, nats",
+    ylabel="from its complement, nats",
+    title=f"The {len(once)} pairs",
+)
 for k, (scheme, values) in enumerate(EXACT.items()):
     color = RED if scheme in ("naive pairs", "paper") else BLUE
-    right.errorbar(k, values[0, 0], yerr=math.sqrt(values[0, 1]), fmt="o", capsize=4, color=color)
+    right.errorbar(
+        k, values[0, 0], yerr=math.sqrt(values[0, 1]), fmt="o", capsize=4, color=color
+    )
 right.axhline(NELBO[0], color="0.3", linestyle="--")
 right.set(xticks=range(5), ylabel="nats", title="Mean ± standard deviation, R = 2")
-right.set_xticklabels(EXACT, rotation=20, fontsize=8, ha="right", rotation_mode="anchor")
+right.set_xticklabels(
+    EXACT, rotation=20, fontsize=8, ha="right", rotation_mode="anchor"
+)
 plt.show()
 
 # %% [markdown]
@@ -617,7 +855,13 @@ plt.show()
 def minimise(loss, start):
     """The minimum by L-BFGS in float64, and whether the gradient there is 0."""
     parameter = start.clone().requires_grad_()
-    optimizer = torch.optim.LBFGS([parameter], max_iter=2000, tolerance_grad=1e-12, tolerance_change=1e-16, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(
+        [parameter],
+        max_iter=2000,
+        tolerance_grad=1e-12,
+        tolerance_change=1e-16,
+        line_search_fn="strong_wolfe",
+    )
 
     def closure():
         optimizer.zero_grad()
@@ -642,9 +886,16 @@ def published(delta):
 
 start_logits = torch.zeros(4, dtype=torch.float64)
 for name, loss in {"sum (here)": ours, "mean (published)": published}.items():
-    logits = minimise(lambda x, loss=loss: loss((x.log_softmax(dim=0) - uniform.log())[None]), start_logits)
+    logits = minimise(
+        lambda x, loss=loss: loss((x.log_softmax(dim=0) - uniform.log())[None]),
+        start_logits,
+    )
     best = logits.log_softmax(dim=0)
-    print(f"{name:18s}", [f"{p:.3f}" for p in best.exp().tolist()], f"KL(p*||p_theta) {abs(kl_divergence(log_target, best)):.3f}")
+    print(
+        f"{name:18s}",
+        [f"{p:.3f}" for p in best.exp().tolist()],
+        f"KL(p*||p_theta) {abs(kl_divergence(log_target, best)):.3f}",
+    )
 print(f"{'p*':18s}", [f"{p:.3f}" for p in log_target.exp().tolist()])
 
 # %% [markdown]
@@ -676,53 +927,101 @@ for name, rows in by_name(read("variants")).items():
 
 # %%
 def mask_mixtures(R):
-    """How often each of the three masks occurs among R, as shares [K, 3], and the probability of each case [K]."""
+    """How often each of the three masks occurs among R, as shares [K, 3], and the
+    probability of each case [K]."""
     counts = [(a, b, R - a - b) for a in range(R + 1) for b in range(R + 1 - a)]
     ways = [
-        math.factorial(R) / math.prod(map(math.factorial, k)) * math.prod(c**i for c, i in zip(CHANCE.tolist(), k, strict=True))
+        math.factorial(R)
+        / math.prod(map(math.factorial, k))
+        * math.prod(c**i for c, i in zip(CHANCE.tolist(), k, strict=True))
         for k in counts
     ]
-    return torch.tensor(counts, dtype=torch.float64) / R, torch.tensor(ways, dtype=torch.float64)
+    return torch.tensor(counts, dtype=torch.float64) / R, torch.tensor(
+        ways, dtype=torch.float64
+    )
 
 
 # %%
 def expected_wddo(theta, shares, chances, theta_old=theta_old):
-    """E over masks of −E_{p*} log σ(Δ) − E_{p_old} log σ(−Δ); Δ on the same masks, averaged before the sigmoid."""
+    """E over masks of −E_{p*} log σ(Δ) − E_{p_old} log σ(−Δ); Δ on the same masks,
+    averaged before the sigmoid."""
     delta = shares @ (mask_estimates(theta) - mask_estimates(theta_old))  # [K, 4]
-    return -chances @ (logsigmoid(delta) @ log_target.exp() + logsigmoid(-delta) @ marginal(theta_old).exp())
+    return -chances @ (
+        logsigmoid(delta) @ log_target.exp()
+        + logsigmoid(-delta) @ marginal(theta_old).exp()
+    )
 
 
 def expected_wddo_on_paths(theta):
     """The same with exact log-probabilities: rollouts are an answer and an order."""
     delta = path_log_probs(theta) - path_log_probs(theta_old)
-    return -(logsigmoid(delta) @ log_target.exp() + (logsigmoid(-delta) * path_log_probs(theta_old).exp()).sum(dim=-1)).mean()
+    return -(
+        logsigmoid(delta) @ log_target.exp()
+        + (logsigmoid(-delta) * path_log_probs(theta_old).exp()).sum(dim=-1)
+    ).mean()
 
 
 # %%
 fits = {"path, exact": minimise(expected_wddo_on_paths, theta_old)}
-fits["ELBO, all masks"] = minimise(lambda t: expected_wddo(t, CHANCE[None], torch.ones(1, dtype=torch.float64)), theta_old)
+fits["ELBO, all masks"] = minimise(
+    lambda t: expected_wddo(t, CHANCE[None], torch.ones(1, dtype=torch.float64)),
+    theta_old,
+)
 for R in (16, 8, 4, 2, 1):
     shares, chances = mask_mixtures(R)
-    fits[f"ELBO, R = {R}"] = minimise(lambda t, a=shares, b=chances: expected_wddo(t, a, b), theta_old)
-fits["WDCE, any R"] = minimise(lambda t: wdce(exact_elbo(t)[None], log_target.exp()[None]), theta_old)
-f = torch.tensor(coefficients("paper", 2) * [1, 2])  # what `paper` multiplies each size by
-fits["WDCE, paper"] = minimise(lambda t: -(CHANCE * f[[1, 0, 0]]) @ mask_estimates(t) @ log_target.exp(), theta_old)
+    fits[f"ELBO, R = {R}"] = minimise(
+        lambda t, a=shares, b=chances: expected_wddo(t, a, b), theta_old
+    )
+fits["WDCE, any R"] = minimise(
+    lambda t: wdce(exact_elbo(t)[None], log_target.exp()[None]), theta_old
+)
+f = torch.tensor(
+    coefficients("paper", 2) * [1, 2]
+)  # what `paper` multiplies each size by
+fits["WDCE, paper"] = minimise(
+    lambda t: -(CHANCE * f[[1, 0, 0]]) @ mask_estimates(t) @ log_target.exp(), theta_old
+)
 KL = {name: kl_divergence(log_target, marginal(theta)) for name, theta in fits.items()}
 for name, theta in fits.items():
-    print(f"{name:16s} KL(p*||p_theta) {abs(KL[name]):.4f}   ", [f"{p:.3f}" for p in marginal(theta).exp().tolist()])
+    print(
+        f"{name:16s} KL(p*||p_theta) {abs(KL[name]):.4f}   ",
+        [f"{p:.3f}" for p in marginal(theta).exp().tolist()],
+    )
 
 # %% tags=["nbval-ignore-output"]
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
 Rs = [1, 2, 4, 8, 16]
-left.plot(Rs, [KL[f"ELBO, R = {R}"] for R in Rs], "o-", color=ORANGE, label="WDDO, R masks: gap and noise")
-left.axhline(KL["ELBO, all masks"], color=GREEN, linestyle="--", label="WDDO, all masks: gap alone")
-left.set(xlabel="masks per rollout, R", ylabel="KL(p*‖p$_θ$), nats", title="The minimum of WDDO with ELBOs", ylim=(0, None))
+left.plot(
+    Rs,
+    [KL[f"ELBO, R = {R}"] for R in Rs],
+    "o-",
+    color=ORANGE,
+    label="WDDO, R masks: gap and noise",
+)
+left.axhline(
+    KL["ELBO, all masks"],
+    color=GREEN,
+    linestyle="--",
+    label="WDDO, all masks: gap alone",
+)
+left.set(
+    xlabel="masks per rollout, R",
+    ylabel="KL(p*‖p$_θ$), nats",
+    title="The minimum of WDDO with ELBOs",
+    ylim=(0, None),
+)
 left.legend(fontsize=8)
-for k, (name, color) in enumerate({"path, exact": BLUE, "ELBO, all masks": GREEN, "ELBO, R = 1": ORANGE}.items()):
-    right.bar(np.arange(4) + 0.2 * k, marginal(fits[name]).exp(), 0.2, color=color, label=name)
+for k, (name, color) in enumerate(
+    {"path, exact": BLUE, "ELBO, all masks": GREEN, "ELBO, R = 1": ORANGE}.items()
+):
+    right.bar(
+        np.arange(4) + 0.2 * k, marginal(fits[name]).exp(), 0.2, color=color, label=name
+    )
 right.bar(np.arange(4) + 0.6, log_target.exp(), 0.2, color="0.7", label="p*")
 right.set(xticks=np.arange(4) + 0.3, xticklabels=["00", "01", "10", "11"])
-right.set(xlabel="answer", ylabel="probability", title="The four answers at the minimum")
+right.set(
+    xlabel="answer", ylabel="probability", title="The four answers at the minimum"
+)
 right.legend(fontsize=8)
 plt.show()
 
@@ -738,9 +1037,14 @@ plt.show()
 for R in (1, 2, 4):
     theta, shares_and_chances, row = theta_old, mask_mixtures(R), []
     for _ in range(6):
-        theta = minimise(lambda t, rest=(*shares_and_chances, theta): expected_wddo(t, *rest), theta)
+        theta = minimise(
+            lambda t, rest=(*shares_and_chances, theta): expected_wddo(t, *rest), theta
+        )
         row.append(kl_divergence(log_target, marginal(theta)))
-    print(f"R = {R}: KL(p*||p_theta) after rounds 1 to 6:", *(f"{abs(kl):.4f}" for kl in row))
+    print(
+        f"R = {R}: KL(p*||p_theta) after rounds 1 to 6:",
+        *(f"{abs(kl):.4f}" for kl in row),
+    )
 
 # %% [markdown]
 # The error gets smaller in every round. If $p_{\mathrm{old}}=p_\theta$, both are scored on the same masks, so Δ is exactly 0 whatever the
@@ -773,18 +1077,33 @@ print(f"{graded.sum().item():.0f} of the {graded.numel()} answers are right")
 
 # %%
 def prepare(name):
-    """Config, objective and experience of the 32 answers, for one loss; p_old = p_ref, so that no reference is needed."""
-    config = load_config("toy_sudoku", f"loss.name={name}", "weight.baseline=uniform" if name == "wdce" else "weight.baseline=none")
+    """Config, objective and experience of the 32 answers, for one loss; p_old = p_ref,
+    so that no reference is needed."""
+    config = load_config(
+        "toy_sudoku",
+        f"loss.name={name}",
+        "weight.baseline=uniform" if name == "wdce" else "weight.baseline=none",
+    )
     objective = build_objective(config.loss, config.weight)
-    return config, objective, weigh(policy, None, vocabulary, objective, rollout, graded, config)
+    return (
+        config,
+        objective,
+        weigh(policy, None, vocabulary, objective, rollout, graded, config),
+    )
 
 
 for name in ("wdce", "wddo"):
     config, objective, experience = prepare(name)
     stored = None if experience.log_old is None else tuple(experience.log_old.shape)
-    print(f"{name}: w [G, N] {tuple(experience.weight.shape)}, log p_old stored [K, G, N, R, S]: {stored}")
+    print(
+        f"{name}: w [G, N] {tuple(experience.weight.shape)}, log p_old stored [K, G, "
+        f"N, R, S]: {stored}"
+    )
 log_old, _ = score_on_masks(policy, None, vocabulary, objective, rollout, [0], config)
-print("what weigh stored is the result of score_on_masks:", torch.equal(log_old, experience.log_old))
+print(
+    "what weigh stored is the result of score_on_masks:",
+    torch.equal(log_old, experience.log_old),
+)
 
 # %% [markdown]
 # Now a policy that differs from $p_{\mathrm{old}}$, so that Δ is not 0, and both losses on the masks of the first gradient step.
@@ -792,7 +1111,8 @@ print("what weigh stored is the result of score_on_masks:", torch.equal(log_old,
 
 # %%
 def by_hand(name, config, experience, masks, scores):
-    """The loss from its definition: log-probabilities of the responses [1, 32], then the functions of sections 2 and 3."""
+    """The loss from its definition: log-probabilities of the responses [1, 32], then
+    the functions of sections 2 and 3."""
     log_prob = (masks.weight * scores.sum(dim=-1)).mean(dim=-1)
     if name == "wdce":
         w_real = experience.weight - 1 / 32  # minus the uniform baseline
@@ -804,7 +1124,9 @@ def by_hand(name, config, experience, masks, scores):
 learner = copy.deepcopy(policy)
 with torch.no_grad():
     for parameter in learner.parameters():
-        parameter += 0.02 * torch.randn(parameter.shape, generator=draw, dtype=torch.float64)
+        parameter += 0.02 * torch.randn(
+            parameter.shape, generator=draw, dtype=torch.float64
+        )
 
 # %%
 for name in ("wdce", "wddo"):
@@ -813,11 +1135,25 @@ for name in ("wdce", "wddo"):
     masks = step_masks(objective, batch.rollout, batch.position, config.seed, k=0)
     with torch.no_grad():
         scores = token_log_prob(learner, batch.rollout, masks, vocabulary)
-    library = objective.loss(scores, masks, batch, real_weight(scores, masks, batch, config.weight))
+    library = objective.loss(
+        scores, masks, batch, real_weight(scores, masks, batch, config.weight)
+    )
     torch.testing.assert_close(library, by_hand(name, config, batch, masks, scores))
-    print(f"{name}: library {library.item():.6f}, by hand {by_hand(name, config, batch, masks, scores).item():.6f}", end="; ")
+    print(
+        f"{name}: library {library.item():.6f}, by hand "
+        f"{by_hand(name, config, batch, masks, scores).item():.6f}",
+        end="; ",
+    )
     trained = copy.deepcopy(learner)
-    loss, _ = gradient_step(trained, torch.optim.SGD(trained.parameters(), 1e-3), vocabulary, objective, batch, masks, config)
+    loss, _ = gradient_step(
+        trained,
+        torch.optim.SGD(trained.parameters(), 1e-3),
+        vocabulary,
+        objective,
+        batch,
+        masks,
+        config,
+    )
     print("gradient_step returns the same:", math.isclose(loss, library.item()))
 
 # %% [markdown]

@@ -29,7 +29,10 @@
 try:
     from toy.notebook import start
 except ImportError:
-    raise SystemExit("dmpo_ref is not installed here: run `pip install -e '.[lab]'` in the repository, then restart the kernel") from None
+    raise SystemExit(
+        "dmpo_ref is not installed here: run `pip install -e '.[lab]'` in the "
+        "repository, then restart the kernel"
+    ) from None
 start()
 
 # %%
@@ -68,13 +71,32 @@ from toy.studies.text import ask, draw_samplers, table_of_samplers
 # facts and one of three endings, drawn independently, with these probabilities (true in the northern hemisphere):
 
 # %%
-FACTS = {"January is a winter month of 31 days": 0.4, "July is a summer month of 31 days": 0.3, "June is a summer month of 30 days": 0.3}
-ENDS = {"said our old teacher": 0.36, "wrote the tall doctor": 0.34, "sang my good sailor": 0.30}
-SENTENCES = {f"{fact} {end}": p * q for (fact, p), (end, q) in itertools.product(FACTS.items(), ENDS.items())}
+FACTS = {
+    "January is a winter month of 31 days": 0.4,
+    "July is a summer month of 31 days": 0.3,
+    "June is a summer month of 30 days": 0.3,
+}
+ENDS = {
+    "said our old teacher": 0.36,
+    "wrote the tall doctor": 0.34,
+    "sang my good sailor": 0.30,
+}
+SENTENCES = {
+    f"{fact} {end}": p * q
+    for (fact, p), (end, q) in itertools.product(FACTS.items(), ENDS.items())
+}
 MASK, QUESTION, END = "·", "?", "<end>"
-WORDS = [MASK, QUESTION, END, *sorted({word for sentence in SENTENCES for word in sentence.split()})]
+WORDS = [
+    MASK,
+    QUESTION,
+    END,
+    *sorted({word for sentence in SENTENCES for word in sentence.split()}),
+]
 ID = {word: i for i, word in enumerate(WORDS)}
-print(f"{len(SENTENCES)} sentences of 12 words, {len(WORDS)} words; probabilities add up to {sum(SENTENCES.values()):.2f}")
+print(
+    f"{len(SENTENCES)} sentences of 12 words, {len(WORDS)} words; probabilities add "
+    f"up to {sum(SENTENCES.values()):.2f}"
+)
 
 # %% [markdown]
 # The exact mask predictor of these sentences is Bayes' rule: weight each sentence by how well it fits the visible words, then take its word
@@ -92,18 +114,42 @@ class Library:
     def __init__(self, sentences, length=12):
         lines = [[QUESTION, *s.split(), *[END] * (length - 12)] for s in sentences]
         ids = torch.tensor([[ID[word] for word in line] for line in lines]).unsqueeze(2)
-        noise = torch.linspace(1e-3, 2e-3, 1 + length, dtype=torch.float64).view(1, -1, 1)  # not all the same: no ties
+        noise = torch.linspace(1e-3, 2e-3, 1 + length, dtype=torch.float64).view(
+            1, -1, 1
+        )  # not all the same: no ties
         self.emission = (noise / len(WORDS)).repeat(len(lines), 1, len(WORDS))
-        self.emission.scatter_add_(2, ids, (1 - noise).repeat(len(lines), 1, 1))  # [K, S, V]
-        self.log_prior = torch.tensor(list(sentences.values()), dtype=torch.float64).log()
+        self.emission.scatter_add_(
+            2, ids, (1 - noise).repeat(len(lines), 1, 1)
+        )  # [K, S, V]
+        self.log_prior = torch.tensor(
+            list(sentences.values()), dtype=torch.float64
+        ).log()
 
-    def __call__(self, input_ids, select, attention_mask=None, position_ids=None, visible=None, cache=None):
+    def __call__(
+        self,
+        input_ids,
+        select,
+        attention_mask=None,
+        position_ids=None,
+        visible=None,
+        cache=None,
+    ):
         B, S = input_ids.shape
-        position = torch.arange(S).expand(B, S) if position_ids is None else position_ids
-        seen = torch.ones(B, S, S, dtype=torch.float64) if visible is None else visible.double()
+        position = (
+            torch.arange(S).expand(B, S) if position_ids is None else position_ids
+        )
+        seen = (
+            torch.ones(B, S, S, dtype=torch.float64)
+            if visible is None
+            else visible.double()
+        )
         evidence = self.emission[:, position, input_ids].log() * (input_ids != ID[MASK])
-        posterior = (self.log_prior[:, None, None] + torch.einsum("bqs,kbs->kbq", seen, evidence)).softmax(dim=0)
-        probability = torch.einsum("kbq,kbqv->bqv", posterior, self.emission[:, position])
+        posterior = (
+            self.log_prior[:, None, None] + torch.einsum("bqs,kbs->kbq", seen, evidence)
+        ).softmax(dim=0)
+        probability = torch.einsum(
+            "kbq,kbqv->bqv", posterior, self.emission[:, position]
+        )
         return SimpleNamespace(logits=probability.log()[select])
 
 
@@ -117,15 +163,27 @@ def question(length=12):
 def draw(name, model=None, *, num=1, temperature=0.0, length=12, ends=(), **options):
     config = SamplerConfig(name=name, temperature=temperature, **options)
     generators = [stream(0, "sentences", num)]
-    return sample(model or library, question(length), config, words, num_rollouts=num, generators=generators, end_tokens=ends)
+    return sample(
+        model or library,
+        question(length),
+        config,
+        words,
+        num_rollouts=num,
+        generators=generators,
+        end_tokens=ends,
+    )
 
 
 def read(tokens):
-    return " ".join(WORDS[i] for i in tokens.tolist() if WORDS[i] not in (QUESTION, END))
+    return " ".join(
+        WORDS[i] for i in tokens.tolist() if WORDS[i] not in (QUESTION, END)
+    )
 
 
 library = Library(SENTENCES)
-words = Vocabulary(ID[MASK], torch.tensor([word not in (MASK, QUESTION) for word in WORDS]))
+words = Vocabulary(
+    ID[MASK], torch.tensor([word not in (MASK, QUESTION) for word in WORDS])
+)
 print(read(draw("random_order").tokens[0, 0]))
 
 # %% [markdown]
@@ -165,7 +223,11 @@ def watch(name, **options):
     rollout = draw(name, spy, **options)
     for _, tokens in spy.fed[1:]:
         print("  ", read(tokens[0, 1:13]))
-    print("  ", read(rollout.tokens[0, 0]), f"  ({rollout.forwards} forward{'s' * (rollout.forwards > 1)})")
+    print(
+        "  ",
+        read(rollout.tokens[0, 0]),
+        f"  ({rollout.forwards} forward{'s' * (rollout.forwards > 1)})",
+    )
 
 
 # %% [markdown]
@@ -216,7 +278,10 @@ for threshold in (0.9, 0.5, 0.3):
 for f in (1.0, 4.0):
     falling = confidence.sort(descending=True).values
     kept = [(c.item(), 1 - f / (k + 1)) for k, c in enumerate(falling[:8], start=1)]
-    print(f"factor, f = {f:g}: confidence / demand", "  ".join(f"{c:.2f}/{max(demand, 0):.2f}" for c, demand in kept))
+    print(
+        f"factor, f = {f:g}: confidence / demand",
+        "  ".join(f"{c:.2f}/{max(demand, 0):.2f}" for c, demand in kept),
+    )
     watch("factor", factor=f)
 
 # %% [markdown]
@@ -246,7 +311,10 @@ watch("wino", threshold=0.3, back_threshold=0.9)
 
 
 # %% tags=["nbval-ignore-output"]
-@interact(tau=FloatSlider(0.6, min=0.05, max=0.95, step=0.05), tau_back=FloatSlider(0.9, min=0.05, max=0.95, step=0.05))
+@interact(
+    tau=FloatSlider(0.6, min=0.05, max=0.95, step=0.05),
+    tau_back=FloatSlider(0.9, min=0.05, max=0.95, step=0.05),
+)
 def explore(tau, tau_back):
     print("threshold")
     watch("threshold", threshold=tau)
@@ -270,17 +338,27 @@ RUNS = {
 }
 SHOWN = {label: draw(name, **options) for label, (name, options) in RUNS.items()}
 for label, rollout in SHOWN.items():
-    print(f"{label:28s} forwards {rollout.forwards:2d}, true: {read(rollout.tokens[0, 0]) in SENTENCES}")
+    print(
+        f"{label:28s} forwards {rollout.forwards:2d}, true: "
+        f"{read(rollout.tokens[0, 0]) in SENTENCES}"
+    )
 
 # %% tags=["nbval-ignore-output"]
 figure, axes = plt.subplots(len(SHOWN), 1, figsize=(7.6, 4.5), layout="constrained")
-figure.suptitle("When a word was last placed: dark first, yellow last, each strip on its own scale", fontsize=9)
+figure.suptitle(
+    "When a word was last placed: dark first, yellow last, each strip on its own scale",
+    fontsize=9,
+)
 tokenizer_of_words = SimpleNamespace(decode=lambda ids: WORDS[ids[0]])
 for panel, (label, rollout) in zip(axes, SHOWN.items(), strict=True):
     pieces, step = trace(tokenizer_of_words, rollout)
     paint(panel, pieces, step, until=max(step), board=False)
     panel.set_xlim(0, 48)
-    panel.set_title(f"{label}: {rollout.forwards} forward{'s' * (rollout.forwards > 1)}", loc="left", fontsize=8)
+    panel.set_title(
+        f"{label}: {rollout.forwards} forward{'s' * (rollout.forwards > 1)}",
+        loc="left",
+        fontsize=8,
+    )
 plt.show()
 
 # %% [markdown]
@@ -297,7 +375,10 @@ together = marginal[torch.arange(12), ids].prod(dim=1)
 one_step = draw("random", num=5000, temperature=1.0, steps=1)
 right = sum(read(tokens) in SENTENCES for tokens in one_step.tokens[0]) / 5000
 error = (together.sum().item() * (1 - together.sum().item()) / 5000) ** 0.5
-print(f"exact: {together.sum():.4f}; 5000 draws within 4 standard errors: {abs(right - together.sum().item()) < 4 * error}")
+print(
+    f"exact: {together.sum():.4f}; 5000 draws within 4 standard errors: "
+    f"{abs(right - together.sum().item()) < 4 * error}"
+)
 
 # %% tags=["nbval-ignore-output"]
 print(f"share among the 5000 draws: {right:.4f}, standard error {error:.4f}")
@@ -312,7 +393,10 @@ RULES = {
     "confidence": [("confidence", {"steps": n}) for n in (12, 6, 4, 2)],
     "threshold": [("threshold", {"threshold": x}) for x in (0.9, 0.5, 0.3)],
     "factor": [("factor", {"factor": x}) for x in (1.0, 2.0, 4.0)],
-    "wino": [("wino", {"threshold": 0.6}), ("wino", {"threshold": 0.3, "back_threshold": 0.5})],
+    "wino": [
+        ("wino", {"threshold": 0.6}),
+        ("wino", {"threshold": 0.3, "back_threshold": 0.5}),
+    ],
 }
 TEXT = {}
 print(f"{'':38s} forwards    true   January  July  June")
@@ -322,9 +406,18 @@ for rule, settings in RULES.items():
         true = [s for s in map(read, rollout.tokens[0]) if s in SENTENCES]
         forwards = (rollout.step[0].amax(dim=-1) + 1).double().mean().item()
         TEXT.setdefault(rule, []).append((forwards, len(true) / 1000))
-        share = [sum(s.startswith(month) for s in true) / len(true) for month in ("January", "July", "June")]
-        months = f"{share[0]:9.2f} {share[1]:5.2f} {share[2]:5.2f}" if len(true) >= 100 else "(too few)"
-        label = ", ".join([name, *(f"{key} {value:g}" for key, value in options.items())])
+        share = [
+            sum(s.startswith(month) for s in true) / len(true)
+            for month in ("January", "July", "June")
+        ]
+        months = (
+            f"{share[0]:9.2f} {share[1]:5.2f} {share[2]:5.2f}"
+            if len(true) >= 100
+            else "(too few)"
+        )
+        label = ", ".join(
+            [name, *(f"{key} {value:g}" for key, value in options.items())]
+        )
         print(f"{label:38s} {forwards:8.1f} {len(true) / 1000:7.2f} {months}")
 
 # %% [markdown]
@@ -347,10 +440,20 @@ for rule, settings in RULES.items():
 
 # %%
 for name in ("random_order", "random", "confidence", "threshold", "wino"):
-    print(f"{name:14s} log p of its path known: {draw(name, temperature=1.0).path_log_prob is not None}")
+    print(
+        f"{name:14s} log p of its path known: "
+        f"{draw(name, temperature=1.0).path_log_prob is not None}"
+    )
 one_by_one = draw("random", num=1000, temperature=1.0, steps=12)
-same = (one_by_one.tokens == draw("random_order", num=1000, temperature=1.0).tokens).all().item()
-print(f"random with 12 steps and random_order, 1000 sentences each: the same: {same}, log p known: {one_by_one.path_log_prob is not None}")
+same = (
+    (one_by_one.tokens == draw("random_order", num=1000, temperature=1.0).tokens)
+    .all()
+    .item()
+)
+print(
+    f"random with 12 steps and random_order, 1000 sentences each: the same: {same}, "
+    f"log p known: {one_by_one.path_log_prob is not None}"
+)
 
 # %% [markdown]
 # ## 4. Sudoku
@@ -364,12 +467,21 @@ config = load_config("toy_sudoku", "task.generate=all")
 policy, tokenizer = load_policy(config.model, torch.device("cpu"))
 policy = policy.double()
 task, filled_in = build_task(config.task), build_task(load_config("toy_sudoku").task)
-alphabet = build_vocabulary(tokenizer, policy.config.embedding_size, alphabet=task.alphabet)
+alphabet = build_vocabulary(
+    tokenizer, policy.config.embedding_size, alphabet=task.alphabet
+)
 puzzles = task.load(config.task.test)[:64]
 between = encode(tokenizer, filled_in, puzzles[:1])
 for options in (SamplerConfig("confidence", cache="dual"), SamplerConfig("wino")):
     try:
-        sample(policy, between, options, alphabet, num_rollouts=1, generators=[stream(0, "refused")])
+        sample(
+            policy,
+            between,
+            options,
+            alphabet,
+            num_rollouts=1,
+            generators=[stream(0, "refused")],
+        )
     except ValueError as error:
         print(error)
 
@@ -381,31 +493,74 @@ for options in (SamplerConfig("confidence", cache="dual"), SamplerConfig("wino")
 # %%
 def solve(puzzles, *, temperature, num=1, **options):
     """Share solved, forwards that an answer takes on average, the rollout."""
-    config, generators = SamplerConfig(temperature=temperature, **options), [stream(0, "puzzle", g) for g in range(len(puzzles))]
-    rollout = sample(policy, encode(tokenizer, task, puzzles), config, alphabet, num_rollouts=num, generators=generators)
+    config, generators = (
+        SamplerConfig(temperature=temperature, **options),
+        [stream(0, "puzzle", g) for g in range(len(puzzles))],
+    )
+    rollout = sample(
+        policy,
+        encode(tokenizer, task, puzzles),
+        config,
+        alphabet,
+        num_rollouts=num,
+        generators=generators,
+    )
     answers = answer_texts(tokenizer, rollout)
-    right = sum(task.grade(puzzle, text).correct for puzzle, texts in zip(puzzles, answers, strict=True) for text in texts)
-    return right / (len(puzzles) * num), (rollout.step.amax(dim=-1) + 1).double().mean().item(), rollout
+    right = sum(
+        task.grade(puzzle, text).correct
+        for puzzle, texts in zip(puzzles, answers, strict=True)
+        for text in texts
+    )
+    return (
+        right / (len(puzzles) * num),
+        (rollout.step.amax(dim=-1) + 1).double().mean().item(),
+        rollout,
+    )
 
 
-BOARDS = {"random_order": {}, "confidence": {"steps": 8}, "threshold": {}, "factor": {}, "wino": {}}
+BOARDS = {
+    "random_order": {},
+    "confidence": {"steps": 8},
+    "threshold": {},
+    "factor": {},
+    "wino": {},
+}
 shown = puzzles[4]  # ten blanks
-WHEN = {name: solve([shown], temperature=0.0, name=name, **options)[2] for name, options in BOARDS.items()}
+WHEN = {
+    name: solve([shown], temperature=0.0, name=name, **options)[2]
+    for name, options in BOARDS.items()
+}
 print("puzzle       ", shown.puzzle)
 for name, rollout in WHEN.items():
     text = answer_texts(tokenizer, rollout)[0][0]
-    print(f"{name:13s} {text}  {rollout.forwards:2d} forwards, right: {task.grade(shown, text).correct}")
+    print(
+        f"{name:13s} {text}  {rollout.forwards:2d} forwards, right: "
+        f"{task.grade(shown, text).correct}"
+    )
 
 # %% tags=["nbval-ignore-output"]
 figure, axes = plt.subplots(1, 5, figsize=(11, 2.8), layout="constrained")
-figure.suptitle("When a cell was placed: dark first, yellow last, each board on its own scale; framed: given by the prompt", fontsize=9)
+figure.suptitle(
+    "When a cell was placed: dark first, yellow last, each board on its own scale; "
+    "framed: given by the prompt",
+    fontsize=9,
+)
 for panel, (name, rollout) in zip(axes, WHEN.items(), strict=True):
     pieces, step = trace(tokenizer, rollout)
     paint(panel, pieces, step, until=max(step), board=True)
     panel.set_title(f"{name}: {rollout.forwards} forwards", fontsize=9)
     for i, digit in enumerate(shown.puzzle):
         if digit != "0":
-            panel.add_patch(plt.Rectangle((i % 4 + 0.12, i // 4 + 0.12), 0.76, 0.76, fill=False, edgecolor=RED, linewidth=1.2))
+            panel.add_patch(
+                plt.Rectangle(
+                    (i % 4 + 0.12, i // 4 + 0.12),
+                    0.76,
+                    0.76,
+                    fill=False,
+                    edgecolor=RED,
+                    linewidth=1.2,
+                )
+            )
 plt.show()
 
 # %% [markdown]
@@ -419,7 +574,10 @@ plt.show()
 given = torch.tensor([[cell != "0" for cell in puzzle.puzzle] for puzzle in puzzles])
 at_once = solve(puzzles, temperature=0.0, name="threshold")[2].step[:, 0, 16:] == 0
 copied, guessed = (at_once[cells].double().mean() for cells in (given, ~given))
-print(f"placed in the first forward: {copied:.2f} of the given cells, {guessed:.2f} of the blanks")
+print(
+    f"placed in the first forward: {copied:.2f} of the given cells, {guessed:.2f} of "
+    "the blanks"
+)
 
 # %% [markdown]
 # It does copy them first. Half of the blanks are filled in the same pass: those that the policy is sure of, rightly or wrongly.
@@ -439,19 +597,48 @@ SUDOKU, more_puzzles = {1.0: {}, 0.0: {}}, task.load(config.task.test)[:192]
 for temperature, items, num in ((1.0, puzzles, 3), (0.0, more_puzzles, 1)):
     print(f"temperature {temperature:g}: forwards and share solved")
     for name, settings in RULES.items():
-        points = [solve(items, temperature=temperature, num=num, name=name, **options)[:2] for options in settings]
+        points = [
+            solve(items, temperature=temperature, num=num, name=name, **options)[:2]
+            for options in settings
+        ]
         SUDOKU[temperature][name] = [(forwards, rate) for rate, forwards in points]
-        print(f"   {name:11s}", "  ".join(f"{forwards:4.1f}: {rate:.2f}" for rate, forwards in points))
+        print(
+            f"   {name:11s}",
+            "  ".join(f"{forwards:4.1f}: {rate:.2f}" for rate, forwards in points),
+        )
 
 # %% tags=["nbval-ignore-output"]
 figure, axes = plt.subplots(1, 3, figsize=(11, 3.3), layout="constrained")
-LOOK = {"random": ("0.5", "o"), "confidence": (BLUE, "s"), "threshold": (ORANGE, "^"), "factor": (GREEN, "D"), "wino": (COLORS[4], "v")}
-panels = {"Nine sentences, temperature 1": TEXT, "Sudoku, temperature 1": SUDOKU[1.0], "Sudoku, greedy": SUDOKU[0.0]}
+LOOK = {
+    "random": ("0.5", "o"),
+    "confidence": (BLUE, "s"),
+    "threshold": (ORANGE, "^"),
+    "factor": (GREEN, "D"),
+    "wino": (COLORS[4], "v"),
+}
+panels = {
+    "Nine sentences, temperature 1": TEXT,
+    "Sudoku, temperature 1": SUDOKU[1.0],
+    "Sudoku, greedy": SUDOKU[0.0],
+}
 for panel, (title, curves) in zip(axes, panels.items(), strict=True):
     for name, points in curves.items():
         color, marker = LOOK[name]
-        panel.plot(*zip(*points, strict=True), marker=marker, color=color, markersize=5, linewidth=1, label=name)
-    panel.set(title=title, xlabel="forwards for an answer", ylabel="share right", ylim=(0, None), xticks=range(0, 17, 4))
+        panel.plot(
+            *zip(*points, strict=True),
+            marker=marker,
+            color=color,
+            markersize=5,
+            linewidth=1,
+            label=name,
+        )
+    panel.set(
+        title=title,
+        xlabel="forwards for an answer",
+        ylabel="share right",
+        ylim=(0, None),
+        xticks=range(0, 17, 4),
+    )
 axes[1].legend(fontsize=8)
 plt.show()
 
@@ -479,8 +666,17 @@ plt.show()
 FED = {}
 for cache in ("none", "prefix", "dual"):
     spy = Spy(policy)
-    options = SamplerConfig(name="confidence", block_length=4, cache=cache, temperature=0.0)
-    rollout = sample(spy, encode(tokenizer, task, puzzles[:1]), options, alphabet, num_rollouts=1, generators=[stream(0, "cache")])
+    options = SamplerConfig(
+        name="confidence", block_length=4, cache=cache, temperature=0.0
+    )
+    rollout = sample(
+        spy,
+        encode(tokenizer, task, puzzles[:1]),
+        options,
+        alphabet,
+        num_rollouts=1,
+        generators=[stream(0, "cache")],
+    )
     FED[cache] = torch.zeros(rollout.forwards, 32)
     for i, (fed, _) in enumerate(spy.fed):
         FED[cache][i, fed] = 1
@@ -492,7 +688,11 @@ figure, axes = plt.subplots(1, 3, figsize=(11, 2.8), layout="constrained")
 for panel, (cache, fed) in zip(axes, FED.items(), strict=True):
     panel.imshow(fed, cmap="Blues", vmin=0, vmax=1.4, aspect="auto")
     panel.axvline(15.5, color=ORANGE, linewidth=1.5)
-    panel.set(title=f"cache={cache}: {int(fed.sum())} tokens", xlabel="position (left of the line: prompt)", yticks=range(0, 16, 4))
+    panel.set(
+        title=f"cache={cache}: {int(fed.sum())} tokens",
+        xlabel="position (left of the line: prompt)",
+        yticks=range(0, 16, 4),
+    )
     panel.grid(False)
 axes[0].set(ylabel="forward pass")
 plt.show()
@@ -504,9 +704,14 @@ plt.show()
 # %%
 plain = solve(more_puzzles, temperature=0.0, name="confidence", block_length=4)
 for cache in ("prefix", "dual"):
-    rate, _, rollout = solve(more_puzzles, temperature=0.0, name="confidence", block_length=4, cache=cache)
+    rate, _, rollout = solve(
+        more_puzzles, temperature=0.0, name="confidence", block_length=4, cache=cache
+    )
     same = (rollout.tokens == plain[2].tokens)[..., 16:].double().mean().item()
-    print(f"{cache:7s} share solved {rate:.2f} (without cache {plain[0]:.2f}), cells with the same digit {same:.3f}")
+    print(
+        f"{cache:7s} share solved {rate:.2f} (without cache {plain[0]:.2f}), cells "
+        f"with the same digit {same:.3f}"
+    )
 
 # %% [markdown]
 # One cell in a hundred differs, and the share solved is the same within its standard error (0.03).
@@ -531,7 +736,10 @@ by_hand = {
 }
 for cache, expected in by_hand.items():
     row = ask(text, chat_puzzles[:16], replace(chat.evaluation.sampler, cache=cache))
-    print(f"{cache:7s} {row['forwards']:.0f} forwards, {row['fed_tokens']:,.0f} tokens fed for an answer, by hand {expected:,}")
+    print(
+        f"{cache:7s} {row['forwards']:.0f} forwards, {row['fed_tokens']:,.0f} tokens "
+        f"fed for an answer, by hand {expected:,}"
+    )
 
 # %% [markdown]
 # What does it answer, and in which order? Dark tokens were placed first.
@@ -539,8 +747,17 @@ for cache, expected in by_hand.items():
 # %% tags=["nbval-ignore-output"]
 first = encode(text.tokenizer, text.task, chat_puzzles[:1], 32)
 options = replace(chat.evaluation.sampler, name="threshold")
-rollout = sample(text.policy, first, options, text.vocabulary, num_rollouts=1, generators=[stream(0, "text")])
-draw_trace(*trace(text.tokenizer, rollout)).suptitle(f"threshold, τ = 0.9: {rollout.forwards} forwards for 32 tokens", fontsize=9)
+rollout = sample(
+    text.policy,
+    first,
+    options,
+    text.vocabulary,
+    num_rollouts=1,
+    generators=[stream(0, "text")],
+)
+draw_trace(*trace(text.tokenizer, rollout)).suptitle(
+    f"threshold, τ = 0.9: {rollout.forwards} forwards for 32 tokens", fontsize=9
+)
 plt.show()
 
 # %% [markdown]
@@ -549,14 +766,30 @@ plt.show()
 # ([results](../toy/results/text_samplers.jsonl), `python -m toy.studies.text samplers sudoku`, one thread, batches of 64):
 
 # %%
-stored = [row for row in read_results("text_samplers") if (row["task"], row["policy"]) == ("sudoku", "DMPO")]
+stored = [
+    row
+    for row in read_results("text_samplers")
+    if (row["task"], row["policy"]) == ("sudoku", "DMPO")
+]
 cells = [row[2:] for row in table_of_samplers(stored)]
-print(tabulate(cells, ("sampler", "", "right", "forwards", "fed tokens", "ms"), "plain", disable_numparse=True))
+print(
+    tabulate(
+        cells,
+        ("sampler", "", "right", "forwards", "fed tokens", "ms"),
+        "plain",
+        disable_numparse=True,
+    )
+)
 
 # %% tags=["nbval-ignore-output", "slide"]
 figure, panel = plt.subplots(figsize=(6.5, 3.8), layout="constrained")
 draw_samplers(panel, stored)
-panel.set(title="4x4 Sudoku in chat, after DMPO", xlabel="forwards for an answer", ylabel="share right, greedy", ylim=(0, 1))
+panel.set(
+    title="4x4 Sudoku in chat, after DMPO",
+    xlabel="forwards for an answer",
+    ylabel="share right, greedy",
+    ylim=(0, 1),
+)
 panel.legend(fontsize=8)
 plt.show()
 
@@ -576,14 +809,25 @@ plt.show()
 
 # %%
 asked = Library(SENTENCES)
-weight = torch.tensor([0.5 if "winter" in sentence else 0.2 for sentence in SENTENCES], dtype=torch.float64)
+weight = torch.tensor(
+    [0.5 if "winter" in sentence else 0.2 for sentence in SENTENCES],
+    dtype=torch.float64,
+)
 asked.emission[:, 0, ID[QUESTION]] = weight
-print("  s   expected at the first step   share of January in 2000 sentences   fed tokens for each")
+print(
+    "  s   expected at the first step   share of January in 2000 sentences   fed "
+    "tokens for each"
+)
 for s in (0.0, 1.0, 3.0):
     odds = 2 / 3 * 2.5 ** (s + 1)
     rollout = draw("random_order", asked, num=2000, temperature=1.0, guidance=s)
-    share = sum(read(tokens).startswith("January") for tokens in rollout.tokens[0]) / 2000
-    print(f"{s:3g} {odds / (1 + odds):20.3f} {share:30.2f} {rollout.fed_tokens / 2000:32.0f}")
+    share = (
+        sum(read(tokens).startswith("January") for tokens in rollout.tokens[0]) / 2000
+    )
+    print(
+        f"{s:3g} {odds / (1 + odds):20.3f} {share:30.2f} "
+        f"{rollout.fed_tokens / 2000:32.0f}"
+    )
 
 # %% [markdown]
 # It works, at twice the cost, and for $s>0$ the result is no longer a sample of $p_\theta$: guided rollouts have no path probability. (The
@@ -601,9 +845,14 @@ longer = Library(SENTENCES, length=36)
 for name in ("confidence", "wino"):
     texts = []
     for stop in (False, True):
-        rollout = draw(name, longer, length=36, block_length=6, ends=[ID[END]], stop_early=stop)
+        rollout = draw(
+            name, longer, length=36, block_length=6, ends=[ID[END]], stop_early=stop
+        )
         texts.append(read(rollout.tokens[0, 0]))
-        print(f"{name:11s} stop_early={stop!s:6s} {rollout.forwards:2d} forwards, {rollout.fed_tokens} tokens fed")
+        print(
+            f"{name:11s} stop_early={stop!s:6s} {rollout.forwards:2d} forwards, "
+            f"{rollout.fed_tokens} tokens fed"
+        )
     print(f"{'':11s} the same text: {texts[0] == texts[1]}")
 
 # %% [markdown]

@@ -18,7 +18,10 @@
 try:
     from toy.notebook import start
 except ImportError:
-    raise SystemExit("dmpo_ref is not installed here: run `pip install -e '.[lab]'` in the repository, then restart the kernel") from None
+    raise SystemExit(
+        "dmpo_ref is not installed here: run `pip install -e '.[lab]'` in the "
+        "repository, then restart the kernel"
+    ) from None
 start()
 
 # %%
@@ -31,7 +34,15 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 
-from dmpo_ref import SamplerConfig, build_task, build_vocabulary, evaluate, load_config, load_policy, train
+from dmpo_ref import (
+    SamplerConfig,
+    build_task,
+    build_vocabulary,
+    evaluate,
+    load_config,
+    load_policy,
+    train,
+)
 from toy import RESULTS
 from toy.acts import GREEDY
 from toy.figures.demo import draw_board
@@ -50,7 +61,9 @@ config = load_config("toy_sudoku")
 task = build_task(config.task)
 puzzles = task.load(config.task.test)
 policy, tokenizer = load_policy(config.model, torch.device("cpu"))
-vocabulary = build_vocabulary(tokenizer, policy.config.embedding_size, alphabet=task.alphabet)
+vocabulary = build_vocabulary(
+    tokenizer, policy.config.embedding_size, alphabet=task.alphabet
+)
 print(f"{len(puzzles)} test puzzles; the first:\n{task.show(puzzles[0])}")
 
 # %%
@@ -71,33 +84,62 @@ print("greedily no more often than at temperature 1:", greedy_before <= before.a
 # `weight.log_ratio=path` compares the two along the order of each rollout. (In float64, so that the numbers are the same on every machine.)
 
 # %%
-from dmpo_ref import effective_sample_size, log_weights, sequence_log_prob, target_weights, token_log_prob
+from dmpo_ref import (
+    effective_sample_size,
+    log_weights,
+    sequence_log_prob,
+    target_weights,
+    token_log_prob,
+)
 from dmpo_ref.experience import collect, step_masks
 from dmpo_ref.gradient import gradient_step, real_weight
 from dmpo_ref.models.reference import FrozenReference
 from dmpo_ref.objectives import build_objective
 
 # %%
-by_hand = load_config("toy_sudoku", "weight.log_ratio=path", "train.num_rollouts=4", "optimizer.learning_rate=8e-4")
+by_hand = load_config(
+    "toy_sudoku",
+    "weight.log_ratio=path",
+    "train.num_rollouts=4",
+    "optimizer.learning_rate=8e-4",
+)
 p_ref = FrozenReference(copy.deepcopy(policy).double())
-learner = copy.deepcopy(policy).double()  # p_θ; as long as it draws rollouts, it is p_old
+learner = copy.deepcopy(
+    policy
+).double()  # p_θ; as long as it draws rollouts, it is p_old
 objective = build_objective(by_hand.loss, by_hand.weight)
-optimizer = torch.optim.AdamW(learner.parameters(), by_hand.optimizer.learning_rate, weight_decay=0.0)
+optimizer = torch.optim.AdamW(
+    learner.parameters(), by_hand.optimizer.learning_rate, weight_decay=0.0
+)
 items = task.load(by_hand.task.train)[:3]
-print(f"loss {by_hand.loss.name}, {by_hand.loss.num_masks} {by_hand.loss.masks} masks of each response, alpha = {by_hand.weight.alpha}")
+print(
+    f"loss {by_hand.loss.name}, {by_hand.loss.num_masks} {by_hand.loss.masks} masks "
+    f"of each response, alpha = {by_hand.weight.alpha}"
+)
 
 # %% [markdown]
 # **Collect.** `collect` draws N rollouts of each puzzle, asks the task for their rewards, and computes the weights. The
 # random numbers are keyed by the place of each puzzle in the data stream, here 0, 1, 2.
 
 # %%
-experience, texts, *_ = collect(learner, p_ref, tokenizer, vocabulary, task, items, objective, by_hand)
+experience, texts, *_ = collect(
+    learner, p_ref, tokenizer, vocabulary, task, items, objective, by_hand
+)
 print("puzzle             answer             reward   log p_ref - log p_old   weight")
 for g, item in enumerate(items):
     for n, text in enumerate(texts[g]):
-        ratio, weight = round(experience.log_ratio[g, n].item(), 9) + 0.0, experience.weight[g, n]
-        print(f"{item.puzzle if n == 0 else '':16s}   {text}   {experience.reward[g, n]:6.0f} {ratio:23.2f} {weight:8.4f}")
-print("ESS of each puzzle's rollouts:", [f"{x:.2f}" for x in effective_sample_size(experience.weight).tolist()])
+        ratio, weight = (
+            round(experience.log_ratio[g, n].item(), 9) + 0.0,
+            experience.weight[g, n],
+        )
+        print(
+            f"{item.puzzle if n == 0 else '':16s}   {text}   "
+            f"{experience.reward[g, n]:6.0f} {ratio:23.2f} {weight:8.4f}"
+        )
+print(
+    "ESS of each puzzle's rollouts:",
+    [f"{x:.2f}" for x in effective_sample_size(experience.weight).tolist()],
+)
 
 # %% [markdown]
 # The log-ratio is 0, because policy and reference are still the same. So within a puzzle the weights depend on the reward alone.
@@ -105,9 +147,14 @@ print("ESS of each puzzle's rollouts:", [f"{x:.2f}" for x in effective_sample_si
 # no right answer, so its weights are all equal.
 
 # %%
-log_weight = log_weights(experience.reward, experience.log_ratio, alpha=by_hand.weight.alpha)
+log_weight = log_weights(
+    experience.reward, experience.log_ratio, alpha=by_hand.weight.alpha
+)
 torch.testing.assert_close(target_weights(log_weight), experience.weight)
-print("the softmax of notebook 03 gives the same weights; sums over the rollouts:", [f"{x:.3f}" for x in experience.weight.sum(dim=-1)])
+print(
+    "the softmax of notebook 03 gives the same weights; sums over the rollouts:",
+    [f"{x:.3f}" for x in experience.weight.sum(dim=-1)],
+)
 
 # %% [markdown]
 # **Masks.** For a gradient step the objective draws R = 2 masks of each response, a set of blanks and its complement (`antithetic`).
@@ -116,11 +163,21 @@ print("the softmax of notebook 03 gives the same weights; sums over the rollouts
 # %%
 batch = experience.of_step(k=0)
 masks = step_masks(objective, batch.rollout, batch.position, by_hand.seed, k=0)
-print("hidden [G, N, R, S]:", tuple(masks.hidden.shape), "  weight [G, N, R]:", tuple(masks.weight.shape))
+print(
+    "hidden [G, N, R, S]:",
+    tuple(masks.hidden.shape),
+    "  weight [G, N, R]:",
+    tuple(masks.weight.shape),
+)
 for k in range(2):
     hidden = masks.hidden[0, 2, k]
-    seen = "".join("·" if hides else digit for hides, digit in zip(hidden.tolist(), texts[0][2], strict=True))
-    print(f"mask {k}: {seen}   {hidden.sum()} hidden, weight {masks.weight[0, 2, k]:.2f}")
+    seen = "".join(
+        "·" if hides else digit
+        for hides, digit in zip(hidden.tolist(), texts[0][2], strict=True)
+    )
+    print(
+        f"mask {k}: {seen}   {hidden.sum()} hidden, weight {masks.weight[0, 2, k]:.2f}"
+    )
 
 # %% [markdown]
 # **Token log-probabilities.** The policy reads every masked response and gives $\log\pi_\theta$ of each hidden token. Their weighted
@@ -132,8 +189,17 @@ sequence = sequence_log_prob(scores, masks)  # [G, N]
 by_definition = (masks.weight * scores.sum(dim=-1)).mean(dim=-1)
 torch.testing.assert_close(sequence, by_definition)
 for k in range(2):
-    print(f"mask {k}: log π of the hidden tokens", [f"{round(x, 2) + 0.0:.2f}" for x in scores[0, 2, k][masks.hidden[0, 2, k]].tolist()])
-print("ELBO estimates of the first puzzle's four responses:", [f"{round(x, 2) + 0.0:.2f}" for x in sequence[0].tolist()])
+    print(
+        f"mask {k}: log π of the hidden tokens",
+        [
+            f"{round(x, 2) + 0.0:.2f}"
+            for x in scores[0, 2, k][masks.hidden[0, 2, k]].tolist()
+        ],
+    )
+print(
+    "ELBO estimates of the first puzzle's four responses:",
+    [f"{round(x, 2) + 0.0:.2f}" for x in sequence[0].tolist()],
+)
 
 # %% [markdown]
 # **Loss.** WDCE is the negative ELBO divided by L, the number of blanks, summed with $w_{\text{real}}=w-w_{\text{base}}$. The preset has
@@ -151,9 +217,13 @@ print(f"w_real = w: {torch.equal(w_real, batch.weight)}, loss {loss.item():.4f}"
 # the policy. Measured again on the same batch and the same masks, the loss is lower.
 
 # %%
-loss_before, grad_norm = gradient_step(learner, optimizer, vocabulary, objective, batch, masks, by_hand)
+loss_before, grad_norm = gradient_step(
+    learner, optimizer, vocabulary, objective, batch, masks, by_hand
+)
 with torch.no_grad():
-    loss_after = objective.loss(token_log_prob(learner, batch.rollout, masks, vocabulary), masks, batch, w_real).item()
+    loss_after = objective.loss(
+        token_log_prob(learner, batch.rollout, masks, vocabulary), masks, batch, w_real
+    ).item()
 print(f"gradient_step returns the loss before the step: {loss_before:.4f}")
 print("the loss on this batch is lower after it:", loss_after < loss_before)
 
@@ -163,10 +233,28 @@ print("the loss on this batch is lower after it:", loss_after < loss_before)
 
 # %%
 for k in range(1, by_hand.train.steps_per_round):
-    masks = step_masks(objective, batch.rollout, batch.position, by_hand.seed, k, step=k)
-    gradient_step(learner, optimizer, vocabulary, objective, batch, masks, by_hand, step=k)
-second, *_ = collect(learner, p_ref, tokenizer, vocabulary, task, items, objective, by_hand, position=[3, 4, 5])
-print("largest |log p_ref - log p_old|: first round below 1e-9:", experience.log_ratio.abs().max().item() < 1e-9, end=", ")
+    masks = step_masks(
+        objective, batch.rollout, batch.position, by_hand.seed, k, step=k
+    )
+    gradient_step(
+        learner, optimizer, vocabulary, objective, batch, masks, by_hand, step=k
+    )
+second, *_ = collect(
+    learner,
+    p_ref,
+    tokenizer,
+    vocabulary,
+    task,
+    items,
+    objective,
+    by_hand,
+    position=[3, 4, 5],
+)
+print(
+    "largest |log p_ref - log p_old|: first round below 1e-9:",
+    experience.log_ratio.abs().max().item() < 1e-9,
+    end=", ",
+)
 print("second round above 0.01:", second.log_ratio.abs().max().item() > 0.01)
 
 # %% [markdown]
@@ -178,23 +266,54 @@ print("second round above 0.01:", second.log_ratio.abs().max().item() > 0.01)
 
 # %%
 output = Path(tempfile.mkdtemp()) / "run"
-trained = train(load_config("toy_sudoku", f"output={output}", "train.rounds=12", "evaluation.every=0", "evaluation.num_items=1"))
+trained = train(
+    load_config(
+        "toy_sudoku",
+        f"output={output}",
+        "train.rounds=12",
+        "evaluation.every=0",
+        "evaluation.num_items=1",
+    )
+)
 by_round = {entry["round"]: entry for entry in trained.metrics}.values()
 rewards_live = [entry["reward"] for entry in by_round]
-print("reward of the first round below 0.4, of the last above 0.5:", rewards_live[0] < 0.4, rewards_live[-1] > 0.5)
+print(
+    "reward of the first round below 0.4, of the last above 0.5:",
+    rewards_live[0] < 0.4,
+    rewards_live[-1] > 0.5,
+)
 
 # %%
 after = evaluate(trained.policy, *arguments, SamplerConfig(), vocabulary, num_samples=4)
 greedy = evaluate(trained.policy, *arguments, GREEDY, vocabulary)
-print("solved at temperature 1, above 0.5:", after.accuracy > 0.5, "  greedily, above 0.6:", greedy.accuracy > 0.6)
+print(
+    "solved at temperature 1, above 0.5:",
+    after.accuracy > 0.5,
+    "  greedily, above 0.6:",
+    greedy.accuracy > 0.6,
+)
 
 # %% tags=["nbval-ignore-output"]
-print(f"reward of the rollouts {rewards_live[0]:.2f} -> {rewards_live[-1]:.2f}, ", end="")
-print(f"solved at temperature 1 {before.accuracy:.2f} -> {after.accuracy:.2f}, greedily {greedy_before:.2f} -> {greedy.accuracy:.2f}")
+print(
+    f"reward of the rollouts {rewards_live[0]:.2f} -> {rewards_live[-1]:.2f}, ", end=""
+)
+print(
+    f"solved at temperature 1 {before.accuracy:.2f} -> {after.accuracy:.2f}, greedily "
+    f"{greedy_before:.2f} -> {greedy.accuracy:.2f}"
+)
 old = evaluate(policy, tokenizer, task, puzzles[:20], GREEDY, vocabulary).answers
-new = evaluate(trained.policy, tokenizer, task, puzzles[:20], GREEDY, vocabulary).answers
-repaired = [i for i in range(20) if task.grade(puzzles[i], new[i][0]).correct and not task.grade(puzzles[i], old[i][0]).correct][:2]
-figure, axes = plt.subplots(1, 2 * len(repaired), figsize=(2.3 * 2 * len(repaired), 2.5), layout="constrained")
+new = evaluate(
+    trained.policy, tokenizer, task, puzzles[:20], GREEDY, vocabulary
+).answers
+repaired = [
+    i
+    for i in range(20)
+    if task.grade(puzzles[i], new[i][0]).correct
+    and not task.grade(puzzles[i], old[i][0]).correct
+][:2]
+figure, axes = plt.subplots(
+    1, 2 * len(repaired), figsize=(2.3 * 2 * len(repaired), 2.5), layout="constrained"
+)
 for pair, i in zip(axes.reshape(-1, 2), repaired, strict=True):
     draw_board(pair[0], puzzles[i].puzzle, old[i][0], "greedy, before")
     draw_board(pair[1], puzzles[i].puzzle, new[i][0], "greedy, after 12 rounds")
@@ -210,22 +329,51 @@ plt.show()
 # metrics are committed: `python -m toy.studies.acts curve`, 2026-11-22.
 
 # %%
-curves = {row["name"]: row for row in map(json.loads, (RESULTS / "curve.jsonl").read_text(encoding="utf-8").splitlines())}
+curves = {
+    row["name"]: row
+    for row in map(
+        json.loads, (RESULTS / "curve.jsonl").read_text(encoding="utf-8").splitlines()
+    )
+}
 long = curves["120 rounds"]
 for point in long["measured"]:
     print(f"after {point['round']:>3} rounds: solve rate {point['solve_rate']:.3f}")
 
 # %% tags=["nbval-ignore-output"]
-figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12.5, 3), layout="constrained")
+figure, (left, middle, right) = plt.subplots(
+    1, 3, figsize=(12.5, 3), layout="constrained"
+)
 left.plot(long["rounds"]["reward"], alpha=0.5, label="reward of the rollouts")
-left.plot(*zip(*[(m["round"], m["solve_rate"]) for m in long["measured"]], strict=True), "o-", label="test solve rate")
-left.set(title="Reward and solve rate", xlabel="round", ylabel="share solved", ylim=(0, 1))
+left.plot(
+    *zip(*[(m["round"], m["solve_rate"]) for m in long["measured"]], strict=True),
+    "o-",
+    label="test solve rate",
+)
+left.set(
+    title="Reward and solve rate", xlabel="round", ylabel="share solved", ylim=(0, 1)
+)
 left.legend()
 middle.plot(long["rounds"]["ess"], color="C2")
-middle.set(title="Effective share of the rollouts", xlabel="round", ylabel="ESS (share of the N rollouts)", ylim=(0, 1.05))
+middle.set(
+    title="Effective share of the rollouts",
+    xlabel="round",
+    ylabel="ESS (share of the N rollouts)",
+    ylim=(0, 1.05),
+)
 for m in (long["measured"][0], long["measured"][2], long["measured"][-1]):
-    right.plot([int(k.split()[0]) for k in m["by_blanks"]], list(m["by_blanks"].values()), "o-", label=f"after {m['round']} rounds")
-right.set(title="Solve rate by number of blanks", xlabel="blanks", ylabel="test solve rate", ylim=(0, 1.05), xticks=range(6, 11))
+    right.plot(
+        [int(k.split()[0]) for k in m["by_blanks"]],
+        list(m["by_blanks"].values()),
+        "o-",
+        label=f"after {m['round']} rounds",
+    )
+right.set(
+    title="Solve rate by number of blanks",
+    xlabel="blanks",
+    ylabel="test solve rate",
+    ylim=(0, 1.05),
+    xticks=range(6, 11),
+)
 right.legend(loc="upper left", bbox_to_anchor=(1, 1))
 plt.show()
 
@@ -243,9 +391,17 @@ plt.show()
 # The ESS of a group of four, by its rewards, at the α of the preset:
 
 # %%
-for rewards_of_group in ([1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1], [0, 0, 0, 0]):
+for rewards_of_group in (
+    [1, 0, 0, 0],
+    [1, 1, 0, 0],
+    [1, 1, 1, 0],
+    [1, 1, 1, 1],
+    [0, 0, 0, 0],
+):
     reward = torch.tensor([rewards_of_group], dtype=torch.float64)
-    log_weight = log_weights(reward, torch.zeros_like(reward), alpha=config.weight.alpha)  # log_ratio: none
+    log_weight = log_weights(
+        reward, torch.zeros_like(reward), alpha=config.weight.alpha
+    )  # log_ratio: none
     ess = effective_sample_size(target_weights(log_weight)).item()
     print(rewards_of_group, f"ESS (share of the N rollouts) = {ess:.2f}")
 
@@ -262,10 +418,16 @@ for kind in first:
 # Three seeds end within 0.6 percentage points of each other. With a fixed reference (`log_ratio: path`) the result is about the same:
 
 # %%
-runs = [json.loads(line) for line in (RESULTS / "act_a.jsonl").read_text(encoding="utf-8").splitlines()]
+runs = [
+    json.loads(line)
+    for line in (RESULTS / "act_a.jsonl").read_text(encoding="utf-8").splitlines()
+]
 for name in sorted({run["name"] for run in runs}):
     rates = [run["after"]["temperature_1"] for run in runs if run["name"] == name]
-    print(f"{name}: {statistics.mean(rates):.3f} ({min(rates):.3f} to {max(rates):.3f}), from {runs[0]['before']['temperature_1']:.3f}")
+    print(
+        f"{name}: {statistics.mean(rates):.3f} ({min(rates):.3f} to "
+        f"{max(rates):.3f}), from {runs[0]['before']['temperature_1']:.3f}"
+    )
 
 # %% [markdown]
 # ## 5. Using rollouts again
@@ -276,15 +438,34 @@ for name in sorted({run["name"] for run in runs}):
 
 # %%
 for row in curves.values():
-    print(f"{row['name']:<22} {row['rollouts']:>6} rollouts, {row['gradient_steps']} steps: {row['measured'][-1]['solve_rate']:.3f}")
+    print(
+        f"{row['name']:<22} {row['rollouts']:>6} rollouts, {row['gradient_steps']} "
+        f"steps: {row['measured'][-1]['solve_rate']:.3f}"
+    )
 
 # %% tags=["nbval-ignore-output"]
 figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
 for i, row in enumerate(curves.values()):
-    at = [m["round"] * row["rollouts"] / row["measured"][-1]["round"] for m in row["measured"]]
+    at = [
+        m["round"] * row["rollouts"] / row["measured"][-1]["round"]
+        for m in row["measured"]
+    ]
     line = "--" if "reuse" in row["name"] else "-"
-    axes.plot(at, [m["solve_rate"] for m in row["measured"]], line, marker="o", markersize=4, label=row["name"], color=f"C{i}")
-axes.set(title="Solve rate against rollouts drawn", xlabel="rollouts", ylabel="test solve rate", ylim=(0, 1))
+    axes.plot(
+        at,
+        [m["solve_rate"] for m in row["measured"]],
+        line,
+        marker="o",
+        markersize=4,
+        label=row["name"],
+        color=f"C{i}",
+    )
+axes.set(
+    title="Solve rate against rollouts drawn",
+    xlabel="rollouts",
+    ylabel="test solve rate",
+    ylim=(0, 1),
+)
 axes.legend()
 plt.show()
 
@@ -301,13 +482,25 @@ plt.show()
 # rollouts each, `python -m toy.studies.acts act_b`.
 
 # %%
-matched = [json.loads(line) for line in (RESULTS / "act_b.jsonl").read_text(encoding="utf-8").splitlines()]
+matched = [
+    json.loads(line)
+    for line in (RESULTS / "act_b.jsonl").read_text(encoding="utf-8").splitlines()
+]
 ends = [run["after"]["kl_target_policy"] for run in matched]
-print(f"KL(p*‖p_θ) at the start {min(r['before']['kl_target_policy'] for r in matched):.2f} to", end=" ")
 print(
-    f"{max(r['before']['kl_target_policy'] for r in matched):.2f}, at the end: median {statistics.median(ends):.3f}, largest {max(ends):.3f}"
+    "KL(p*‖p_θ) at the start "
+    f"{min(r['before']['kl_target_policy'] for r in matched):.2f} to",
+    end=" ",
 )
-off = [abs(p - q) for run in matched for p, q in zip(run["after"]["shares"], run["target_shares"], strict=True)]
+print(
+    f"{max(r['before']['kl_target_policy'] for r in matched):.2f}, at the end: median "
+    f"{statistics.median(ends):.3f}, largest {max(ends):.3f}"
+)
+off = [
+    abs(p - q)
+    for run in matched
+    for p, q in zip(run["after"]["shares"], run["target_shares"], strict=True)
+]
 print(f"shares of the solutions off by at most {max(off):.3f}")
 
 # %% [markdown]
@@ -318,21 +511,56 @@ print(f"shares of the solutions off by at most {max(off):.3f}")
 # %%
 two = load_config("toy_two_solutions")
 puzzle = task.load(two.task.train)[0]
-start_exact, end_exact = (exact_distribution(model, tokenizer, task, puzzle, vocabulary) for model in (policy, trained.policy))
-log_target = tilted(start_exact.log_prob, rewards(task, puzzle, start_exact), two.weight.alpha)
-print("solved more often than at the start:", sum(map(end_exact.probability_of, solutions(puzzle.puzzle))) > 0.34)
-print("nearer to p* than at the start:", kl_divergence(log_target, end_exact.log_prob) < kl_divergence(log_target, start_exact.log_prob))
+start_exact, end_exact = (
+    exact_distribution(model, tokenizer, task, puzzle, vocabulary)
+    for model in (policy, trained.policy)
+)
+log_target = tilted(
+    start_exact.log_prob, rewards(task, puzzle, start_exact), two.weight.alpha
+)
+print(
+    "solved more often than at the start:",
+    sum(map(end_exact.probability_of, solutions(puzzle.puzzle))) > 0.34,
+)
+print(
+    "nearer to p* than at the start:",
+    kl_divergence(log_target, end_exact.log_prob)
+    < kl_divergence(log_target, start_exact.log_prob),
+)
 
 # %% tags=["nbval-ignore-output"]
 for name, exact in (("at the start", start_exact), ("after the live run", end_exact)):
     solved = sum(map(exact.probability_of, solutions(puzzle.puzzle)))
-    print(f"{name}: solved {solved:.2f}, KL(p*‖p_θ) {kl_divergence(log_target, exact.log_prob):.2f} nats")
+    print(
+        f"{name}: solved {solved:.2f}, KL(p*‖p_θ) "
+        f"{kl_divergence(log_target, exact.log_prob):.2f} nats"
+    )
 figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
 best = log_target.argsort(descending=True)[:8]
-for i, (name, log_prob) in enumerate((("p$_{ref}$", start_exact.log_prob), ("p*", log_target), ("live run", end_exact.log_prob))):
-    axes.bar([k + 0.27 * (i - 1) for k in range(8)], log_prob[best].exp(), 0.25, label=name, color=f"C{i}")
-names = ["solution" if start_exact.texts[k] in solutions(puzzle.puzzle) else "wrong" for k in best.tolist()]
-axes.set(title="The eight answers most probable under p*", ylabel="probability", xticks=range(8), xticklabels=names)
+for i, (name, log_prob) in enumerate(
+    (
+        ("p$_{ref}$", start_exact.log_prob),
+        ("p*", log_target),
+        ("live run", end_exact.log_prob),
+    )
+):
+    axes.bar(
+        [k + 0.27 * (i - 1) for k in range(8)],
+        log_prob[best].exp(),
+        0.25,
+        label=name,
+        color=f"C{i}",
+    )
+names = [
+    "solution" if start_exact.texts[k] in solutions(puzzle.puzzle) else "wrong"
+    for k in best.tolist()
+]
+axes.set(
+    title="The eight answers most probable under p*",
+    ylabel="probability",
+    xticks=range(8),
+    xticklabels=names,
+)
 axes.legend()
 plt.show()
 

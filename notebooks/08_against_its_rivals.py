@@ -30,7 +30,10 @@
 try:
     from toy.notebook import start
 except ImportError:
-    raise SystemExit("dmpo_ref is not installed here: run `pip install -e '.[lab]'` in the repository, then restart the kernel") from None
+    raise SystemExit(
+        "dmpo_ref is not installed here: run `pip install -e '.[lab]'` in the "
+        "repository, then restart the kernel"
+    ) from None
 start()
 
 # %%
@@ -83,7 +86,10 @@ where = [world.exact.texts.index(text) for text in answers]
 before = measure(world.policy)
 p_1, p_2 = log_target[where].exp().tolist()
 print("           solution 1   solution 2   together")
-print(f"reference  {before['shares'][0]:10.3f} {before['shares'][1]:12.3f} {before['solved']:10.3f}")
+print(
+    f"reference  {before['shares'][0]:10.3f} {before['shares'][1]:12.3f} "
+    f"{before['solved']:10.3f}"
+)
 print(f"p*         {p_1:10.3f} {p_2:12.3f} {p_1 + p_2:10.3f}")
 print(f"KL(p*||p_ref) = {before['kl_target_policy']:.3f} nats")
 
@@ -137,14 +143,23 @@ plt.show()
 
 # %%
 draw = stream(0, "relatives")
-log_policy, log_ref, r = (torch.randn(3, 8, generator=draw, dtype=torch.float64) for _ in range(3))
+log_policy, log_ref, r = (
+    torch.randn(3, 8, generator=draw, dtype=torch.float64) for _ in range(3)
+)
 log_policy.requires_grad_()
 alpha = 0.2
-(by_variance,) = torch.autograd.grad(log_variance(log_policy - log_ref, r, alpha), log_policy)
+(by_variance,) = torch.autograd.grad(
+    log_variance(log_policy - log_ref, r, alpha), log_policy
+)
 regularised = r - alpha * (log_policy.detach() - log_ref)
-(by_reinforce,) = torch.autograd.grad(reinforce(log_policy - log_policy.detach(), regularised), log_policy)
+(by_reinforce,) = torch.autograd.grad(
+    reinforce(log_policy - log_policy.detach(), regularised), log_policy
+)
 ratio = by_variance / by_reinforce
-print(f"gradient of log-variance / gradient of REINFORCE with KL: {ratio.min():.6f} to {ratio.max():.6f};  2/alpha = {2 / alpha:g}")
+print(
+    f"gradient of log-variance / gradient of REINFORCE with KL: {ratio.min():.6f} to "
+    f"{ratio.max():.6f};  2/alpha = {2 / alpha:g}"
+)
 
 # %% [markdown]
 # On fresh rollouts, the two gradients are the same up to this factor, for every rollout. They differ from the second step of a round on,
@@ -152,13 +167,29 @@ print(f"gradient of log-variance / gradient of REINFORCE with KL: {ratio.min():.
 
 # %%
 A = r - r.mean(dim=-1, keepdim=True)
-same = torch.allclose(wd1(log_policy, r), wdce(log_policy, A.softmax(dim=-1) - (-A).softmax(dim=-1)), rtol=1e-12)
+same = torch.allclose(
+    wd1(log_policy, r),
+    wdce(log_policy, A.softmax(dim=-1) - (-A).softmax(dim=-1)),
+    rtol=1e-12,
+)
 print("wd1 is WDCE with the weights softmax(A) - softmax(-A):", same)
 token = torch.randn(3, 8, 1, 5, generator=draw, dtype=torch.float64, requires_grad=True)
-loss = clip_loss(token, token.detach(), None, torch.ones(3, 8, 1, 5, dtype=torch.bool), A, clip=0.2, kl=0.0)
+loss = clip_loss(
+    token,
+    token.detach(),
+    None,
+    torch.ones(3, 8, 1, 5, dtype=torch.bool),
+    A,
+    clip=0.2,
+    kl=0.0,
+)
 (gradient,) = torch.autograd.grad(loss, token)
 by_hand = (-A / 5 / 24)[:, :, None, None].expand_as(gradient)
-print("on-policy diffu-GRPO is -A times the gradient of the one-shot log-probability / L:", torch.allclose(gradient, by_hand, rtol=1e-12))
+print(
+    "on-policy diffu-GRPO is -A times the gradient of the one-shot log-probability / "
+    "L:",
+    torch.allclose(gradient, by_hand, rtol=1e-12),
+)
 
 # %% [markdown]
 # So wd1 differs from WDCE in three ways: its weights do not lead to p\*, some of its weights are negative, and it uses the one-shot
@@ -170,8 +201,14 @@ print("on-policy diffu-GRPO is -A times the gradient of the one-shot log-probabi
 # %%
 print("objective       log p_old   log p_ref   the rollout's own order")
 for name in ("wdce", "diffu_grpo", "wd1", "reinforce", "log_variance"):
-    needs = build_objective(LossConfig(name=name, kl=0.2 if name == "reinforce" else 0.0), WeightConfig(alpha=0.2))
-    print(f"{name:15s} {needs.uses_log_old!s:>9s} {needs.uses_log_ref!s:>11s} {needs.follows_path!s:>25s}")
+    needs = build_objective(
+        LossConfig(name=name, kl=0.2 if name == "reinforce" else 0.0),
+        WeightConfig(alpha=0.2),
+    )
+    print(
+        f"{name:15s} {needs.uses_log_old!s:>9s} {needs.uses_log_ref!s:>11s} "
+        f"{needs.follows_path!s:>25s}"
+    )
 
 # %% [markdown]
 # (`reinforce` with its KL term.) WDCE needs neither: $p_{\mathrm{ref}}$ and $p_{\mathrm{old}}$ enter only the weights, which are computed
@@ -187,17 +224,24 @@ for name in ("wdce", "diffu_grpo", "wd1", "reinforce", "log_variance"):
 
 # %%
 final = by_name([row for row in read() if row["kind"] == "final"])
-print(f"{'median of 3 seeds':20s}  N  learning rate  KL(p*||p)  KL(p||p*)  solved  rarer solution  lost one")
+print(
+    f"{'median of 3 seeds':20s}  N  learning rate  KL(p*||p)  KL(p||p*)  solved  "
+    "rarer solution  lost one"
+)
 for name, rows in final.items():
     for N in (4, 16, 64):
         runs = [row for row in rows if row["num_rollouts"] == N]
         forward, reverse, solved = (
-            statistics.median(run["after"][key] for run in runs) for key in ("kl_target_policy", "kl_policy_target", "solved")
+            statistics.median(run["after"][key] for run in runs)
+            for key in ("kl_target_policy", "kl_policy_target", "solved")
         )
         rarer = statistics.median(min(run["after"]["shares"]) for run in runs)
         lost = f"{sum(map(lost_a_solution, runs))}/{len(runs)}"
         rate = runs[0]["learning_rate"]
-        print(f"{name:20s} {N:2d} {rate:14g} {forward:10.4f} {reverse:10.4f} {solved:7.4f} {rarer:15.4f} {lost:>9s}")
+        print(
+            f"{name:20s} {N:2d} {rate:14g} {forward:10.4f} {reverse:10.4f} "
+            f"{solved:7.4f} {rarer:15.4f} {lost:>9s}"
+        )
 
 # %% [markdown]
 # "Lost" means: less than a tenth of its share of p\*.
@@ -205,19 +249,42 @@ for name, rows in final.items():
 
 # %%
 def draw_runs() -> None:
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.6), layout="constrained", sharey=True)
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(9.5, 3.6), layout="constrained", sharey=True
+    )
     for k, rows in enumerate(final.values()):
         for N, color, shift in ((4, BLUE, -0.2), (16, ORANGE, 0.0), (64, GREEN, 0.2)):
             runs = [row for row in rows if row["num_rollouts"] == N]
             place, label = [k + shift] * len(runs), f"N = {N}" if k == 0 else None
-            left.plot([row["after"]["kl_target_policy"] for row in runs], place, "o", color=color, markersize=4, label=label)
-            right.plot([min(row["after"]["shares"]) for row in runs], place, "o", color=color, markersize=4)
+            left.plot(
+                [row["after"]["kl_target_policy"] for row in runs],
+                place,
+                "o",
+                color=color,
+                markersize=4,
+                label=label,
+            )
+            right.plot(
+                [min(row["after"]["shares"]) for row in runs],
+                place,
+                "o",
+                color=color,
+                markersize=4,
+            )
     left.set_yticks(range(len(final)), list(final))
-    left.set(title="Distance from p*: one dot a run", xlabel="KL(p*‖p$_θ$), nats", xscale="log")
+    left.set(
+        title="Distance from p*: one dot a run",
+        xlabel="KL(p*‖p$_θ$), nats",
+        xscale="log",
+    )
     left.invert_yaxis()
     left.legend(fontsize=7)
     right.axvline(p_2, color="0.3", linestyle="--", linewidth=1)
-    right.set(title="Probability of the rarer solution (dashed: p*)", xlabel="probability", xlim=(-0.02, 0.52))
+    right.set(
+        title="Probability of the rarer solution (dashed: p*)",
+        xlabel="probability",
+        xlim=(-0.02, 0.52),
+    )
 
 
 # %% tags=["nbval-ignore-output", "slide"]
@@ -236,11 +303,22 @@ plt.show()
 # Is DMPO the best? We compare the numbers.
 
 # %%
-median = {name: statistics.median(row["after"]["kl_target_policy"] for row in rows) for name, rows in final.items()}
+median = {
+    name: statistics.median(row["after"]["kl_target_policy"] for row in rows)
+    for name, rows in final.items()
+}
 for name in ("WDCE (DMPO)", "REINFORCE, KL", "log-variance", "REINFORCE"):
-    print(f"{name:14s} median KL(p*||p) over 9 runs {median[name]:.4f} nats, forward passes in a run {final[name][0]['forward_passes']}")
-one_shot = [row for name in ("diffu-GRPO", "diffu-GRPO, β 0.04", "wd1") for row in final[name]]
-print(f"one-shot objectives: {sum(map(lost_a_solution, one_shot))} of {len(one_shot)} runs lost a solution")
+    print(
+        f"{name:14s} median KL(p*||p) over 9 runs {median[name]:.4f} nats, forward "
+        f"passes in a run {final[name][0]['forward_passes']}"
+    )
+one_shot = [
+    row for name in ("diffu-GRPO", "diffu-GRPO, β 0.04", "wd1") for row in final[name]
+]
+print(
+    f"one-shot objectives: {sum(map(lost_a_solution, one_shot))} of {len(one_shot)} "
+    "runs lost a solution"
+)
 on_path = [row for name in ("REINFORCE", "REINFORCE, KL") for row in final[name]]
 print(f"REINFORCE, both: {sum(map(lost_a_solution, on_path))} of {len(on_path)}")
 
@@ -251,10 +329,24 @@ print(f"REINFORCE, both: {sum(map(lost_a_solution, on_path))} of {len(on_path)}"
 # %%
 prompts = encode(world.tokenizer, world.task, [world.item])
 generators = [stream(0, "masks")]
-rollout = sample(world.policy, prompts, SamplerConfig(), world.vocabulary, num_rollouts=64, generators=generators)
+rollout = sample(
+    world.policy,
+    prompts,
+    SamplerConfig(),
+    world.vocabulary,
+    num_rollouts=64,
+    generators=generators,
+)
 for name in ("wdce", "diffu_grpo", "wd1", "reinforce", "log_variance"):
-    hidden = build_objective(LossConfig(name=name), WeightConfig(alpha=0.2)).masks(rollout, generators).hidden  # [1, 64, R, S]
-    print(f"{name:12s} {hidden.shape[2]} for a rollout, {hidden[..., 0].numel()} in a gradient step")
+    hidden = (
+        build_objective(LossConfig(name=name), WeightConfig(alpha=0.2))
+        .masks(rollout, generators)
+        .hidden
+    )  # [1, 64, R, S]
+    print(
+        f"{name:12s} {hidden.shape[2]} for a rollout, {hidden[..., 0].numel()} in a "
+        "gradient step"
+    )
 
 # %% [markdown]
 # **DMPO is not better than KL-regularised REINFORCE here.** Both come within a hundredth of a nat of p\*, and which one is better depends
@@ -273,7 +365,8 @@ for name in ("wdce", "diffu_grpo", "wd1", "reinforce", "log_variance"):
 # %%
 variants = by_name(read_study("variants"))
 for name in ("wdce, none", "wdce, none, elbo weights"):
-    print(f"{name:26s} median KL(p*||p) {statistics.median(row['after']['kl_target_policy'] for row in variants[name]):.3f} nats")
+    ends = [row["after"]["kl_target_policy"] for row in variants[name]]
+    print(f"{name:26s} median KL(p*||p) {statistics.median(ends):.3f} nats")
 
 # %% [markdown]
 # Then DMPO is eight times as far from p\*, but still nearer than every one-shot objective.
@@ -283,10 +376,16 @@ for name in ("wdce, none", "wdce, none, elbo weights"):
 
 # %%
 print(f"{'N = 16, one seed':20s} learning rate  solved  rarer solution  KL(p*||p)")
-for row in (row for row in read() if row["kind"] == "sweep" and OBJECTIVES[row["name"]][0] == "reward"):
+for row in (
+    row
+    for row in read()
+    if row["kind"] == "sweep" and OBJECTIVES[row["name"]][0] == "reward"
+):
     after = row["after"]
-    numbers = f"{after['solved']:7.3f} {min(after['shares']):15.4f} {after['kl_target_policy']:10.3f}"
-    print(f"{row['name']:20s} {row['learning_rate']:13g} {numbers}")
+    print(
+        f"{row['name']:20s} {row['learning_rate']:13g} {after['solved']:7.3f} "
+        f"{min(after['shares']):15.4f} {after['kl_target_policy']:10.3f}"
+    )
 
 # %% [markdown]
 # They are. At a tenth of the chosen rate the one-shot objectives still keep both solutions, and solve the puzzle two times out of three
@@ -302,15 +401,28 @@ for row in (row for row in read() if row["kind"] == "sweep" and OBJECTIVES[row["
 
 # %%
 def short_run(*overrides, objective=None):
-    size = ("train.rounds=25", "train.num_rollouts=16", "train.prompts_per_round=4", "train.steps_per_round=2")
+    size = (
+        "train.rounds=25",
+        "train.num_rollouts=16",
+        "train.prompts_per_round=4",
+        "train.steps_per_round=2",
+    )
     with tempfile.TemporaryDirectory() as folder:
-        return train(load_config("toy_two_solutions", f"output={folder}/run", *size, *overrides), objective=objective).policy
+        return train(
+            load_config("toy_two_solutions", f"output={folder}/run", *size, *overrides),
+            objective=objective,
+        ).policy
 
 
-grpo = short_run("loss.name=diffu_grpo", "weight.log_ratio=none", "optimizer.learning_rate=1e-3")
+grpo = short_run(
+    "loss.name=diffu_grpo", "weight.log_ratio=none", "optimizer.learning_rate=1e-3"
+)
 dmpo = short_run("optimizer.learning_rate=3e-4")
 after_grpo, after_dmpo = measure(grpo), measure(dmpo)
-for name, after, enough in (("diffu-GRPO", after_grpo, 0.95), ("DMPO", after_dmpo, 0.85)):
+for name, after, enough in (
+    ("diffu-GRPO", after_grpo, 0.95),
+    ("DMPO", after_dmpo, 0.85),
+):
     print(f"{name:10s} solves the puzzle, p > {enough}: {after['solved'] > enough}")
 print("diffu-GRPO, rarer solution below 0.01:", min(after_grpo["shares"]) < 0.01)
 print("DMPO, rarer solution above 0.3:       ", min(after_dmpo["shares"]) > 0.3)
@@ -318,26 +430,54 @@ print("DMPO, rarer solution above 0.3:       ", min(after_dmpo["shares"]) > 0.3)
 
 # %%
 def over_answers(policy):
-    """Probability of solutions 1 and 2, of the four wrong answers that the reference likes best, and of all the rest."""
-    exact = exact_distribution(policy, world.tokenizer, world.task, world.item, world.vocabulary)
+    """Probability of solutions 1 and 2, of the four wrong answers that the reference
+    likes best, and of all the rest."""
+    exact = exact_distribution(
+        policy, world.tokenizer, world.task, world.item, world.vocabulary
+    )
     p = exact.log_prob.exp()
     shown = p[torch.tensor([*where, *wrong])]
     return [*shown.tolist(), 1 - shown.sum().item()]
 
 
-wrong = log_target.index_fill(0, torch.tensor(where), -torch.inf).topk(4).indices.tolist()
-columns = {"reference": over_answers(world.policy), "diffu-GRPO": over_answers(grpo), "WDCE (DMPO)": over_answers(dmpo)}
+wrong = (
+    log_target.index_fill(0, torch.tensor(where), -torch.inf).topk(4).indices.tolist()
+)
+columns = {
+    "reference": over_answers(world.policy),
+    "diffu-GRPO": over_answers(grpo),
+    "WDCE (DMPO)": over_answers(dmpo),
+}
 shown = log_target[torch.tensor([*where, *wrong])].exp().tolist()
 columns["target p*"] = [*shown, 1 - sum(shown)]
-print("every column sums to 1:", all(abs(sum(column) - 1) < 1e-9 for column in columns.values()))
+print(
+    "every column sums to 1:",
+    all(abs(sum(column) - 1) < 1e-9 for column in columns.values()),
+)
 
 # %% tags=["nbval-ignore-output"]
 figure, axes = plt.subplots(figsize=(8, 3.2), layout="constrained")
-for k, ((name, column), color) in enumerate(zip(columns.items(), ("0.6", PURPLE, ORANGE, BLUE), strict=True)):
-    axes.bar([i + 0.2 * (k - 1.5) for i in range(7)], column, 0.2, color=color, label=name)
+for k, ((name, column), color) in enumerate(
+    zip(columns.items(), ("0.6", PURPLE, ORANGE, BLUE), strict=True)
+):
+    axes.bar(
+        [i + 0.2 * (k - 1.5) for i in range(7)], column, 0.2, color=color, label=name
+    )
     print(f"{name:12s} solution 1 {column[0]:.6f}, solution 2 {column[1]:.6f}")
-axes.set_xticks(range(7), ["solution\n1", "solution\n2", *(f"wrong\n{i}" for i in (1, 2, 3, 4)), "1,018\nothers"])
-axes.set(title="25 rounds: DMPO moves towards p*, diffu-GRPO towards one answer", ylabel="exact probability", ylim=(0, 1.05))
+axes.set_xticks(
+    range(7),
+    [
+        "solution\n1",
+        "solution\n2",
+        *(f"wrong\n{i}" for i in (1, 2, 3, 4)),
+        "1,018\nothers",
+    ],
+)
+axes.set(
+    title="25 rounds: DMPO moves towards p*, diffu-GRPO towards one answer",
+    ylabel="exact probability",
+    ylim=(0, 1.05),
+)
 axes.legend(fontsize=8)
 plt.show()
 
@@ -367,7 +507,10 @@ share = 1 / (1 + (p_2 / p_1) ** (1 / h))  # a_c, the same in every cell
 most_solved = share**h + (1 - share) ** h
 print(f"the solutions differ in h = {h} cells")
 print(f"equal shares:  at most {0.5**h:.4f} each, {2 * 0.5**h:.4f} together")
-print(f"odds of p*:    at most {share**h:.4f} and {(1 - share) ** h:.4f}, {most_solved:.4f} together; p* has {p_1 + p_2:.4f}")
+print(
+    f"odds of p*:    at most {share**h:.4f} and {(1 - share) ** h:.4f}, "
+    f"{most_solved:.4f} together; p* has {p_1 + p_2:.4f}"
+)
 
 # %% [markdown]
 # At most about an eighth. A product that solves the puzzle reliably *must* have nearly all of its probability on one solution: with
@@ -379,22 +522,36 @@ print(f"odds of p*:    at most {share**h:.4f} and {(1 - share) ** h:.4f}, {most_
 # minimum in closed form. First the forward one.
 
 # %%
-blanks, symbols = prompts.response_mask[0].nonzero().squeeze(-1), world.vocabulary.allowed.nonzero().squeeze(-1)
+blanks, symbols = (
+    prompts.response_mask[0].nonzero().squeeze(-1),
+    world.vocabulary.allowed.nonzero().squeeze(-1),
+)
 
 
 @torch.no_grad()
 def one_shot_marginals(policy):
-    """π(o_k = a | all blanks hidden), [5, 4]: what the one-shot log-probability multiplies, and how a rollout's first token is drawn."""
+    """π(o_k = a | all blanks hidden), [5, 4]: what the one-shot log-probability
+    multiplies, and how a rollout's first token is drawn."""
     nothing = torch.zeros(1, len(blanks), dtype=torch.long)
-    return conditional_log_prob(policy, prompts, blanks, symbols, nothing, world.vocabulary, 1.0)[0]
+    return conditional_log_prob(
+        policy, prompts, blanks, symbols, nothing, world.vocabulary, 1.0
+    )[0]
 
 
-exact = exact_distribution(world.policy, world.tokenizer, world.task, world.item, world.vocabulary)
+exact = exact_distribution(
+    world.policy, world.tokenizer, world.task, world.item, world.vocabulary
+)
 one_hot = (exact.tokens.unsqueeze(-1) == symbols).double()  # [1024, 5, 4]
 log_marginals = torch.einsum("c,cka->ka", log_target.exp(), one_hot).log()
 forward = torch.einsum("cka,ka->c", one_hot, log_marginals)
-forward_kl, forward_shares = kl_divergence(log_target, forward), forward[where].exp().tolist()
-print(f"forward KL: best product {forward_kl:.3f} nats from p*, solutions {[f'{q:.3f}' for q in forward_shares]}")
+forward_kl, forward_shares = (
+    kl_divergence(log_target, forward),
+    forward[where].exp().tolist(),
+)
+print(
+    f"forward KL: best product {forward_kl:.3f} nats from p*, solutions "
+    f"{[f'{q:.3f}' for q in forward_shares]}"
+)
 
 # %% [markdown]
 # We minimise the reverse KL by gradient descent, from eight starts at once: the one-shot marginals of the reference, the marginals of p\*,
@@ -403,7 +560,8 @@ print(f"forward KL: best product {forward_kl:.3f} nats from p*, solutions {[f'{q
 
 # %%
 def best_products(loss, starts):
-    """log q of products of five cells, [K, 1024], after 1,000 Adam steps from the logits `starts` [K, 5, 4]."""
+    """log q of products of five cells, [K, 1024], after 1,000 Adam steps from the
+    logits `starts` [K, 5, 4]."""
     logits = starts.clone().requires_grad_()
     optimizer = torch.optim.Adam([logits], lr=0.05)
     for _ in range(1000):
@@ -414,21 +572,47 @@ def best_products(loss, starts):
     return log_q.detach()
 
 
-solved = torch.zeros(len(log_target), dtype=torch.float64).index_fill(0, torch.tensor(where), 1.0)
-drawn = [torch.randn(5, 4, dtype=torch.float64, generator=stream(seed, "product")) for seed in range(6)]
+solved = torch.zeros(len(log_target), dtype=torch.float64).index_fill(
+    0, torch.tensor(where), 1.0
+)
+drawn = [
+    torch.randn(5, 4, dtype=torch.float64, generator=stream(seed, "product"))
+    for seed in range(6)
+]
 starts = torch.stack([one_shot_marginals(world.policy), log_marginals, *drawn])
-by_reverse_kl = best_products(lambda log_q: (log_q.exp() * (log_q - log_target)).sum(dim=-1), starts)
+by_reverse_kl = best_products(
+    lambda log_q: (log_q.exp() * (log_q - log_target)).sum(dim=-1), starts
+)
 by_reward = best_products(lambda log_q: -(log_q.exp() @ solved), starts[:1])
 
 # %%
-names = {world.exact.texts.index(text): f"solution {number}" for number, text in enumerate(answers, start=1)}
-print("objective    start           ends on                   its q   KL(q||p*)   rarer solution below 1e-6")
-rows = [("reverse KL", start, log_q) for start, log_q in zip(["reference", "p*", *["random"] * 6], by_reverse_kl, strict=True)]
+names = {
+    world.exact.texts.index(text): f"solution {number}"
+    for number, text in enumerate(answers, start=1)
+}
+print(
+    "objective    start           ends on                   its q   KL(q||p*)   "
+    "rarer solution below 1e-6"
+)
+rows = [
+    ("reverse KL", start, log_q)
+    for start, log_q in zip(
+        ["reference", "p*", *["random"] * 6], by_reverse_kl, strict=True
+    )
+]
 for objective, start, log_q in [*rows, ("reward", "reference", by_reward[0])]:
     best = int(log_q.argmax())
-    end, lost = names.get(best, f"wrong {world.exact.texts[best]}"), (log_q[where].min().exp() < 1e-6).item()
-    print(f"{objective:12s} {start:15s} {end:24s} {log_q[best].exp():6.2f} {kl_divergence(log_q, log_target):11.2f} {lost!s:>27s}")
-print(f"a point mass on solution 1: KL(q||p*) = -log p*(1) = {-log_target[where[0]]:.3f}")
+    end, lost = (
+        names.get(best, f"wrong {world.exact.texts[best]}"),
+        (log_q[where].min().exp() < 1e-6).item(),
+    )
+    print(
+        f"{objective:12s} {start:15s} {end:24s} {log_q[best].exp():6.2f} "
+        f"{kl_divergence(log_q, log_target):11.2f} {lost!s:>27s}"
+    )
+print(
+    f"a point mass on solution 1: KL(q||p*) = -log p*(1) = {-log_target[where[0]]:.3f}"
+)
 
 # %% [markdown]
 # The reverse KL of a product has many local minima, each near a single answer, right or wrong. From the marginals of the reference, the
@@ -448,7 +632,9 @@ print(f"a point mass on solution 1: KL(q||p*) = -log p*(1) = {-log_target[where[
 
 # %%
 def one_shot_wdce(*overrides):
-    own = build_objective(LossConfig(name="wdce"), WeightConfig(alpha=0.2))  # α does not enter WDCE, the weights carry it
+    own = build_objective(
+        LossConfig(name="wdce"), WeightConfig(alpha=0.2)
+    )  # α does not enter WDCE, the weights carry it
     return short_run(*overrides, objective=replace(own, masks=one_shot_masks))
 
 
@@ -464,16 +650,32 @@ ends = {
 for rate in (3e-4, 1e-3):
     own, shot = ends["WDCE", rate], ends["one-shot WDCE", rate]
     farther = shot["kl_target_policy"] / own["kl_target_policy"]
-    print(f"rate {rate:g}: WDCE solves it, p > 0.9: {own['solved'] > 0.9}; one-shot WDCE, p < 0.8: {shot['solved'] < 0.8},", end=" ")
-    print(f"rarer solution above 0.05: {min(shot['shares']) > 0.05}, KL(p*||p) over five times that of WDCE: {farther > 5}")
+    print(
+        f"rate {rate:g}: WDCE solves it, p > 0.9: {own['solved'] > 0.9}; one-shot "
+        f"WDCE, p < 0.8: {shot['solved'] < 0.8},",
+        end=" ",
+    )
+    print(
+        f"rarer solution above 0.05: {min(shot['shares']) > 0.05}, KL(p*||p) over "
+        f"five times that of WDCE: {farther > 5}"
+    )
 
 # %% tags=["nbval-ignore-output"]
 print("                  rate   solved   solution 1   solution 2   KL(p*||p)")
 for (name, rate), end in ends.items():
     shares = " ".join(f"{share:12.3f}" for share in end["shares"])
-    print(f"{name:15s} {rate:6g} {end['solved']:8.3f} {shares} {end['kl_target_policy']:11.3f}")
-print(f"best product in forward KL                {forward_shares[0]:8.3f} {forward_shares[1]:12.3f} {forward_kl:11.3f}")
-print(f"diffu-GRPO       0.001 {after_grpo['solved']:8.3f}; KL(p||p*) {after_grpo['kl_policy_target']:.3f}")
+    print(
+        f"{name:15s} {rate:6g} {end['solved']:8.3f} {shares} "
+        f"{end['kl_target_policy']:11.3f}"
+    )
+print(
+    f"best product in forward KL                {forward_shares[0]:8.3f} "
+    f"{forward_shares[1]:12.3f} {forward_kl:11.3f}"
+)
+print(
+    f"diffu-GRPO       0.001 {after_grpo['solved']:8.3f}; KL(p||p*) "
+    f"{after_grpo['kl_policy_target']:.3f}"
+)
 
 # %% [markdown]
 # At both rates it keeps both solutions, but it is a *bad* policy: it solves the puzzle six or seven times out of ten. The usual WDCE, with
@@ -482,22 +684,36 @@ print(f"diffu-GRPO       0.001 {after_grpo['solved']:8.3f}; KL(p||p*) {after_grp
 
 
 # %%
-differ = [c for c, i in enumerate(blanks.tolist()) if answers[0][i] != answers[1][i]]  # the h cells, among the five blanks
+differ = [
+    c for c, i in enumerate(blanks.tolist()) if answers[0][i] != answers[1][i]
+]  # the h cells, among the five blanks
 
 
 def digits_of_1(log_p):
-    """Probability of solution 1's digit in the h cells where the solutions differ, from log-marginals [5, 4]."""
+    """Probability of solution 1's digit in the h cells where the solutions differ, from
+    log-marginals [5, 4]."""
     return [log_p[c, int(answers[0][blanks[c]]) - 1].exp().item() for c in differ]
 
 
-first_step = {"reference": world.policy, "diffu-GRPO": grpo, "one-shot WDCE": control, "WDCE (DMPO)": dmpo}
-first_step = {name: digits_of_1(one_shot_marginals(policy)) for name, policy in first_step.items()}
+first_step = {
+    "reference": world.policy,
+    "diffu-GRPO": grpo,
+    "one-shot WDCE": control,
+    "WDCE (DMPO)": dmpo,
+}
+first_step = {
+    name: digits_of_1(one_shot_marginals(policy)) for name, policy in first_step.items()
+}
 marginal = digits_of_1(log_marginals)
 print("p*        ", [f"{p:.3f}" for p in marginal])
 print("reference ", [f"{p:.3f}" for p in first_step["reference"]])
 for name in ("one-shot WDCE", "WDCE (DMPO)"):
-    print(f"{name} within 0.2 of p*: {all(abs(a - b) < 0.2 for a, b in zip(first_step[name], marginal, strict=True))}")
-print("diffu-GRPO within 0.05 of 0 or of 1:", all(min(p, 1 - p) < 0.05 for p in first_step["diffu-GRPO"]))
+    pairs = zip(first_step[name], marginal, strict=True)
+    print(f"{name} within 0.2 of p*: {all(abs(a - b) < 0.2 for a, b in pairs)}")
+print(
+    "diffu-GRPO within 0.05 of 0 or of 1:",
+    all(min(p, 1 - p) < 0.05 for p in first_step["diffu-GRPO"]),
+)
 
 
 # %%
@@ -512,23 +728,65 @@ SHOWN = {  # color, marker, shift to the side
 
 def draw_first_step(axes):
     for name, (color, marker, shift) in SHOWN.items():
-        look = {"color": color, "marker": marker, "linestyle": "--" if name == "p*" else "-", "linewidth": 0.8, "label": name}
+        look = {
+            "color": color,
+            "marker": marker,
+            "linestyle": "--" if name == "p*" else "-",
+            "linewidth": 0.8,
+            "label": name,
+        }
         hollow = {"markerfacecolor": "none"} if name == "p*" else {}
-        axes.plot([c + shift for c in range(h)], [*first_step.get(name, marginal)], **look, **hollow)
+        axes.plot(
+            [c + shift for c in range(h)],
+            [*first_step.get(name, marginal)],
+            **look,
+            **hollow,
+        )
     axes.set_xticks(range(h), [f"cell {c + 1}" for c in range(h)])
-    axes.set(title="First step, points set side by side", ylabel="one-shot probability of 1's digit", ylim=(-0.03, 1.03))
+    axes.set(
+        title="First step, points set side by side",
+        ylabel="one-shot probability of 1's digit",
+        ylim=(-0.03, 1.03),
+    )
 
 
 # %%
 def draw_both_solutions(axes):
     line = torch.linspace(0, 1, 400)
-    axes.fill_between(line, (1 - line ** (1 / h)) ** h, color="0.85", label="what a product can do")
+    axes.fill_between(
+        line, (1 - line ** (1 / h)) ** h, color="0.85", label="what a product can do"
+    )
     axes.plot([0, 1], [1, 0], color="0.5", linewidth=0.8, label="always solved")
-    shares = {"reference": before, "diffu-GRPO": after_grpo, "one-shot WDCE": ends["one-shot WDCE", 3e-4], "WDCE (DMPO)": after_dmpo}
+    shares = {
+        "reference": before,
+        "diffu-GRPO": after_grpo,
+        "one-shot WDCE": ends["one-shot WDCE", 3e-4],
+        "WDCE (DMPO)": after_dmpo,
+    }
     for name, end in shares.items():
-        axes.plot(*end["shares"], SHOWN[name][1], color=SHOWN[name][0], markersize=8, label=name)
-    axes.plot(p_1, p_2, "s", color=BLUE, markersize=12, markerfacecolor="none", markeredgewidth=1.5, label="p*")
-    axes.set(title="Both solutions", xlabel="probability of solution 1", ylabel="probability of solution 2", aspect="equal")
+        axes.plot(
+            *end["shares"],
+            SHOWN[name][1],
+            color=SHOWN[name][0],
+            markersize=8,
+            label=name,
+        )
+    axes.plot(
+        p_1,
+        p_2,
+        "s",
+        color=BLUE,
+        markersize=12,
+        markerfacecolor="none",
+        markeredgewidth=1.5,
+        label="p*",
+    )
+    axes.set(
+        title="Both solutions",
+        xlabel="probability of solution 1",
+        ylabel="probability of solution 2",
+        aspect="equal",
+    )
     axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.02, 1))
 
 
@@ -576,13 +834,25 @@ plt.show()
 # because the order is drawn, not chosen.
 
 # %%
-log_pi, states = conditionals(world.policy, world.tokenizer, world.task, world.item, world.vocabulary)
-best = regularised_optimum(log_pi.detach(), states, rewards(world.task, world.item, world.exact), 0.2)
+log_pi, states = conditionals(
+    world.policy, world.tokenizer, world.task, world.item, world.vocabulary
+)
+best = regularised_optimum(
+    log_pi.detach(), states, rewards(world.task, world.item, world.exact), 0.2
+)
 optimum = along_orders(best, states).exp().mean(dim=0).log()
-for name, log_p in {"mean of the tilted orders": log_order_target(), "optimum": optimum}.items():
+for name, log_p in {
+    "mean of the tilted orders": log_order_target(),
+    "optimum": optimum,
+}.items():
     shares = [f"{p:.3f}" for p in log_p[where].exp().tolist()]
-    print(f"KL(p*||{name}) = {kl_divergence(log_target, log_p):.5f} nats, shares {shares}")
-print(f"between the two: below 1e-5 nats: {kl_divergence(log_order_target(), optimum) < 1e-5}")
+    print(
+        f"KL(p*||{name}) = {kl_divergence(log_target, log_p):.5f} nats, shares {shares}"
+    )
+print(
+    "between the two: below 1e-5 nats: "
+    f"{kl_divergence(log_order_target(), optimum) < 1e-5}"
+)
 
 # %% [markdown]
 # On this puzzle the optimum is half a thousandth of a nat from p\*, a tenth of what the runs of REINFORCE with KL are away from it (0.004

@@ -16,7 +16,10 @@
 try:
     from toy.notebook import start
 except ImportError:
-    raise SystemExit("dmpo_ref is not installed here: run `pip install -e '.[lab]'` in the repository, then restart the kernel") from None
+    raise SystemExit(
+        "dmpo_ref is not installed here: run `pip install -e '.[lab]'` in the "
+        "repository, then restart the kernel"
+    ) from None
 start()
 
 # %%
@@ -46,7 +49,9 @@ disable_progress_bar()  # of reading and writing weights
 
 # %%
 toy, llada = (flat(load_config(name)) for name in ("toy_sudoku", "llada_sudoku"))
-toy["model.path"] = "…/" + "/".join(Path(toy["model.path"]).parts[-2:])  # its folder differs between machines
+toy["model.path"] = "…/" + "/".join(
+    Path(toy["model.path"]).parts[-2:]
+)  # its folder differs between machines
 for key in toy:
     if toy[key] != llada[key]:
         print(f"{key:<36}{toy[key]!s:<20}{llada[key]!s}")
@@ -76,7 +81,9 @@ for key in toy:
 # The file also says, for each value, what is published and why it differs:
 
 # %%
-text = (Path(__import__("dmpo_ref").__file__).parent / "presets" / "llada_sudoku.yaml").read_text()
+text = (
+    Path(__import__("dmpo_ref").__file__).parent / "presets" / "llada_sudoku.yaml"
+).read_text()
 print("\n".join(line for line in text.splitlines() if "published:" in line))
 
 # %% [markdown]
@@ -110,7 +117,10 @@ VARIANTS = {
     "compiled": ("model.compile=default",),
     "4-bit base": ("model.quantize=nf4",),
 }
-plans = {name: make_plan(load_config("llada_sudoku", *overrides)) for name, overrides in VARIANTS.items()}
+plans = {
+    name: make_plan(load_config("llada_sudoku", *overrides))
+    for name, overrides in VARIANTS.items()
+}
 for name, each in plans.items():
     print(f"{name:<18}{each.peak / 1e9:6.1f} GB {each.seconds:8.0f} s a round")
 
@@ -121,17 +131,31 @@ for name, each in plans.items():
 # above); the forecast does not include this.
 
 # %% tags=["nbval-ignore-output"]
-figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained", sharey=True)
+figure, (left, right) = plt.subplots(
+    1, 2, figsize=(9, 3), layout="constrained", sharey=True
+)
 memory = {
     "weights": [each.weights for each in plans.values()],
-    "adapters, gradients, states": [each.resident - each.weights for each in plans.values()],
-    "the largest phase, and slack": [each.peak - each.resident for each in plans.values()],
+    "adapters, gradients, states": [
+        each.resident - each.weights for each in plans.values()
+    ],
+    "the largest phase, and slack": [
+        each.peak - each.resident for each in plans.values()
+    ],
 }
-time = {phase.name.split(" p_")[0]: [each.phases[i].seconds for each in plans.values()] for i, phase in enumerate(plan.phases)}
+time = {
+    phase.name.split(" p_")[0]: [each.phases[i].seconds for each in plans.values()]
+    for i, phase in enumerate(plan.phases)
+}
 for panel, parts, unit in ((left, memory, 1e9), (right, time, 60)):
     edge = [0.0] * len(plans)
     for name, part in parts.items():
-        panel.barh(list(plans), [x / unit for x in part], left=[x / unit for x in edge], label=name)
+        panel.barh(
+            list(plans),
+            [x / unit for x in part],
+            left=[x / unit for x in edge],
+            label=name,
+        )
         edge = [x + y for x, y in zip(edge, part, strict=True)]
     panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=3, fontsize=7)
 left.set(xlabel="memory on one GPU, GB", title="Peak memory")
@@ -147,7 +171,9 @@ plt.show()
 
 # %%
 small = make_checkpoint(folder / "small", d_model=32, n_heads=4, n_kv_heads=2)
-policy, tokenizer = load_policy(load_config("llada_sudoku", f"model.path={small}").model, torch.device("cpu"))
+policy, tokenizer = load_policy(
+    load_config("llada_sudoku", f"model.path={small}").model, torch.device("cpu")
+)
 print(type(policy).__name__, f"{policy.num_parameters():,} parameters,", policy.dtype)
 print([name for name, _ in policy.named_parameters() if ".blocks.0." in name])
 
@@ -159,11 +185,38 @@ print([name for name, _ in policy.named_parameters() if ".blocks.0." in name])
 
 # %%
 SMALL = [
-    *(f"model.path={small}", "model.dtype=float32", "model.lora_rank=4", "device=cpu", "threads=1", "optimizer.learning_rate=1e-3"),
-    *("sampler.response_length=16", "sampler.block_length=8", "sampler.steps=8", "sampler.micro_batch=3", "loss.micro_batch=3"),
-    *("evaluation.sampler.response_length=16", "evaluation.sampler.block_length=8", "evaluation.sampler.steps=8"),
-    *("train.rounds=2", "train.prompts_per_round=1", "train.num_rollouts=4", "train.steps_per_round=2", "train.checkpoint_every=1"),
-    *("task.train=" + load_config("toy_sudoku").task.test, "evaluation.num_items=2", "weight.baseline=none"),
+    *(
+        f"model.path={small}",
+        "model.dtype=float32",
+        "model.lora_rank=4",
+        "device=cpu",
+        "threads=1",
+        "optimizer.learning_rate=1e-3",
+    ),
+    *(
+        "sampler.response_length=16",
+        "sampler.block_length=8",
+        "sampler.steps=8",
+        "sampler.micro_batch=3",
+        "loss.micro_batch=3",
+    ),
+    *(
+        "evaluation.sampler.response_length=16",
+        "evaluation.sampler.block_length=8",
+        "evaluation.sampler.steps=8",
+    ),
+    *(
+        "train.rounds=2",
+        "train.prompts_per_round=1",
+        "train.num_rollouts=4",
+        "train.steps_per_round=2",
+        "train.checkpoint_every=1",
+    ),
+    *(
+        "task.train=" + load_config("toy_sudoku").task.test,
+        "evaluation.num_items=2",
+        "weight.baseline=none",
+    ),
 ]
 
 
@@ -185,11 +238,20 @@ with contextlib.redirect_stderr(said):
     with contextlib.suppress(Stopped):
         train(config, on_round=stop)
     resumed = train(config, resume=True)
-same = all(torch.equal(a, b) for a, b in zip(whole.policy.parameters(), resumed.policy.parameters(), strict=True))
+same = all(
+    torch.equal(a, b)
+    for a, b in zip(whole.policy.parameters(), resumed.policy.parameters(), strict=True)
+)
 print("a gradient in every step:", all(m["grad_norm"] > 0 for m in whole.metrics))
 print("stopped and resumed, bit for bit the same weights:", same)
-print("metrics of every gradient step the same:", [m["loss"] for m in whole.metrics] == [m["loss"] for m in resumed.metrics])
-print("each warned that no answer ends:", said.getvalue().count("no answer ends within its 16 tokens") == 3)
+print(
+    "metrics of every gradient step the same:",
+    [m["loss"] for m in whole.metrics] == [m["loss"] for m in resumed.metrics],
+)
+print(
+    "each warned that no answer ends:",
+    said.getvalue().count("no answer ends within its 16 tokens") == 3,
+)
 
 # %% [markdown]
 # A run warns on stderr, once for each kind of trouble; a random model does not end its answers.
@@ -204,15 +266,32 @@ print("each warned that no answer ends:", said.getvalue().count("no answer ends 
 for name, flags in (("adapters", []), ("merged", ["--merge"])):
     with contextlib.redirect_stdout(io.StringIO()):
         code = main(["export", str(folder / "stopped"), str(folder / name), *flags])
-    print(f"{name:<9} exit code {code}:", sorted(path.name for path in (folder / name).iterdir() if path.suffix == ".safetensors"))
-merged, _ = load_policy(load_config("llada_sudoku", f"model.path={folder / 'merged'}", "model.dtype=float32").model, torch.device("cpu"))
+    print(
+        f"{name:<9} exit code {code}:",
+        sorted(
+            path.name
+            for path in (folder / name).iterdir()
+            if path.suffix == ".safetensors"
+        ),
+    )
+merged, _ = load_policy(
+    load_config(
+        "llada_sudoku", f"model.path={folder / 'merged'}", "model.dtype=float32"
+    ).model,
+    torch.device("cpu"),
+)
 tokens = torch.arange(40).reshape(2, 20)
 with torch.no_grad():
     trained = resumed.policy(input_ids=tokens).logits
-    rounded = (merged(input_ids=tokens).logits - trained).norm()  # the merged weights are bfloat16, as the base is
+    rounded = (
+        merged(input_ids=tokens).logits - trained
+    ).norm()  # the merged weights are bfloat16, as the base is
     with resumed.policy.disable_adapter():
         learned = (resumed.policy(input_ids=tokens).logits - trained).norm()
-print("merging loses less than a hundredth of what was learned:", bool(rounded < 0.01 * learned))
+print(
+    "merging loses less than a hundredth of what was learned:",
+    bool(rounded < 0.01 * learned),
+)
 
 # %% [markdown]
 # ## 4. LLaDA-8B
@@ -236,7 +315,8 @@ print("merging loses less than a hundredth of what was learned:", bool(rounded <
 # %% tags=["nbval-ignore-output"]
 if torch.cuda.is_available():
     device = torch.cuda.get_device_properties(0)
-    print(f"{device.name}: {'fits' if plan.peak < device.total_memory else 'does not fit; try model.quantize=nf4'}")
+    fits = plan.peak < device.total_memory
+    print(f"{device.name}:", "fits" if fits else "does not fit; try model.quantize=nf4")
 else:
     print("no CUDA device here; everything above ran on the CPU, with the same code")
 

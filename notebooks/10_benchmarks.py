@@ -17,7 +17,10 @@
 try:
     from toy.notebook import start
 except ImportError:
-    raise SystemExit("dmpo_ref is not installed here: run `pip install -e '.[lab]'` in the repository, then restart the kernel") from None
+    raise SystemExit(
+        "dmpo_ref is not installed here: run `pip install -e '.[lab]'` in the "
+        "repository, then restart the kernel"
+    ) from None
 start()
 
 # %%
@@ -35,7 +38,14 @@ from IPython.display import Image, display
 from dmpo_ref import load_config
 from dmpo_ref.cli import main
 from dmpo_ref.config import TaskConfig
-from dmpo_ref.evaluation.gradings import describe_item, format_scores, grade_files, pass_at_k, summarise, wilson
+from dmpo_ref.evaluation.gradings import (
+    describe_item,
+    format_scores,
+    grade_files,
+    pass_at_k,
+    summarise,
+    wilson,
+)
 from dmpo_ref.evaluation.table import PUBLISHED, as_columns, draw_table, format_table
 from dmpo_ref.tasks import TASKS
 from toy import RESULTS
@@ -75,23 +85,42 @@ print(format_table(PUBLISHED))
 ITEMS = {"gsm8k": 1319, "math500": 500, "countdown": 256, "sudoku": 256}
 before, after = (column.values for column in PUBLISHED[1:])
 for task, n in ITEMS.items():
-    (low_b, high_b), (low_a, high_a) = (wilson(row[task, 256][0] / 100, n) for row in (before, after))
+    (low_b, high_b), (low_a, high_a) = (
+        wilson(row[task, 256][0] / 100, n) for row in (before, after)
+    )
     apart = "apart" if high_b < low_a else "overlap"
-    print(f"{task:<10} {100 * low_b:5.1f} – {100 * high_b:4.1f}  →  {100 * low_a:5.1f} – {100 * high_a:4.1f}   {apart}")
+    print(
+        f"{task:<10} {100 * low_b:5.1f} – {100 * high_b:4.1f}  →  {100 * low_a:5.1f} "
+        f"– {100 * high_a:4.1f}   {apart}"
+    )
 
 # %% tags=["nbval-ignore-output", "slide"]
 figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
 for place, (task, n) in enumerate(ITEMS.items()):
-    for shift, name, row in ((-0.12, "LLaDA-8B-Instruct", before), (0.12, "DMPO", after)):
+    for shift, name, row in (
+        (-0.12, "LLaDA-8B-Instruct", before),
+        (0.12, "DMPO", after),
+    ):
         share = row[task, 256][0] / 100
         low, high = wilson(share, n)
         color = "C0" if shift < 0 else "C1"
         axes.errorbar(
-            place + shift, share, [[share - low], [high - share]], fmt="o", capsize=4, color=color, label=name if place == 0 else None
+            place + shift,
+            share,
+            [[share - low], [high - share]],
+            fmt="o",
+            capsize=4,
+            color=color,
+            label=name if place == 0 else None,
         )
 axes.set(
     xticks=range(4),
-    xticklabels=["GSM8K\n1,319 items", "MATH-500\n500 items", "Countdown\n256 items", "Sudoku\ncells of 256 puzzles"],
+    xticklabels=[
+        "GSM8K\n1,319 items",
+        "MATH-500\n500 items",
+        "Countdown\n256 items",
+        "Sudoku\ncells of 256 puzzles",
+    ],
     ylabel="accuracy",
     ylim=(0, 1),
 )
@@ -112,7 +141,11 @@ plt.show()
 
 # %% tags=["slide"]
 CASES = [
-    ("sudoku", ("1200341221434321", "1234341221434321"), "<answer>\n1234341221434322\n</answer>"),
+    (
+        "sudoku",
+        ("1200341221434321", "1234341221434321"),
+        "<answer>\n1234341221434322\n</answer>",
+    ),
     ("countdown", ("", [[8, 2], 64]), r"\boxed{8**2}"),
     ("countdown", ("", [[30, 100, 93], 37]), r"\boxed{30 + 100 - 93 = 37}"),
     ("gsm8k", ("How much?", 1000.0), r"\boxed{1,000}"),
@@ -122,7 +155,10 @@ CASES = [
 for task, (question, truth), text in CASES:
     grade = TASKS[task].grade(TASKS[task].from_record(question, truth), text)
     marks = [f"{v.right}/{v.total}" for v in (grade.published, grade.strict)]
-    print(f"{task:<10}{text[:42]!r:<46} published {marks[0]}, strict {marks[1]}\n{'':10}strict: {grade.strict.reason}")
+    print(
+        f"{task:<10}{text[:42]!r:<46} published {marks[0]}, strict "
+        f"{marks[1]}\n{'':10}strict: {grade.strict.reason}"
+    )
 
 # %% [markdown]
 # - The Sudoku answer fills both blanks as in the stored solution, so it scores 2 of 2 cells; but it has changed a *clue*, so it does not
@@ -143,8 +179,16 @@ for task, (question, truth), text in CASES:
 question = "Solve the following Sudoku puzzle: 1200341221434321\n"
 solution = "1234341221434321"
 records = [
-    {"question": question, "ground_truth": solution, "generations": f"</reasoning>\n<answer>\n{solution}\n</answer><|eot_id|>"},
-    {"question": question, "ground_truth": solution, "generations": "<answer>\n1243341221434321\n</answer>"},
+    {
+        "question": question,
+        "ground_truth": solution,
+        "generations": f"</reasoning>\n<answer>\n{solution}\n</answer><|eot_id|>",
+    },
+    {
+        "question": question,
+        "ground_truth": solution,
+        "generations": "<answer>\n1243341221434321\n</answer>",
+    },
     {"question": question, "generations": "no ground truth"},
 ]
 path = folder / "files" / "sudoku_instruct_256_128_0_generations.json"
@@ -204,9 +248,22 @@ code = main(arguments)
 # $$\text{pass@}k = 1 - \binom{n-c}{k} \Big/ \binom{n}{k}.$$
 
 # %%
-print("2 right of 4 samples:", {k: round(value, 3) for k, value in pass_at_k([[True, True, False, False]]).items()})
-_, strict = summarise(grade_files([folder / "reference" / "sudoku_random_order.jsonl"])[0])
-print("accuracy below 0.35:", strict.accuracy < 0.35, "  pass@4 above accuracy:", strict.pass_at[4] > strict.accuracy)
+print(
+    "2 right of 4 samples:",
+    {
+        k: round(value, 3)
+        for k, value in pass_at_k([[True, True, False, False]]).items()
+    },
+)
+_, strict = summarise(
+    grade_files([folder / "reference" / "sudoku_random_order.jsonl"])[0]
+)
+print(
+    "accuracy below 0.35:",
+    strict.accuracy < 0.35,
+    "  pass@4 above accuracy:",
+    strict.pass_at[4] > strict.accuracy,
+)
 
 # %% [markdown]
 # This matters here because a method that only *sharpens* a policy raises accuracy, but does not raise pass@k, or even lowers it. The target
@@ -238,8 +295,13 @@ print(f"exit code {code}, {message.getvalue().replace(str(folder), '…')}")
 
 # %%
 STORED = RESULTS / "text"
-answers = [replace(item, run=f"{item.file.parent.name}/{item.file.stem}") for item in grade_files(sorted(STORED.glob("*/*.jsonl")))[0]]
-columns = sorted(as_columns(summarise(answers)), key=lambda column: column.name, reverse=True)
+answers = [
+    replace(item, run=f"{item.file.parent.name}/{item.file.stem}")
+    for item in grade_files(sorted(STORED.glob("*/*.jsonl")))[0]
+]
+columns = sorted(
+    as_columns(summarise(answers)), key=lambda column: column.name, reverse=True
+)
 plain = [column for column in columns if ", confidence, strict" in column.name]
 print(format_table(plain))
 
@@ -255,14 +317,20 @@ display(Image(folder / "table.png", width=560))
 # The same problem, before and after:
 
 # %%
-before, after = (grade_files([STORED / name / "sudoku_32_confidence.jsonl"])[0] for name in ("reference", "dmpo"))
+before, after = (
+    grade_files([STORED / name / "sudoku_32_confidence.jsonl"])[0]
+    for name in ("reference", "dmpo")
+)
 asked = load_config("text_sudoku").task
 puzzles = TASKS["sudoku"](asked).load(asked.test)
 for puzzle, old, new in list(zip(puzzles, before, after, strict=True))[:4]:
     print("puzzle", puzzle.puzzle)
     for when, item in (("before", old), ("after", new)):
         text = item.generation.split("</answer>")[0].replace("\n", " ")
-        print(f"{when:6s} {'right' if item.grade.strict.right else 'wrong'}  {text.strip()}")
+        print(
+            f"{when:6s} {'right' if item.grade.strict.right else 'wrong'}  "
+            f"{text.strip()}"
+        )
     print()
 
 # %% [markdown]
@@ -270,10 +338,17 @@ for puzzle, old, new in list(zip(puzzles, before, after, strict=True))[:4]:
 # only after? Under the hypothesis that nothing has changed, each of these is a fair coin (McNemar's test).
 
 # %%
-solved = [[bool(item.grade.strict.right) for item in items] for items in (before, after)]
+solved = [
+    [bool(item.grade.strict.right) for item in items] for items in (before, after)
+]
 lost = sum(b and not a for b, a in zip(*solved, strict=True))
 won = sum(a and not b for b, a in zip(*solved, strict=True))
-p = min(1.0, 2 * sum(math.comb(lost + won, k) for k in range(min(lost, won) + 1)) / 2 ** (lost + won))
+p = min(
+    1.0,
+    2
+    * sum(math.comb(lost + won, k) for k in range(min(lost, won) + 1))
+    / 2 ** (lost + won),
+)
 print(f"solved only before {lost}, only after {won}: p = {p:.1e}")
 
 # %% [markdown]

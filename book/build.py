@@ -107,13 +107,16 @@ def recorded() -> str:
 
 
 def notebook_page(path: Path, links: Links) -> str:
-    """A notebook with links that hold in the book, and a line of text where there are sliders."""
+    """A notebook with links that hold in the book, a text for each image, and a line of text where there are sliders."""
     notebook, cells = nbformat.read(path, as_version=4), []
     for cell in notebook.cells:
         cells.append(cell)
         if cell.cell_type == "markdown":
             cell.source = links.relink(cell.source, path, str(path.relative_to(ROOT)))
-        elif cell.cell_type == "code" and any(map(is_widget, cell.outputs)):
+            continue
+        if alt := cell.metadata.get("alt"):
+            cell.metadata["mystnb"] = {"image": {"alt": alt}}
+        if any(map(is_widget, cell.outputs)):
             cell.outputs = [output for output in cell.outputs if not is_widget(output)]
             cells.append(nbformat.from_dict({"cell_type": "markdown", "id": f"{cell.id}w", "metadata": {}, "source": SLIDERS}))
     notebook.cells = cells

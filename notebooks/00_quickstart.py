@@ -13,7 +13,7 @@
 # **You need** Python and the basic idea of reinforcement learning; no GPU. **It takes** fifteen minutes to read and less
 # than a minute to run.
 
-# %%
+# %% tags=["hide-input"]
 try:
     from toy.notebook import start
 except ImportError:
@@ -23,7 +23,7 @@ except ImportError:
     ) from None
 start()
 
-# %%
+# %% tags=["hide-input"]
 import copy
 import inspect
 import math
@@ -153,6 +153,27 @@ for text in solutions(puzzle.puzzle):
 print(f"KL(p*‖p_ref) = {kl_divergence(log_target, reference.log_prob):.2f} nats")
 
 # %% [markdown]
+# **Check yourself.** α becomes smaller and smaller. What happens to p\*?
+#
+# <details class="choice"><summary>It gives everything to the more probable solution.</summary>
+#
+# **No.** Both solutions have the same reward, so the same factor: no α changes their odds.
+#
+# </details>
+#
+# <details class="choice"><summary>It gives everything to the two solutions, in the proportions that the reference gives them.</summary>
+#
+# **Right.** Both are multiplied by the same $e^{1/\alpha}$, so their odds stay; wrong answers keep a share that goes to 0.
+#
+# </details>
+#
+# <details class="choice"><summary>It becomes uniform over all answers.</summary>
+#
+# **No.** That is nearly the other end. For α → ∞ the factor $e^{r/\alpha}$ becomes 1 for every answer, and p\* becomes
+# $p_{\text{ref}}$, which is not uniform.
+#
+# </details>
+#
 # ## 3. Step 1: draw rollouts
 #
 # The policy that draws is called $p_{\text{old}}$. It fills the masked positions one by one, in a uniformly random order σ.
@@ -177,7 +198,7 @@ for n in range(3):
     )
 print(f"{len(set(texts))} different answers among the {N}")
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output"] alt="Animation: a 4x4 Sudoku whose blanks are filled one at a time, in random order."
 pieces = [tokenizer.decode([token]) for token in tokens[0]]
 Image(
     data=animate_trace(pieces, order[0].tolist(), board=True, frames_per_second=2),
@@ -246,6 +267,26 @@ print(
 # %% [markdown]
 # The ESS, $1/(N\sum_n w_n^2)$, says what share of the rollouts really counts. Here it is close to the share of right answers:
 # they have nearly all the weight, and share it equally.
+#
+# **Check yourself.** Two of 16 rollouts are right, α is small, and $p_{\text{ref}}=p_{\text{old}}$. The ESS is about …
+#
+# <details class="choice"><summary>2/16</summary>
+#
+# **Right.** Each has $w\approx1/2$, and $1/(16\cdot2\cdot\tfrac14)=1/8$: the share of right answers.
+#
+# </details>
+#
+# <details class="choice"><summary>1/16</summary>
+#
+# **No.** That would be one rollout with all the weight. Two right ones share it.
+#
+# </details>
+#
+# <details class="choice"><summary>1</summary>
+#
+# **No.** The ESS is 1 only if all weights are equal, here if all rewards were.
+#
+# </details>
 #
 # ## 6. Step 4: draw masks
 #
@@ -356,7 +397,7 @@ for step, _ in enumerate(steps, start=1):
         history.append((step // 4, kl_divergence(log_target, exact.log_prob), shares))
 print("KL(p*‖p_θ) after 30 rounds below 0.1 nats:", history[-1][1] < 0.1)
 
-# %% tags=["nbval-ignore-output", "slide"]
+# %% tags=["nbval-ignore-output", "slide", "hide-input"] alt="Left: KL(p*||p_theta) falls from 1 nat to about 0.02 in 30 rounds. Right: the probabilities of both solutions rise to their dashed lines, those of p*."
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
 rounds = [0, *(done for done, _, _ in history)]
 print(
@@ -409,6 +450,27 @@ print(
 # $p^*$ is a fixed point of the weights; [02](02_mode_seeking_and_mass_covering.ipynb) when the reverse KL drops modes and when it does not;
 # [08](08_against_its_rivals.ipynb) compares other objectives on this kind of puzzle (REINFORCE keeps both solutions too).
 #
+# **Check yourself.** Why is $p_{\text{ref}}$ not replaced by the new policy after each round?
+#
+# <details class="choice"><summary>Because then the target would move: every round would tilt the last policy once more, away from $p^*$.</summary>
+#
+# **Right.** After k rounds the target would be $p_{\text{ref}}\,e^{k r/\alpha}$, up to normalisation: with time, only the highest
+# reward counts.
+#
+# </details>
+#
+# <details class="choice"><summary>It would cost too much memory.</summary>
+#
+# **No.** A copy of the weights is kept in both cases.
+#
+# </details>
+#
+# <details class="choice"><summary>Because the importance weights would be wrong.</summary>
+#
+# **No.** They would be right for the new target. It is the target that would change.
+#
+# </details>
+#
 # ## 10. The same as a library: `train`
 #
 # `dmpo_ref.train` is the same algorithm with what a real run needs: configs and files, many prompts of different lengths, adapters,
@@ -437,7 +499,7 @@ print("files:", ", ".join(sorted(path.name for path in output.iterdir())))
 # %% [markdown]
 # Matching one target is one half. The other half: does the method *learn* on many puzzles, and does that carry over to new ones?
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output"] alt="Six panels of make demo. Act (a): solve rate rising with rollouts and by number of blanks, two boards before and after. Act (b): effective sample size, exact KL falling, probabilities of both solutions before and after beside p*."
 figures = Path(__import__("toy").__file__).parent.parent / "book" / "figures"
 Image(filename=figures / "demo.png") if (figures / "demo.png").is_file() else print(
     "run `make demo`: this figure comes with the repository"

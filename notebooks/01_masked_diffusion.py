@@ -26,7 +26,7 @@
 #
 # **You need** softmax, expectation, and Jensen's inequality. **It takes** 45 minutes to read and half a minute to run.
 
-# %%
+# %% tags=["hide-input"]
 try:
     from toy.notebook import start
 except ImportError:
@@ -36,7 +36,7 @@ except ImportError:
     ) from None
 start()
 
-# %%
+# %% tags=["hide-input"]
 import itertools
 import math
 from collections import Counter
@@ -194,14 +194,14 @@ print(
     task.grade(hard, "".join(pieces)).correct,
 )
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output"] alt="Animation: a 4x4 Sudoku whose five blanks are filled one at a time, in random order."
 Image(data=animate_trace(pieces, step, board=True, frames_per_second=2), format="gif")
 
 # %% [markdown]
 # The same as strips of text, as for a language model: four answers to the first puzzle, each in its own order. The log-probability of its
 # path (section 3) is to the left of each strip.
 
-# %% tags=["nbval-ignore-output", "slide"]
+# %% tags=["nbval-ignore-output", "slide", "hide-input"] alt="Four strips of 16 cells, one for each answer. Clues are grey; the five filled cells have the colour of their step, a different order in each strip; beside each, its log-probability."
 strips = [trace(tokenizer, rollout, sample=n) for n in range(4)]
 pieces = [
     f" {piece} " if i < 15 else f" {piece}\n"
@@ -219,6 +219,27 @@ axes.set_yticks(
 plt.show()
 
 # %% [markdown]
+# **Check yourself.** Two blanks of a row, each 1 or 3 with probability 1/2, never equal. Both are drawn in the same forward pass. How
+# often do they contradict each other?
+#
+# <details class="choice"><summary>In a quarter of all cases.</summary>
+#
+# **No.** Each of the *two* equal pairs, 1 1 and 3 3, has probability 1/4.
+#
+# </details>
+#
+# <details class="choice"><summary>In half of all cases.</summary>
+#
+# **Right.** Drawn independently, they are equal with probability 1/2. One at a time, the second one sees the first.
+#
+# </details>
+#
+# <details class="choice"><summary>Never: the network knows that they differ.</summary>
+#
+# **No.** It knows only the distribution of each blank by itself, and both are drawn from these.
+#
+# </details>
+#
 # ## 3. The probability of a path
 #
 # The probability of an answer *together with its order* is a product, as for an autoregressive model that generates in the order σ:
@@ -457,7 +478,7 @@ print(
     f"{gap.max():.1f} nats"
 )
 
-# %% tags=["nbval-ignore-output", "slide"]
+# %% tags=["nbval-ignore-output", "slide", "hide-input"] alt="Left: histogram of log p(o; sigma) over 120 orders, with the ELBO slightly below log p(o). Centre: exact probabilities of seven answers and their frequencies in 4096 samples, which agree. Right: ELBO against log p(o) of all answers, all on or below the diagonal."
 figure, (left, centre, right_axes) = plt.subplots(
     1, 3, figsize=(11, 3.2), layout="constrained"
 )
@@ -511,6 +532,26 @@ plt.show()
 # of these have gaps of 0.7 to 3 nats: in most orders the visible digits soon make the rest of the mixture nearly impossible; in a few
 # orders, where the conflicting blanks are filled early, they do not. So the gap differs from answer to answer. Remember this when two ELBOs
 # are subtracted (as in [03](03_weights.ipynb) and [05](05_two_losses.ipynb)).
+#
+# **Check yourself.** The gap between $\log p(o)$ and the ELBO is 0. What does that say?
+#
+# <details class="choice"><summary>All orders are equally likely.</summary>
+#
+# **No.** They always are: the order is drawn uniformly.
+#
+# </details>
+#
+# <details class="choice"><summary>Every order gives the answer the same probability.</summary>
+#
+# **Right.** Jensen's inequality is an equality only for a constant: then $p(o;\sigma)$ does not depend on σ.
+#
+# </details>
+#
+# <details class="choice"><summary>The policy is right.</summary>
+#
+# **No.** A policy may agree along all orders on a wrong answer.
+#
+# </details>
 #
 # ## 7. Why m is uniform on 1…L, with weight L/m
 #
@@ -608,7 +649,7 @@ for name, (s, derivative) in SCHEDULES.items():
         *(f"{m * multiplier[m]:.4f}" for m in (1, 2, 8, 16)),
     )
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "hide-input"] alt="Left: how often m of 16 tokens are hidden: evenly for the linear schedule, mostly few for square and cosine. Right: the weight s'/s of the three schedules, falling with the share hidden."
 figure, (left, right_axes) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
 for (name, (s, derivative)), color in zip(
     SCHEDULES.items(), (BLUE, ORANGE, GREEN), strict=True
@@ -652,7 +693,7 @@ drawn = {
 for scheme, masks in drawn.items():
     print(f"{scheme:11s} hidden tokens {masks.hidden[0, 0].sum(dim=-1).tolist()}")
 
-# %% tags=["nbval-ignore-output", "slide"]
+# %% tags=["nbval-ignore-output", "slide", "hide-input"] alt="Eight masks of 16 positions for each of four schemes, dark where hidden, with their weights. Exact draws any sizes, stratified one of each size class, antithetic and paper draw complementary pairs."
 figure, axes = plt.subplots(1, 4, figsize=(11, 2.9), layout="constrained")
 for panel, (scheme, masks) in zip(axes, drawn.items(), strict=True):
     panel.imshow(masks.hidden[0, 0], cmap="Blues", vmin=0, vmax=1.3, aspect="auto")
@@ -699,6 +740,26 @@ for scheme in drawn:
 # 0.87 and 0.71 of the right one for m = 1 to 5. With the 16 tokens of the figure the sizes 1, 2, 14, 15 and 16 get 0.61 to 0.92 of it, the
 # others up to 1.05. In longer responses the ends get half, and the middle is too heavy. [05 · Two losses](05_two_losses.ipynb)
 # computes the factor of every size and the variance of every scheme, and shows where the bias does harm.
+#
+# **Check yourself.** A mask hides m = 2 of L = 16 tokens. In the scheme `exact` its cross-entropy is multiplied by …
+#
+# <details class="choice"><summary>16/2</summary>
+#
+# **Right.** L/m, so that the sum over the hidden tokens is scaled to all L of them.
+#
+# </details>
+#
+# <details class="choice"><summary>1</summary>
+#
+# **No.** Then masks with few hidden tokens would count too little, and the mean would not be the NELBO.
+#
+# </details>
+#
+# <details class="choice"><summary>2/16</summary>
+#
+# **No.** The other way round: few hidden tokens must stand for all 16.
+#
+# </details>
 #
 # ## To remember
 #

@@ -28,7 +28,7 @@
 # **You need** KL divergence and gradient descent. No diffusion model appears in this notebook. **It takes** 40 minutes to read and about
 # half a minute to run.
 
-# %%
+# %% tags=["hide-input"]
 try:
     from toy.notebook import start
 except ImportError:
@@ -38,7 +38,7 @@ except ImportError:
     ) from None
 start()
 
-# %%
+# %% tags=["hide-input"]
 import math
 from dataclasses import replace
 
@@ -113,6 +113,27 @@ print(f"log 2 = {math.log(2):.3f}")
 # Reverse KL is never more than $\log 2$. In general, if a policy is proportional to $p^*$ on modes of total share $s$ and zero elsewhere,
 # its reverse KL is exactly $-\log s$: dropping four of five equal modes costs $\log 5 = 1.6$ nats. If covering all modes costs more,
 # because of the probability between the modes, then dropping has the lower reverse KL.
+#
+# **Check yourself.** A policy equals p\* on modes with 80 % of its probability and gives the other modes nothing. Which divergence is
+# finite?
+#
+# <details class="choice"><summary>Forward KL(p\*‖p_θ).</summary>
+#
+# **No.** Where p_θ is 0 and p\* is not, its term is infinite.
+#
+# </details>
+#
+# <details class="choice"><summary>Reverse KL(p_θ‖p\*); it is −log 0.8.</summary>
+#
+# **Right.** The policy is p\* divided by 0.8 where it is not 0, so the log of the ratio is −log 0.8 everywhere: 0.22 nats.
+#
+# </details>
+#
+# <details class="choice"><summary>Neither.</summary>
+#
+# **No.** Where p_θ is 0, the reverse KL has no term at all.
+#
+# </details>
 #
 # ## 3. Which of the two is reinforcement learning?
 #
@@ -284,7 +305,7 @@ for name, log_prob in {
         f"{kl_divergence(log_prob, world.log_target):12.2f}"
     )
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output"] alt="Animation in two panels: three Gaussians move over five modes. With forward KL they spread over all modes, with reverse KL some modes stay empty."
 places = "modes: 1 lower left, 2 upper left, 3 centre, 4 upper right, 5 lower right"
 captions = [f"step {10 * frame}   ({places})" for frame in range(len(forward))]
 films = {"forward KL(p*‖p$_θ$)": forward, "reverse KL(p$_θ$‖p*)": reverse}
@@ -296,6 +317,26 @@ Image(data=film_planes(world, films, captions), format="gif")
 # Reverse KL puts one Gaussian on each of three modes, fits these three well, and drops two. Its value is the one derived above: the three
 # modes have 0.616 of $p^*$, the policy gives each of them $1/0.616=1.62$ times its target share, and $-\log 0.616 = 0.48$ nats. DMPO, from
 # samples, does the same as forward KL. Each fit is best in its own divergence: compare the last two columns.
+#
+# **Check yourself.** One Gaussian is fitted by forward KL to five modes. What does the fit have in common with p\*?
+#
+# <details class="choice"><summary>The highest mode.</summary>
+#
+# **No.** That is what reverse KL often finds.
+#
+# </details>
+#
+# <details class="choice"><summary>Nothing: it depends on the start.</summary>
+#
+# **No.** In forward KL one Gaussian has a single best fit, and every start leads there.
+#
+# </details>
+#
+# <details class="choice"><summary>The mean and the standard deviations.</summary>
+#
+# **Right.** The gradient of $E_{p^*}[\log p_\theta]$ is 0 exactly where these moments agree.
+#
+# </details>
 #
 # ## 5. How often?
 #
@@ -328,7 +369,7 @@ print("modes dropped, of 5, by each of six starts")
 for (name, K), ratio in found.items():
     print(f"{name} K={K}: ", *(ratio < 0.1).sum(dim=1).tolist())
 
-# %% tags=["nbval-ignore-output", "slide"]
+# %% tags=["nbval-ignore-output", "slide", "hide-input"] alt="Left and centre: share of each mode over its share under p*, for six starts; forward KL about 1 everywhere, reverse KL with empty modes. Right: modes dropped against the number of Gaussians; forward 0 at every size, reverse 2 with one or three, almost 0 with eight."
 figure, panels = plt.subplots(
     1, 3, figsize=(10, 3.1), layout="constrained", width_ratios=(1, 1, 1.1)
 )
@@ -468,7 +509,7 @@ for name in list(paths)[1:]:
         f"reverse KL, nats: {name}\n                    ", *(f"{c:6.2f}" for c in cost)
     )
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "hide-input"] alt="Left: the share of the far mode stays 1/2 for forward KL and falls to 0 for reverse KL once the modes are farther than 1.5 from 0. Right: reverse KL from a mode levels off at log 2, from a broad start it goes on rising."
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained")
 styles = zip(paths.items(), (BLUE, ORANGE, GREEN), ("o-", "s--", "^:"), strict=True)
 for (name, path), colour, style in styles:
@@ -578,6 +619,26 @@ for epsilon in (1e-1, 1e-3, 1e-6):
 # mode.
 #
 # For fine-tuning this means: DMPO can keep the modes that the policy still samples, but cannot recover the others.
+# **Check yourself.** A mode has probability $10^{-6}$ under the policy. DMPO draws groups of 16. What brings the mode back?
+#
+# <details class="choice"><summary>A smaller α.</summary>
+#
+# **No.** It enlarges the weight of the mode's rollouts, of which there are none.
+#
+# </details>
+#
+# <details class="choice"><summary>Nothing but rollouts from somewhere else, for example from $p_{\text{ref}}$.</summary>
+#
+# **Right.** The samples must contain the mode. `train.reference_share` draws a part of each group from $p_{\text{ref}}$.
+#
+# </details>
+#
+# <details class="choice"><summary>The forward direction: its gradient there is large.</summary>
+#
+# **No.** The *exact* gradient is. DMPO has samples, and an answer that is not drawn has no weight.
+#
+# </details>
+#
 # ## 8. The target itself can be narrow
 #
 # No choice of divergence can change the target: p\* itself may be narrow. Three of the five bumps have the same height, 2, the others 1.5
@@ -631,7 +692,7 @@ for distance in (1.2, 2.0):
         f"forward {shares[1]:.2f}, reverse {shares[2]:.2f}"
     )
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output"] alt="Curves on a line: a grey target with two modes, the reference, a wide Gaussian fitted by forward KL across both modes, and a narrow one fitted by reverse KL to the left mode."
 _ = show(distance=2.0)
 
 # %% tags=["nbval-ignore-output"]

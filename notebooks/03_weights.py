@@ -26,7 +26,7 @@
 # **You need** importance sampling as an idea, and the likelihoods of a masked diffusion model (ELBO, log-probability along an order).
 # **It takes** an hour to read and under a minute to run.
 
-# %%
+# %% tags=["hide-input"]
 try:
     from toy.notebook import start
 except ImportError:
@@ -36,7 +36,7 @@ except ImportError:
     ) from None
 start()
 
-# %%
+# %% tags=["hide-input"]
 import itertools
 import math
 from dataclasses import replace
@@ -139,6 +139,26 @@ for name, ell, target in (
 # %% [markdown]
 # The rare third answer gets a little less than a third: some groups do not hold it, and normalising over N rollouts has a bias of order
 # 1/N (section 6). An answer that is never drawn gets nothing, flattened or not.
+#
+# **Check yourself.** The reward of every answer is increased by 5. What happens to p\*?
+#
+# <details class="choice"><summary>It becomes greedier.</summary>
+#
+# **No.** That would be multiplying the reward, or a smaller α. A constant does not change odds.
+#
+# </details>
+#
+# <details class="choice"><summary>It comes nearer to $p_{\text{ref}}$.</summary>
+#
+# **No.** That is what a larger α does: it flattens the factor.
+#
+# </details>
+#
+# <details class="choice"><summary>Nothing.</summary>
+#
+# **Right.** Every answer gets the same factor $e^{5/\alpha}$, and normalising removes it.
+#
+# </details>
 #
 # ## 2. Importance weights
 #
@@ -253,7 +273,7 @@ def draw_weights(alpha: float, num_rollouts: int) -> None:
     )
 
 
-# %% tags=["nbval-ignore-output", "slide"]
+# %% tags=["nbval-ignore-output", "slide"] alt="Left: four peaks of p* in grey, p_ref as a dotted line, weights of 64 rollouts as sticks at the peaks. Right: the same weights times N, sorted; few are large. The effective sample size is 0.43."
 draw_weights(alpha=1.0, num_rollouts=64)
 plt.show()
 
@@ -302,6 +322,26 @@ for alpha in (0.1, 0.3, 1.0, 3.0, 10.0):
 # The ESS of a *small* group is too high: with N = 4 it cannot fall below 0.25, and four rollouts that all missed the target have equal
 # weights. At α = 0.1 the ESS of four rollouts is six times that of the two distributions. An ESS near $1/N$ is a warning; an ESS well
 # above it at small N proves nothing.
+#
+# **Check yourself.** The ESS is 1. Can the policy still be far from p\*?
+#
+# <details class="choice"><summary>Only if N is small.</summary>
+#
+# **No.** No N helps if the policy never draws the other answers.
+#
+# </details>
+#
+# <details class="choice"><summary>No: equal weights mean $p_{\text{old}}=p^*$.</summary>
+#
+# **No.** Only on the answers that were drawn. A policy that gives one answer always has an ESS of 1, be it right or wrong.
+#
+# </details>
+#
+# <details class="choice"><summary>Yes: the ESS sees only answers that were drawn.</summary>
+#
+# **Right.** A policy that has collapsed on one solution has ESS 1 and is nats away from p\*.
+#
+# </details>
 #
 # ## 5. The coefficient c: tempering until the weights are even enough
 #
@@ -487,7 +527,7 @@ for N in (4, 16, 64):
         *(f"{abs(kl):.4f}" for kl in history[N][:6]),
     )
 
-# %% tags=["nbval-ignore-output", "slide"]
+# %% tags=["nbval-ignore-output", "slide", "hide-input"] alt="Left: expected weights of four answers against N; the weight of answer 4, the rarest, is far below its dashed target at small N. Right: KL(p*||p_t) over rounds for N = 4, 16 and 64; all fall, the small group slowest."
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
 sizes = [2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64]
 curves = torch.stack([self_normalised(log_ref, log_weight, N)[0] for N in sizes])
@@ -525,6 +565,26 @@ plt.show()
 # The bias of self-normalising makes each round a shorter step. It does not change the fixed point. The real cost of a small N is noise
 # (the standard deviations above), and an answer that is never drawn gets no weight. That is why the results tables count *rollouts per
 # gradient step*, not N alone.
+#
+# **Check yourself.** Why do self-normalised weights of N = 4 rollouts give a rare, good answer too little weight on average?
+#
+# <details class="choice"><summary>It is drawn too seldom.</summary>
+#
+# **No.** It is drawn as often as $p_{\text{old}}$ says. The ratio would make up for it, if it were not normalised.
+#
+# </details>
+#
+# <details class="choice"><summary>α is too large.</summary>
+#
+# **No.** The bias is there for every α.
+#
+# </details>
+#
+# <details class="choice"><summary>When it is drawn, its large ratio is divided by a sum that contains it.</summary>
+#
+# **Right.** A weight is at most 1, however large the ratio. With larger N the sum varies less, and the bias falls like 1/N.
+#
+# </details>
 #
 # ## 7. On-policy, off-policy, stale
 #
@@ -936,7 +996,7 @@ for name, weight in weights_64.items():
     )
 print(f"{'p*':18s}", *(f"{log_target[s].exp():12.3f}" + " " * 8 for s in right))
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "hide-input"] alt="Estimated against true log-ratios in three panels. Along the path the points follow the diagonal, with ELBOs of 4 masks they scatter more, and without an estimate all are 0."
 figure, panels = plt.subplots(
     1, 3, figsize=(10, 3.3), layout="constrained", sharex=True, sharey=True
 )

@@ -26,7 +26,7 @@
 #
 # **You need** the weights of [03 · From rewards to weights](03_weights.ipynb). **It takes** 45 minutes to read and half a minute to run.
 
-# %%
+# %% tags=["hide-input"]
 try:
     from toy.notebook import start
 except ImportError:
@@ -36,7 +36,7 @@ except ImportError:
     ) from None
 start()
 
-# %%
+# %% tags=["hide-input"]
 import functools
 import itertools
 import math
@@ -168,7 +168,7 @@ for baseline, steps in itertools.product(("none", "uniform", "model"), (4, 40, 4
         f"{p[4] / p[3]:6.3f}",
     )
 
-# %% tags=["nbval-ignore-output", "slide"]
+# %% tags=["nbval-ignore-output", "slide", "hide-input"] alt="Bars of five answers before, after 4 and after 400 steps, for three baselines. With none, D and E, which were not drawn, go to 0; with uniform all probability ends on C; with model D and E keep theirs."
 figure, panels = plt.subplots(
     1, 3, figsize=(10, 3.2), layout="constrained", sharey=True
 )
@@ -217,6 +217,26 @@ print("p_theta/p_old over its sum:", (ratio / ratio.sum()).numpy().round(4))
 print("w over its sum:            ", (weight / weight.sum()).numpy().round(4))
 
 # %% [markdown]
+# **Check yourself.** No baseline, one group, many gradient steps. The best answer was not drawn. Its probability …
+#
+# <details class="choice"><summary>stays, because its logit gets no gradient.</summary>
+#
+# **No.** It does get one: the softmax takes from every answer what it gives to those that were drawn.
+#
+# </details>
+#
+# <details class="choice"><summary>rises, because bad answers are pushed down.</summary>
+#
+# **No.** Without a baseline nothing is pushed down for its reward.
+#
+# </details>
+#
+# <details class="choice"><summary>goes to 0.</summary>
+#
+# **Right.** All weights are positive and go to answers that were drawn; what was not drawn pays for it.
+#
+# </details>
+#
 # ## 3. In expectation, exactly
 #
 # A baseline that changes the *expected* gradient changes the target. With five answers we can enumerate all groups: there are $5^N$ ordered
@@ -418,7 +438,7 @@ for rate, N in itertools.product((1.0, 2.0), (4, 8, 16)):
         ),
     )
 
-# %% tags=["nbval-ignore-output", "slide"]
+# %% tags=["nbval-ignore-output", "slide", "hide-input"] alt="KL(p*||p_theta) over 100 rounds, median and range, in three panels. From p*, uniform and model fall to 0 in 20 rounds; none stays high with N = 4, and at 0.05 with N = 16; negative is high everywhere; at rate 2 only model falls."
 figure, panels = plt.subplots(
     1, 3, figsize=(10, 3.3), layout="constrained", sharey=True
 )
@@ -445,6 +465,27 @@ plt.show()
 # There are three results. `none` stays at a distance from $p^*$ that is set by its noise, or drifts to one answer. The noise of `uniform`
 # and `model` vanishes as they approach the target, so they converge to it. But at rate 2 the missing stop of `uniform` does harm: four
 # large steps on four rollouts remove answers that `model`, whose steps become smaller, keeps.
+#
+# **Check yourself.** A policy *is* p\*. Which baseline lets single groups move it all the same?
+#
+# <details class="choice"><summary>`model`</summary>
+#
+# **No.** In the first step it is 1/N too, so its real weights are 0.
+#
+# </details>
+#
+# <details class="choice"><summary>`uniform`</summary>
+#
+# **No.** The weights at p\* are all 1/N, and 1/N − 1/N = 0.
+#
+# </details>
+#
+# <details class="choice"><summary>`none`</summary>
+#
+# **Right.** At p\* every weight is 1/N: each group pulls towards the answers in it. On average that is 0, but the steps are a random
+# walk, and small groups lose answers.
+#
+# </details>
 #
 # ## 5. What `negative` optimises
 #
@@ -563,7 +604,7 @@ print(
     f"{(line.log_target.exp() @ line.reward).item():.3f}"
 )
 
-# %% tags=["nbval-ignore-output", "slide"]
+# %% tags=["nbval-ignore-output", "slide"] alt="KL after the last round for N = 4, 8 and 16, mean and range of six seeds. none falls from above the start to 0.2, uniform and model from 0.15 to 0.03, negative stays at 0.4."
 figure, ax = plt.subplots(figsize=(7.5, 4.8), layout="constrained")
 plot_baselines(ax, rows, kl_divergence(line.log_target, line.log_ref), list(HUES))
 plt.show()
@@ -633,6 +674,26 @@ print(table(baseline_study(line, num_rollouts=(4,), rounds=240)))
 # What `uniform` has gained is nearness to $p^*$, which nobody can measure at 8B. So the two experiments do not confirm each other: ours has
 # a tabular policy, exact likelihoods and the ends of runs, theirs a language model and mask estimates; and which curve is above depends on
 # when one looks.
+#
+# **Check yourself.** In a table, `negative` has the highest reward. Does that make it the best baseline for matching p\*?
+#
+# <details class="choice"><summary>Yes: the reward is what we optimise.</summary>
+#
+# **No.** DMPO aims at a distribution. More reward than p\* has means that p\* has been passed.
+#
+# </details>
+#
+# <details class="choice"><summary>Only with small N.</summary>
+#
+# **No.** With larger N it passes p\* all the same.
+#
+# </details>
+#
+# <details class="choice"><summary>No: only policies whose answers all have one reward stand still under it.</summary>
+#
+# **Right.** It goes on to the best answer, past p\*, like reward maximisation without a KL term.
+#
+# </details>
 #
 # ## 7. Where it does not show
 #
@@ -774,7 +835,7 @@ for strength in (0.5, 0.9, 1.0):
         ),
     )
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output"] alt="Bars with error bars: the mean change of five logits in the first step at N = 4 for each baseline. The means of none, uniform and model agree; negative differs."
 _ = show()
 
 # %% tags=["nbval-ignore-output"]

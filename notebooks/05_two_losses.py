@@ -26,7 +26,7 @@
 #
 # **You need** [03 · From rewards to weights](03_weights.ipynb). **It takes** an hour to read and half a minute to run.
 
-# %%
+# %% tags=["hide-input"]
 try:
     from toy.notebook import start
 except ImportError:
@@ -36,7 +36,7 @@ except ImportError:
     ) from None
 start()
 
-# %%
+# %% tags=["hide-input"]
 import copy
 import itertools
 import math
@@ -305,6 +305,26 @@ print(
 # the exact p\* as its minimum. WDCE does, because it is *linear* in the estimates: the noise of the masks has mean 0 in the loss, whatever
 # their number. Section 7 comes back to this.
 #
+# **Check yourself.** Why may WDCE use ELBOs of a few random masks and still have p\* as its minimum?
+#
+# <details class="choice"><summary>It is linear in the estimates, so their noise has mean 0 in the loss.</summary>
+#
+# **Right.** And at the optimum the bound is tight, since all conditionals belong to one distribution.
+#
+# </details>
+#
+# <details class="choice"><summary>Because four masks are enough.</summary>
+#
+# **No.** The expected loss is the same for every number of masks; only its noise differs.
+#
+# </details>
+#
+# <details class="choice"><summary>Because ELBOs are exact.</summary>
+#
+# **No.** An ELBO is a lower bound; away from the optimum there is a gap.
+#
+# </details>
+#
 # ## 3. WDDO: tell p\* from p_old
 #
 # Another way to p\*: train a classifier that says whether an answer came from $p^*$ or from $p_{\mathrm{old}}$, half each. The best
@@ -361,7 +381,7 @@ print(
     [f"{x:.3f}" for x in (4 * weight)[0].tolist()],
 )
 
-# %% tags=["nbval-ignore-output", "slide"]
+# %% tags=["nbval-ignore-output", "slide", "hide-input"] alt="Left: the loss of WDDO against Delta for three weights, each with its minimum at log Nw. Right: minus its gradient, falling through 0 there; dashed constants for WDCE."
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
 x = torch.linspace(-5, 4, 200, dtype=torch.float64)
 for nw, color in zip((0.1, 1.0, 3.0), (BLUE, ORANGE, GREEN), strict=True):
@@ -485,6 +505,26 @@ print(
 )
 
 # %% [markdown]
+# **Check yourself.** At Δ = 0, minus the gradient of WDDO in $\log p_\theta(o_n)$ is …
+#
+# <details class="choice"><summary>$w_n$</summary>
+#
+# **No.** That would be WDCE without a baseline.
+#
+# </details>
+#
+# <details class="choice"><summary>$\tfrac12(w_n-\tfrac1N)$</summary>
+#
+# **Right.** Half of WDCE with the uniform baseline; σ(0) = 1/2. Later it goes to 0 as Δ reaches $\log N w_n$.
+#
+# </details>
+#
+# <details class="choice"><summary>0</summary>
+#
+# **No.** Only for a rollout with $w_n=1/N$.
+#
+# </details>
+#
 # ## 4. Masks: where the noise is
 #
 # Both losses estimate $\log p_\theta$ from random masks. How noisy is that? Take the tiny Sudoku policy, a test puzzle with L = 6 blanks,
@@ -794,7 +834,7 @@ print(
     "easier side costs less than 0.01 nats"
 )
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "hide-input"] alt="Left: the estimates of every mask by number of hidden tokens, scattered about the exact NELBO. Centre: the harder against the easier side of 31 complementary pairs; most easier sides are near 0. Right: mean and standard deviation of five schemes; naive pairs and paper have means below the exact line."
 figure, (left, centre, right) = plt.subplots(
     1, 3, figsize=(11, 3.2), layout="constrained"
 )
@@ -902,6 +942,26 @@ print(f"{'p*':18s}", [f"{p:.3f}" for p in log_target.exp().tolist()])
 # It does: that probabilities sum to 1 does not correct the mean. The best answer gets 0.86 instead of 0.58; the minimum of this loss is
 # much greedier than p\*.
 #
+# **Check yourself.** In the published code the softmax weights stand inside a mean over the N rollouts. The minimum is then …
+#
+# <details class="choice"><summary>the same: a constant factor does not matter.</summary>
+#
+# **No.** The factor 1/N stands before *one* of the two terms, so it moves the balance between them.
+#
+# </details>
+#
+# <details class="choice"><summary>greedier than p\*.</summary>
+#
+# **Right.** The stationary point is $e^{\Delta_n}=w_n$ instead of $N w_n$. In the example the best answer gets 0.86 in place of 0.58.
+#
+# </details>
+#
+# <details class="choice"><summary>flatter than p\*.</summary>
+#
+# **No.** It is greedier: most ratios $p_\theta/p_{\text{old}}$ are pushed below 1, and what is left goes to the best answer.
+#
+# </details>
+#
 # ## 7. WDDO with ELBOs
 #
 # The committed results of `python -m toy.studies.acts variants` (2026-11-22): one puzzle with two solutions, N = 64, 3,200 rollouts, three
@@ -988,7 +1048,7 @@ for name, theta in fits.items():
         [f"{p:.3f}" for p in marginal(theta).exp().tolist()],
     )
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "hide-input"] alt="Left: KL(p*||p_theta) at the minimum of WDDO with ELBOs falls from 0.10 at R = 1 to the dashed line of all masks. Right: probabilities of four answers at the minimum; exact paths agree with p*, one mask is flatter."
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
 Rs = [1, 2, 4, 8, 16]
 left.plot(

@@ -25,7 +25,7 @@
 #
 # **You need** [01 · Masked diffusion](01_masked_diffusion.ipynb). **It takes** 45 minutes to read and under a minute to run.
 
-# %%
+# %% tags=["hide-input"]
 try:
     from toy.notebook import start
 except ImportError:
@@ -35,7 +35,7 @@ except ImportError:
     ) from None
 start()
 
-# %%
+# %% tags=["hide-input"]
 import itertools
 from dataclasses import replace
 from types import SimpleNamespace
@@ -343,7 +343,7 @@ for label, rollout in SHOWN.items():
         f"{read(rollout.tokens[0, 0]) in SENTENCES}"
     )
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "hide-input"] alt="A sentence of twelve words for six samplers, each word in the colour of the step that placed it last: random order takes 12 forwards, confidence with 4 steps 4, threshold 6 or 1, factor 2, WINO 3."
 figure, axes = plt.subplots(len(SHOWN), 1, figsize=(7.6, 4.5), layout="constrained")
 figure.suptitle(
     "When a word was last placed: dark first, yellow last, each strip on its own scale",
@@ -362,6 +362,26 @@ for panel, (label, rollout) in zip(axes, SHOWN.items(), strict=True):
 plt.show()
 
 # %% [markdown]
+# **Check yourself.** `threshold` takes every proposal with confidence ≥ τ. Why is a high τ safe?
+#
+# <details class="choice"><summary>The chance that not all of them are right together is at most the sum of their 1 − c.</summary>
+#
+# **Right.** A union bound; it grows with the number of tokens taken, which is what `factor` takes into account.
+#
+# </details>
+#
+# <details class="choice"><summary>Tokens with high confidence are independent of each other.</summary>
+#
+# **No.** They may depend on each other. The bound holds for any dependence.
+#
+# </details>
+#
+# <details class="choice"><summary>Because wrong tokens are taken back later.</summary>
+#
+# **No.** Of these samplers only WINO takes tokens back.
+#
+# </details>
+#
 # ## 3. What is drawn together is drawn independently
 #
 # Now we use temperature 1: words are drawn from their distribution. The probability that *one* forward pass for all words gives one of the
@@ -538,7 +558,7 @@ for name, rollout in WHEN.items():
         f"{task.grade(shown, text).correct}"
     )
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "hide-input"] alt="Five boards with each cell in the colour of the step that placed it: random order needs 16 forwards, confidence 8, threshold 4, factor 3, WINO 2. The clues, framed, come early with the confident samplers."
 figure, axes = plt.subplots(1, 5, figsize=(11, 2.8), layout="constrained")
 figure.suptitle(
     "When a cell was placed: dark first, yellow last, each board on its own scale; "
@@ -607,7 +627,7 @@ for temperature, items, num in ((1.0, puzzles, 3), (0.0, more_puzzles, 1)):
             "  ".join(f"{forwards:4.1f}: {rate:.2f}" for rate, forwards in points),
         )
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "hide-input"] alt="Share of right answers against forwards in three panels. On the sentences the parallel samplers reach 1 with 4 to 6 forwards; on Sudoku they reach with 5 forwards what one token a step needs 16 for."
 figure, axes = plt.subplots(1, 3, figsize=(11, 3.3), layout="constrained")
 LOOK = {
     "random": ("0.5", "o"),
@@ -651,6 +671,26 @@ plt.show()
 # The policy itself limits the share solved: it has learned to write digits in increasing order, and no sampler can change that. Training
 # can: see [07](07_dmpo_on_sudoku.ipynb).
 #
+# **Check yourself.** Which sampler's rollouts are samples of $p_\theta$, with a known probability of their path?
+#
+# <details class="choice"><summary>`random_order`</summary>
+#
+# **Right.** One token a step, at a position chosen without looking at the model.
+#
+# </details>
+#
+# <details class="choice"><summary>`threshold` with τ = 0.99</summary>
+#
+# **No.** However careful it is, it chooses by confidence, and it draws several tokens at a time.
+#
+# </details>
+#
+# <details class="choice"><summary>`confidence` with one token a step, temperature 1</summary>
+#
+# **No.** It keeps a drawn token because it is probable, so probable ones are preferred twice.
+#
+# </details>
+#
 # ## 5. Caches
 #
 # When a response is generated block by block, most of the input hardly changes from step to step. The caches of Fast-dLLM keep the keys and
@@ -683,7 +723,7 @@ for cache in ("none", "prefix", "dual"):
     assert FED[cache].sum().item() == rollout.fed_tokens
     print(f"{cache:7s} {rollout.forwards} forwards, {rollout.fed_tokens} tokens fed")
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "hide-input"] alt="Which positions are fed in each of 16 forward passes: all of them without a cache, the current block and what follows with prefix, the current block alone with dual, but for the first pass of each block."
 figure, axes = plt.subplots(1, 3, figsize=(11, 2.8), layout="constrained")
 for panel, (cache, fed) in zip(axes, FED.items(), strict=True):
     panel.imshow(fed, cmap="Blues", vmin=0, vmax=1.4, aspect="auto")
@@ -744,7 +784,7 @@ for cache, expected in by_hand.items():
 # %% [markdown]
 # What does it answer, and in which order? Dark tokens were placed first.
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output"] alt="An answer of the text model, each token in the colour of the forward that placed it: eight forwards for 32 tokens."
 first = encode(text.tokenizer, text.task, chat_puzzles[:1], 32)
 options = replace(chat.evaluation.sampler, name="threshold")
 rollout = sample(
@@ -781,7 +821,7 @@ print(
     )
 )
 
-# %% tags=["nbval-ignore-output", "slide"]
+# %% tags=["nbval-ignore-output", "slide", "hide-input"] alt="Share of right answers against forwards on Sudoku in chat. One token a step: 0.6 with 32 forwards, 0.49 with 8. Threshold and factor: 0.6 with 5 to 7, WINO 0.6 with 10."
 figure, panel = plt.subplots(figsize=(6.5, 3.8), layout="constrained")
 draw_samplers(panel, stored)
 panel.set(
@@ -801,6 +841,26 @@ plt.show()
 # The standard error of a share is 4 points, so only the larger of these differences mean anything.
 #
 # %% [markdown]
+# **Check yourself.** What does the `dual` cache feed between the full passes?
+#
+# <details class="choice"><summary>The current block alone.</summary>
+#
+# **Right.** Keys and values of everything else are those of the last full pass.
+#
+# </details>
+#
+# <details class="choice"><summary>The masked tokens alone.</summary>
+#
+# **No.** The whole block is fed, filled positions too.
+#
+# </details>
+#
+# <details class="choice"><summary>Everything after the prompt.</summary>
+#
+# **No.** `prefix` comes near that: the block and what follows it.
+#
+# </details>
+#
 # ## 7. Guidance
 #
 # Classifier-free guidance runs the model twice, with the prompt (logits $c$) and with the prompt masked ($u$), and enlarges the difference:

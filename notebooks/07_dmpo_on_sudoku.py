@@ -14,7 +14,7 @@
 # **You need** notebooks [00](00_quickstart.ipynb) and [03](03_weights.ipynb). **It takes** forty minutes to read and
 # half a minute to run.
 
-# %%
+# %% tags=["hide-input"]
 try:
     from toy.notebook import start
 except ImportError:
@@ -24,7 +24,7 @@ except ImportError:
     ) from None
 start()
 
-# %%
+# %% tags=["hide-input"]
 import copy
 import json
 import statistics
@@ -83,7 +83,7 @@ print("greedily no more often than at temperature 1:", greedy_before <= before.a
 # policy, a reference, a rollout and a section of the config, and nothing else. The reference is a frozen copy of the policy;
 # `weight.log_ratio=path` compares the two along the order of each rollout. (In float64, so that the numbers are the same on every machine.)
 
-# %%
+# %% tags=["hide-input"]
 from dmpo_ref import (
     effective_sample_size,
     log_weights,
@@ -258,6 +258,26 @@ print(
 print("second round above 0.01:", second.log_ratio.abs().max().item() > 0.01)
 
 # %% [markdown]
+# **Check yourself.** In the first gradient step of a round, the baseline `model` is …
+#
+# <details class="choice"><summary>equal to `none`.</summary>
+#
+# **No.** It subtracts 1/N from each weight; `none` subtracts nothing.
+#
+# </details>
+#
+# <details class="choice"><summary>equal to `uniform`.</summary>
+#
+# **Right.** There $p_\theta=p_{\text{old}}$, so the softmax of the log-ratios is 1/N.
+#
+# </details>
+#
+# <details class="choice"><summary>not defined.</summary>
+#
+# **No.** It is the softmax of N zeros, 1/N each.
+#
+# </details>
+#
 # ## 3. A short run, live
 #
 # The loop of `train` is the cells above, over and over, with a learning-rate schedule, files and checkpoints
@@ -293,7 +313,7 @@ print(
     greedy.accuracy > 0.6,
 )
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output"] alt="Two puzzles, before and after: the greedy answers of the reference with cells that break a rule shaded, and the right answers after twelve rounds."
 print(
     f"reward of the rollouts {rewards_live[0]:.2f} -> {rewards_live[-1]:.2f}, ", end=""
 )
@@ -339,7 +359,7 @@ long = curves["120 rounds"]
 for point in long["measured"]:
     print(f"after {point['round']:>3} rounds: solve rate {point['solve_rate']:.3f}")
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "hide-input"] alt="Left: reward and solve rate rise from 0.25 to above 0.9 in 120 rounds. Centre: the effective sample size rises from 0.65 to 0.9. Right: solve rate by number of blanks after 0, 10 and 120 rounds; puzzles with more blanks are harder."
 figure, (left, middle, right) = plt.subplots(
     1, 3, figsize=(12.5, 3), layout="constrained"
 )
@@ -430,6 +450,27 @@ for name in sorted({run["name"] for run in runs}):
     )
 
 # %% [markdown]
+# **Check yourself.** During training the ESS rises. What does that show by itself?
+#
+# <details class="choice"><summary>That the policy comes closer to p\*.</summary>
+#
+# **No.** A policy that collapses on one answer has a rising ESS too.
+#
+# </details>
+#
+# <details class="choice"><summary>That the learning rate is too high.</summary>
+#
+# **No.** The ESS says nothing about the learning rate.
+#
+# </details>
+#
+# <details class="choice"><summary>That the weights within the groups have become more even.</summary>
+#
+# **Right.** Because the rewards have become more alike, or because the log-ratio makes up for their differences, as it does at p\*. The
+# ESS cannot tell which.
+#
+# </details>
+#
 # ## 5. Using rollouts again
 #
 # For a large model, drawing rollouts is most of the cost. The weights are importance weights, so one may keep the
@@ -443,7 +484,7 @@ for row in curves.values():
         f"steps: {row['measured'][-1]['solve_rate']:.3f}"
     )
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "hide-input"] alt="Solve rate against rollouts drawn for five runs. All end near 0.92 or 0.90; those with 30 rounds rise faster."
 figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
 for i, row in enumerate(curves.values()):
     at = [
@@ -528,7 +569,7 @@ print(
     < kl_divergence(log_target, start_exact.log_prob),
 )
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "hide-input"] alt="Probabilities of the eight answers most probable under p*, by p_ref, p* and the live run. p_ref prefers wrong ones; the live run has moved most of its probability to the two solutions."
 for name, exact in (("at the start", start_exact), ("after the live run", end_exact)):
     solved = sum(map(exact.probability_of, solutions(puzzle.puzzle)))
     print(
@@ -567,6 +608,26 @@ plt.show()
 # %% [markdown]
 # It comes nearer, but nothing in its training asks for the probabilities of p*; what it does on this puzzle it learned from others. Use
 # `log_ratio: path` or `elbo` if p* matters, and `none` if only the reward does.
+#
+# **Check yourself.** The reference is updated during the run. Is the final policy near p\* of the *first* reference?
+#
+# <details class="choice"><summary>It need not be: the target has moved with the reference.</summary>
+#
+# **Right.** That is why act (b), which measures distances from p\*, keeps the reference fixed.
+#
+# </details>
+#
+# <details class="choice"><summary>Yes, since the log-ratio corrects for it.</summary>
+#
+# **No.** It corrects for $p_{\text{old}}$, towards whatever the reference is now.
+#
+# </details>
+#
+# <details class="choice"><summary>Yes, if the reward is high.</summary>
+#
+# **No.** A high reward is no evidence of the distribution.
+#
+# </details>
 #
 # ## To remember
 #

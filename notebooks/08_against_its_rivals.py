@@ -26,7 +26,7 @@
 # **You need** [03](03_weights.ipynb) for the weights, [05](05_two_losses.ipynb) for WDCE. **It takes** three quarters of an hour to read
 # and a minute to run.
 
-# %%
+# %% tags=["hide-input"]
 try:
     from toy.notebook import start
 except ImportError:
@@ -36,7 +36,7 @@ except ImportError:
     ) from None
 start()
 
-# %%
+# %% tags=["hide-input"]
 import statistics
 import tempfile
 from dataclasses import replace
@@ -93,7 +93,7 @@ print(
 print(f"p*         {p_1:10.3f} {p_2:12.3f} {p_1 + p_2:10.3f}")
 print(f"KL(p*||p_ref) = {before['kl_target_policy']:.3f} nats")
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output"] alt="Two filled boards, the solutions of one puzzle. They differ in four of the five blanks."
 figure, boards = plt.subplots(1, 2, figsize=(4.4, 2.4), layout="constrained")
 for axes, answer, name in zip(boards, answers, "12", strict=True):
     draw_board(axes, world.item.puzzle, answer, f"solution {name}")
@@ -214,6 +214,26 @@ for name in ("wdce", "diffu_grpo", "wd1", "reinforce", "log_variance"):
 # (`reinforce` with its KL term.) WDCE needs neither: $p_{\mathrm{ref}}$ and $p_{\mathrm{old}}$ enter only the weights, which are computed
 # once, when the rollouts are drawn. wd1 needs neither, because it does not use them at all.
 #
+# **Check yourself.** Which log-probability does diffu-GRPO use for a token of an answer?
+#
+# <details class="choice"><summary>The ELBO over random masks.</summary>
+#
+# **No.** That is what WDCE and coupled-GRPO estimate.
+#
+# </details>
+#
+# <details class="choice"><summary>That of the token given everything that was filled before it.</summary>
+#
+# **No.** That is the path likelihood, with as many forward passes as tokens.
+#
+# </details>
+#
+# <details class="choice"><summary>That of the token when the whole answer is hidden.</summary>
+#
+# **Right.** One forward pass for all tokens: the product of these is what it moves, not $p_\theta(o)$.
+#
+# </details>
+#
 # ## 3. 84 runs
 #
 # `python -m toy.studies.objectives` (results of 2026-11-22, `toy/results/objectives.jsonl`). Every run draws 64 rollouts in each of 50
@@ -248,18 +268,21 @@ for name, rows in final.items():
 
 
 # %%
+LOOKS = ((4, BLUE, "o", -0.2), (16, ORANGE, "s", 0.0), (64, GREEN, "^", 0.2))
+
+
 def draw_runs() -> None:
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(9.5, 3.6), layout="constrained", sharey=True
     )
     for k, rows in enumerate(final.values()):
-        for N, color, shift in ((4, BLUE, -0.2), (16, ORANGE, 0.0), (64, GREEN, 0.2)):
+        for N, color, marker, shift in LOOKS:
             runs = [row for row in rows if row["num_rollouts"] == N]
             place, label = [k + shift] * len(runs), f"N = {N}" if k == 0 else None
             left.plot(
                 [row["after"]["kl_target_policy"] for row in runs],
                 place,
-                "o",
+                marker,
                 color=color,
                 markersize=4,
                 label=label,
@@ -267,13 +290,13 @@ def draw_runs() -> None:
             right.plot(
                 [min(row["after"]["shares"]) for row in runs],
                 place,
-                "o",
+                marker,
                 color=color,
                 markersize=4,
             )
     left.set_yticks(range(len(final)), list(final))
     left.set(
-        title="Distance from p*: one dot a run",
+        title="Distance from p*: one mark a run",
         xlabel="KL(p*‖p$_θ$), nats",
         xscale="log",
     )
@@ -287,7 +310,7 @@ def draw_runs() -> None:
     )
 
 
-# %% tags=["nbval-ignore-output", "slide"]
+# %% tags=["nbval-ignore-output", "slide"] alt="Left: KL(p*||p_theta) of every run by method, on a log scale: WDCE, REINFORCE with KL and log-variance below 0.1, the one-shot methods above 1. Right: probability of the rarer solution: near 0 for the one-shot methods, near the dashed line of p* for the others."
 draw_runs()
 plt.show()
 
@@ -455,7 +478,7 @@ print(
     all(abs(sum(column) - 1) < 1e-9 for column in columns.values()),
 )
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "hide-input"] alt="Exact probabilities after 25 rounds. DMPO has both solutions near p*; diffu-GRPO has nearly everything on solution 1; the reference prefers a wrong answer."
 figure, axes = plt.subplots(figsize=(8, 3.2), layout="constrained")
 for k, ((name, column), color) in enumerate(
     zip(columns.items(), ("0.6", PURPLE, ORANGE, BLUE), strict=True)
@@ -485,6 +508,26 @@ plt.show()
 # In the end, accuracy does not show the difference; that of diffu-GRPO is even higher. It only shows when *several* answers are sampled
 # (pass@k), or when solution 2 is needed later: a policy that gives it probability $10^{-5}$ draws it once in a hundred thousand rollouts,
 # so no reward will bring it back.
+#
+# **Check yourself.** A policy gives all its probability to one of two solutions. Which number does *not* show it?
+#
+# <details class="choice"><summary>accuracy</summary>
+#
+# **Right.** Every sample is right. It is even higher than that of p\*, which keeps some wrong answers.
+#
+# </details>
+#
+# <details class="choice"><summary>KL(p\*‖p_θ)</summary>
+#
+# **No.** It is large, or infinite: a mode of p\* has no probability.
+#
+# </details>
+#
+# <details class="choice"><summary>the entropy of its answers</summary>
+#
+# **No.** It falls to 0, where that of p\* is at least that of the two solutions.
+#
+# </details>
 #
 # ## 5. A hypothesis
 #
@@ -790,7 +833,7 @@ def draw_both_solutions(axes):
     axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.02, 1))
 
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output"] alt="Left: one-shot probability of solution 1's digit in four cells; diffu-GRPO at 1, one-shot WDCE, WDCE and p* at 0.6. Right: the probabilities of both solutions; WDCE lies on p*, diffu-GRPO in the corner of solution 1, one-shot WDCE between, above what a product can reach."
 figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 3.6), layout="constrained")
 draw_first_step(left)
 draw_both_solutions(right)
@@ -861,6 +904,26 @@ print(
 # with three positions the optimum is up to 0.05 nats from p\* and up to 0.002 from the mean of the tilted orders
 # ([test_order_target.py](../tests/test_order_target.py)). The weights of WDCE along the path lead to
 # p\* as N → ∞, whatever the orders do ([03](03_weights.ipynb), section 8).
+#
+# **Check yourself.** REINFORCE with a KL term, on exact log-probabilities along the path, kept both solutions. What follows?
+#
+# <details class="choice"><summary>Mode collapse of diffu-GRPO is not due to maximising the reward alone.</summary>
+#
+# **Right.** REINFORCE kept both without the KL term too. What differs is the estimate of the log-probability.
+#
+# </details>
+#
+# <details class="choice"><summary>Reverse KL never drops modes.</summary>
+#
+# **No.** Notebook 02 has many cases. Here the policy can represent the target, and the start covers both solutions.
+#
+# </details>
+#
+# <details class="choice"><summary>REINFORCE is better than DMPO.</summary>
+#
+# **No.** On this puzzle both end near p\*. It says nothing about estimates that are not exact.
+#
+# </details>
 #
 # ## To remember
 #

@@ -12,7 +12,7 @@
 # **You need** notebook [00](00_quickstart.ipynb). A GPU is not needed; the last cell uses one if there is one. **It takes** twenty minutes
 # to read and 30 seconds to run.
 
-# %%
+# %% tags=["hide-input"]
 try:
     from toy.notebook import start
 except ImportError:
@@ -22,7 +22,7 @@ except ImportError:
     ) from None
 start()
 
-# %%
+# %% tags=["hide-input"]
 import contextlib
 import io
 import tempfile
@@ -87,6 +87,26 @@ text = (
 print("\n".join(line for line in text.splitlines() if "published:" in line))
 
 # %% [markdown]
+# **Check yourself.** The recipe for LLaDA has `log_ratio: elbo`. Why not `path`, as on the toy?
+#
+# <details class="choice"><summary>ELBOs are more exact.</summary>
+#
+# **No.** They are a bound, estimated from a few masks; 03 measures what that costs.
+#
+# </details>
+#
+# <details class="choice"><summary>The path needs adapters.</summary>
+#
+# **No.** It needs as many forward passes as tokens, with or without adapters.
+#
+# </details>
+#
+# <details class="choice"><summary>Its sampler chooses positions by confidence, so the probability of its path is not known.</summary>
+#
+# **Right.** Only `random_order` reports it.
+#
+# </details>
+#
 # ## 2. What will it cost?
 #
 # `dmpo plan` reads only the config: it needs no weights and no GPU. How much memory do the *vocabulary logits* of one sequence take? 512
@@ -130,7 +150,7 @@ for name, each in plans.items():
 # the same and move fewer bytes. The 4-bit base saves memory. Unpacking its weights in each pass costs time (see the comment of the preset
 # above); the forecast does not include this.
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "hide-input"] alt="Bars for five variants of a LLaDA-8B round: peak memory on one GPU, 43 to 53 GB, in three parts, and minutes of a round, 4 to 12, for sampling, scoring and gradient steps."
 figure, (left, right) = plt.subplots(
     1, 2, figsize=(9, 3), layout="constrained", sharey=True
 )
@@ -164,6 +184,26 @@ left.invert_yaxis()
 plt.show()
 
 # %% [markdown]
+# **Check yourself.** Only the largest of the three lines `while …` of the plan is added to the memory that is always held. Why?
+#
+# <details class="choice"><summary>The plan is optimistic.</summary>
+#
+# **No.** It counts every phase in full.
+#
+# </details>
+#
+# <details class="choice"><summary>Sampling, scoring and gradient steps follow one another.</summary>
+#
+# **Right.** What one phase needs is free again in the next.
+#
+# </details>
+#
+# <details class="choice"><summary>They share their tensors.</summary>
+#
+# **No.** They share weights, which are counted once. The rest belongs to each phase.
+#
+# </details>
+#
 # ## 3. The same layout, small enough for a laptop
 #
 # `toy.small_llada` makes a checkpoint with every field of the official `config.json`, bfloat16 weights in several files under the official
@@ -321,6 +361,27 @@ else:
     print("no CUDA device here; everything above ran on the CPU, with the same code")
 
 # %% [markdown]
+# **Check yourself.** A run is killed in the middle of a round, after 10 checkpointed rounds. `--resume` …
+#
+# <details class="choice"><summary>goes on from the middle of the round.</summary>
+#
+# **No.** The state inside a round is not stored, and need not be.
+#
+# </details>
+#
+# <details class="choice"><summary>goes on from the last checkpoint with new random numbers.</summary>
+#
+# **No.** The streams are keyed by round, so the round is repeated with the same ones.
+#
+# </details>
+#
+# <details class="choice"><summary>goes on from the last checkpoint, and ends with the same numbers as an undisturbed run.</summary>
+#
+# **Right.** Every random number comes from a stream with a key: seed, round, prompt, purpose. Nothing depends on how often the run was
+# stopped.
+#
+# </details>
+#
 # ## To remember
 #
 # - The toy and LLaDA-8B differ only in one YAML file.

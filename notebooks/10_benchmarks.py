@@ -13,7 +13,7 @@
 # **You need** notebook [00](00_quickstart.ipynb); nothing here trains. **It takes** half an hour to read and 20 seconds
 # to run.
 
-# %%
+# %% tags=["hide-input"]
 try:
     from toy.notebook import start
 except ImportError:
@@ -23,7 +23,7 @@ except ImportError:
     ) from None
 start()
 
-# %%
+# %% tags=["hide-input"]
 import contextlib
 import io
 import json
@@ -94,7 +94,7 @@ for task, n in ITEMS.items():
         f"– {100 * high_a:4.1f}   {apart}"
     )
 
-# %% tags=["nbval-ignore-output", "slide"]
+# %% tags=["nbval-ignore-output", "slide", "hide-input"] alt="Published accuracies of LLaDA-8B and DMPO with intervals for four benchmarks. They overlap on GSM8K and MATH-500; on Countdown and Sudoku DMPO is clearly higher."
 figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
 for place, (task, n) in enumerate(ITEMS.items()):
     for shift, name, row in (
@@ -133,6 +133,26 @@ plt.show()
 # another 500 problems. GSM8K, with 1,319 items, is in between. Overlap of intervals is not a test: both rows answer the *same* items, so a
 # paired comparison would be more precise, but it needs the answers, and only accuracies were published. (Sudoku counts blank *cells*, which
 # are not independent within a puzzle; the interval counts puzzles.)
+#
+# **Check yourself.** Two policies have 35 % and 38 % on 500 items. Their 95 % intervals overlap. Are they equal?
+#
+# <details class="choice"><summary>This table cannot tell.</summary>
+#
+# **Right.** The interval of each is about four points to either side. The answers to the same items would tell more.
+#
+# </details>
+#
+# <details class="choice"><summary>No, 38 is more than 35.</summary>
+#
+# **No.** The same policy could differ by three points on another 500 problems.
+#
+# </details>
+#
+# <details class="choice"><summary>Yes.</summary>
+#
+# **No.** Overlap is no proof of equality; and a paired test on the same items may still tell them apart.
+#
+# </details>
 #
 # ## 3. Two gradings
 #
@@ -212,6 +232,26 @@ print(describe_item(items[1]).replace(str(folder), "…"))
 #
 # If several processes have each written a file, the files are merged by name.
 #
+# **Check yourself.** Which grading should a reward maximise?
+#
+# <details class="choice"><summary>The mean of the two.</summary>
+#
+# **No.** Half of a mistake is still a mistake that pays.
+#
+# </details>
+#
+# <details class="choice"><summary>`strict`</summary>
+#
+# **Right.** It accepts only right answers. Report both.
+#
+# </details>
+#
+# <details class="choice"><summary>`published`, since papers report it.</summary>
+#
+# **No.** Its mistakes would be learnt: a policy finds what a grader wrongly accepts.
+#
+# </details>
+#
 # ## 5. Prompts: the same in training and in evaluation
 #
 # A task is one class with a prompt, a reward and a grade, and both `dmpo train` and `dmpo evaluate` use it.
@@ -281,6 +321,26 @@ with contextlib.redirect_stderr(io.StringIO()) as message:
 print(f"exit code {code}, {message.getvalue().replace(str(folder), '…')}")
 
 # %% [markdown]
+# **Check yourself.** Accuracy rises, and pass@8 stays where it was. What has the policy learned?
+#
+# <details class="choice"><summary>Nothing.</summary>
+#
+# **No.** A single answer is right more often; that is worth something.
+#
+# </details>
+#
+# <details class="choice"><summary>To give more often what it could already find.</summary>
+#
+# **Right.** It has become sharper on the problems that were within its reach.
+#
+# </details>
+#
+# <details class="choice"><summary>To solve problems that it could not solve before.</summary>
+#
+# **No.** Then pass@8 would rise: some of eight samples would be right on new problems.
+#
+# </details>
+#
 # ## 7. A text model, before and after
 #
 # The text model of this repository (2.7 million weights, [how it was made](../book/text.md)) solved 128 Sudokus before and after DMPO:
@@ -309,7 +369,7 @@ print(format_table(plain))
 # Sudoku improves by 21 points, and the intervals do not overlap. The reference also answered Countdown, and was right in 6 % of the cases;
 # training on it moved nothing ([why](../book/text.md)).
 
-# %% tags=["nbval-ignore-output", "slide"]
+# %% tags=["nbval-ignore-output", "slide"] alt="Bars with intervals of the text model: on Countdown the reference at 6 %; on Sudoku the reference at 39 % and DMPO at 60 %."
 draw_table(plain, folder / "table.png")
 display(Image(folder / "table.png", width=560))
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import seaborn as sns
-from matplotlib.animation import FuncAnimation, PillowWriter
+from matplotlib.animation import FuncAnimation
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from dmpo_ref.plots.style import use_style
+from dmpo_ref.plots.style import Once, use_style
 from dmpo_ref.rollout import Rollout
 from dmpo_ref.tasks.encoding import trajectory
 
@@ -62,7 +62,7 @@ def animate_trace(pieces: list[str], step: list[int], *, board: bool = False, fr
     held = round(2 * frames_per_second)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.gif"
-        FuncAnimation(figure, show, frames=last + 2 + held).save(path, PillowWriter(fps=frames_per_second))
+        FuncAnimation(figure, show, frames=last + 2 + held).save(path, Once(fps=frames_per_second))
         plt.close(figure)
         return path.read_bytes()
 

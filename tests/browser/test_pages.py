@@ -22,6 +22,9 @@ return {
   rendered: document.querySelectorAll("span.math mjx-container, div.math mjx-container").length,
   errors: document.querySelectorAll("mjx-merror, [data-mjx-error]").length,
   title: document.title,
+  unnamed: Array.from(document.querySelectorAll("article img")).filter(
+    i => i.alt.length < 12 || /[/]|[.](png|gif|svg)$/.test(i.alt)
+  ).map(i => i.src),
   wide: Array.from(document.querySelectorAll(".bd-article section > *")).filter(
     e => e.getBoundingClientRect().right > document.querySelector(".bd-article").getBoundingClientRect().right + 2
   ).map(e => e.outerHTML.slice(0, 80)),
@@ -57,6 +60,7 @@ def test_a_page_opens_with_all_that_is_on_it(browser, site, page):
     assert found["rendered"] == found["formulas"]
     assert found["errors"] == 0
     assert found["wide"] == []
+    assert found["unnamed"] == []
     assert page == "index.html" or found["title"]  # the index only leads on
 
 

@@ -14,12 +14,13 @@ import pandas as pd
 import seaborn as sns
 from einops import rearrange
 from matplotlib import pyplot as plt
-from matplotlib.animation import FuncAnimation, PillowWriter
+from matplotlib.animation import FuncAnimation
 from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 from matplotlib.ticker import FuncFormatter, LogLocator
 from torch import Tensor
 
+from dmpo_ref.plots.style import Once
 from toy.oracle import kl_divergence
 from toy.worlds.mixture import World
 
@@ -118,7 +119,7 @@ def film_planes(world: World, films: dict[str, Sequence[Tensor]], captions: Sequ
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "film.gif"
-        writer = PillowWriter(fps=len(captions) / seconds)  # type: ignore[arg-type]  # a fraction is right, whatever the stub says
+        writer = Once(fps=len(captions) / seconds)  # type: ignore[arg-type]  # a fraction is right, whatever the stub says
         FuncAnimation(figure, draw, frames=len(captions)).save(path, writer=writer, dpi=75)
         plt.close(figure)
         return path.read_bytes()

@@ -1,0 +1,53 @@
+"""The notebooks beside their numbers: questions with one right choice each, lines that fit the page, images that are described."""
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("[0-9]*.ipynb"))
+QUESTION = re.compile(r"\*\*Check yourself\.\*\*(.*?)(?=\n#|\*\*Check|\Z)", re.DOTALL)
+CHOICE = re.compile(r'<details class="choice"><summary>(.+?)</summary>\n\n\*\*(Right|No)\.\*\* (.+?)\n\n</details>', re.DOTALL)
+
+
+def cells(path, kind):
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == kind]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_three_questions_with_one_right_choice_and_a_reason_for_each(path):
+    text = "\n\n".join(cell.source for cell in cells(path, "markdown"))
+    questions = QUESTION.findall(text)
+    assert len(questions) >= 3
+    for question in questions:
+        choices = CHOICE.findall(question)
+        assert len(choices) == question.count("<details") == 3
+        assert [verdict for _, verdict, _ in choices].count("Right") == 1
+        assert all(len(why) >= 30 for _, _, why in choices)
+        assert len({choice for choice, _, _ in choices}) == 3
+
+
+def test_the_right_choice_is_not_always_the_same_one():
+    places = []
+    for path in NOTEBOOKS:
+        for question in QUESTION.findall("\n\n".join(cell.source for cell in cells(path, "markdown"))):
+            places.append([verdict for _, verdict, _ in CHOICE.findall(question)].index("Right"))
+    assert all(places.count(place) >= len(places) / 10 for place in range(3))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_code_fits_the_page_and_images_are_described_in_words(path):
+    for cell in cells(path, "code"):
+        assert max(map(len, cell.source.splitlines())) <= 88
+        if any(kind.startswith("image/") for output in cell.outputs for kind in output.get("data", {})):
+            assert len(cell.metadata["alt"]) >= 40
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_what_is_not_the_lesson_is_folded(path):
+    """The check of the installation, and the imports."""
+    first, second, *_ = cells(path, "code")
+    assert "hide-input" in first.metadata.tags
+    assert "hide-input" in second.metadata.tags or not second.source.startswith(("import", "from"))

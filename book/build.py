@@ -31,7 +31,8 @@ STAGE = ROOT / "build" / "book"
 HOWTO = ["task", "reward", "sampler", "objective", "machine", "resume", "benchmarks", "troubleshooting"]
 WIDGET = "application/vnd.jupyter.widget-view+json"
 SLIDERS = "*The sliders of this cell work in JupyterLab (`make lab`).*"
-OWN = ["intro", "method", "play", "notation", "published", "results", "text", "ladder", "scoreboard", "glossary", "answers", "bibliography"]
+OWN = ["intro", "method", "play", "notation", "published", "results", "paper", "text", "ladder", "scoreboard", "glossary", "answers"]
+OWN += ["bibliography"]
 DOCUMENTS = {"README.md": "intro.md", "LOG.md": "log.md", "CONTRIBUTING.md": "contributing.md"}
 
 
@@ -141,7 +142,7 @@ def contents(texts: dict[str, str]) -> dict:
         "The method": chapters("method", "play", "notation", "equations", "published", "glossary"),
         "Notebooks": chapters("notebooks/", "answers"),
         "How to": chapters("howto/"),
-        "Results": chapters("results", "text", "ladder", "scoreboard", "log"),
+        "Results": chapters("results", "paper", "text", "ladder", "scoreboard", "log"),
         "Reference": reference,
         "Teaching": chapters("teaching/", "book/teaching/"),
         "The project": chapters("contributing", "bibliography"),

@@ -24,6 +24,12 @@
 # - what the baseline `negative` optimises instead of $p^*$: the reward alone;
 # - where the baselines do not help, and how much of this is noise of the estimated likelihood.
 #
+# ![One update of a policy on a line, in three panels. A large group moves probability from the bad mode to the good one. Four rollouts that miss the good mode, all with positive weights: the good mode falls. With a baseline the bad mode falls, and the good one stays](../book/figures/paper_3.png)
+#
+# *One update, as in the paper's Figure 3. Arrows are rollouts, as long as their weight. In the middle, no rollout has hit the good mode. Why
+# does it fall? And why does it stay where it was on the right? Sections 1 and 2 answer this; in
+# [Play with the method](../book/play.md) N is on a slider.*
+#
 # **You need** the weights of [03 · From rewards to weights](03_weights.ipynb). **It takes** 45 minutes to read and half a minute to run.
 
 # %% tags=["hide-input"]

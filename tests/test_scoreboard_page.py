@@ -8,8 +8,6 @@ from toy import RESULTS
 from toy.scoreboard.report import by_size, interval, report_rows, write_interval
 from toy.scoreboard.run import current_rows, read_rows
 from toy.scoreboard.suite import read_suite
-from toy.studies.acts import by_name, read
-from toy.studies.paper import best_learning_rate
 
 PAGE = Path("book/scoreboard.md")
 TEXT = re.sub(r"\s+", " ", PAGE.read_text(encoding="utf-8"))
@@ -61,14 +59,3 @@ def test_the_sentences_of_the_scoreboard_hold_in_the_stored_runs():
                  ("masks", "path steps", "whole path", "masks, uniform", "path steps, uniform", "whole path, uniform")}  # fmt: skip
     assert "{masks, uniform} on masks, {path steps, uniform} on path steps, {whole path, uniform} on the whole path; without it {masks}, " \
            "{path steps} and {whole path}".format_map(baselines) in text  # fmt: skip
-
-
-def test_the_papers_figures_are_told_as_they_were_run():
-    final = [row for row in read("paper") if row["kind"] == "final"]
-    rates = {name: [row["after"]["temperature_1"] for row in rows] for name, rows in by_name(final).items()}
-    assert f"0.247 → {statistics.mean(rates['diffu-GRPO']):.3f} and **{statistics.mean(rates['DMPO']):.3f}**" in TEXT
-    assert min(rates["DMPO"]) > max(rates["diffu-GRPO"]) and len(final) == 6
-    sweep = [row for row in read("paper") if row["kind"] == "sweep"]
-    for name, rows in by_name(sweep).items():  # the final runs are at the rate that solves most
-        most = max(rows, key=lambda row: row["after"]["temperature_1"])["learning_rate"]
-        assert {row["learning_rate"] for row in by_name(final)[name]} == {most} == {best_learning_rate(name)}

@@ -1,7 +1,7 @@
-"""The paper's own figures (arXiv 2510.08233), on the toy and with their rival: 1, bars; 4, reward curves; 5, with and without a baseline.
+"""The paper's own figures (arXiv 2510.08233), on the toy; 1, bars, and 4, reward curves, with their rival; 5, with and without a baseline.
 
     python -m toy.studies.paper run                  # act (a) by DMPO and diffu-GRPO, what is missing in toy/results/paper.jsonl
-    python -m toy.studies.paper draw book/figures    # the figures from the stored runs, Figure 5 from a line, where all is exact
+    python -m toy.studies.paper draw book/figures    # the figures from the stored runs; 2, 3 and 5 on a line, where all is exact
 
 Both methods get the same rollouts and gradient steps on the same puzzles, and five learning rates with a seed of their own; each keeps
 the one with the highest solve rate at temperature 1 on puzzles that were kept from training for that.
@@ -28,6 +28,7 @@ from dmpo_ref.tasks.sudoku import write_puzzles
 from toy import RESULTS
 from toy.acts import learn_to_solve
 from toy.figures.demo import read_metrics
+from toy.figures.paper import draw_figure_2, draw_figure_3
 from toy.studies.acts import by_name, print_row
 from toy.studies.acts import read as read_results
 from toy.worlds.mixture import History, TabularPolicy, fit_forward, world_1d
@@ -104,8 +105,10 @@ COLUMNS = (("before", "temperature_1"), ("after", "temperature_1"), ("after", "g
 
 
 def draw(folder: Path) -> None:
-    """The three figures."""
+    """All figures."""
     use_style()
+    draw_figure_2(folder / "paper_2.png")
+    draw_figure_3(folder / "paper_3.png")
     rows = [row for row in read_results(FILE.stem) if row["kind"] == "final"]
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained", width_ratios=(2, 3))
     draw_bars(axes[0], rows)
@@ -119,7 +122,7 @@ def draw(folder: Path) -> None:
     axes[0, 0].legend(fontsize=8)
     figure.savefig(folder / "paper_5.png")
     plt.close("all")
-    print(f"figures: {folder / 'paper_1_and_4.png'}, {folder / 'paper_5.png'}")
+    print(f"figures: {', '.join(str(folder / f'paper_{name}.png') for name in ('1_and_4', 2, 3, 5))}")
 
 
 def draw_bars(ax: Axes, rows: list[dict[str, Any]]) -> None:

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed-dev
 
-.PHONY: demo test test-long test-kill test-lowest test-browser coverage lint format notebooks book slides exercises lab pretrain study text clean
+.PHONY: demo test test-long test-kill test-lowest test-browser coverage lint format notebooks book slides print packs exercises lab pretrain study text clean
 
 demo: $(VENV)/.installed-core
 	$(BIN)/dmpo demo
@@ -60,6 +60,14 @@ book: $(INSTALLED)
 # build/slides: one deck for each session, from the notebooks' stored outputs.
 slides: $(INSTALLED)
 	$(BIN)/python book/teaching/slides.py
+
+# build/print: the method on one page, and the book in one file, as PDF. Needs Chromium.
+print: book
+	$(BIN)/python -m book.printed
+
+# build/packs: what students get, and what the lecturer has besides.
+packs: slides print
+	$(BIN)/python book/teaching/packs.py
 
 # The student notebooks from the solved exercises.
 exercises: $(VENV)/.installed-lab

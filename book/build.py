@@ -31,7 +31,21 @@ STAGE = ROOT / "build" / "book"
 HOWTO = ["task", "reward", "sampler", "objective", "machine", "resume", "benchmarks", "troubleshooting"]
 WIDGET = "application/vnd.jupyter.widget-view+json"
 SLIDERS = "*The sliders of this cell work in JupyterLab (`make lab`).*"
-OWN = ["intro", "method", "play", "notation", "published", "results", "paper", "text", "ladder", "scoreboard", "glossary", "answers"]
+OWN = [
+    "intro",
+    "method",
+    "sheet",
+    "play",
+    "notation",
+    "published",
+    "results",
+    "paper",
+    "text",
+    "ladder",
+    "scoreboard",
+    "glossary",
+    "answers",
+]
 OWN += ["bibliography"]
 DOCUMENTS = {"README.md": "intro.md", "LOG.md": "log.md", "CONTRIBUTING.md": "contributing.md"}
 
@@ -139,7 +153,7 @@ def contents(texts: dict[str, str]) -> dict:
     api = chapters("api/")
     reference = [*chapters("configuration"), {**api[0], "sections": api[1:]}]
     parts = {
-        "The method": chapters("method", "play", "notation", "equations", "published", "glossary"),
+        "The method": chapters("method", "sheet", "play", "notation", "equations", "published", "glossary"),
         "Notebooks": chapters("notebooks/", "answers"),
         "How to": chapters("howto/"),
         "Results": chapters("results", "paper", "text", "ladder", "scoreboard", "log"),

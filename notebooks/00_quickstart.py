@@ -198,7 +198,7 @@ for n in range(3):
     )
 print(f"{len(set(texts))} different answers among the {N}")
 
-# %% tags=["nbval-ignore-output"] alt="Animation: a 4x4 Sudoku whose blanks are filled one at a time, in random order."
+# %% tags=["nbval-ignore-output", "slide"] alt="Animation: a 4x4 Sudoku whose blanks are filled one at a time, in random order."
 pieces = [tokenizer.decode([token]) for token in tokens[0]]
 Image(
     data=animate_trace(pieces, order[0].tolist(), board=True, frames_per_second=2),

@@ -7,6 +7,9 @@ import itertools
 import math
 import re
 import runpy
+import subprocess
+import sys
+import zipfile
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -257,12 +260,65 @@ def test_a_slide_of_a_section_without_marked_cells_is_refused(tmp_path):
 
 
 def test_a_deck_shows_stored_outputs_and_asks_no_other_host():
-    html = slides.render(TEACHING / "decks" / "2_losses_and_evidence.md")
+    html = slides.render(TEACHING / "decks" / "3_losses_and_evidence.md")
     assert html.count("<section") >= 15 and html.count("data:image/png;base64") >= 5
     loaded = re.findall(r"<(?:script|link|img|iframe)[^>]*?(?:src|href)=\"(.*?)\"", html)
     assert "reveal/dist/reveal.js" in loaded and "tex-svg.js" in loaded
     assert not [address for address in loaded if re.match(r"(https?:)?//", address)]
     assert not re.findall(r"(?:@import|url\()\s*[\"']?(?:https?:)?//", html)
+
+
+@pytest.mark.parametrize("deck", sorted((TEACHING / "decks").glob("*.md")), ids=lambda path: path.stem)
+def test_the_answer_to_a_question_waits_and_figures_are_described(deck, tmp_path):
+    page = slides.render(deck)
+    assert slides.NO_DESCRIPTION not in page and page.count("<img") == page.count('alt="') >= 3
+    assert page.count('class="fragment"') >= 3
+    small = tmp_path / "deck.md"
+    cells = "<!-- cells: 05_two_losses | 3. WDDO: tell p\\* from p_old -->"
+    for text, fragments in ((f"# One?\n\nText.\n\n{cells}\n", 0), (f"# One\n\nWhere is it **low?**\n\n{cells}\n\nThere.\n", 2)):
+        small.write_text(text, encoding="utf-8")
+        assert slides.render(small).count('class="fragment"') == fragments
+
+
+def test_a_board_fills_itself_in_on_the_first_slide():
+    first = slides.render(TEACHING / "decks" / "1_masked_diffusion.md").partition("</section>")[0]
+    assert "data:image/gif;base64,R0lGOD" in first and 'alt="Animation: a 4x4 Sudoku' in first
+
+
+@pytest.mark.parametrize("session", [1, 2, 3])
+def test_a_session_has_ninety_minutes_without_a_gap_two_blocks_by_hand_and_three_polls(session):
+    plan = (TEACHING / f"session{session}.md").read_text(encoding="utf-8")
+    times = [(int(a), int(b)) for a, b in re.findall(r"^\| (\d+)–(\d+) \|", plan, flags=re.MULTILINE)]
+    assert times[0][0] == 0 and times[-1][1] == 90
+    assert all(end == start for (_, end), (start, _) in zip(times, times[1:], strict=False))
+    by_hand = [(int(a), int(b)) for a, b in re.findall(r"^\| (\d+)–(\d+) \| \*\*Hands on", plan, flags=re.MULTILINE)]
+    assert len(by_hand) == 2 and all(end - start == 10 for start, end in by_hand)
+    (deck,) = (TEACHING / "decks").glob(f"{session}_*.md")
+    assert f"`{deck.stem}`" in plan
+    text = deck.read_text(encoding="utf-8")
+    assert plan.count("**Poll ") == text.count("**Poll.**") == text.count("<!-- answer -->") >= 3
+    assert text.count("## Hands on: ten minutes") == text.count("No installation here?") == 2
+
+
+def test_the_students_archive_holds_no_solution(tmp_path, capsys):
+    (tmp_path / "slides").mkdir()
+    (tmp_path / "slides" / "1.html").write_text("slides")
+    assert run_packs(["--build", str(tmp_path)]) == 2 and "run make slides and make print first" in capsys.readouterr().err
+    (tmp_path / "print").mkdir()
+    (tmp_path / "print" / "sheet.pdf").write_bytes(b"%PDF")
+    assert run_packs(["--build", str(tmp_path)]) == 0
+    with zipfile.ZipFile(tmp_path / "packs" / "student.zip") as student, zipfile.ZipFile(tmp_path / "packs" / "instructor.zip") as lecturer:
+        names = student.namelist()
+        assert len([name for name in names if name.startswith("exercises/")]) == 6 and {"sheet.pdf", "slides/1.html"} <= set(names)
+        assert not any(b"BEGIN SOLUTION" in student.read(name) for name in names)
+        assert any(b"BEGIN SOLUTION" in lecturer.read(name) for name in lecturer.namelist())
+
+
+def run_packs(words):
+    program = [sys.executable, str(TEACHING / "packs.py"), *words]
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    sys.stderr.write(done.stderr)
+    return done.returncode
 
 
 def test_a_package_that_is_not_installed_is_named(tmp_path, monkeypatch):

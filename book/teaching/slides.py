@@ -4,14 +4,17 @@
 
 A deck (`decks/*.md`) is Markdown, slides separated by `---`. A line `<!-- cells: 03_weights | 4. Effective sample size -->` puts
 there, with their stored outputs, the cells of that notebook that are tagged `slide` and stand under that heading; of a cell that
-draws a figure only the figure. What follows a line `Note:` is for the speaker (key S). Nothing is run, and the decks ask no
-other host for anything: reveal.js comes from the package sphinx-revealjs, MathJax from sphinx-mathjax-offline.
+draws a figure only the figure. What stands after a question on a slide, in cells or after a line `<!-- answer -->`, is its answer, and
+appears with the next key. What follows a
+line `Note:` is for the speaker (key S). Nothing is run, and the decks ask no other host for anything: reveal.js comes from the package
+sphinx-revealjs, MathJax from sphinx-mathjax-offline.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import html
 import re
 import shutil
 import sys
@@ -27,6 +30,9 @@ FOLDER = Path(__file__).parent
 NOTEBOOKS = FOLDER.parents[1] / "notebooks"
 TAG = "slide"
 FIGURE = "nbval-ignore-output"  # the tag of cells that draw
+ANSWER = "<!-- answer -->"
+NO_DESCRIPTION = "No description has been provided for this image"
+QUESTION = re.compile(r"^(?!#).*\?\**$|^\*\*On paper", flags=re.MULTILINE)
 CELLS = re.compile(r"^<!-- cells: *(\S+) *\| *(.+?) *-->$", flags=re.MULTILINE)
 LOCAL = {  # package, what is copied from it, where to
     "reveal/dist": ("sphinx-revealjs", "sphinx_revealjs/_static/revealjs/dist"),
@@ -75,18 +81,26 @@ def render(deck: Path) -> str:
     """The HTML of a deck."""
     title = re.search(r"^# (.+)$", deck.read_text(encoding="utf-8"), flags=re.MULTILINE)
     notebook = nbformat.v4.new_notebook(metadata={"title": title[1] if title else deck.stem, "language_info": {"name": "python"}})
+    descriptions = []
     for page in read_deck(deck):
+        asked = False
         for number, cell in enumerate(page):
-            kind = "notes" if cell.metadata.get("notes") else "-" if number else "slide"
+            kind = "notes" if cell.metadata.get("notes") else "slide" if not number else "fragment" if asked else "-"
+            asked = asked or cell.cell_type == "markdown" and bool(QUESTION.search(cell.source))
+            descriptions += [cell.metadata.alt] if cell.metadata.get("alt") else []
             cell.metadata = nbformat.from_dict({"slideshow": {"slide_type": kind}, "tags": cell.metadata.get("tags", [])})
             notebook.cells.append(cell)
     settings = Config()
     settings.TagRemovePreprocessor.enabled = True
-    settings.TagRemovePreprocessor.remove_input_tags = {FIGURE}
+    settings.TagRemovePreprocessor.remove_input_tags = {FIGURE, "hide-input"}
     settings.SlidesExporter.reveal_url_prefix, settings.SlidesExporter.reveal_theme = "reveal", "white"
     settings.SlidesExporter.exclude_input_prompt = settings.SlidesExporter.exclude_output_prompt = True
     exporter = SlidesExporter(config=settings, template_file=str(FOLDER / "slides.html.j2"))
-    return exporter.from_notebook_node(notebook)[0]
+    exporter.log.setLevel("ERROR")  # it warns that images have no description; they get one below
+    page = exporter.from_notebook_node(notebook)[0]
+    for description in descriptions:  # nbconvert has no place for them
+        page = page.replace(f'alt="{NO_DESCRIPTION}"', f'alt="{html.escape(description)}"', 1)
+    return page
 
 
 def read_deck(deck: Path) -> list[list[NotebookNode]]:
@@ -102,8 +116,8 @@ def read_deck(deck: Path) -> list[list[NotebookNode]]:
         # Split at two groups: text, notebook, heading, text, notebook, heading, …, text.
         shown, *named = CELLS.split(text)
         for part, name, heading in zip([shown, *named[2::3]], [*named[::3], None], [*named[1::3], None], strict=True):
-            if part.strip():
-                page.append(markdown(part.strip(), deck.stem, number, len(page)))
+            for piece in filter(str.strip, part.split(ANSWER)):
+                page.append(markdown(piece.strip(), deck.stem, number, len(page)))
             if name:
                 page.extend(tagged_cells(name, heading, where=f"{deck.name}, slide {number + 1}"))
         if note.strip():
@@ -131,10 +145,18 @@ def tagged_cells(name: str, heading: str, where: str) -> list[NotebookNode]:
         if cell.cell_type == "markdown":
             current = ([current, *re.findall(r"^## (.+)$", cell.source, flags=re.MULTILINE)])[-1]
         elif current == heading and TAG in cell.metadata.get("tags", []):
-            found.append(cell)
+            found.append(with_animation(cell))
     if not found:
         raise ValueError(f"{where}: in {name} no code cell under {heading!r} is tagged {TAG}")
     return found
+
+
+def with_animation(cell: NotebookNode) -> NotebookNode:
+    """The cell with its GIFs as HTML: nbconvert knows no GIFs."""
+    for data in (output.data for output in cell.outputs if "image/gif" in output.get("data", {})):
+        alt = html.escape(cell.metadata.pop("alt"))
+        data["text/html"] = f'<img alt="{alt}" src="data:image/gif;base64,{data["image/gif"].strip()}">'
+    return cell
 
 
 if __name__ == "__main__":

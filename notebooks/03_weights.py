@@ -99,7 +99,7 @@ for alpha in (0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0):
 # Three right answers that $p_{\mathrm{ref}}$ gives with 0.60, 0.25 and 0.05, and a wrong one with 0.10. The third earns as much as the
 # others, or 0.05 less, or 0.05 more. What becomes of it as α → 0, in each of the three cases?
 
-# %% tags=["slide"]
+# %%
 log_p_ref = torch.tensor([0.60, 0.25, 0.05, 0.10], dtype=torch.float64).log()
 for difference in (0.0, -0.05, 0.05):
     reward_4 = torch.tensor([1.0, 1.0, 1.0 + difference, 0.0], dtype=torch.float64)

@@ -3,11 +3,10 @@
     python book/teaching/slides.py [--output build/slides]
 
 A deck (`decks/*.md`) is Markdown, slides separated by `---`. A line `<!-- cells: 03_weights | 4. Effective sample size -->` puts
-there, with their stored outputs, the cells of that notebook that are tagged `slide` and stand under that heading; of a cell that
-draws a figure only the figure. What stands after a question on a slide, in cells or after a line `<!-- answer -->`, is its answer, and
-appears with the next key. What follows a
-line `Note:` is for the speaker (key S). Nothing is run, and the decks ask no other host for anything: reveal.js comes from the package
-sphinx-revealjs, MathJax from sphinx-mathjax-offline.
+there what those cells of that notebook have put out that are tagged `slide` and stand under that heading, without their code. What
+stands after a question on a slide, in cells or after a line `<!-- answer -->`, is its answer, and appears with the next key. What
+follows a line `Note:` is for the speaker (key S). Nothing is run, and the decks ask no other host for anything: reveal.js comes from
+the package sphinx-revealjs, MathJax from sphinx-mathjax-offline.
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ from traitlets.config import Config
 FOLDER = Path(__file__).parent
 NOTEBOOKS = FOLDER.parents[1] / "notebooks"
 TAG = "slide"
-FIGURE = "nbval-ignore-output"  # the tag of cells that draw
 ANSWER = "<!-- answer -->"
 NO_DESCRIPTION = "No description has been provided for this image"
 QUESTION = re.compile(r"^(?!#).*\?\**$|^\*\*On paper", flags=re.MULTILINE)
@@ -91,10 +89,8 @@ def render(deck: Path) -> str:
             cell.metadata = nbformat.from_dict({"slideshow": {"slide_type": kind}, "tags": cell.metadata.get("tags", [])})
             notebook.cells.append(cell)
     settings = Config()
-    settings.TagRemovePreprocessor.enabled = True
-    settings.TagRemovePreprocessor.remove_input_tags = {FIGURE, "hide-input"}
     settings.SlidesExporter.reveal_url_prefix, settings.SlidesExporter.reveal_theme = "reveal", "white"
-    settings.SlidesExporter.exclude_input_prompt = settings.SlidesExporter.exclude_output_prompt = True
+    settings.SlidesExporter.exclude_input = settings.SlidesExporter.exclude_output_prompt = True  # the code is in the notebooks
     exporter = SlidesExporter(config=settings, template_file=str(FOLDER / "slides.html.j2"))
     exporter.log.setLevel("ERROR")  # it warns that images have no description; they get one below
     page = exporter.from_notebook_node(notebook)[0]

@@ -62,6 +62,19 @@ def test_a_page_opens_with_all_that_is_on_it(browser, site, page):
     assert found["wide"] == []
     assert found["unnamed"] == []
     assert page == "index.html" or found["title"]  # the index only leads on
+    phone = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    try:
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= 391
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@pytest.mark.parametrize("page", [name for name in PAGES if name.startswith("notebooks/")])
+def test_no_code_of_a_notebook_scrolls_sideways(browser, site, page):
+    browser.get(f"{site}/{page}")
+    wide = "return Array.from(document.querySelectorAll('.cell_input pre')).filter(e => e.scrollWidth > e.clientWidth + 1).length"
+    assert browser.execute_script(wide) == 0
 
 
 def test_search_finds_baseline(browser, site):

@@ -23,7 +23,7 @@ return {
   errors: document.querySelectorAll("mjx-merror, [data-mjx-error]").length,
   title: document.title,
   unnamed: Array.from(document.querySelectorAll("article img")).filter(
-    i => i.alt.length < 12 || /[/]|[.](png|gif|svg)$/.test(i.alt)
+    i => !i.classList.contains("toggler") && (i.alt.length < 12 || /^[^ ]*[/][^ ]*$|[.](png|gif|svg)$/.test(i.alt))
   ).map(i => i.src),
   wide: Array.from(document.querySelectorAll(".bd-article section > *")).filter(
     e => e.getBoundingClientRect().right > document.querySelector(".bd-article").getBoundingClientRect().right + 2

@@ -43,14 +43,14 @@ from toy.studies.acts import by_name, read
 TASKS = ("countdown", "sudoku")
 RUNS = Path("runs/text")
 RECIPE: tuple[str, ...] = ("sampler.name=confidence", "sampler.cache=prefix", "sampler.temperature=0.2", "weight.log_ratio=elbo")
-RECIPE += ("weight.baseline=uniform", "loss.masks=antithetic")
+RECIPE += ("loss.masks=antithetic",)
 # name → (seeds, overrides of the presets text_countdown and text_sudoku)
 VARIANTS: dict[str, tuple[int, tuple[str, ...]]] = {
     "exact": (3, ()),
     "published recipe": (3, RECIPE),
     "published recipe, no baseline": (1, (*RECIPE, "weight.baseline=none")),
     "published recipe, negative": (1, (*RECIPE, "weight.baseline=negative")),
-    "exact, uniform": (1, ("weight.baseline=uniform",)),
+    "exact, no baseline": (1, ("weight.baseline=none",)),
     "exact, model": (1, ("weight.baseline=model",)),
     "exact, negative": (1, ("weight.baseline=negative",)),
     "exact, N = 4": (1, ("train.num_rollouts=4", "train.prompts_per_round=16")),

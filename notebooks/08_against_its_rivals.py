@@ -905,15 +905,17 @@ print(
 # ([test_order_target.py](../tests/test_order_target.py)). The weights of WDCE along the path lead to
 # p\* as N → ∞, whatever the orders do ([03](03_weights.ipynb), section 8).
 #
-# **Check yourself.** REINFORCE with a KL term, on exact log-probabilities along the path, kept both solutions. What follows?
+# **Check yourself.** REINFORCE *without* a KL term, on exact log-probabilities along the path, kept both solutions; so did one-shot WDCE. What
+# follows?
 #
-# <details class="choice"><summary>Mode collapse of diffu-GRPO is not due to maximising the reward alone.</summary>
+# <details class="choice"><summary>Neither the goal nor the one-shot estimate of diffu-GRPO loses a solution by itself.</summary>
 #
-# **Right.** REINFORCE kept both without the KL term too. What differs is the estimate of the log-probability.
+# **Right.** REINFORCE has the goal without the estimate, one-shot WDCE the estimate without the goal. Section 7: the two together
+# lose it.
 #
 # </details>
 #
-# <details class="choice"><summary>Reverse KL never drops modes.</summary>
+# <details class="choice"><summary>Maximising the reward never drops modes.</summary>
 #
 # **No.** Notebook 02 has many cases. Here the policy can represent the target, and the start covers both solutions.
 #
@@ -921,7 +923,7 @@ print(
 #
 # <details class="choice"><summary>REINFORCE is better than DMPO.</summary>
 #
-# **No.** On this puzzle both end near p\*. It says nothing about estimates that are not exact.
+# **No.** Without a KL term it ends farther from p\*. And it says nothing about estimates that are not exact.
 #
 # </details>
 #

@@ -275,7 +275,12 @@ def test_the_answer_to_a_question_waits_and_figures_are_described(deck, tmp_path
     assert page.count('class="fragment"') >= 3
     small = tmp_path / "deck.md"
     cells = "<!-- cells: 05_two_losses | 3. WDDO: tell p\\* from p_old -->"
-    for text, fragments in ((f"# One?\n\nText.\n\n{cells}\n", 0), (f"# One\n\nWhere is it **low?**\n\n{cells}\n\nThere.\n", 2)):
+    for text, fragments in (
+        (f"# One?\n\nText.\n\n{cells}\n", 0),
+        (f"# One\n\nWhere is it **low?**\n\n{cells}\n\nThere.\n", 2),
+        (f"# One\n\nIt is …\n\n<!-- answer -->\n\nlow\n\n{cells}\n", 2),
+        (f"# One\n\nCompute it.\n\n<!-- answer -->\n\n{cells}\n", 1),
+    ):
         small.write_text(text, encoding="utf-8")
         assert slides.render(small).count('class="fragment"') == fragments
 
@@ -302,14 +307,19 @@ def test_a_session_has_ninety_minutes_without_a_gap_two_blocks_by_hand_and_three
 
 def test_the_students_archive_holds_no_solution(tmp_path, capsys):
     (tmp_path / "slides").mkdir()
-    (tmp_path / "slides" / "1.html").write_text("slides")
+    for name in ("1_masked_diffusion", "1_of_another_course"):
+        (tmp_path / "slides" / f"{name}.html").write_text("slides")
     assert run_packs(["--build", str(tmp_path)]) == 2 and "run make slides and make print first" in capsys.readouterr().err
     (tmp_path / "print").mkdir()
     (tmp_path / "print" / "sheet.pdf").write_bytes(b"%PDF")
     assert run_packs(["--build", str(tmp_path)]) == 0
     with zipfile.ZipFile(tmp_path / "packs" / "student.zip") as student, zipfile.ZipFile(tmp_path / "packs" / "instructor.zip") as lecturer:
         names = student.namelist()
-        assert len([name for name in names if name.startswith("exercises/")]) == 6 and {"sheet.pdf", "slides/1.html"} <= set(names)
+        assert len([name for name in names if name.startswith("exercises/")]) == 6 and {
+            "sheet.pdf",
+            "slides/1_masked_diffusion.html",
+        } <= set(names)
+        assert "slides/1_of_another_course.html" not in names
         assert not any(b"BEGIN SOLUTION" in student.read(name) for name in names)
         assert any(b"BEGIN SOLUTION" in lecturer.read(name) for name in lecturer.namelist())
 

@@ -154,6 +154,15 @@ def test_a_line_that_cannot_be_replayed_is_named(tmp_path, capsys, name):
     assert len(read_groups(tmp_path, [0])) == 1  # the others can be replayed by name
 
 
+def test_of_a_run_begun_by_an_earlier_version_the_later_rounds_are_replayed(tmp_path):
+    old = {key: ANSWER[key] for key in ("text", "reward", "weight")}
+    lines = [{"round": r, "prompt": "q", "answers": [old if r < 3 else ANSWER]} for r in range(6)]
+    (tmp_path / "rollouts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert [group["title"] for group in read_groups(tmp_path, [])] == [f"round {r}, prompt 0" for r in (3, 4, 5)]
+    with pytest.raises(ValueError, match="line 2: an answer has no steps"):
+        read_groups(tmp_path, [1])
+
+
 def test_what_is_no_run_is_refused_in_one_line(tmp_path, capsys):
     page = ["-o", tmp_path / "page.html"]
     assert "rollouts.jsonl is not there: give the folder of a run" in refused([tmp_path, *page], capsys)

@@ -118,7 +118,7 @@
     const sliders = rewards.map((value, n) => slider(`r of rollout ${n + 1}`, { min: 0, max: 1, step: 0.05, value, show: fixed(2) }));
     const own = element("details", {}, element("summary", { text: "the reward of each rollout" }), ...sliders.map((s) => s.label));
     own.className = "dmpo-rewards";
-    const redraw = assemble(root, [count, alpha, come, baseline, own], heightOfTwo, (picture, width) => {
+    assemble(root, [count, alpha, come, baseline, own], heightOfTwo, (picture, width) => {
       sliders.forEach((s, n) => (s.label.hidden = n >= count.read()));
       const r = sliders.slice(0, count.read()).map((s) => s.read());
       // p_old ∝ p_ref e^{t r/α}: log p_ref − log p_old = −t r/α, up to a constant that the softmax does not see.
@@ -138,7 +138,6 @@
         `Real weights with baseline ${baseline.read()} sum to ${Math.abs(total) < 5e-4 ? "0" : total.toFixed(2)}` +
         (baseline.read() === "uniform" ? "; in the first gradient step of a round the baseline model is the same." : ".");
     });
-    sliders.forEach((s) => s.input.addEventListener("input", redraw));
   };
 
   // (b) One or two Gaussians fitted to a mixture by either divergence.
@@ -150,7 +149,14 @@
     const mean = slider("mean of p_θ", { min: -5, max: 5, step: 0.05, value: 1, show: fixed(2) });
     const width = slider("width of p_θ", { min: -1.6, max: 1.4, step: 0.05, value: 0.2, of: Math.exp, show: fixed(2) });
     let fitted = null; // what a fit has found, between the steps of the sliders, until one of them is moved
-    for (const control of [kind, mean, width]) control.input.addEventListener("input", () => (fitted = null));
+    let fits = 0; // number of the fit that may go on
+    for (const control of [kind, mean, width, share, apart]) {
+      control.input.addEventListener("input", () => {
+        fits++;
+        delete root.dataset.fitting;
+        if (control !== share && control !== apart) fitted = null;
+      });
+    }
     const SECOND = [-1.5, 0, 0]; // where a second Gaussian starts: mean, log width, log odds of its share
     const target = () => dmpo.onGrid(grid, [[1 - share.read(), -apart.read() / 2, 0.6], [share.read(), apart.read() / 2, 0.6]]);
     const components = (p) => {
@@ -165,8 +171,10 @@
       const objective = (p) => (forward ? dmpo.divergence(to, policy(p)) : dmpo.divergence(policy(p), to));
       let p = parameters();
       let left = 300;
+      const mine = ++fits;
       root.dataset.fitting = "";
       const go = () => {
+        if (mine !== fits) return; // a control was moved, or another fit has begun
         for (let k = 0; k < 6 && left > 0; k++, left--) p = dmpo.descend(objective, p, 1);
         mean.set(p[0]);
         width.set(p[1]);

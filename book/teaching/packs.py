@@ -15,14 +15,21 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parents[1]
-INSTALL = """Distribution Matching Policy Optimization: course material
+READMES = {
+    "student.zip": """Distribution Matching Policy Optimization: course material
 
 1. Get the repository, open a terminal in it, and run `make lab` (Linux, macOS, or WSL; Python 3.10 or newer).
 2. Open exercises/*.ipynb in JupyterLab. Write your functions at `# YOUR CODE HERE`; `check(function)` says if they are right.
 3. slides/*.html open in any browser, without a network; sheet.pdf is the method on one page.
 
 No installation? Read along in the slides and in the book's page "Play with the method", which needs a browser alone.
-"""
+""",
+    "instructor.zip": """Distribution Matching Policy Optimization: for the lecturer
+
+index.md is the plan of the course, session1.md to session3.md the sessions by the minute, rubric.md how the assignment is marked.
+solutions/*.py are the exercises with their solutions, wrong_solutions/*.py the mistakes to expect, decks/*.md the sources of the slides.
+""",
+}
 
 
 def contents(build: Path) -> dict[str, dict[str, Path]]:
@@ -31,14 +38,16 @@ def contents(build: Path) -> dict[str, dict[str, Path]]:
     Raises:
         FileNotFoundError: slides or the printed sheet have not been made yet.
     """
-    slides = {f"slides/{path.relative_to(build / 'slides')}": path for path in sorted((build / "slides").rglob("*")) if path.is_file()}
+    decks = {f"decks/{path.name}": path for path in sorted((FOLDER / "decks").glob("*.md"))}
+    shown = [path for path in sorted((build / "slides").rglob("*")) if path.is_file()]
+    current = {Path(name).stem for name in decks}  # a deck of an earlier course may still lie there
+    slides = {f"slides/{path.relative_to(build / 'slides')}": path for path in shown if path.suffix != ".html" or path.stem in current}
     if not slides or not (build / "print" / "sheet.pdf").is_file():
         raise FileNotFoundError("the slides or build/print/sheet.pdf are missing: run make slides and make print first")
     exercises = {f"exercises/{path.name}": path for path in sorted((FOLDER / "student").glob("*.ipynb"))}
     solved = {f"solutions/{path.name}": path for path in sorted((FOLDER / "exercises").glob("*.py"))}
     wrong = {f"wrong_solutions/{path.name}": path for path in sorted((FOLDER / "exercises" / "wrong").glob("*.py"))}
     plans = {path.name: path for path in sorted(FOLDER.glob("*.md"))}
-    decks = {f"decks/{path.name}": path for path in sorted((FOLDER / "decks").glob("*.md"))}
     return {
         "student.zip": {**exercises, **slides, "sheet.pdf": build / "print" / "sheet.pdf"},
         "instructor.zip": {**solved, **wrong, **plans, **decks},
@@ -58,7 +67,7 @@ def main() -> int:
     (build / "packs").mkdir(exist_ok=True)
     for name, files in packs.items():
         with zipfile.ZipFile(build / "packs" / name, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr("README.txt", INSTALL)
+            archive.writestr("README.txt", READMES[name])
             for inside, path in files.items():
                 archive.write(path, inside)
         print(build / "packs" / name)

@@ -83,7 +83,8 @@ def render(deck: Path) -> str:
     for page in read_deck(deck):
         asked = False
         for number, cell in enumerate(page):
-            kind = "notes" if cell.metadata.get("notes") else "slide" if not number else "fragment" if asked else "-"
+            waits = asked or cell.metadata.get("waits")
+            kind = "notes" if cell.metadata.get("notes") else "slide" if not number else "fragment" if waits else "-"
             asked = asked or cell.cell_type == "markdown" and bool(QUESTION.search(cell.source))
             descriptions += [cell.metadata.alt] if cell.metadata.get("alt") else []
             cell.metadata = nbformat.from_dict({"slideshow": {"slide_type": kind}, "tags": cell.metadata.get("tags", [])})
@@ -108,23 +109,27 @@ def read_deck(deck: Path) -> list[list[NotebookNode]]:
     pages = []
     for number, text in enumerate(re.split(r"^---$", deck.read_text(encoding="utf-8"), flags=re.MULTILINE)):
         text, _, note = text.partition("\nNote:")
-        page = []
+        page, waits = [], False
         # Split at two groups: text, notebook, heading, text, notebook, heading, …, text.
         shown, *named = CELLS.split(text)
         for part, name, heading in zip([shown, *named[2::3]], [*named[::3], None], [*named[1::3], None], strict=True):
-            for piece in filter(str.strip, part.split(ANSWER)):
-                page.append(markdown(piece.strip(), deck.stem, number, len(page)))
-            if name:
-                page.extend(tagged_cells(name, heading, where=f"{deck.name}, slide {number + 1}"))
+            for k, piece in enumerate(part.split(ANSWER)):
+                waits = waits or k > 0
+                if piece.strip():
+                    page.append(markdown(piece.strip(), deck.stem, number, len(page), waits=waits))
+            for cell in tagged_cells(name, heading, where=f"{deck.name}, slide {number + 1}") if name else ():
+                cell.metadata["waits"] = waits
+                page.append(cell)
         if note.strip():
             page.append(markdown(note.strip(), deck.stem, number, len(page), notes=True))
         pages.append(page)
     return pages
 
 
-def markdown(text: str, *key: str | int, notes: bool = False) -> NotebookNode:
-    """A Markdown cell with an id that does not change from run to run."""
-    return nbformat.v4.new_markdown_cell(text, id=hashlib.sha1(repr(key).encode()).hexdigest()[:8], metadata={"notes": notes})
+def markdown(text: str, *key: str | int, notes: bool = False, waits: bool = False) -> NotebookNode:
+    """A Markdown cell with an id that does not change from run to run; it is for the speaker, or waits for a key."""
+    name = hashlib.sha1(repr(key).encode()).hexdigest()[:8]
+    return nbformat.v4.new_markdown_cell(text, id=name, metadata={"notes": notes, "waits": waits})
 
 
 def tagged_cells(name: str, heading: str, where: str) -> list[NotebookNode]:

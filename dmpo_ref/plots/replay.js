@@ -4,6 +4,7 @@
 
 (() => {
   const HIDDEN = "·";
+  const NEWEST = 6; // tokens of a pass that are named
 
   // What stands after `done` forward passes: for each position its text or null, and the positions that the last pass placed.
   function stateAfter(trajectory, done) {
@@ -28,9 +29,9 @@
     return made;
   }
 
-  // Special tokens, such as the many <|endoftext|> that fill a short answer up, are small squares; a line break is seen.
+  // Special tokens, such as the many <|endoftext|> that fill a short answer up, are small squares; line breaks are seen.
   function readable(piece) {
-    return /^<\|.*\|>$/.test(piece) ? "▪" : piece.replace(/\n+$/, "⏎");
+    return /^<\|.*\|>$/.test(piece) ? "▪" : piece.replace(/\n/g, "⏎\n");
   }
 
   // White for a guess at 0, deep blue for certainty; the text on it stays readable.
@@ -41,30 +42,29 @@
 
   function card(trajectory) {
     const box = element("div", { class: trajectory.board ? "dmpo-board" : "dmpo-text" });
-    const cells = trajectory.pieces.map((piece) => {
+    const cells = trajectory.pieces.map(() => {
       const cell = element("span", { class: "dmpo-token" });
       box.append(cell);
-      if (!trajectory.board && piece.includes("\n")) box.append(element("br"));
       return cell;
     });
     const now = element("p", { class: "dmpo-now" });
     const figure = element("figure", { class: "dmpo-card" }, element("figcaption", { text: trajectory.title }), box, now);
     if (trajectory.note) figure.append(element("p", { class: "dmpo-note", text: trajectory.note }));
 
-    function show(done, newest) {
+    function show(done) {
       const { shown, placed } = stateAfter(trajectory, done);
       cells.forEach((cell, i) => {
         const given = trajectory.step[i] < 0;
         const visible = shown[i] !== null;
-        cell.textContent = visible ? readable(shown[i]) : HIDDEN;
+        cell.textContent = visible ? readable(shown[i]) : HIDDEN + trajectory.pieces[i].replace(/[^\n]/g, ""); // the lines stay
         cell.className = `dmpo-token${given ? " dmpo-given" : ""}${visible ? "" : " dmpo-masked"}${placed.includes(i) ? " dmpo-new" : ""}`;
         const colors = visible && !given ? shade(trajectory.confidence[i]) : { background: "", color: "" };
         Object.assign(cell.style, colors);
         cell.title = visible && !given ? `pass ${trajectory.step[i] + 1}, confidence ${trajectory.confidence[i].toFixed(2)}` : "";
       });
       const last = passes(trajectory);
-      const list = placed.slice(0, newest).map((i) => `${JSON.stringify(trajectory.pieces[i])} ${trajectory.confidence[i].toFixed(2)}`);
-      const more = placed.length > newest ? `, and ${placed.length - newest} more` : "";
+      const list = placed.slice(0, NEWEST).map((i) => `${JSON.stringify(trajectory.pieces[i])} ${trajectory.confidence[i].toFixed(2)}`);
+      const more = placed.length > NEWEST ? `, and ${placed.length - NEWEST} more` : "";
       if (done > last) now.textContent = `finished after ${last} passes`;
       else if (done === 0) now.textContent = "nothing placed yet";
       else now.textContent = `pass ${done} of ${last} placed ${list.join(", ") || "nothing that stayed"}${more}`;
@@ -87,7 +87,7 @@
     function draw() {
       const done = Number(slider.value);
       where.textContent = `${done} of ${slider.max} forward passes`;
-      cards.forEach((one) => one.show(done, 6));
+      cards.forEach((one) => one.show(done));
     }
     function move(by) {
       slider.value = Number(slider.value) + by; // the browser keeps it within its bounds

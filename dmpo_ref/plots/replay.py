@@ -24,6 +24,8 @@ from dmpo_ref.runtime.files import read_entries, write_atomically
 
 ALL_ROUNDS = 2**62
 MOST_PASSES = 100_000
+MASK = "<|mdm_mask|>"  # LLaDA's; it stands in prompts that are templates
+NO_STEPS = "an answer has no steps: it was written before version 0.6.0, or by another program; train again to replay it"
 HERE = Path(__file__).parent
 PAGE = """<!doctype html>
 <html lang="en">
@@ -69,7 +71,7 @@ def group_of(title: str, prompt: str, answers: list[dict[str, Any]], titles: lis
         pieces = [visible(piece) for piece in answer["pieces"]]
         is_board = len(pieces) == 16 and all(piece in tuple("01234") for piece in pieces)
         trajectories.append({"title": name, "board": is_board, "pieces": pieces, **{key: answer[key] for key in ("step", "confidence")}})
-    return {"title": title, "prompt": visible(prompt), "trajectories": trajectories}
+    return {"title": title, "prompt": visible(prompt.replace(MASK, "·")), "trajectories": trajectories}
 
 
 def visible(text: str) -> str:
@@ -95,7 +97,9 @@ def read_groups(run: Path, rounds: list[int]) -> list[dict[str, Any]]:
     known = sorted({entry["round"] for entry in entries})
     if not known:
         raise ValueError(f"{path} holds no answers; a run writes them after each round if train.log_prompts is above 0")
-    chosen = rounds or sorted({known[round(k * (len(known) - 1) / 4)] for k in range(5)})
+    # A run that was begun before version 0.6.0 and resumed has trajectories in its later rounds alone.
+    whole = sorted({entry["round"] for entry in entries if problem_of(entry) != NO_STEPS}) or known
+    chosen = rounds or sorted({whole[round(k * (len(whole) - 1) / 4)] for k in range(5)})
     if missing := [number for number in chosen if number not in known]:
         raise ValueError(f"{path} has no round {missing[0]}; it has rounds {known[0]} to {known[-1]}")
     groups: list[dict[str, Any]] = []
@@ -118,7 +122,7 @@ def problem_of(entry: dict[str, Any]) -> str | None:
         if not isinstance(answer, dict) or not all(is_number(answer.get(key)) for key in ("reward", "weight")):
             return "an answer needs its text, reward and weight"
         if "step" not in answer:
-            return "an answer has no steps: it was written before version 0.6.0, or by another program; train again to replay it"
+            return NO_STEPS
         pieces, step, confidence = (answer.get(key) for key in ("pieces", "step", "confidence"))
         if not (isinstance(pieces, list) and isinstance(step, list) and isinstance(confidence, list)):
             return "pieces, step and confidence must be lists"

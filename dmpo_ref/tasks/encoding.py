@@ -96,12 +96,23 @@ def trajectory(tokenizer: PreTrainedTokenizerBase, rollout: Rollout, prompt: int
     """How one response came about, an entry for each token of the answer, clues inside it included.
 
     Returns:
-        pieces: the text of the token.
+        pieces: the text of the token; of tokens that share a character, the last one has it and the others are "".
         step: the forward pass, from 0, that (last) placed it; −1 where it was given.
         confidence: see `Rollout`, three digits after the point.
     """
     answer = rollout.attention_mask[prompt, sample] & ~rollout.prompt_mask[prompt, sample]
     known = torch.ones_like(rollout.step, dtype=torch.float32) if rollout.confidence is None else rollout.confidence
     tokens, step, confidence = (x[prompt, sample][answer].tolist() for x in (rollout.tokens, rollout.step, known))
-    pieces = [tokenizer.decode([token]) for token in tokens]
+    pieces = texts_of_tokens(tokenizer, tokens)
     return {"pieces": pieces, "step": step, "confidence": [round(c, 3) for c in confidence]}
+
+
+def texts_of_tokens(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> list[str]:
+    """The text of each token by itself. Of a byte-level tokenizer a token may be a part of a character, at most four a whole one."""
+    texts: list[str] = []
+    while len(texts) < len(tokens):
+        start = len(texts)
+        parts = [str(tokenizer.decode(tokens[start : start + n])) for n in range(1, min(4, len(tokens) - start) + 1)]
+        n = next((n for n, text in enumerate(parts, start=1) if "\ufffd" not in text), 1)
+        texts += [""] * (n - 1) + [parts[n - 1]]
+    return texts

@@ -184,6 +184,19 @@ def test_a_fit_by_mouse_ends_where_the_page_says(page, clicks, expected):
     assert expected in root.text
 
 
+def test_a_control_that_is_moved_ends_a_fit(page):
+    """Another family in the middle of a fit: no NaN, and the slider stays where it was put."""
+    root = figure(page, "gaussians")
+    root.find_element(By.CSS_SELECTOR, "button").click()
+    mean = root.find_elements(By.CSS_SELECTOR, "input[type=range]")[2]
+    change = "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input'));"
+    page.execute_script(change, root.find_element(By.CSS_SELECTOR, "select"), "two Gaussians")
+    page.execute_script(change, mean, "-4")
+    page.execute_async_script("setTimeout(arguments[0], 800)")
+    assert mean.get_property("value") == "-4" and "NaN" not in root.text
+    assert root.get_attribute("data-fitting") is None
+
+
 def test_the_flow_shows_the_recorded_numbers(page):
     recorded = page.execute_script("return dmpoData.flow")
     root = figure(page, "flow")
@@ -250,6 +263,7 @@ def test_a_replay_goes_forward_and_back_one_pass_at_a_time(browser, tmp_path):
         return "".join(token.text for token in browser.find_elements(By.CSS_SELECTOR, ".dmpo-token"))
 
     assert tokens() == "·-·"
+    assert browser.execute_script("return dmpo.passes(arguments[0])", answer) == 2
     on.click()
     assert tokens() == "·-7" and 'pass 1 of 2 placed "7" 0.88' in browser.find_element(By.TAG_NAME, "main").text
     on.click()

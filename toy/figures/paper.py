@@ -68,7 +68,7 @@ def one_update(world: World, cells: Tensor, baseline: str) -> tuple[Tensor, Tens
 
         Δ log-score(x) = RATE · Σ_y k(x, y) [Σ_{n: x_n = y} w_real[n] − (Σ_n w_real[n]) p_ref(y)]
 
-    k is a Gaussian of standard deviation WIDTH, scaled to sum to 1 in each row: what a smooth policy does with a gradient in its
+    k is a Gaussian of standard deviation WIDTH whose rows integrate to 1 over x: what a smooth policy does with a gradient in its
     log-scores, neighbours move together.
 
     Args:
@@ -82,7 +82,7 @@ def one_update(world: World, cells: Tensor, baseline: str) -> tuple[Tensor, Tens
     real = (weight - baseline_weights(baseline, reward, log_ratio, alpha=world.alpha))[0]
     direction = torch.zeros_like(world.log_ref).index_add(0, cells, real) - real.sum() * world.log_ref.exp()
     x = world.points[:, 0]
-    kernel = (-((x[:, None] - x) ** 2) / (2 * WIDTH**2)).softmax(dim=-1) * len(x) / 12  # a density per unit of x
+    kernel = (-((x[:, None] - x) ** 2) / (2 * WIDTH**2)).softmax(dim=-1) / (x[1] - x[0])
     return (world.log_ref + RATE * kernel @ direction).log_softmax(dim=0), real
 
 

@@ -1,6 +1,6 @@
 """DMPO on the text model: every row of the tables of the page "A text model", one line of a committed file each.
 
-    python -m toy.studies.text run countdown          # a quarter of an hour a run on one core: toy/results/text.jsonl
+    python -m toy.studies.text run countdown          # half an hour a run on one core: toy/results/text.jsonl
     python -m toy.studies.text run sudoku
     python -m toy.studies.text samplers countdown     # every sampler on the trained policy and the reference: text_samplers.jsonl
     python -m toy.studies.text show                   # the tables
@@ -56,8 +56,8 @@ VARIANTS: dict[str, tuple[int, tuple[str, ...]]] = {
     "exact, N = 4": (1, ("train.num_rollouts=4", "train.prompts_per_round=16")),
     "exact, N = 16": (1, ("train.num_rollouts=16", "train.prompts_per_round=4")),
     "exact, LoRA": (1, ("model.lora_rank=16", "model.lora_alpha=32", "optimizer.learning_rate=2e-3")),
-    "WDDO": (1, ("loss.name=wddo", "loss.masks=antithetic")),
-    "diffu-GRPO": (1, ("loss.name=diffu_grpo", "weight.log_ratio=none")),
+    "WDDO": (1, ("loss.name=wddo", "loss.masks=antithetic", "weight.baseline=none")),
+    "diffu-GRPO": (1, ("loss.name=diffu_grpo", "weight.log_ratio=none", "weight.baseline=none")),
 }
 HEADLINE = "exact"
 ITEMS = 128  # in a test file

@@ -1,6 +1,7 @@
 """From tokens to the texts that a replay shows."""
 
-from dmpo_ref.models.tokenizers import load_tokenizer
+from transformers import AutoTokenizer
+
 from dmpo_ref.tasks.encoding import texts_of_tokens
 
 
@@ -23,6 +24,6 @@ def test_bytes_that_are_no_character_are_shown_as_such_and_the_rest_stays():
 
 
 def test_the_text_models_tokens_join_to_the_text():
-    tokenizer = load_tokenizer("toy/text_checkpoint")
+    tokenizer = AutoTokenizer.from_pretrained("toy/text_checkpoint")
     for text in ("Rows: 1243, 4321.\n</reasoning>", "ñ 漢 😀"):
         assert "".join(texts_of_tokens(tokenizer, tokenizer.encode(text, add_special_tokens=False))) == text

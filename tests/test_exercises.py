@@ -301,7 +301,7 @@ def test_a_session_has_ninety_minutes_without_a_gap_two_blocks_by_hand_and_three
     (deck,) = (TEACHING / "decks").glob(f"{session}_*.md")
     assert f"`{deck.stem}`" in plan
     text = deck.read_text(encoding="utf-8")
-    assert plan.count("**Poll ") == text.count("**Poll.**") == text.count("<!-- answer -->") >= 3
+    assert plan.count("**Poll ") == text.count("**Poll.**") >= 3 and text.count("<!-- answer -->") >= text.count("**Poll.**")
     assert text.count("## Hands on: ten minutes") == text.count("No installation here?") == 2
 
 

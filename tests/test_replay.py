@@ -121,10 +121,6 @@ BROKEN = {  # a line of rollouts.jsonl → what is wrong with it
     "answer a text": ({"answers": ["7"]}, "an answer needs its text, reward and weight"),
     "reward a text": ({"answers": [ANSWER | {"reward": "1"}]}, "an answer needs its text, reward and weight"),
     "reward a truth value": ({"answers": [ANSWER | {"reward": True}]}, "an answer needs its text, reward and weight"),
-    "an older run": (
-        {"answers": [{"text": "7", "reward": 0.5, "weight": 1.0}]},
-        "an answer has no steps: it was written before version 0.6.0",
-    ),
     "steps no list": ({"answers": [ANSWER | {"step": 3}]}, "pieces, step and confidence must be lists"),
     "lengths": ({"answers": [ANSWER | {"step": [0, 1]}]}, "pieces, step and confidence must be of one length"),
     "nothing": ({"answers": [ANSWER | {"step": [], "pieces": [], "confidence": []}]}, "must be of one length"),

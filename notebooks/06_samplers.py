@@ -821,7 +821,7 @@ print(
     )
 )
 
-# %% tags=["nbval-ignore-output", "slide", "hide-input"] alt="Share of right answers against forwards on Sudoku in chat. One token a step: 0.6 with 32 forwards, 0.49 with 8. Threshold and factor: 0.6 with 5 to 7, WINO 0.6 with 10."
+# %% tags=["nbval-ignore-output", "slide", "hide-input"] alt="Share of right answers against forwards on Sudoku in chat. One token a step: 0.63 with 32 forwards, 0.58 with 8. Threshold and factor: 0.63 with 4 to 7, WINO 0.62 with 9."
 figure, panel = plt.subplots(figsize=(6.5, 3.8), layout="constrained")
 draw_samplers(panel, stored)
 panel.set(
@@ -835,10 +835,10 @@ plt.show()
 
 # %% [markdown]
 # Here the parallel rules keep their promise: `threshold`, `factor` and `wino` at the settings that ask for most confidence solve as much as
-# one token at a time (77 of 128), with a fifth to a third of its forward passes. A fixed number of steps does not: `confidence` with a
-# quarter of the steps loses 14 puzzles. The caches feed a third to a fifth of the tokens and lose at most four. With the dual cache
-# `threshold` takes more passes than without, because keys and values from the beginning of the block make the model less sure.
-# The standard error of a share is 4 points, so only the larger of these differences mean anything.
+# one token at a time (81 of 128) or one less, with a fifth to a third of its forward passes. A fixed number of steps does not:
+# `confidence` with a quarter of the steps loses 7 puzzles. The caches feed a third to a fifth of the tokens and solve 88 and 84. With the
+# dual cache `threshold` takes more passes than without, because keys and values from the beginning of the block make the model less sure.
+# The standard error of a share is 4 points, so only the larger of these differences mean anything; that a cache helps is not one of them.
 #
 # %% [markdown]
 # **Check yourself.** What does the `dual` cache feed between the full passes?

@@ -5,6 +5,7 @@ python -m book.printed        # after python -m book.build; build/print/sheet.pd
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -28,16 +29,25 @@ def main() -> int:
     if code := subprocess.run(command, check=False, cwd=ROOT).returncode:
         return code
     PRINT.mkdir(parents=True, exist_ok=True)
-    for source, name in ((STAGE / "_build" / "html" / "sheet.html", "sheet"), (single / "intro.html", "book")):
-        print_page(chromium, source, PRINT / f"{name}.pdf")
+    chapters = len(list((STAGE / "_build" / "html" / "notebooks").glob("*.html")))  # each takes pages
+    for source, name, least, most in (
+        (STAGE / "_build" / "html" / "sheet.html", "sheet", 1, 1),
+        (single / "intro.html", "book", chapters, 10**4),
+    ):
+        pages = print_page(chromium, source, PRINT / f"{name}.pdf")
+        if not least <= pages <= most:
+            print(f"{PRINT / name}.pdf has {pages} pages; {least} to {most} were expected", file=sys.stderr)
+            return 1
     return 0
 
 
-def print_page(chromium: str, source: Path, target: Path) -> None:
-    """A page as PDF, when its formulas are set."""
+def print_page(chromium: str, source: Path, target: Path) -> int:
+    """A page as PDF, when its formulas are set; how many sheets of paper it takes."""
     flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-pdf-header-footer", "--virtual-time-budget=120000"]
     subprocess.run([chromium, *flags, f"--print-to-pdf={target}", source.as_uri()], check=True, timeout=SECONDS, capture_output=True)
-    print(target)
+    pages = len(re.findall(rb"/Type\s*/Page\b(?!s)", target.read_bytes()))
+    print(f"{target}: {pages} pages")
+    return pages
 
 
 if __name__ == "__main__":

@@ -45,8 +45,8 @@ OWN = [
     "scoreboard",
     "glossary",
     "answers",
+    "bibliography",
 ]
-OWN += ["bibliography"]
 DOCUMENTS = {"README.md": "intro.md", "LOG.md": "log.md", "CONTRIBUTING.md": "contributing.md"}
 
 

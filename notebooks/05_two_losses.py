@@ -249,6 +249,19 @@ def finite_differences(function, theta, h=1e-5):
     return gradient
 
 
+def show_gradients(formula, autograd, numeric):
+    """The three side by side, and whether they agree."""
+    for name, values in {
+        "by hand": formula,
+        "autograd": autograd,
+        "finite differences": numeric,
+    }.items():
+        row = (f"{round(x, 5) + 0.0:8.5f}" for x in values.flatten().tolist())
+        print(f"{name:20s}", *row)
+    largest = max((formula - autograd).abs().max(), (numeric - autograd).abs().max())
+    print("largest difference below 1e-9:", largest.item() < 1e-9)
+
+
 # %%
 start_point = theta.detach()
 (autograd,) = torch.autograd.grad(library, theta)
@@ -261,19 +274,7 @@ formula = (
 numeric = finite_differences(
     lambda t: wdce_by_hand(t, tokens, masks, weight - 1 / 4), start_point
 )
-for name, values in {
-    "by hand": formula,
-    "autograd": autograd,
-    "finite differences": numeric,
-}.items():
-    print(
-        f"{name:20s}", *(f"{round(x, 5) + 0.0:8.5f}" for x in values.flatten().tolist())
-    )
-print(
-    "largest difference below 1e-9:",
-    max((formula - autograd).abs().max(), (numeric - autograd).abs().max()).item()
-    < 1e-9,
-)
+show_gradients(formula, autograd, numeric)
 
 # %% [markdown]
 # **Where it is stationary.** With all answers and all masks in the sum, WDCE is a weighted cross-entropy for each of the six conditionals
@@ -490,19 +491,7 @@ formula = torch.einsum(
 )
 (autograd,) = torch.autograd.grad(wddo_of(theta), theta)
 numeric = finite_differences(wddo_of, start_point)
-for name, values in {
-    "by hand": formula,
-    "autograd": autograd,
-    "finite differences": numeric,
-}.items():
-    print(
-        f"{name:20s}", *(f"{round(x, 5) + 0.0:8.5f}" for x in values.flatten().tolist())
-    )
-print(
-    "largest difference below 1e-9:",
-    max((formula - autograd).abs().max(), (numeric - autograd).abs().max()).item()
-    < 1e-9,
-)
+show_gradients(formula, autograd, numeric)
 
 # %% [markdown]
 # **Check yourself.** At Δ = 0, minus the gradient of WDDO in $\log p_\theta(o_n)$ is …

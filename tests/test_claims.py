@@ -12,8 +12,9 @@ import pytest
 from toy.studies.acts import by_name, lost_mode, read
 from toy.studies.objectives import LEARNING_RATES, lost_a_solution
 from toy.studies.objectives import OBJECTIVES as STUDIED
+from toy.worlds.mixture import world_1d
 
-README, RESULTS = "README.md", "book/results.md"
+README, RESULTS, PAPER = "README.md", "book/results.md", "book/paper.md"
 VARIANTS, GROUP_SIZE = by_name(read("variants")), by_name(read("group_size"))
 RIVALS = read("objectives")
 FINAL = by_name([row for row in RIVALS if row["kind"] == "final"])
@@ -135,6 +136,10 @@ def test_whose_reward_is_highest_at_which_group_size():
     assert best == {4: "none", 8: "negative", 16: "negative"}
     assert "the best at $N=8$ and 16; at $N=4$ `none` has more" in prose("04")
     assert "the highest reward at N = 8 and 16, not at N = 4" in prose(RESULTS)
+    world = world_1d()
+    at_target = (world.log_target.exp() @ world.reward).item()
+    assert reward["negative", 16] > at_target > reward["negative", 8]
+    assert "has the most reward at N = 8 and 16, there more than p\\* has, but not at 4" in prose(PAPER)
     assert all(reward["uniform", N] < reward["none", N] for N in (4, 8, 16))
     assert "`uniform` has less reward than `none` at $N=4$, 8 and 16" in prose("04")
 

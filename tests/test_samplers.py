@@ -10,6 +10,7 @@ from dmpo_ref.config import SamplerConfig, TaskConfig
 from dmpo_ref.likelihood import build_vocabulary
 from dmpo_ref.masking import stream
 from dmpo_ref.samplers import proposal, sample
+from dmpo_ref.samplers.rows import Rows, set_aside_finished
 from dmpo_ref.tasks.sudoku import Puzzle, Sudoku
 from tests.helpers import (
     MASK,
@@ -446,3 +447,16 @@ def test_a_rollout_says_the_most_steps_that_its_sampler_can_take(config, most):
     assert rollout.num_steps == most and rollout.step.max() < most
     if config.get("name", "random_order") == "random_order":
         assert rollout.step.amax(dim=-1).tolist() == [[2, 2], [3, 3]]
+
+
+def test_what_an_ended_answer_is_filled_up_with_has_confidence_1():
+    """Also where a token had been placed and was taken back."""
+    prompts = make_prompts("12|____")
+    state = Rows.start(prompts, None, torch.zeros(1, 2, prompts.tokens.shape[1]))
+    state.tokens[0, -4:] = torch.tensor([4, 5, MASK, MASK])
+    state.masked[0, -4:-2], state.confidence[0, -4:] = False, torch.tensor([0.5, 0.25, 0.125, 1.0])
+    finished: list[Rows] = []
+    set_aside_finished(state, finished, state.masked, torch.tensor([5]), now=3)
+    [row] = finished
+    assert row.tokens[0, -4:].tolist() == [4, 5, 5, 5] and row.step[0, -2:].tolist() == [3, 3]
+    assert row.confidence[0, -4:].tolist() == [0.5, 0.25, 1.0, 1.0]

@@ -110,6 +110,11 @@ def test_pages_say_what_the_stored_answers_say():
     assert f"{runs[0]['rollouts']:,} rollouts and {runs[0]['gradient_steps']} gradient steps" in page
     [recipe] = [row for row in read("text") if (row["task"], row["name"]) == ("sudoku", "published recipe")]
     assert f"ends at {100 * text.final(recipe):.1f} % (one seed)" in page
+    assert f"falls to {100 * recipe['accuracy']['10']:.1f} % after ten rounds and then rises" in page
+    assert sorted(recipe["accuracy"].values()) == list(recipe["accuracy"].values())
+    soon = 100 * statistics.mean(row["accuracy"]["10"] for row in runs) - before
+    assert soon > (statistics.mean(ends) - before) / 2 and "more than half of the way is made in the first ten rounds" in page
+    assert max(row["seconds"] for row in read("text") if row["name"] == "published recipe") < 0.6 * min(row["seconds"] for row in runs)
     solved = {task: round(text.ITEMS * stored_accuracy("reference", f"{task}_32_confidence")) for task in text.TASKS}
     assert f"{solved['sudoku']} of 128 Sudokus and {solved['countdown']} of 128 Countdown problems" in page
 

@@ -90,6 +90,12 @@ def test_the_command_draws_the_board(ending, tmp_path, capsys):
     torch.set_num_threads(1)
 
 
+def test_an_animation_plays_once():
+    """Without the extension of GIF that has it begin again; Pillow's own name for the number of repeats is `loop`."""
+    gif = animate_trace(["1", "2"], [0, 1])
+    assert b"NETSCAPE2.0" not in gif and "loop" not in Image.open(io.BytesIO(gif)).info
+
+
 def test_another_ending_is_refused_before_anything_is_done(tmp_path, capsys):
     assert main(["sample", "toy_sudoku", "--draw", str(tmp_path / "x.doc")]) == 2
     captured = capsys.readouterr()

@@ -4,7 +4,7 @@
 
 (() => {
   const { element } = dmpo; // replay.js
-  const COLORS = { blue: "#0072b2", orange: "#d55e00", green: "#00795c", grey: "#767676", light: "#b5b5b5", purple: "#8a3f75" };
+  const COLORS = { blue: "#0072b2", orange: "#d55e00", grey: "#767676", light: "#b5b5b5" };
   const svg = (tag, attributes = {}, text) => {
     const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
     for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);

@@ -154,8 +154,9 @@ def tagged_cells(name: str, heading: str, where: str) -> list[NotebookNode]:
 
 def with_animation(cell: NotebookNode) -> NotebookNode:
     """The cell with its GIFs as HTML: nbconvert knows no GIFs."""
-    for data in (output.data for output in cell.outputs if "image/gif" in output.get("data", {})):
-        alt = html.escape(cell.metadata.pop("alt"))
+    animations = [output.data for output in cell.outputs if "image/gif" in output.get("data", {})]
+    alt = html.escape(cell.metadata.pop("alt")) if animations else ""
+    for data in animations:
         data["text/html"] = f'<img alt="{alt}" src="data:image/gif;base64,{data["image/gif"].strip()}">'
     return cell
 

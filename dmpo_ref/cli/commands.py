@@ -84,7 +84,8 @@ def run_sample(args: argparse.Namespace) -> None:
     config = load_config(args.config, *args.overrides)
     if args.num_samples < 1:
         raise ValueError(f"--num-samples {args.num_samples}: must be at least 1")
-    if args.draw:
+    as_page = args.draw is not None and args.draw.endswith(".html")
+    if args.draw and not as_page:
         from dmpo_ref.plots.traces import check_ending, save_trace, trace  # seconds of matplotlib, for this option alone
 
         check_ending(Path(args.draw), ".html")
@@ -110,7 +111,7 @@ def run_sample(args: argparse.Namespace) -> None:
     for n, text in enumerate(answer_texts(tokenizer, rollout)[0]):
         log_prob = "" if rollout.path_log_prob is None else f", log-probability along its order {rollout.path_log_prob[0, n]:.3f} nats"
         print(f"\nanswer {n}: {'right' if task.grade(item, text).correct else 'wrong'}{log_prob}\n{task.show(item, text)}")
-    if args.draw and args.draw.endswith(".html"):
+    if as_page:
         answers = [trajectory(tokenizer, rollout, sample=n) for n in range(args.num_samples)]
         group = group_of("", task.show(item), answers, [f"answer {n}" for n in range(args.num_samples)])
         save_replay(Path(args.draw), {"title": f"{args.num_samples} answers of {args.config}", "groups": [group]})

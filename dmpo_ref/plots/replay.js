@@ -49,7 +49,6 @@
     });
     const now = element("p", { class: "dmpo-now" });
     const figure = element("figure", { class: "dmpo-card" }, element("figcaption", { text: trajectory.title }), box, now);
-    if (trajectory.note) figure.append(element("p", { class: "dmpo-note", text: trajectory.note }));
 
     function show(done) {
       const { shown, placed } = stateAfter(trajectory, done);

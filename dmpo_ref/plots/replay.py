@@ -4,7 +4,7 @@ The data of a page, JSON:
 
     {"title": …, "groups": [                       a group is shown at a time: the answers to one prompt
       {"title": …, "prompt": …, "trajectories": [
-        {"title": …, "note": …, "board": …,        board: the 16 pieces are the cells of a 4x4 Sudoku; else they are a text
+        {"title": …, "board": …,                   board: the 16 pieces are the cells of a 4x4 Sudoku; else they are a text
          "pieces": […], "step": […], "confidence": […]}]}]}
 
 The last three have one entry for each token, see `tasks.encoding.trajectory`; a line of rollouts.jsonl has them for each answer. A token

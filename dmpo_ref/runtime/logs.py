@@ -110,7 +110,8 @@ def describe_answers(
     experience: Experience, texts: list[list[str]], tokenizer: PreTrainedTokenizerBase, round_number: int
 ) -> list[dict[str, Any]]:
     """What rollouts.jsonl gets of a round: each prompt that `texts` has answers to, and these with reward, weight and trajectory."""
-    rollout = experience.rollout
+    shown = torch.arange(len(texts), device=experience.reward.device)
+    rollout = experience.rollout.select(shown).to(torch.device("cpu"))  # once, and not for each answer
     entries = []
     for g, texts_of_prompt in enumerate(texts):
         rated = zip(texts_of_prompt, experience.reward[g].tolist(), experience.weight[g].tolist(), strict=True)

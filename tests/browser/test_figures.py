@@ -122,6 +122,32 @@ def test_steps_on_a_group_are_those_of_autograd(page, baseline):
         assert sum(found["real"]) == pytest.approx(0, abs=1e-12)
 
 
+def test_what_the_page_says_of_a_small_and_of_a_large_group(page):
+    p_ref, reward = [0.40, 0.25, 0.15, 0.12, 0.08], [0.0, 0.25, 1.0, 0.5, 2.0]
+    logs = [math.log(p) for p in p_ref]
+    target = torch.tensor(logs, dtype=torch.float64).add(torch.tensor(reward)).softmax(0)
+
+    def after(baseline, count, steps, draw=3):
+        group = call(page, "draw", p_ref, draw, count)
+        given = {"logRef": logs, "logOld": logs, "reward": reward, "group": group, "alpha": 1, "rate": 0.5}
+        log_theta = call(page, "stepsOnGroup", given | {"baseline": baseline, "steps": steps})["logTheta"]
+        return torch.tensor(log_theta, dtype=torch.float64).exp(), group
+
+    p, group = after("none", 4, 100)
+    assert 4 not in group and p[4] < p_ref[4] / 5  # "almost gone"
+    for baseline in ("uniform", "model"):
+        p, _ = after(baseline, 4, 4)
+        assert (p[4] / p[3]).item() == pytest.approx(p_ref[4] / p_ref[3])  # "keep their odds to one another"
+    assert torch.allclose(after("model", 1024, 100)[0], target, atol=2e-3)
+    assert torch.allclose(after("none", 1024, 100)[0], target, atol=0.05)
+    assert all(after(baseline, 1024, 100)[0][4] > 0.99 for baseline in ("uniform", "negative"))
+
+
+def test_at_the_target_all_weights_are_equal(page):
+    reward = [1, 0, 0.5, 0.25]
+    assert equals(call(page, "targetWeights", reward, [-r / 0.3 for r in reward], 0.3), [0.25] * 4)
+
+
 def test_draws_follow_the_probabilities_and_a_number_gives_the_same_ones(page):
     probability = [0.5, 0.3, 0.2]
     drawn = call(page, "draw", probability, 7, 20_000)

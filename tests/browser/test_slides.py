@@ -1,11 +1,14 @@
-"""The decks in a browser: every slide fits the screen, with its answers shown, and nothing comes from another host."""
+"""What is shown or handed out: every slide fits the screen, with its answers; the method on one page is one page."""
 
+import shutil
 import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, SECONDS, Traffic
+from conftest import HTML, ROOT, SECONDS, Traffic
 from selenium.webdriver.support.ui import WebDriverWait
+
+from book.printed import print_page
 
 pytestmark = pytest.mark.browser
 DECKS = [path.stem for path in sorted((ROOT / "book" / "teaching" / "decks").glob("*.md"))]
@@ -38,3 +41,8 @@ def test_every_slide_fits_with_its_answer(browser, decks, deck):
     assert browser.execute_script(TOO_LARGE) == []
     traffic = Traffic(browser)
     assert traffic.hosts <= {None} and traffic.errors == []
+
+
+def test_the_method_on_one_page_is_printed_on_one(browser, tmp_path):
+    assert print_page(shutil.which("chromium") or "google-chrome", HTML / "sheet.html", tmp_path / "sheet.pdf") == 1
+    assert (tmp_path / "sheet.pdf").read_bytes().startswith(b"%PDF")

@@ -31,22 +31,8 @@ STAGE = ROOT / "build" / "book"
 HOWTO = ["task", "reward", "sampler", "objective", "machine", "resume", "benchmarks", "troubleshooting"]
 WIDGET = "application/vnd.jupyter.widget-view+json"
 SLIDERS = "*The sliders of this cell work in JupyterLab (`make lab`).*"
-OWN = [
-    "intro",
-    "method",
-    "sheet",
-    "play",
-    "notation",
-    "published",
-    "results",
-    "paper",
-    "text",
-    "ladder",
-    "scoreboard",
-    "glossary",
-    "answers",
-    "bibliography",
-]
+OWN = ["intro", "method", "sheet", "play", "notation", "published", "results", "paper", "text", "ladder", "scoreboard"]
+OWN += ["glossary", "answers", "bibliography"]
 DOCUMENTS = {"README.md": "intro.md", "LOG.md": "log.md", "CONTRIBUTING.md": "contributing.md"}
 
 

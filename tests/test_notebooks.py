@@ -1,5 +1,6 @@
 """The notebooks beside their numbers: questions with one right choice each, lines that fit the page, images that are described."""
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -51,3 +52,32 @@ def test_what_is_not_the_lesson_is_folded(path):
     first, second, *_ = cells(path, "code")
     assert "hide-input" in first.metadata.tags
     assert "hide-input" in second.metadata.tags or not second.source.startswith(("import", "from"))
+
+
+PLAIN = "# # Title\n\n# %% {head}\n{code}\n\n# %%\nb = 2\n\n# %%\nc = 3\n"
+
+
+@pytest.mark.parametrize(
+    ("head", "code", "image", "problem"),
+    [
+        ("", "a = 1", False, None),
+        ('alt="A picture of something"', "a = 1", True, None),
+        ("", "a = 1", True, 'needs alt="…" in its first line if it shows an image'),
+        ('alt="A picture of something"', "a = 1", False, 'needs alt="…" in its first line if it shows an image, and only then'),
+        ("", f"a = {'1' * 84}", False, None),
+        ("", f"a = {'1' * 85}", False, "has more than 88 characters"),
+    ],
+)
+def test_the_check_of_a_notebook_finds_wide_lines_and_images_without_a_description(tmp_path, head, code, image, problem):
+    spec = importlib.util.spec_from_file_location("notebook_build", FOLDER / "build.py")
+    build = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build)
+    source = tmp_path / "00_small.py"
+    source.write_text("# %% [markdown]\n" + PLAIN.format(head=head, code=code), encoding="utf-8")
+    notebook = build.read(source)
+    if image:
+        output = nbformat.v4.new_output("display_data", data={"image/png": "iVBORw0KGgo="})
+        next(cell for cell in notebook.cells if cell.cell_type == "code").outputs = [output]
+    nbformat.write(build.strip(notebook), source.with_suffix(".ipynb"))
+    found = build.compare(source)
+    assert found is None if problem is None else problem in found

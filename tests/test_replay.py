@@ -69,6 +69,7 @@ def test_the_command_writes_a_page_of_five_rounds_that_holds_what_was_logged(run
     assert titles == [f"round {r}, prompt {p}" for r in (0, 1, 2, 4, 5) for p in (0, 1)]
     first = json.loads((run / "rollouts.jsonl").read_text().splitlines()[0])
     shown = page.data["groups"][0]["trajectories"]
+    assert page.data["groups"][0]["prompt"] == first["prompt"].replace("<|mdm_mask|>", "·") != first["prompt"]
     assert [t["pieces"] for t in shown] == [a["pieces"] for a in first["answers"]] and all(t["board"] for t in shown)
     assert [t["step"] for t in shown] == [a["step"] for a in first["answers"]]
     right = [a["reward"] for a in first["answers"]]

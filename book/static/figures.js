@@ -197,7 +197,8 @@
       box.curve(density(logP), COLORS.grey, "6 4");
       box.curve(density(logQ).map((v) => Math.min(v, 0.8)), COLORS.blue);
       legend(picture, 40, 14, [["p*", COLORS.grey], ["p_θ", COLORS.blue]]);
-      return `Forward KL(p*‖p_θ) ${dmpo.divergence(logP, logQ).toFixed(3)} nats, reverse KL(p_θ‖p*) ${dmpo.divergence(logQ, logP).toFixed(3)} nats.`;
+      const nats = (p, q) => Math.max(0, dmpo.divergence(p, q)).toFixed(3); // rounding can make it less than 0
+      return `Forward KL(p*‖p_θ) ${nats(logP, logQ)} nats, reverse KL(p_θ‖p*) ${nats(logQ, logP)} nats.`;
     });
   };
 

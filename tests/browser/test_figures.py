@@ -161,7 +161,9 @@ def figure(browser, name):
 
 
 def shown(root):
-    return root.text + (root.find_elements(By.TAG_NAME, "svg") or [root])[0].get_attribute("innerHTML")
+    """What a figure draws and says, without the labels of its controls."""
+    parts = root.find_elements(By.CSS_SELECTOR, "svg, .dmpo-says, .dmpo-deck")
+    return "".join(part.get_attribute("innerHTML") for part in parts)
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -208,6 +210,18 @@ def test_a_fit_by_mouse_ends_where_the_page_says(page, clicks, expected):
         buttons[index].click()
         WebDriverWait(page, SECONDS, 0.2).until(lambda b: root.get_attribute("data-fitting") is None)
     assert expected in root.text
+
+
+def test_what_a_fit_has_found_stays_until_a_slider_of_the_policy_is_moved(page):
+    """Two Gaussians: only the fit itself has all five parameters; the sliders hold two, in steps."""
+    root = figure(page, "gaussians")
+    change = "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input'));"
+    page.execute_script(change, root.find_element(By.CSS_SELECTOR, "select"), "two Gaussians")
+    page.execute_script("arguments[0].click()", root.find_element(By.CSS_SELECTOR, "button"))
+    WebDriverWait(page, SECONDS, 0.2).until(lambda b: root.get_attribute("data-fitting") is None)
+    assert "Forward KL(p*‖p_θ) 0.000 nats, reverse KL(p_θ‖p*) 0.000" in root.text
+    page.execute_script(change, root.find_elements(By.CSS_SELECTOR, "input[type=range]")[2], "1")
+    assert "Forward KL(p*‖p_θ) 0.000" not in root.text
 
 
 def test_a_control_that_is_moved_ends_a_fit(page):
@@ -276,6 +290,17 @@ def test_a_replay_page_shows_hostile_texts_as_text(browser, tmp_path):
     assert browser.find_elements(By.CSS_SELECTOR, "main b, main i, main u, main img") == []
     browser.execute_script("const s = document.createElement('script'); s.textContent = 'window.ran = 1'; document.body.append(s);")
     assert browser.execute_script("return window.ran ?? 0") == 0
+
+
+def test_a_replay_stops_by_itself_at_its_end(page):
+    root = figure(page, "samplers")
+    slider, play = root.find_element(By.CSS_SELECTOR, "input[type=range]"), root.find_element(By.CSS_SELECTOR, "button")
+    last = int(slider.get_property("max"))
+    page.execute_script("arguments[0].value = arguments[1]", slider, last - 2)
+    page.execute_script("arguments[0].click()", play)
+    assert "pause" in play.text
+    WebDriverWait(page, SECONDS, 0.2).until(lambda b: "play" in play.text)
+    assert int(slider.get_property("value")) == last
 
 
 def test_a_replay_goes_forward_and_back_one_pass_at_a_time(browser, tmp_path):

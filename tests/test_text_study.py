@@ -115,6 +115,9 @@ def test_pages_say_what_the_stored_answers_say():
     soon = 100 * statistics.mean(row["accuracy"]["10"] for row in runs) - before
     assert soon > (statistics.mean(ends) - before) / 2 and "more than half of the way is made in the first ten rounds" in page
     assert max(row["seconds"] for row in read("text") if row["name"] == "published recipe") < 0.6 * min(row["seconds"] for row in runs)
+    [countdown] = [row for row in read("text") if row["task"] == "countdown"]
+    solved_then = [round(text.ITEMS * share) for share in countdown["accuracy"].values()]
+    assert "and {}, {}, {} and {} after 5, 10, 15 and 20 rounds".format(*solved_then) in page
     solved = {task: round(text.ITEMS * stored_accuracy("reference", f"{task}_32_confidence")) for task in text.TASKS}
     assert f"{solved['sudoku']} of 128 Sudokus and {solved['countdown']} of 128 Countdown problems" in page
 

@@ -198,13 +198,14 @@ def draw(folder: Path) -> None:
         panels[0].set(title=TITLES[task], xlabel="round", ylabel="reward of the rollouts")
         panels[1].set(title=TITLES[task], xlabel="round", ylabel="greedy test accuracy", ylim=(0, 1))
         panels[1].axhline(accuracy_before(task), color="0.4", linestyle=":", label="as shipped")
-        panels[1].legend(fontsize=8)
+        for panel in panels:
+            panel.legend(fontsize=8)
         for panel in panels:
             panel.xaxis.get_major_locator().set_params(integer=True)
-    axes[0, 0].legend(fontsize=8)
     figure.savefig(folder / "text_curves.png")
-    figure, axes = plt.subplots(1, len(tasks), figsize=(6 * len(tasks), 3.8), layout="constrained", squeeze=False)
-    for panel, task in zip(axes[0], tasks, strict=True):
+    sampled = [task for task in TASKS if any(row["task"] == task for row in asked)]
+    figure, axes = plt.subplots(1, len(sampled), figsize=(6 * len(sampled), 3.8), layout="constrained", squeeze=False)
+    for panel, task in zip(axes[0], sampled, strict=True):
         draw_samplers(panel, [row for row in asked if row["task"] == task])
         panel.set(title=f"{TITLES[task]}, after DMPO", xlabel="forward passes of an answer", ylabel="greedy test accuracy", ylim=(0, 1))
     axes[0, 0].legend(fontsize=8)

@@ -60,7 +60,7 @@ TESTS = {  # module → the test files that are about it
     "evaluation/results": ("test_results", "test_stale"),
 }
 RIVALS = ("agrpo", "coupled_grpo", "espo", "gdpo", "gdsd", "policy_gradient", "spg", "stable_drl", "trace_rl", "trajectory_balance")
-TESTS |= {f"objectives/{name}": ("test_rivals",) for name in RIVALS}
+TESTS |= {f"objectives/{name}": ("test_published_objectives",) for name in RIVALS}
 ON_DEVICES = ("rollout", "masking", "likelihood", "experience", "gradient", "objectives/diffu_grpo", "models/llada", "models/cache")
 ON_DEVICES += (
     "objectives/coupled_grpo",

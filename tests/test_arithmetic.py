@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from dmpo_ref.tasks.answers.arithmetic import MAX_BITS, MAX_DEPTH, MAX_DIGITS, MAX_LENGTH, evaluate, plain, python_value
+from dmpo_ref.tasks.answers.arithmetic import MAX_BITS, MAX_DEPTH, MAX_DIGITS, MAX_LENGTH, evaluate_expression, plain, python_value
 
 pytestmark = pytest.mark.filterwarnings("ignore::SyntaxWarning", "ignore::DeprecationWarning")
 
@@ -50,20 +50,20 @@ def value_or_none(function, text: str):
 
 @given(TREES)
 def test_exact_values_are_those_of_eval_over_fractions(tree):
-    expected, found = as_fractions(written(tree)), value_or_none(evaluate, written(tree))
+    expected, found = as_fractions(written(tree)), value_or_none(evaluate_expression, written(tree))
     assert found is None if expected is None else (found.value, found.numbers) == (expected, leaves(tree))
 
 
 @given(TREES)
 def test_latex_has_the_value_of_the_plain_expression(tree):
-    expected, found = as_fractions(written(tree)), value_or_none(evaluate, plain(written(tree, latex=True)))
+    expected, found = as_fractions(written(tree)), value_or_none(evaluate_expression, plain(written(tree, latex=True)))
     assert found is None if expected is None else (found.value, found.numbers) == (expected, leaves(tree))
 
 
 @given(st.lists(st.tuples(st.sampled_from("+-*/"), st.integers(1, 99)), min_size=1, max_size=8), st.booleans())
 def test_without_brackets_the_operators_bind_as_in_python(terms, is_negative):
     text = ("-" if is_negative else "") + "7" + "".join(f" {sign} {number}" for sign, number in terms)
-    assert evaluate(text).value == as_fractions(text)
+    assert evaluate_expression(text).value == as_fractions(text)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_without_brackets_the_operators_bind_as_in_python(terms, is_negative):
     ],
 )  # fmt: skip
 def test_signs_of_latex_and_unicode_mean_what_they_mean(text, value):
-    found = value_or_none(evaluate, plain(text))
+    found = value_or_none(evaluate_expression, plain(text))
     assert (found and found.value) == value
 
 
@@ -121,20 +121,20 @@ def test_signs_of_latex_and_unicode_mean_what_they_mean(text, value):
 )
 def test_what_is_no_expression_is_refused_with_the_reason(text, reason):
     with pytest.raises(ValueError) as caught:
-        evaluate(text)
+        evaluate_expression(text)
     assert str(caught.value) == reason
 
 
 def test_the_bounds_themselves_are_allowed():
-    assert evaluate("(" * MAX_DEPTH + "1" + ")" * MAX_DEPTH).value == 1
-    assert evaluate("9" * MAX_DIGITS).value == 10**MAX_DIGITS - 1
-    assert evaluate(("1+" * MAX_LENGTH)[: MAX_LENGTH - 1]).value == MAX_LENGTH // 2
-    assert evaluate("(1)+" * 80 + "1").value == 81  # depth counts brackets inside each other, not beside
+    assert evaluate_expression("(" * MAX_DEPTH + "1" + ")" * MAX_DEPTH).value == 1
+    assert evaluate_expression("9" * MAX_DIGITS).value == 10**MAX_DIGITS - 1
+    assert evaluate_expression(("1+" * MAX_LENGTH)[: MAX_LENGTH - 1]).value == MAX_LENGTH // 2
+    assert evaluate_expression("(1)+" * 80 + "1").value == 81  # depth counts brackets inside each other, not beside
 
 
 @given(st.text() | st.text("0123456789+-*/()[]{}\\frac .=x"))
 def test_any_text_has_a_value_or_is_refused(text):
-    for function in (evaluate, python_value):
+    for function in (evaluate_expression, python_value):
         value_or_none(function, text)
         value_or_none(function, plain(text))
 

@@ -117,7 +117,7 @@ def test_table_without_runs_prints_what_was_published(capsys):
 def test_plan_hands_its_flags_on(monkeypatch, capsys):
     seen = []
     monkeypatch.setattr(commands, "make_plan", lambda config, **options: seen.append((config.train.rounds, options)))
-    monkeypatch.setattr(commands, "compare", lambda config, **options: seen.append((config.train.rounds, options)))
+    monkeypatch.setattr(commands, "plan_variants", lambda config, **options: seen.append((config.train.rounds, options)))
     monkeypatch.setattr(commands, "format_plan", lambda plan: "page")
     monkeypatch.setattr(commands, "format_variants", lambda plan, others: "table")
     flags = ["--prompt-length", "7", "--flops", "1e12", "--bandwidth", "2e12", "--num-processes", "4", "--strategy", "fsdp2"]

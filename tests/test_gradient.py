@@ -74,7 +74,7 @@ def test_a_loss_that_is_not_finite_leaves_the_weights():
 
 
 def test_a_gradient_that_is_not_finite_leaves_the_weights():
-    """The square root of 0 is 0, and its slope is infinite; times a gradient of 0 that is NaN."""
+    """The square root of 0 is 0, and its derivative is infinite; times a gradient of 0 that is NaN."""
     policy, batch = tiny_model(), experience()
     before = copy.deepcopy(policy.state_dict())
     steep = Objective(all_hidden, lambda scores, *_: (0 * scores).sum().sqrt(), is_linear=True)

@@ -148,10 +148,10 @@ def test_of_a_file_that_is_cut_off_the_whole_items_are_scored(tmp_path, capsys):
 
 
 def test_a_line_of_results_that_is_broken_is_named(tmp_path):
-    from dmpo_ref.evaluation.results import describe
+    from dmpo_ref.evaluation.results import describe_evaluation
     from dmpo_ref.presets.loading import load_config
 
-    header = describe(load_config("toy_sudoku"))
+    header = describe_evaluation(load_config("toy_sudoku"))
     path = tmp_path / "sudoku.jsonl"
     path.write_text("\n".join([json.dumps(header), json.dumps(line(0)), json.dumps(line(1))[:-9], json.dumps(line(2))]) + "\n")
     items, problems = grade_files([path])

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dmpo_ref.cli import commands, main
-from dmpo_ref.cli.failures import describe
+from dmpo_ref.cli.failures import describe_failure
 from dmpo_ref.cli.terminal import Terminal, complain, neutral
 from dmpo_ref.config import shorten
 
@@ -92,11 +92,11 @@ def test_an_error_line_is_cut_and_names_both_ends(capsys):
     ],
 )
 def test_what_the_system_or_a_library_refuses_names_the_remedy(error, line):
-    assert describe(error).startswith(line)
+    assert describe_failure(error).startswith(line)
 
 
 def test_any_other_error_of_a_library_is_a_bug():
-    assert describe(RuntimeError("shapes do not match")) is None
+    assert describe_failure(RuntimeError("shapes do not match")) is None
 
 
 def test_what_cannot_be_read_is_not_called_no_yaml(tmp_path, monkeypatch, capsys):

@@ -169,7 +169,7 @@ def test_the_mask_token_of_the_official_checkpoint_is_found(tmp_path):
 
 
 def every_mask(response_mask: torch.Tensor) -> Masks:
-    """All 2^L − 1 masks of each response as replicates, weighted so that their mean is the sum in the definition of the ELBO."""
+    """All 2^L − 1 masks of each response, weighted so that their mean is the sum in the definition of the ELBO."""
     L = int(response_mask[0, 0].sum())
     choices = [c for c in product([False, True], repeat=L) if any(c)]
     hidden = torch.zeros(*response_mask.shape[:2], len(choices), response_mask.shape[-1], dtype=torch.bool)

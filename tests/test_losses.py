@@ -113,8 +113,8 @@ def test_the_gradient_in_the_parameters_equals_finite_differences(name, normalis
                 parameter.copy_(start + k * h * direction)
                 value[k] = loss().item()
             parameter.copy_(start)
-        slope = (8 * (value[1] - value[-1]) - (value[2] - value[-2])) / (12 * h)  # central, error of order h⁴
-        assert (parameter.grad * direction).sum().item() == pytest.approx(slope, rel=1e-6, abs=1e-11)
+        numeric = (8 * (value[1] - value[-1]) - (value[2] - value[-2])) / (12 * h)  # central, error of order h⁴
+        assert (parameter.grad * direction).sum().item() == pytest.approx(numeric, rel=1e-6, abs=1e-11)
 
 
 @pytest.mark.parametrize(("name", "normalise"), LOSSES)
@@ -168,8 +168,8 @@ def test_wddo_is_stationary_where_the_ratio_is_n_times_the_weight():
     weight = torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.97, 0.01, 0.01, 0.01]], dtype=torch.float64)
     delta = (4 * weight).log().requires_grad_()
     least = wddo(delta, weight)
-    (slope,) = torch.autograd.grad(least, delta)
-    torch.testing.assert_close(slope, torch.zeros_like(slope), atol=1e-15, rtol=0)
+    (gradient,) = torch.autograd.grad(least, delta)
+    torch.testing.assert_close(gradient, torch.zeros_like(gradient), atol=1e-15, rtol=0)
     for step in (-0.1, 0.1):
         for g, n in np.ndindex(2, 4):
             moved = delta.detach().clone()
@@ -184,14 +184,14 @@ def test_the_published_mean_over_rollouts_makes_the_positive_term_n_times_too_we
     def published(delta):
         return -(weight * F.logsigmoid(delta) + F.logsigmoid(-delta)).mean()
 
-    def slope(loss, at):
+    def gradient(loss, at):
         delta = at.clone().requires_grad_()
         return torch.autograd.grad(loss(delta), delta)[0]
 
     too_small, right = weight.log(), (4 * weight).log()
-    torch.testing.assert_close(slope(published, too_small), torch.zeros_like(weight), atol=1e-15, rtol=0)
-    assert (slope(published, right) > 0.01).all()
-    assert (slope(lambda delta: wddo(delta, weight), too_small) < -0.01).all()
+    torch.testing.assert_close(gradient(published, too_small), torch.zeros_like(weight), atol=1e-15, rtol=0)
+    assert (gradient(published, right) > 0.01).all()
+    assert (gradient(lambda delta: wddo(delta, weight), too_small) < -0.01).all()
     # With Δ so large that the negative terms are linear, what remains is the positive one: Σ, not mean.
     very_negative = torch.full((1, 4), -40.0, dtype=torch.float64)
     assert wddo(very_negative, weight).item() == pytest.approx(40.0)
@@ -199,7 +199,7 @@ def test_the_published_mean_over_rollouts_makes_the_positive_term_n_times_too_we
 
 
 def test_wddo_averages_masks_before_the_sigmoid():
-    """Two replicates with Δ = +3 and −3: their mean is 0 and the loss 2 ln 2; averaging the losses would give 2 ln 2 + 1.8."""
+    """Two masks with Δ = +3 and −3: their mean is 0 and the loss 2 ln 2; averaging the losses would give 2 ln 2 + 1.8."""
     rollout = make_rollout(make_prompts("_12"), 2)
     objective = build_objective(LossConfig(name="wddo", masks="exact", num_masks=2), WeightConfig())
     masks = objective.masks(rollout, streams()[:1])

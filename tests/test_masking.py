@@ -25,7 +25,7 @@ def exact_nelbo(scores: dict[frozenset, float], length: int) -> float:
 
 
 def estimates(masks, scores) -> torch.Tensor:
-    """weight · score of every replicate, [G, N, R]."""
+    """weight · score of every mask, [G, N, R]."""
     values = [scores[frozenset(row.nonzero().flatten().tolist())] for row in masks.hidden.flatten(0, 2)]
     return masks.weight * torch.tensor(values, dtype=torch.float64).view(masks.weight.shape)
 
@@ -33,7 +33,7 @@ def estimates(masks, scores) -> torch.Tensor:
 def all_uniforms(length: int, num_masks: int):
     """Uniforms that visit every size and every order of positions equally often.
 
-    Replicates of one row share nothing but the size draw (stratified) or the set (antithetic pairs), and expectation is
+    Masks of one row share nothing but the size draw (stratified) or the set (antithetic pairs), and expectation is
     linear, so the same order may be given to all of them.
     """
     # Both the sizes 1..L and, for pairs, 0..L are cut points of multiples of 1 / (L (L + 1)).
@@ -43,7 +43,7 @@ def all_uniforms(length: int, num_masks: int):
 
 
 def enumerate_scheme(scheme: str, length: int, num_masks: int, scores) -> torch.Tensor:
-    """Expectation of every replicate's estimate over all masks of a scheme, [R]."""
+    """Expectation of every mask's estimate over all masks of a scheme, [R]."""
     size_u, position_u = (torch.stack(x).double() for x in zip(*all_uniforms(length, num_masks), strict=True))
     response = torch.ones(1, len(size_u), length, dtype=torch.bool)
     masks = masks_from_uniforms(scheme, response, size_u[None], position_u[None])

@@ -49,7 +49,7 @@ def rate(text: str) -> float:
     return sum(place * int(digit) for place, digit in enumerate(text)) % 11 / 11
 
 
-def spread(model) -> None:
+def perturb(model) -> None:
     """p_ref and p_θ with conditionals that differ from token to token, so that a slip in one of them is seen."""
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
@@ -65,7 +65,7 @@ def test_the_page_gives_the_losses_weights_and_parameters_of_train(tmp_path, los
     run = prepare_run(load_config("toy_two_solutions", *plain))
     for model in (run.policy, run.reference.network):
         model.double()
-    spread(run.policy)  # p_θ ≠ p_ref from the start
+    perturb(run.policy)  # p_θ ≠ p_ref from the start
     policy, reference = copy.deepcopy(run.policy), copy.deepcopy(run.reference.network)
     prompts = encode(run.tokenizer, run.task, run.prompts.items[:1])
     rand = Uniforms(run, prompts, stores_masks=loss == "wddo")

@@ -153,8 +153,8 @@ def test_the_gradient_in_the_parameters_equals_finite_differences_of_the_formula
                 value[k] = slow_loss(name, kl, model, experience, masks, frozen=frozen)
             for p, s in zip(parameters, start, strict=True):
                 p.copy_(s)
-        slope = (8 * (value[1] - value[-1]) - (value[2] - value[-2])) / (12 * h)
-        assert sum((p.grad * d).sum() for p, d in zip(parameters, direction, strict=True)).item() == pytest.approx(slope, rel=1e-5)
+        numeric = (8 * (value[1] - value[-1]) - (value[2] - value[-2])) / (12 * h)
+        assert sum((p.grad * d).sum() for p, d in zip(parameters, direction, strict=True)).item() == pytest.approx(numeric, rel=1e-5)
 
 
 def test_the_case_above_clips_some_ratios_on_each_side_and_not_others():
@@ -173,31 +173,31 @@ def test_the_case_above_clips_some_ratios_on_each_side_and_not_others():
 
 
 def test_the_first_inner_step_of_diffu_grpo_is_the_policy_gradient():
-    """ρ = 1 and p_ref = p_θ, r = 1 and 0, so A = ±½; L = 2, N = 2: the slope in every ℓ_k is −A/(N L) = ∓1/8, whatever β."""
+    """ρ = 1 and p_ref = p_θ, r = 1 and 0, so A = ±½; L = 2, N = 2: the gradient in every ℓ_k is −A/(N L) = ∓1/8, whatever β."""
     log_prob = torch.tensor([[[[-1.0, -2.0, 0.0]], [[-0.5, -0.1, 0.0]]]], dtype=torch.float64, requires_grad=True)
     target = torch.tensor([True, True, False]).expand(1, 2, 1, 3)
     advantage = torch.tensor([[0.5, -0.5]], dtype=torch.float64)
     loss = clip_loss(log_prob, log_prob.detach(), log_prob.detach(), target, advantage, clip=0.2, kl=0.7)
-    (slope,) = torch.autograd.grad(loss, log_prob)
-    assert slope.flatten().tolist() == [-0.125, -0.125, 0.0, 0.125, 0.125, 0.0]
+    (gradient,) = torch.autograd.grad(loss, log_prob)
+    assert gradient.flatten().tolist() == [-0.125, -0.125, 0.0, 0.125, 0.125, 0.0]
     assert loss.item() == 0.0  # −mean A
 
 
 @pytest.mark.parametrize(
-    ("ratio", "advantage", "value", "slope"),
+    ("ratio", "advantage", "value", "gradient"),
     [(1.5, 1, -1.2, 0), (1.5, -1, 1.5, 1.5), (0.5, 1, -0.5, -0.5), (0.5, -1, 0.8, 0), (1.1, 1, -1.1, -1.1), (0.9, -1, 0.9, 0.9)],
 )
-def test_clipping_worked_by_hand(ratio, advantage, value, slope):
+def test_clipping_worked_by_hand(ratio, advantage, value, gradient):
     """ε = 0.2. Only what would go on in the direction it has already gone too far is cut off; d ρ/d ℓ = ρ."""
     log_prob = torch.tensor([[[[math.log(ratio)]]]], dtype=torch.float64, requires_grad=True)
     target, A = torch.ones(1, 1, 1, 1, dtype=torch.bool), torch.tensor([[float(advantage)]])
     loss = clip_loss(log_prob, torch.zeros_like(log_prob), None, target, A, clip=0.2, kl=0.0)
     assert loss.item() == pytest.approx(value)
-    assert torch.autograd.grad(loss, log_prob)[0].item() == pytest.approx(slope)
+    assert torch.autograd.grad(loss, log_prob)[0].item() == pytest.approx(gradient)
 
 
 def test_the_kl_term_worked_by_hand():
-    """p_ref twice as large as p_θ: d = ln 2, and k3 is 2 − ln 2 − 1. Its slope in ℓ is 1 − e^d = −1: towards p_ref."""
+    """p_ref twice as large as p_θ: d = ln 2, and k3 is 2 − ln 2 − 1. Its gradient in ℓ is 1 − e^d = −1: towards p_ref."""
     log_prob = torch.zeros(1, 1, 1, 1, dtype=torch.float64, requires_grad=True)
     target, A = torch.ones(1, 1, 1, 1, dtype=torch.bool), torch.zeros(1, 1)
     loss = clip_loss(log_prob, torch.zeros(1, 1, 1, 1), torch.full((1, 1, 1, 1), math.log(2)), target, A, clip=0.2, kl=0.5)
@@ -288,11 +288,11 @@ def expected_gradient(name: str, table, old, ref, *, kl: float = 0.0, alpha: flo
     reward = torch.stack([torch.stack([REWARD[PATHS[i][1:]] for i in pair]) for pair in PAIRS])
     experience = Experience(rollout, [], reward, reward, reward, log_old=log_old, log_ref=log_ref)
     leaf = log_prob.detach().requires_grad_()
-    (slope,) = torch.autograd.grad(objective.loss(leaf, masks, experience, reward), leaf)
+    (gradient,) = torch.autograd.grad(objective.loss(leaf, masks, experience, reward), leaf)
     chance = (log_joint(old) - math.log(2)).exp()  # of a rollout: its order, and its tokens
     chance = torch.tensor([chance[PATHS[i]] * chance[PATHS[j]] for i, j in PAIRS])
     # The loss is a mean over the prompts; each pair counts as often as it is drawn.
-    weighted = slope * 64 * chance[:, None, None, None]
+    weighted = gradient * 64 * chance[:, None, None, None]
     return torch.autograd.grad((weighted * log_prob).sum(), table)[0]
 
 

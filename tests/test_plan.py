@@ -13,7 +13,7 @@ from dmpo_ref.forecast.hardware import BANDWIDTH_SHARE, GPUS, MATRIX_SHARE, choo
 from dmpo_ref.forecast.page import format_plan, format_variants
 from dmpo_ref.forecast.plan import OVERHEAD, make_plan
 from dmpo_ref.forecast.sizes import count_parameters
-from dmpo_ref.forecast.variants import compare
+from dmpo_ref.forecast.variants import plan_variants
 from dmpo_ref.likelihood import token_log_prob
 from dmpo_ref.masking import draw_masks, stream
 from dmpo_ref.models.cache import KeyValueCache
@@ -349,7 +349,7 @@ def test_memory_alone_sets_the_time_of_what_is_no_matrix_product(small_run):
 def test_other_settings_stand_beside_the_plan(small_run):
     options = (HUB, *LORA, "sampler.name=confidence", "sampler.block_length=32", "sampler.cache=prefix", "weight.log_ratio=elbo")
     config = small_run(*options, "model.gradient_checkpointing=true", "train.prompts_per_round=8")
-    plan, others = make_plan(config), compare(config, gpu=GPUS["h100"], prompt_length=None)
+    plan, others = make_plan(config), plan_variants(config, gpu=GPUS["h100"], prompt_length=None)
     fewer, fused, lean, dual, together, recipe = others.values()
     settings = [
         "model.gradient_checkpointing=false loss.micro_batch=4",
@@ -368,12 +368,12 @@ def test_other_settings_stand_beside_the_plan(small_run):
 
 def test_settings_that_a_run_has_or_cannot_have_are_not_beside_it(small_run, folder):
     arguments = {"gpu": GPUS["h100"], "prompt_length": None}
-    assert list(compare(small_run(folder(), "model.compile=default"), **arguments)) == ["model.gradient_checkpointing=true"]
+    assert list(plan_variants(small_run(folder(), "model.compile=default"), **arguments)) == ["model.gradient_checkpointing=true"]
     confident = ("sampler.name=confidence", "weight.log_ratio=none", "model.compile=reduce-overhead")
-    assert list(compare(small_run(folder(), *confident), **arguments)) == ["model.gradient_checkpointing=true"]
-    only = compare(small_run(folder(), "model.compile=default", "model.gradient_checkpointing=true"), **arguments)
+    assert list(plan_variants(small_run(folder(), *confident), **arguments)) == ["model.gradient_checkpointing=true"]
+    only = plan_variants(small_run(folder(), "model.compile=default", "model.gradient_checkpointing=true"), **arguments)
     assert list(only) == ["model.gradient_checkpointing=false"]  # no micro-batch that could be smaller
-    one_prompt = compare(small_run(HUB, *LORA, "train.prompts_per_round=1"), **arguments)
+    one_prompt = plan_variants(small_run(HUB, *LORA, "train.prompts_per_round=1"), **arguments)
     assert not any("published" in name for name in one_prompt)  # eight GPUs cannot share it
 
 
@@ -381,7 +381,7 @@ def test_settings_that_a_run_has_or_cannot_have_are_not_beside_it(small_run, fol
 def test_a_preset_fits_80_gb_and_keeps_what_is_free(preset):
     """No block is computed again, and that takes no memory that sampling would not."""
     config = load_config(preset)
-    plan, others = make_plan(config), compare(config, gpu=GPUS["h100"], prompt_length=None)
+    plan, others = make_plan(config), plan_variants(config, gpu=GPUS["h100"], prompt_length=None)
     assert plan.peak < 80e9 and not plan.checkpointing
     assert plan.peak == others["model.gradient_checkpointing=true"].peak
     assert plan.seconds < others["model.gradient_checkpointing=true"].seconds

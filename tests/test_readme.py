@@ -104,7 +104,7 @@ def test_the_numbers_of_the_short_list_are_those_of_the_stored_results():
 def test_the_tables_of_the_book_s_results_are_those_of_the_stored_results():
     page = Path("book/results.md").read_text(encoding="utf-8")
 
-    def spread(rows: list[dict]) -> list[str]:
+    def median_and_largest(rows: list[dict]) -> list[str]:
         kl = [row["after"]["kl_target_policy"] for row in rows]
         return [f"{statistics.median(kl):.3f}", f"{max(kl):.3f}"]
 
@@ -124,7 +124,9 @@ def test_the_tables_of_the_book_s_results_are_those_of_the_stored_results():
     }
     lines = re.findall(r"^\| (WD(?:CE|DO) \|.*) \|$", page, re.MULTILINE)
     rows = [tuple(cell.strip(" *") for cell in line.split("|")) for line in lines]
-    assert {row[:4]: list(row[4:]) for row in rows} == {shown: spread(stored("variants", name=name)) for shown, name in names.items()}
+    assert {row[:4]: list(row[4:]) for row in rows} == {
+        shown: median_and_largest(stored("variants", name=name)) for shown, name in names.items()
+    }
 
     after = [row["after"]["temperature_1"] for row in stored("act_a", name="reference moves (log_ratio none)")]
     assert f"→ **{statistics.mean(after):.3f}** ({min(after):.3f} to {max(after):.3f})" in page
@@ -137,7 +139,7 @@ def test_the_tables_of_the_book_s_results_are_those_of_the_stored_results():
     fixed = stored("act_a", name="reference fixed (log_ratio path)")
     assert f"0.247 → {statistics.mean(row['after']['temperature_1'] for row in fixed):.3f}, greedy 1.000" in page
     before = [row["before"]["kl_target_policy"] for row in stored("act_b")]
-    median, largest = spread(stored("act_b"))
+    median, largest = median_and_largest(stored("act_b"))
     assert f"{min(before):.2f} to {max(before):.2f} → median **{median}**, largest {largest} nats" in page
     assert f"within {max(map(share_error, stored('act_b'))):.3f} of p" in page
     lost = {name: sum(map(lost_mode, rows)) for name, rows in by_name(stored("group_size")).items()}

@@ -28,12 +28,12 @@ def plain(hidden, weight, tokens, allowed, temperature):
 @pytest.mark.parametrize("positions_per_chunk", [1, 7, 96, 1000])
 def test_values_and_both_gradients_equal_those_of_all_logits_at_once(monkeypatch, positions_per_chunk, temperature):
     monkeypatch.setattr(head, "CHUNK_ELEMENTS", positions_per_chunk * V)
-    slope = torch.randn(K, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    upstream = torch.randn(K, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     results = []
     for function in (head_log_prob, plain):
         hidden, weight, tokens, allowed = inputs()
         value = function(hidden, weight, tokens, allowed, temperature)
-        (value * slope).sum().backward()
+        (value * upstream).sum().backward()
         results.append((value.detach(), hidden.grad, weight.grad))
     for chunked, expected in zip(*results, strict=True):
         torch.testing.assert_close(chunked, expected, rtol=1e-9, atol=1e-12)
@@ -133,7 +133,7 @@ def test_a_frozen_head_gets_no_gradient_and_nothing_to_score_is_fine():
 
 
 def test_a_second_derivative_is_refused_not_wrong():
-    """The gradient is formed in the forward pass; autograd would differentiate the slope alone and leave out the rest."""
+    """The gradient is formed in the forward pass; autograd would differentiate that gradient alone and leave out the rest."""
     hidden, weight, tokens, allowed = inputs()
     loss = head_log_prob(hidden, weight, tokens, allowed).square().sum()
     (gradient,) = torch.autograd.grad(loss, hidden, create_graph=True)

@@ -51,17 +51,17 @@
     return sum(logP.map((p, i) => (p > -700 ? Math.exp(p) * (p - logQ[i]) : 0)));
   }
 
-  // One step of gradient descent on a divergence in any parameters, the slope by central differences. The step is halved until it gains
-  // half of what the slope promises (Armijo's rule): one that only gains something can lead far away.
+  // One step of gradient descent on a divergence in any parameters, the gradient by central differences. The step is halved until it gains
+  // half of what the gradient promises (Armijo's rule): one that only gains something can lead far away.
   function descend(objective, parameters, rate) {
     const before = objective(parameters);
-    const slope = parameters.map((_, i) => {
+    const gradient = parameters.map((_, i) => {
       const at = (by) => objective(parameters.map((v, j) => (i === j ? v + by : v)));
       return (at(1e-4) - at(-1e-4)) / 2e-4;
     });
     for (let step = rate; step > 1e-6; step /= 2) {
-      const next = parameters.map((v, i) => v - step * slope[i]);
-      const gain = slope.reduce((total, s) => total + s * s, 0) * step;
+      const next = parameters.map((v, i) => v - step * gradient[i]);
+      const gain = gradient.reduce((total, s) => total + s * s, 0) * step;
       if (objective(next) <= before - gain / 2) return next;
     }
     return parameters;

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pkgutil import resolve_name
 
-from dmpo_ref.cli.failures import describe, stopping_at_once
+from dmpo_ref.cli.failures import describe_failure, stopping_at_once
 from dmpo_ref.cli.parser import WITH_OWN_PARSER, build_parser
 from dmpo_ref.cli.terminal import complain, neutral_output
 from dmpo_ref.runtime.interrupt import Interrupted
@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         return 141  # as for any program that `head` has cut short
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
-        message = describe(error)
+        message = describe_failure(error)
         if message is None or "--traceback" in words:
             raise
         return complain(message, code=2)

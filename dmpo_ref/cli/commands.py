@@ -22,7 +22,7 @@ from dmpo_ref.evaluation.results import describe_cost, evaluate_to_file, grid
 from dmpo_ref.forecast.hardware import choose_gpu
 from dmpo_ref.forecast.page import format_plan, format_variants
 from dmpo_ref.forecast.plan import make_plan
-from dmpo_ref.forecast.variants import compare
+from dmpo_ref.forecast.variants import plan_variants
 from dmpo_ref.masking import stream
 from dmpo_ref.models.fingerprint import fingerprint_parts
 from dmpo_ref.models.loading import base_of, latest_checkpoint, load_policy, read_config
@@ -198,7 +198,7 @@ def run_plan(args: argparse.Namespace) -> None:
     options = {"gpu": gpu, "prompt_length": args.prompt_length, "num_processes": args.num_processes, "strategy": args.strategy}
     config = load_config(args.config, *args.overrides)
     plan = make_plan(config, **options)
-    print(f"{format_plan(plan)}\n\n{format_variants(plan, compare(config, **options))}")
+    print(f"{format_plan(plan)}\n\n{format_variants(plan, plan_variants(config, **options))}")
 
 
 def run_export(args: argparse.Namespace) -> None:

@@ -37,7 +37,7 @@ USED_UP = {
 }
 
 
-def describe(error: Exception) -> str | None:
+def describe_failure(error: Exception) -> str | None:
     """What was wrong and what to do; None for an error that no user can mend, which is a bug."""
     if isinstance(error, OSError) and error.strerror and error.errno in REMEDIES:
         return f"{f'{error.filename}: ' if error.filename else ''}{error.strerror}; {REMEDIES[error.errno]}"

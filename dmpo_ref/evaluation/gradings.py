@@ -138,7 +138,7 @@ def read_results(path: Path, text: str) -> Iterator[Item | str]:
             grade = grade_record(task, record["question"], record["ground_truth"], record["generation"])
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             remedy = "; if it was cut off, the same dmpo evaluate completes it" if isinstance(error, json.JSONDecodeError) else ""
-            yield f"{path}, line {number}: {describe_error(error)}{remedy}"
+            yield f"{path}, line {number}: {describe_bad_line(error)}{remedy}"
             continue
         yield Item(path, index, sample, run, task, length, record["generation"], grade)
 
@@ -168,7 +168,7 @@ def read_generations(path: Path, text: str) -> Iterator[Item | str]:
                 raise ValueError("generations must be a text, got null")
             grade = grade_record(task, question, truth, generation)
         except (KeyError, TypeError, ValueError, RecursionError) as error:
-            yield f"{path}, item {index}: {describe_error(error)}"
+            yield f"{path}, item {index}: {describe_bad_line(error)}"
             continue
         yield Item(path, index, 0, run, task, length, generation, grade)
 
@@ -229,7 +229,7 @@ def grade_record(task: str, question: Any, truth: Any, generation: Any) -> Grade
     return replace(grade, strict=NO_TRUTH) if truth is None else grade
 
 
-def describe_error(error: Exception) -> str:
+def describe_bad_line(error: Exception) -> str:
     """What was wrong with a record, in a line."""
     return f"the field {error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
 

@@ -61,7 +61,7 @@ def evaluate_to_file(
             named.
     """
     config = validate(config)
-    header, num_samples = describe(config, parts), config.evaluation.num_samples
+    header, num_samples = describe_evaluation(config, parts), config.evaluation.num_samples
     path.parent.mkdir(parents=True, exist_ok=True)
     done, _ = read_all(path, header)
     check_items(done, task, items, path)
@@ -183,7 +183,7 @@ def grid(config: Config, lengths: list[int], samplers: list[str]) -> Iterator[tu
             yield "_".join(str(part) for part in (config.task.name, length, word.removesuffix("+none")) if part is not None), overrides
 
 
-def describe(config: Config, parts: dict[str, str] | None = None) -> dict[str, Any]:
+def describe_evaluation(config: Config, parts: dict[str, str] | None = None) -> dict[str, Any]:
     """First line of a results file: every option that decides an answer, digests of the policy's files and of the prompt file's
     text, and versions. The items stand beside their answers, and are compared one by one.
 

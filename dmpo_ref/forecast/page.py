@@ -90,6 +90,6 @@ def verdict(plan: Plan) -> str:
 
 
 def format_variants(plan: Plan, others: dict[str, Plan]) -> str:
-    """A round of the plan beside those of other settings, see `variants.compare`."""
+    """A round of the plan beside those of other settings, see `plan_variants`."""
     rows = [(name, other.least, other.seconds, other.peak / 1e9) for name, other in {"as it is": plan, **others}.items()]
     return tabulate(rows, ("a round", "seconds >", "expected", "GB"), "plain", floatfmt=".1f")

@@ -21,7 +21,7 @@ PUBLISHED = {
 PUBLISHED_GPUS = 8, "h200"
 
 
-def compare(config: Config, *, gpu: GPU, prompt_length: int | None, **shared: Any) -> dict[str, Plan]:
+def plan_variants(config: Config, *, gpu: GPU, prompt_length: int | None, **shared: Any) -> dict[str, Plan]:
     """Plans of this run with other settings, by the overrides that set them; and of the published recipe on its own GPUs, where adapters
     are trained on LLaDA-8B. Arguments are those of `make_plan`."""
     plans = {}

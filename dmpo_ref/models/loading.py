@@ -81,7 +81,7 @@ def load_base(config: ModelConfig, device: torch.device) -> LLaDAModelLM:
         )
     try:
         if isinstance(path, Path):
-            check_weights(path, settings)
+            check_weights_fit(path, settings)
         with quiet():
             loaded: Any = LLaDAModelLM.from_pretrained(name, **options)
     except torch.OutOfMemoryError:
@@ -190,7 +190,7 @@ def read_config(path: str, *, offline: bool = False) -> LLaDAConfig:
     return config
 
 
-def check_weights(folder: Path, config: LLaDAConfig) -> None:
+def check_weights_fit(folder: Path, config: LLaDAConfig) -> None:
     """Refuse damaged files of weights, and others than the config describes, before anything of that size is made."""
     given = {name: shape for file in weight_files(folder) for name, shape in read_shapes(file).items()}
     if config.n_layers > len(given):

@@ -28,7 +28,7 @@ def shard(model: Module, device: torch.device) -> None:
     fully_shard(model, mesh=mesh, reshard_after_forward=True)
 
 
-def gather(weights: dict[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
+def gather_shards(weights: dict[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
     """Whole weights from shards, on the CPU, one after the other. All processes must call it; with `keep=False` the result is {}."""
     gathered = {}
     for name, value in weights.items():
@@ -53,7 +53,7 @@ def shard_one(value: Tensor, like: Tensor) -> Tensor:
 def gather_optimizer(optimizer: torch.optim.Optimizer, *, keep: bool) -> dict[str, Any]:
     """State of an optimiser as one process alone would have it."""
     state = optimizer.state_dict()
-    return state | {"state": {index: gather(values, keep=keep) for index, values in state["state"].items()}}
+    return state | {"state": {index: gather_shards(values, keep=keep) for index, values in state["state"].items()}}
 
 
 def shard_optimizer(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:

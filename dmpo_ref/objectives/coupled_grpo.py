@@ -41,14 +41,14 @@ def couple(token_log_prob: Tensor, masks: Masks) -> Tensor:
 
 
 def coupled_masks(rollout: Rollout, generators: list[torch.Generator]) -> Masks:
-    """`masks_from_uniforms`, with a generator for each prompt: t ~ U(0.2, 0.8) for each response, S each position with probability t."""
+    """`complementary_masks`, with a generator for each prompt: t ~ U(0.2, 0.8) for each response, S each position with probability t."""
     response, N = rollout.response_mask, rollout.response_mask.shape[1]
     size_u = torch.stack([torch.rand(N, generator=g, dtype=torch.float64) for g in generators])
     position_u = torch.stack([uniforms_at(row.any(dim=0), g, N) for row, g in zip(response.cpu(), generators, strict=True)])
-    return masks_from_uniforms(response, size_u.to(response.device), position_u.to(response.device))
+    return complementary_masks(response, size_u.to(response.device), position_u.to(response.device))
 
 
-def masks_from_uniforms(response: Tensor, size_u: Tensor, position_u: Tensor) -> Masks:
+def complementary_masks(response: Tensor, size_u: Tensor, position_u: Tensor) -> Masks:
     """All of the response, S and its complement, weights 3/2 · (1, 1/t, 1/(1−t)), so that their mean is ℓ_k.
 
     Args:

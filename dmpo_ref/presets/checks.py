@@ -39,7 +39,7 @@ def check_config(config: Config) -> None:
     decay = "learning_rate · weight_decay must be at most 1: a step multiplies the weights by 1 minus it"
     require(config.optimizer.learning_rate * config.optimizer.weight_decay <= 1, config, "optimizer.weight_decay", decay)
     check_sizes(config)
-    check_weights(config)
+    check_weight_section(config)
     check_objective(config)
 
 
@@ -55,7 +55,7 @@ def check_sizes(config: Config) -> None:
             check_memory(sampler, math.prod(counts), length, length, options)
 
 
-def check_weights(config: Config) -> None:
+def check_weight_section(config: Config) -> None:
     """Refuse weights that the sampler, or another option of the weights, makes impossible."""
     sampler, weight = config.sampler, config.weight
     if sampler.temperature == 0:

@@ -157,7 +157,7 @@ def merge(cls: type, *layers: tuple[DictConfig, str]) -> DictConfig:
         try:
             merged = OmegaConf.merge(merged, layer)
         except OmegaConfBaseException as error:
-            raise ValueError(describe_error(error, origin, cls)) from error
+            raise ValueError(describe_config_error(error, origin, cls)) from error
     if missing := sorted(OmegaConf.missing_keys(merged)):
         raise ValueError(f"{layers[0][1]}: {missing[0]} is not set; add it there or give {missing[0]}=… on the command line")
     for key in name_options(cls):
@@ -199,7 +199,7 @@ def check_key(key: str, origin: str, cls: type) -> bool:
     return key in sections
 
 
-def describe_error(error: OmegaConfBaseException, origin: str, cls: type) -> str:
+def describe_config_error(error: OmegaConfBaseException, origin: str, cls: type) -> str:
     """One line for an error of the configuration library: which key, what was wrong, what would be right."""
     key, options = error.full_key or "", describe_options(cls)
     wanted = f" (wanted: {options[key].kind}; {options[key].help})" if key in options else ""

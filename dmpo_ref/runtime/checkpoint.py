@@ -24,7 +24,7 @@ from dmpo_ref.models.adapters import trained_weights
 from dmpo_ref.models.files import check_digests, first_line, write_digests
 from dmpo_ref.models.loading import checkpoints
 from dmpo_ref.models.reference import Reference
-from dmpo_ref.models.sharding import gather, gather_optimizer, shard_optimizer
+from dmpo_ref.models.sharding import gather_optimizer, gather_shards, shard_optimizer
 from dmpo_ref.models.tokenizers import save_tokenizer
 from dmpo_ref.presets.loading import load_run_config, to_yaml
 from dmpo_ref.rollout import Experience, Rollout
@@ -54,9 +54,9 @@ def save_checkpoint(
     train, cpu = config.train, torch.device("cpu")
     kept = state.buffer[-train.reuse_rounds :] if train.reuse_rounds else []
     buffers = processes.gather([experience.to(cpu) for experience in kept])
-    weights = gather(trained_weights(policy), keep=processes.is_main) if processes.shards else None
+    weights = gather_shards(trained_weights(policy), keep=processes.is_main) if processes.shards else None
     has_moved = reference is not None and 0 < train.resync_every <= state.round
-    moved = gather(reference.state(), keep=processes.is_main) if reference and has_moved else {}
+    moved = gather_shards(reference.state(), keep=processes.is_main) if reference and has_moved else {}
     saved = {
         "round": state.round,
         "step": state.step,

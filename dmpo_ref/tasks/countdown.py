@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dmpo_ref.config import TaskConfig
-from dmpo_ref.tasks.answers.arithmetic import MAX_DIGITS, evaluate, plain, python_value
+from dmpo_ref.tasks.answers.arithmetic import MAX_DIGITS, evaluate_expression, plain, python_value
 from dmpo_ref.tasks.answers.marked import closed_answers, last_answer, marked_answer, published_box, until_end
 from dmpo_ref.tasks.base import ANSWER_FORM, ChatTask, Grade, Verdict, worked
 from dmpo_ref.tasks.data import read_rows
@@ -117,9 +117,9 @@ class Countdown(ChatTask):
     def grade(item: Problem, text: str) -> Grade:
         r"""Both gradings.
 
-        Strict: the answer (see `marked_answer`) is an expression as `evaluate` reads it, LaTeX allowed, that uses each number once and
-        whose value is the target. It may be an equation of several such sides, as in `30 + 100 - 93 = 130 - 93 = 37`: then each side
-        must equal the target, and one must use each number once.
+        Strict: the answer (see `marked_answer`) is an expression that `evaluate_expression` can read, LaTeX allowed, which uses each
+        number once and whose value is the target. It may be an equation of several such sides, as in `30 + 100 - 93 = 130 - 93 = 37`:
+        then each side must equal the target, and one must use each number once.
         Published: from the box (see `published_box`), where its braces do not balance from the first `<answer>…</answer>`, else from the
         whole text; `\div`, `\times`, `\cdot` replaced; cut to the expression of the first `expression = number`; see `check_published`.
         """
@@ -176,7 +176,7 @@ def grade_strict(item: Problem, answer: str | None, source: str) -> Verdict:
     if len(answer) > MAX_ANSWER:
         return verdict(0, f"longer than {MAX_ANSWER} characters")
     try:
-        sides = [evaluate(side) for side in sides_of(answer)]
+        sides = [evaluate_expression(side) for side in sides_of(answer)]
     except ValueError as error:
         return verdict(0, f"not an expression: {error}")
     for side in sides:

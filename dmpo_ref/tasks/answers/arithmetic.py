@@ -44,7 +44,7 @@ class Expression:
     numbers: tuple[int, ...]
 
 
-def evaluate(text: str) -> Expression:
+def evaluate_expression(text: str) -> Expression:
     r"""The value of an expression of non-negative integers, + − × ÷ and brackets, as a fraction.
 
     `*` and `/` bind closer than `+` and `-`, equals from the left. Brackets ( ), [ ], { } must match in kind; `\frac{a}{b}` is (a)/(b).
@@ -56,10 +56,10 @@ def evaluate(text: str) -> Expression:
     """
     if len(text) > MAX_LENGTH:
         raise ValueError(f"longer than {MAX_LENGTH} characters")
-    return Parser(re.findall(r"[0-9]+|\\frac|\S", text)).parse()
+    return ExpressionParser(re.findall(r"[0-9]+|\\frac|\S", text)).parse()
 
 
-class Parser:
+class ExpressionParser:
     """Recursive descent over tokens; the recursion ends at MAX_DEPTH brackets."""
 
     def __init__(self, tokens: list[str]):
@@ -130,10 +130,10 @@ class Parser:
 
 
 def plain(text: str) -> str:
-    r"""LaTeX and Unicode arithmetic in the characters that `evaluate` reads.
+    r"""LaTeX and Unicode arithmetic in the characters that `evaluate_expression` reads.
 
     From `one_writing` the commands `\times \cdot \div` become operators, so does x between operands (as in 2 x 3); arrows become =;
-    `\text{…}` its content; `1,000` is 1000; dollar signs go. A command that is none of these stays, for `evaluate` to refuse.
+    `\text{…}` its content; `1,000` is 1000; dollar signs go. A command that is none of these stays, for `evaluate_expression` to refuse.
     """
     text = re.sub(r"\\text\{([^{}]*)\}", r" \1 ", one_writing(text)).replace("$", " ")
     text = re.sub(r"\\([A-Za-z]+)", lambda found: COMMANDS.get(found[1], found[0]), text)

@@ -82,7 +82,7 @@ def describe_difference(truth: str, answer: str) -> str | None:
         answer = join_thousands(answer)
     if not parts[1].parts:
         truth = join_thousands(truth)
-    return compare([parse(truth)], [parse(answer)])
+    return find_difference([parse(truth)], [parse(answer)])
 
 
 def tidy(text: str) -> str:
@@ -130,24 +130,24 @@ def parse(text: str) -> Part:
     """What an answer is made of."""
     if matrix := re.fullmatch(r"\\begin\{[a-z]*matrix\}((?:(?!\\begin).)*)\\end\{[a-z]*matrix\}", text):
         rows = [split(row, "&") for row in split(matrix[1], r"\\\\")]
-        return gather(f"matrix {[len(row) for row in rows]}", [parse(entry) for row in rows for entry in row], text)
+        return join_parts(f"matrix {[len(row) for row in rows]}", [parse(entry) for row in rows for entry in row], text)
     for form, separator in (("{}", SEPARATOR), ("∪", r"\\cup(?![A-Za-z])")):
         if len(pieces := split(text, separator)) > 1:
-            return gather(form, [parse(piece) for piece in pieces], text)
+            return join_parts(form, [parse(piece) for piece in pieces], text)
     if (named := NAME.fullmatch(text)) and not NO_UNIT & set(re.findall("[a-z]{2,}", named[1].casefold())):
         return replace(parse(named[2].strip()), name=named[1].strip())
     if text.startswith(r"\{") and text.endswith(r"\}"):
-        return gather("{}", [parse(piece) for piece in split(text[2:-2], SEPARATOR)], text)
+        return join_parts("{}", [parse(piece) for piece in split(text[2:-2], SEPARATOR)], text)
     ends = text[:1] + text[-1:]
     if (
         ends in ("()", "[]", "(]", "[)")
         and closing(text, brackets=BRACKETS) == len(text) - 1
         and len(pieces := split(text[1:-1], SEPARATOR)) > 1
     ):
-        return gather(ends, [parse(piece) for piece in pieces], text)
+        return join_parts(ends, [parse(piece) for piece in pieces], text)
     if re.search(f"{UPPER}|{LOWER}", text) and not RELATION.search(text):
         both = [re.sub(UPPER, plus, re.sub(LOWER, minus, text)).removeprefix("+") for plus, minus in ("+-", "-+")]
-        return gather("{}", [Part("", (), one) for one in both], text)
+        return join_parts("{}", [Part("", (), one) for one in both], text)
     return Part("", (), text)
 
 
@@ -163,14 +163,14 @@ def split(text: str, separator: str) -> list[str]:
     return [part.strip() for part in (*parts, text[start:]) if part.strip()] or [text]
 
 
-def gather(form: str, parts: list[Part], text: str) -> Part:
+def join_parts(form: str, parts: list[Part], text: str) -> Part:
     """Parts that belong together; a list within a list is one list, a list of one value is that value."""
     if form == "{}":
         parts = [replace(inner, name=inner.name or part.name) for part in parts for inner in (part.parts if part.form == "{}" else (part,))]
     return parts[0] if form == "{}" and len(parts) == 1 else Part(form, tuple(parts), text)
 
 
-def compare(truth: Sequence[Part], answer: Sequence[Part], *, in_order: bool = True) -> str | None:
+def find_difference(truth: Sequence[Part], answer: Sequence[Part], *, in_order: bool = True) -> str | None:
     """Why parts are not those of the truth; None if they are. Each part of the truth needs one of its own."""
     if len(truth) != len(answer) or len(truth) > MAX_PARTS:
         return f"{len(answer)} values, not {len(truth)}"
@@ -201,7 +201,7 @@ def compare_one(truth: Part, answer: Part) -> str | None:
             return f"{answer.name or 'no name'} in place of {truth.name or 'no name'}"
         return compare_values(*wholes)
     if truth.form:
-        return compare(truth.parts, answer.parts, in_order=truth.form not in ("{}", "∪"))
+        return find_difference(truth.parts, answer.parts, in_order=truth.form not in ("{}", "∪"))
     return compare_values(truth.text, answer.text)
 
 

@@ -36,7 +36,7 @@ def are_equal(truth: str, answer: str) -> bool | None:
     need_math_verify()
     if max(len(truth), len(answer)) > MAX_LENGTH or HUGE.search(answer):
         return None
-    return ask("dmpo_ref.tasks.answers.equality:compare", truth, answer)
+    return ask("dmpo_ref.tasks.answers.equality:equal_by_math_verify", truth, answer)
 
 
 def prepare() -> None:
@@ -44,7 +44,7 @@ def prepare() -> None:
     verify_pair("1", "2")
 
 
-def compare(truth: str, answer: str) -> bool:
+def equal_by_math_verify(truth: str, answer: str) -> bool:
     """`verify_pair`; answers that cannot be read are not equal."""
     try:
         return verify_pair(truth, answer)

@@ -72,11 +72,11 @@ def read_number(text: str, question: str = "") -> tuple[Fraction | None, str]:
         if found["whole"] and not 0 < part < 1:
             return None, "not one plain number"
         number, kind = sign * (int(found["whole"] or 0) + part), "a fraction"
-    problem = describe_doubt(found, number, question)
+    problem = describe_number_doubt(found, number, question)
     return (None, problem) if problem else (number, kind)
 
 
-def describe_doubt(found: re.Match[str], number: Fraction, question: str) -> str | None:
+def describe_number_doubt(found: re.Match[str], number: Fraction, question: str) -> str | None:
     """Why the one number in an answer may not be what the answer says; None if it is."""
     before, after = found["before"], found["after"]
     if found["sign"]:

@@ -12,7 +12,7 @@ from dmpo_ref.likelihood import sequence_log_prob, token_log_prob
 from dmpo_ref.masking import Masks, path_masks, path_steps_from_uniforms
 from dmpo_ref.objectives import build_objective
 from dmpo_ref.objectives.agrpo import agrpo
-from dmpo_ref.objectives.coupled_grpo import couple, masks_from_uniforms
+from dmpo_ref.objectives.coupled_grpo import complementary_masks, couple
 from dmpo_ref.objectives.diffu_grpo import clip_loss
 from dmpo_ref.objectives.espo import espo
 from dmpo_ref.objectives.gdpo import gdpo
@@ -183,10 +183,10 @@ def test_loss_and_gradient_equal_the_formula_written_with_loops_and_its_finite_d
             for p, s, d in zip(model.parameters(), start, direction, strict=True):
                 p.copy_(s + k * h * d / norm)
         value[k] = slow_loss(options, rows_of(model, rollout, masks), old, ref, masks, frozen)
-    slope = (8 * (value[1] - value[-1]) - (value[2] - value[-2])) / (12 * h)
+    numeric = (8 * (value[1] - value[-1]) - (value[2] - value[-2])) / (12 * h)
     gradient = sum((p.grad * d).sum() for p, d in zip(model.parameters(), direction, strict=True)).item() / norm.item()
-    assert abs(slope) > 1e-4
-    assert gradient == pytest.approx(slope, rel=1e-5, abs=1e-9)
+    assert abs(numeric) > 1e-4
+    assert gradient == pytest.approx(numeric, rel=1e-5, abs=1e-9)
 
 
 @pytest.mark.parametrize("case", ["coupled_grpo, no kl", "espo, path", "gdsd", "trace_rl", "agrpo"])
@@ -195,8 +195,8 @@ def test_these_cases_clip_some_and_not_others(case):
     objective, experience, masks, _ = make_case(case)
     experience.log_ref = None  # whose term is not clipped
     scores = token_log_prob(tiny_model(3), experience.rollout, masks, VOCABULARY).detach().requires_grad_()
-    (slope,) = torch.autograd.grad(objective.loss(scores, masks, experience, experience.weight), scores)
-    assert (slope[masks.target] == 0).any() and (slope[masks.target] != 0).any()
+    (gradient,) = torch.autograd.grad(objective.loss(scores, masks, experience, experience.weight), scores)
+    assert (gradient[masks.target] == 0).any() and (gradient[masks.target] != 0).any()
 
 
 # Cases worked by hand.
@@ -217,7 +217,7 @@ def test_advantages_worked_by_hand():
 
 def test_coupled_grpo_worked_by_hand():
     """t = ½, S = {0}: ℓ_0 = ½(−1 − 3/½), ℓ_1 = ½(−2 − 4/½)."""
-    masks = masks_from_uniforms(torch.ones(1, 1, 2, dtype=torch.bool), torch.tensor([[0.5]]), torch.tensor([[[0.1, 0.9]]]))
+    masks = complementary_masks(torch.ones(1, 1, 2, dtype=torch.bool), torch.tensor([[0.5]]), torch.tensor([[[0.1, 0.9]]]))
     assert masks.hidden[0, 0].tolist() == [[True, True], [True, False], [False, True]]
     scores = torch.tensor([[[[-1.0, -2.0], [-3.0, 0.0], [0.0, -4.0]]]])
     assert couple(scores, masks).flatten().tolist() == pytest.approx([-3.5, -5.0])
@@ -239,8 +239,8 @@ def test_spg_worked_by_hand():
     lower, upper = one(-2.0, -3.0), one(-1.0, -1.0)
     loss = spg(lower, upper, one(1.0, 0.0), mixture=0.25)
     assert loss.item() == pytest.approx(-0.125)
-    slopes = torch.autograd.grad(loss, (lower, upper))
-    assert [x.flatten().tolist() for x in slopes] == [[-0.25, 0.1875], [0.0, 0.0625]]
+    gradients = torch.autograd.grad(loss, (lower, upper))
+    assert [x.flatten().tolist() for x in gradients] == [[-0.25, 0.1875], [0.0, 0.0625]]
 
 
 def test_espo_and_gdpo_worked_by_hand():
@@ -376,7 +376,7 @@ def test_coupled_masks_score_every_token_once_in_the_pair_and_its_weights_sum_to
         t, mean = 0.2 + 0.6 * u, torch.zeros(3, dtype=torch.float64)
         for bits in product([False, True], repeat=3):
             position_u = torch.tensor([[[t - 1e-9 if chosen else t + 1e-9 for chosen in bits]]], dtype=torch.float64)
-            masks = masks_from_uniforms(torch.ones(1, 1, 3, dtype=torch.bool), torch.tensor([[u]], dtype=torch.float64), position_u)
+            masks = complementary_masks(torch.ones(1, 1, 3, dtype=torch.bool), torch.tensor([[u]], dtype=torch.float64), position_u)
             assert masks.hidden[0, 0, 0].all() and torch.equal(masks.hidden[0, 0, 1], torch.tensor(bits))
             assert torch.equal(masks.hidden[0, 0, 1], ~masks.hidden[0, 0, 2])
             log_prob = couple(scores * masks.target, masks).flatten()

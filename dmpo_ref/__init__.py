@@ -3,7 +3,7 @@
     from dmpo_ref import load_config, train
 
 The names below are those that notebooks and how-to pages use most. Each is imported when it is first used, so that
-`import dmpo_ref.weights` costs no more than torch.
+`import dmpo_ref.weights` takes no longer than importing torch.
 
 Stable, changed only with a new minor version: `Config`, `load_config`, `train`; `load_policy`; `Prompts`,
 `Rollout`, `sample`; `draw_masks`, `token_log_prob`, `sequence_log_prob`, `elbo`, `path_log_prob`; `log_weights`, `target_weights`,
@@ -89,7 +89,7 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """`dmpo_ref.train` is the function, also where its module of the same name was imported first: Python would put the module there."""
+    """Keeps `dmpo_ref.train` the function when the module of the same name is imported, which Python would put in its place."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not (name in _MODULES and isinstance(value, ModuleType)):

@@ -1,7 +1,7 @@
-"""Every option of a run: one dataclass per concern, each field with its default, its bound and what it is.
+"""Every option of a run: one dataclass per concern, each field with its default, bound and description.
 
 A run is described by one YAML file; the toy and LLaDA-8B differ in nothing else. Symbols are the paper's (arXiv 2510.08233).
-`presets/loading.py` reads such files, `presets/checks.py` refuses what does not go together, `dmpo train --help` prints this page.
+`presets/loading.py` reads such files, `presets/checks.py` refuses incompatible options, `dmpo train --help` prints this page.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any, Literal, Optional, cast, get_type_hints
 
 @dataclass(frozen=True)
 class Bound:
-    """Which values an option may have: a test, and what is right in words. None, where an option may be null, is not tested."""
+    """The values that an option may have: a test, and the rule in words. For an option that may be null, None is not tested."""
 
     holds: Callable[[Any], bool]
     words: str
 
 
-LEAST, MOST = 1.2e-38, 3.4e38  # of float32, which the numbers of a config become: above is infinite there, below is 0 or loses digits
+LEAST, MOST = 1.2e-38, 3.4e38  # range of float32, to which numbers are converted: above it they are infinite, below it 0 or imprecise
 AT_LEAST_1 = Bound(lambda value: 1 <= value <= 10**9, "must be at least 1, and at most 10⁹")
 COUNT = Bound(lambda value: 1 <= value <= 10**6, "must be at least 1, and at most 10⁶: all of them are in memory at once")
 MASKS = Bound(lambda value: 1 <= value <= 4096, "must be at least 1, and at most 4096: all of them are in memory at once")
@@ -40,7 +40,7 @@ BELOW_1 = Bound(lambda value: 0 <= value < 1, "must lie in [0, 1)")
 
 @dataclass(frozen=True)
 class Option:
-    """What is known of an option beside its value: type in words, default, what it is with its unit, the paper's symbol, bound."""
+    """Documentation of an option: type in words, default, description with unit, the paper's symbol, bound."""
 
     kind: str
     default: Any
@@ -50,7 +50,7 @@ class Option:
 
 
 def option(default: Any, help: str, *, symbol: str = "", bound: Bound | None = None) -> Any:
-    """A dataclass field with its documentation, see `Option`. A list or a dataclass as the default is made anew for each config."""
+    """A dataclass field with its documentation, see `Option`. A default that is a list or a dataclass is created anew for each config."""
     metadata = {"help": help, "symbol": symbol, "bound": bound}
     if isinstance(default, type):
         return field(default_factory=default, metadata=metadata)
@@ -315,6 +315,6 @@ def flat(config: Config) -> dict[str, Any]:
 
 
 def shorten(value: object, most: int = 200) -> str:
-    """What a message shows of a value: one line, the middle of a long one left out."""
+    """A value as shown in a message: one line, the middle of a long one left out."""
     text = " ".join(str(value).split())
     return text if len(text) <= most else f"{text[: most // 2]} … {text[-most // 2 :]}"

@@ -1,6 +1,6 @@
-"""From prompts to experience: rollouts and rewards; then, once, ℓ, w and w_base, and what a loss will subtract.
+"""From prompts to experience: rollouts and rewards; then ℓ, w and w_base, computed once, and the log-probabilities that a loss subtracts.
 
-Algorithm 1 of arXiv 2510.08233, the part before the gradient steps. Every function takes what it works on and nothing else.
+Algorithm 1 of arXiv 2510.08233, the part before the gradient steps. Every function takes only what it needs.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from dmpo_ref.weights import group_weights
 
 
 class Collected(NamedTuple):
-    """A round's experience and the texts of its rollouts [G][N]; number of rollouts drawn for it, and mean reward by
-    component of those that the policy drew."""
+    """A round's experience, the texts of its rollouts [G][N], the mean of each reward component over the rollouts that the
+    policy drew, and the number of rollouts drawn."""
 
     experience: Experience
     texts: list[list[str]]
@@ -56,8 +56,8 @@ def collect(
 
     Args:
         position: places of the items in the data stream of a run, which key the random streams; None: 0, 1, …
-        reward: instead of the task's own, as in `train`.
-        spare: (items, places) of each further try to replace the groups whose rewards are all equal (`train.skip_equal_groups`).
+        reward: replaces the task's reward, as in `train`.
+        spare: (items, places) for each further attempt to replace groups whose rewards are all equal (`train.skip_equal_groups`).
     """
 
     def draw(items: list[Any], position: list[int]) -> Drawn:
@@ -72,7 +72,7 @@ def collect(
     for others, places in spare:
         if not (equal := kept.equal_groups()):
             if reference is not None and config.train.num_reference_rollouts:
-                with reference.model():  # another process may draw with it, and all must exchange their adapters equally often
+                with reference.model():  # another process may sample from it, and all must exchange their adapters equally often
                     pass
             continue
         new = draw(others[: len(equal)], places[: len(equal)])
@@ -92,9 +92,9 @@ def draw_rollouts(
     end_tokens: Collection[int],
     config: Config,
 ) -> Rollout:
-    """N rollouts of each prompt by p_old; with `train.reference_share` the last k = round(εN) of them by p_ref.
+    """Draw N rollouts of each prompt from p_old; with `train.reference_share`, the last k = round(εN) of them from p_ref.
 
-    Whoever drew a rollout, its `path_log_prob` is that of p_old; None where the weights do not ask for it.
+    `path_log_prob` is always that of p_old, also for rollouts drawn from p_ref; None if the weights do not need it.
     """
     k = config.train.num_reference_rollouts
 
@@ -127,11 +127,11 @@ class Drawn:
     components: dict[str, float]
 
     def equal_groups(self) -> list[int]:
-        """The groups whose rewards are all equal: their weights say nothing about which rollout is better."""
+        """Indices of the groups whose rewards are all equal: their weights say nothing about which rollout is better."""
         return (self.reward.amax(dim=-1) == self.reward.amin(dim=-1)).nonzero().flatten().tolist()
 
     def with_groups_of(self, new: Drawn, places: list[int]) -> Drawn:
-        """The same, with the groups of `new` that are not equal in these places, as many as there are."""
+        """A copy in which the groups at `places` are replaced by groups of `new` whose rewards differ, as long as there are any."""
         G = len(self.position)
         useful = [G + g for g in range(len(new.position)) if g not in new.equal_groups()]
         index = list(range(G))
@@ -148,7 +148,7 @@ class Drawn:
 
 
 def average(first: dict[str, float], num_first: int, second: dict[str, float], num_second: int) -> dict[str, float]:
-    """Means over both of two sets of rollouts, from the means over each; what only one has stays."""
+    """Mean of each component over two sets of rollouts together, from the means over each; a component of only one set keeps its mean."""
     both = {name: (num_first * first[name] + num_second * second[name]) / (num_first + num_second) for name in first.keys() & second.keys()}
     return first | second | both
 
@@ -164,7 +164,7 @@ def weigh(
     *,
     position: Sequence[int] | None = None,
 ) -> Experience:
-    """Everything that is computed once of a round's rollouts: ℓ, w, w_base, and what the objective will subtract.
+    """Everything that is computed only once for a round's rollouts: ℓ, w, w_base, and the log-probabilities that the objective subtracts.
 
     Args:
         policy: p_old, the policy that drew the rollouts.
@@ -200,7 +200,7 @@ def estimate_log_ratio(
         micro_batch: sequences in one forward pass; None for all.
 
     Raises:
-        ValueError: there is no reference, or no path probability, and the config asks for it.
+        ValueError: the config needs a reference or a path probability, and there is none.
     """
     if config.log_ratio == "none":
         return torch.zeros(rollout.tokens.shape[:2], dtype=torch.float64, device=rollout.tokens.device)
@@ -227,10 +227,10 @@ def score_on_masks(
     position: list[int],
     config: Config,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """log p_old and log p_ref on the masks of each of the round's K steps, [K, G, N, R, S]; None where they are not subtracted.
+    """log p_old and log p_ref on the masks of each of the round's K steps, [K, G, N, R, S]; None if not subtracted.
 
-    Along the path log p_old is the log-probability that the rollouts were drawn with, at their temperature; all else is
-    taken at temperature 1, as in the `elbo` log-ratio.
+    Along the path log p_old is the log-probability that the rollouts were drawn with, at their temperature; everything else
+    is computed at temperature 1, as in the `elbo` log-ratio.
     """
     num_sets = 1 if objective.follows_path else config.train.steps_per_round
     sets = [step_masks(objective, rollout, position, config.seed, k) for k in range(num_sets * objective.reuses_masks)]

@@ -1,6 +1,6 @@
 """One gradient step on a batch of experience: masks, token log-probabilities, w_real, loss, gradient, update.
 
-Algorithm 1 of arXiv 2510.08233, the part after the weights. Every function takes what it works on and nothing else.
+Algorithm 1 of arXiv 2510.08233, the part after the weights. Every function takes only what it needs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class NotFinite(ValueError):
 
 
 def choose_batch(buffer: list[Experience], k: int, config: Config, round_number: int, num_processes: int = 1) -> Experience:
-    """What the k-th step of a round looks at: the buffered rounds in turn, the newest first, some or all prompts of one."""
+    """The batch of the k-th step of a round: all or some prompts of one buffered round; the rounds take turns, the newest first."""
     experience = buffer[-1 - k % len(buffer)]
     total = len(experience.position)
     if config.train.prompts_per_step is None:
@@ -57,11 +57,11 @@ def gradient_step(
     """One step of the optimiser: token log-probabilities, loss, gradient, update. Returns the loss and the norm of the gradient.
 
     Args:
-        batch: `Experience.of_step`, as `choose_batch` takes it. masks: `experience.step_masks` of this batch.
-        step: gradient steps done in the run; it keys what is dropped by LoRA dropout.
+        batch: `Experience.of_step`, as returned by `choose_batch`. masks: `experience.step_masks` of this batch.
+        step: number of gradient steps done in the run; it keys the LoRA dropout.
 
     Raises:
-        NotFinite: loss or gradient; the weights are as they were.
+        NotFinite: loss or gradient is not finite; the weights are unchanged.
     """
 
     # Dropout must be off where log p_θ is compared with a stored log p_old or log p_ref, and where a second pass uses the
@@ -71,7 +71,7 @@ def gradient_step(
         loss = backward(policy, vocabulary, objective, batch, masks, config, processes=processes)
     policy.eval()
     grad_norm = clip_gradients(policy, config.optimizer.max_grad_norm)
-    numbers = torch.stack((loss.double(), grad_norm.double())).tolist()  # one wait for a GPU
+    numbers = torch.stack((loss.double(), grad_norm.double())).tolist()  # waits for the GPU only once
     for name, value in zip(("loss", "gradient norm"), numbers, strict=True):
         if not isfinite(value):
             raise NotFinite(f"the {name} of step {step} is {value}")
@@ -101,9 +101,9 @@ def backward(
         loss.backward()
         return loss.detach()
 
-    # Chain rule in two passes: the gradient of the loss with respect to every token log-probability, then that gradient into the
+    # Chain rule in two passes: the gradient of the loss with respect to every token log-probability, then back from there to the
     # weights, a micro-batch at a time. A linear loss has the same gradient everywhere, so it needs no first pass.
-    if objective.gradient_is_known:  # any scores will do; the `model` baseline, which reads them, never comes here
+    if objective.gradient_is_known:  # any scores will do: the `model` baseline, which reads them, never takes this branch
         scores = torch.zeros(masks.hidden.shape, device=masks.hidden.device)
     else:
         with torch.no_grad():
@@ -121,7 +121,7 @@ def backward(
             part = (of_rows * score_rows(model, rows, vocabulary)).sum()
             part.backward()
         if objective.gradient_is_known:
-            loss = loss + part.detach()  # the loss at 0 so far; linear, so what it gains is gradient · log-probability
+            loss = loss + part.detach()  # so far the loss at scores of 0; it is linear, so gradient · log-probability is added
     return loss
 
 
@@ -131,7 +131,7 @@ def real_weight(scores: Tensor, masks: Masks, batch: Experience, config: WeightC
     Args:
         scores: [G, N, R, S] token log-probabilities of the current policy, for the `model` baseline; their gradient is stopped.
     """
-    weight = batch.weight - batch.base_weight  # which has the strength in it
+    weight = batch.weight - batch.base_weight  # base_weight already includes the strength
     if config.baseline == "model":
         log_policy, log_old = sequence_log_prob(scores.detach(), masks), sequence_log_prob(need(batch.log_old), masks)
         weight = weight - config.baseline_strength * model_baseline(log_policy, log_old)
@@ -139,14 +139,14 @@ def real_weight(scores: Tensor, masks: Masks, batch: Experience, config: WeightC
 
 
 def clip_gradients(policy: Module, max_norm: float) -> Tensor:
-    """Scale the gradients down to the largest norm allowed; returns the norm that they had."""
+    """Scale the gradients down to at most `max_norm`; returns their norm before that."""
     norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), max_norm)
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 @contextmanager
 def own_random_state(generator: torch.Generator, device: torch.device) -> Iterator[None]:
-    """Dropout can only draw from torch's global generators: seed them with the stream of this step, and restore their state afterwards."""
+    """Seed torch's global generators, the only ones that dropout uses, with the stream of this step; restore their state afterwards."""
     has_cuda = device.type == "cuda"
     with torch.random.fork_rng(devices=[device] if has_cuda else []):
         torch.default_generator.manual_seed(generator.initial_seed())

@@ -37,7 +37,7 @@ class Vocabulary:
         return wide.masked_fill(~self.on(logits.device), -torch.inf)
 
     def on(self, device: torch.device) -> Tensor:
-        """`allowed` on a device. The copy is kept: one for each chunk of logits would make a GPU wait."""
+        """`allowed` on a device. The copy is cached: a new one for each chunk of logits would make the GPU wait."""
         if self._moved is None or self._moved.device != device:
             self._moved = self.allowed.to(device)
         return self._moved
@@ -46,7 +46,7 @@ class Vocabulary:
 def build_vocabulary(
     tokenizer: PreTrainedTokenizerBase, embedding_size: int, *, alphabet: str | None = None, full: bool = False
 ) -> Vocabulary:
-    """The allowed vocabulary of a tokenizer: not the mask token, no padded rows, only the task's alphabet if it has one.
+    """The allowed vocabulary of a tokenizer: without the mask token and padded rows; only the task's alphabet if it has one.
 
     Args:
         embedding_size: V, rows of the model's head.
@@ -103,7 +103,7 @@ def token_log_prob(
 
 @dataclass
 class MaskedRows:
-    """Masked sequences for the model, B = G·N·R of them: what it reads, and what is scored. [B, S] each; `padded` as in `Prompts`."""
+    """Masked sequences for the model, B = G·N·R of them: inputs, and tokens to score. [B, S] each; `padded` as in `Prompts`."""
 
     input_ids: Tensor
     attention_mask: Tensor
@@ -126,8 +126,8 @@ def mask_rows(rollout: Rollout, masks: Masks, vocabulary: Vocabulary) -> MaskedR
 
 
 def score_rows(model: Module, rows: MaskedRows, vocabulary: Vocabulary, *, temperature: float = 1.0) -> Tensor:
-    """Token log-probabilities of rows, [B, S], 0 where nothing is scored. Vocabulary logits only at scored positions."""
-    scored = rows.target.nonzero(as_tuple=True)  # once, because a GPU must wait to know how many there are
+    """Token log-probabilities of rows, [B, S], 0 where nothing is scored. Logits are computed at scored positions only."""
+    scored = rows.target.nonzero(as_tuple=True)  # once: the host must wait for the GPU to know their number
     scores = model(
         input_ids=rows.input_ids,
         attention_mask=rows.attention_mask if rows.padded else None,
@@ -165,6 +165,6 @@ def path_log_prob(
 def elbo(model: Module, rollout: Rollout, masks: Masks, vocabulary: Vocabulary, *, micro_batch: int | None = None) -> Tensor:
     """Estimate of −L_θ(o|q) ≤ log p_θ(o|q) on the given masks, at temperature 1. [G, N] float64, in nats.
 
-    Give several models the same `masks` when their difference matters: the noise of the masks then largely cancels.
+    Use the same `masks` for several models when their difference matters: the noise of the masks then largely cancels.
     """
     return sequence_log_prob(token_log_prob(model, rollout, masks, vocabulary, micro_batch=micro_batch), masks)

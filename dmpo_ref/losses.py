@@ -1,5 +1,5 @@
 """The two losses of DMPO, pure functions of [G, N] tensors: weighted denoising cross-entropy (WDCE) and weighted direct discriminative
-optimisation (WDDO). `objectives` says on which masks their log-probabilities are taken."""
+optimisation (WDDO). `objectives` says on which masks their log-probabilities are computed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def wddo(delta: Tensor, weight: Tensor) -> Tensor:
         WDDO = mean over prompts of −Σ_n w[n] log σ(Δ[n]) − (1/N) Σ_n log σ(−Δ[n]),   Δ = log p_θ − log p_old
 
     Σ w = 1 stands for E_{p*} and 1/N for E_{p_old}, so it is stationary at e^Δ = N·w. Δ is averaged over its masks
-    *before* the sigmoid. Exact log-probabilities give p*; the noise and the gap of ELBOs bias it.
+    *before* the sigmoid. With exact log-probabilities the optimum is p*; the noise and the gap of ELBOs bias it.
 
     Args:
         delta: [G, N] Δ, both log-probabilities on the same masks.

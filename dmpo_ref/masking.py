@@ -5,7 +5,7 @@ The negative evidence lower bound of a response o of length L (arXiv 2510.08233,
     L_θ(o|q) = E_{m ~ U{1..L}} [ (L/m) · E_{mask of size m} Σ_{d masked} −log π_θ(o_d | masked o, q) ].
 
 R masks of each response are averaged. `Masks` holds them with their weights, and the random numbers come from generators
-keyed by what they are for, so that nothing depends on batches, processes or the global random state.
+keyed by their purpose, so that nothing depends on batches, processes or the global random state.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 
 @dataclass
 class Masks:
-    """R partly hidden versions of each of the N responses to G prompts, and how to weigh them.
+    """R partly hidden versions of each of the N responses to G prompts, and their weights.
 
     An estimate of the log-probability of response (g, n) is mean over r of
     `weight[g, n, r] · Σ_{s in target} log π(o_s | what is not hidden)`.
@@ -38,7 +38,7 @@ class Masks:
 
 
 def stream(seed: int, *key: int | str) -> torch.Generator:
-    """A CPU generator keyed by (seed, what it is for); equal keys give equal numbers on every machine and process."""
+    """A CPU generator keyed by (seed, purpose); equal keys give equal numbers on every machine and process."""
     digest = hashlib.blake2b(repr((seed, *key)).encode(), digest_size=8).digest()
     # 63 bits: manual_seed takes a signed 64-bit integer.
     return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
@@ -53,10 +53,10 @@ def draw_masks(scheme: str, response_mask: Tensor, num_masks: int, generators: l
     """Draw R masks for every response under one of `SCHEMES`.
 
     Args:
-        scheme: "exact", "stratified", "antithetic" (all unbiased), "gauss" (unbiased where L ≤ 2R) or "paper" (biased, kept to
-            compare with).
+        scheme: "exact", "stratified", "antithetic" (all unbiased), "gauss" (unbiased where L ≤ 2R) or "paper" (biased, kept
+            for comparison).
         response_mask: [G, N, S] bool, the generated positions; L is their number in each row.
-        num_masks: R ≥ 1, any number; with an odd one the last mask of a paired scheme has no partner.
+        num_masks: R ≥ 1; if it is odd, the last mask of a paired scheme has no partner.
         generators: one for each of the G prompts.
 
     Raises:
@@ -76,9 +76,9 @@ def draw_masks(scheme: str, response_mask: Tensor, num_masks: int, generators: l
 
 
 def uniforms_at(positions: Tensor, generator: torch.Generator, *shape: int) -> Tensor:
-    """Uniforms [*shape, S] on [0, 1) at the True places of `positions` [S], 0 elsewhere; float64, on the host like all three.
+    """Uniforms [*shape, S] on [0, 1) at the True places of `positions` [S], 0 elsewhere; float64, on the CPU.
 
-    Only as many are drawn as there are places, so that padding, and with it the rest of the batch, changes nothing.
+    Only as many numbers are drawn as there are places, so padding, and therefore the rest of the batch, changes nothing.
     """
     full = torch.zeros(*shape, len(positions), dtype=torch.float64)
     full[..., positions] = torch.rand(*shape, int(positions.sum()), generator=generator, dtype=torch.float64)
@@ -86,7 +86,7 @@ def uniforms_at(positions: Tensor, generator: torch.Generator, *shape: int) -> T
 
 
 def masks_from_uniforms(scheme: str, response_mask: Tensor, size_u: Tensor, position_u: Tensor) -> Masks:
-    """The deterministic half of `draw_masks`: uniforms on [0, 1) to masks and weights, so that a test can enumerate them.
+    """Masks and weights from uniforms on [0, 1): the deterministic half of `draw_masks`, so that a test can enumerate them.
 
     Args:
         response_mask: [G, N, S] bool.
@@ -103,7 +103,7 @@ def masks_from_uniforms(scheme: str, response_mask: Tensor, size_u: Tensor, posi
 def path_masks(step: Tensor, num_steps: int) -> Masks:
     """The rollout's own order as masks: log p(o; σ) = Σ_i log π(o_{σ(i)} | o_{σ(<i)}), one mask for each step.
 
-    In mask i everything not yet unmasked before step i is hidden, and what was unmasked in it is scored.
+    Mask i hides everything that was not unmasked before step i, and scores what was unmasked in step i.
 
     Args:
         step: [G, N, S] int, the step at which a position was unmasked, −1 where nothing was generated.
@@ -120,7 +120,7 @@ def path_masks(step: Tensor, num_steps: int) -> Masks:
 
 
 def draw_path_steps(step: Tensor, num_steps: int, num_masks: int, generators: list[torch.Generator]) -> Masks:
-    """R steps of every rollout's own order, or all if they are fewer: `path_steps_from_uniforms`, with a generator for each prompt."""
+    """Masks of R steps of every rollout's own order, or of all if there are fewer: `path_steps_from_uniforms`, one generator per prompt."""
     u = torch.stack([torch.rand(step.shape[1], min(num_masks, num_steps), generator=g, dtype=torch.float64) for g in generators])
     return path_steps_from_uniforms(step, num_steps, u.to(step.device))
 
@@ -134,7 +134,7 @@ def path_steps_from_uniforms(step: Tensor, num_steps: int, step_u: Tensor) -> Ma
     With R ≥ T every step is scored once and the estimate is exact; the R − T empty strata hide and score nothing.
 
     Args:
-        step, num_steps: as in `path_masks`. Rows with fewer steps than `num_steps` are drawn from their own.
+        step, num_steps: as in `path_masks`. For a row with fewer steps than `num_steps`, only its own steps are drawn.
         step_u: [G, N, R] uniforms on [0, 1), which decide the step of each stratum.
     """
     R = step_u.shape[-1]
@@ -190,7 +190,7 @@ def gauss(response: Tensor, L: Tensor, size_u: Tensor, position_u: Tensor) -> tu
     Mask i is drawn at the i-th node, weight R w_i / t_i. A position is hidden with probability t, so f(t) is the sum over positions d
     of E[log π(o_d | the others under Bernoulli(t))], a polynomial in t of degree L − 1 at most, and R nodes integrate degree 2R − 1
     exactly: unbiased where L ≤ 2R, whatever the policy. A longer response is biased by f^(2R)(τ) (R!)⁴ / ((2R+1) ((2R)!)³) for some
-    τ. All R masks together, and none alone, estimate the ELBO.
+    τ. Only all R masks together estimate the ELBO; a single one does not.
     """
     node, share = (x.to(response.device) for x in gauss_legendre(size_u.shape[-1]))
     return response & (position_u < rearrange(node, "r -> r 1")), (size_u.shape[-1] * share / node).expand(L.shape)
@@ -218,7 +218,7 @@ def smallest(response: Tensor, position_u: Tensor, m: Tensor) -> Tensor:
 
 
 def complement_second(hidden: Tensor, response: Tensor) -> Tensor:
-    """Replace every second mask by the complement of the one before it; an odd last one stays."""
+    """Replace every second mask by the complement of the one before it; if R is odd, the last one stays."""
     num_pairs = hidden.shape[-2] // 2
     hidden = hidden.clone()
     hidden[..., 1::2, :] = response[..., 1::2, :] & ~hidden[..., : 2 * num_pairs : 2, :]

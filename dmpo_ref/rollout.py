@@ -1,4 +1,4 @@
-"""What goes into a sampler, what comes out, and what is known of it once it has been weighed: `Prompts`, `Rollout`, `Experience`.
+"""Input of a sampler, its output, and the output with rewards and weights: `Prompts`, `Rollout`, `Experience`.
 
 Groups are a tensor axis: [G prompts, N rollouts of each, S positions].
 """
@@ -22,12 +22,12 @@ class Prompts:
     """G prompts with space for their responses, padded on the left to one length S.
 
     Attributes:
-        tokens: [G, S] ids; the mask token wherever something is to be generated.
+        tokens: [G, S] ids; the mask token at every position to generate.
         attention_mask: [G, S] bool, False at padding.
-        prompt_mask: [G, S] bool, True at the prompt; what follows it is the answer (clues inside it included).
-        response_mask: [G, S] bool, True at the positions that are to be generated.
-        padded: False only if nothing is padding: then attention needs no mask (see `models.llada.Block`). Known where the batch is made,
-            so that no pass asks a GPU.
+        prompt_mask: [G, S] bool, True at the prompt; everything after it is the answer, clues included.
+        response_mask: [G, S] bool, True at the positions to generate.
+        padded: False only if there is no padding: attention then needs no mask (see `models.llada.Block`). Set where the batch is made,
+            so that no pass has to wait for the GPU to find out.
     """
 
     tokens: Tensor
@@ -59,14 +59,14 @@ class Rollout:
         step: [G, N, S] int, the step at which a position was unmasked; −1 where nothing was generated.
         path_log_prob: [G, N] float64, exact log p(o; σ) along the order σ of `step`, at the temperature it was sampled at, in nats;
             None for a sampler without a path probability, or at temperature 0.
-        num_steps: the most steps that the sampler can take for the longest response of the batch; `random_order` takes that many.
-        sampler: the config it was drawn with: which distribution this is a sample of.
+        num_steps: largest number of steps that the sampler can take for the longest response of the batch; `random_order` takes that many.
+        sampler: the config it was drawn with, which determines the distribution.
         forwards: number of forward passes of the model.
         fed_tokens: number of tokens fed in them.
         padded: as in `Prompts`.
-        confidence: [G, N, S] float32, softmax(logits) of the token of a position, over the allowed vocabulary, in the forward pass that
-            (last) placed it; 1 where nothing was generated or an ended answer was filled up. None for responses that no sampler drew,
-            and in checkpoints before version 0.6.0.
+        confidence: [G, N, S] float32, probability of each token, softmax(logits) over the allowed vocabulary, in the forward pass
+            that (last) placed it; 1 where nothing was generated, or where a finished answer was filled with end tokens. None for
+            responses that no sampler drew, and in checkpoints before version 0.6.0.
     """
 
     tokens: Tensor
@@ -91,13 +91,13 @@ class Rollout:
         return map_tensors(self, lambda x: x.index_select(0, prompts))
 
     def beside(self, other: Rollout) -> Rollout:
-        """More rollouts of the same prompts, drawn by the same sampler: [G, N + N', S]."""
+        """These and more rollouts of the same prompts, drawn by the same sampler: [G, N + N', S]."""
         values = [(f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self)]
         joined: dict[str, Any] = {name: torch.cat([a, b], dim=1) for name, a, b in values if isinstance(a, Tensor)}
         return replace(self, **joined, forwards=self.forwards + other.forwards, fed_tokens=self.fed_tokens + other.fed_tokens)
 
     def join(self, other: Rollout) -> Rollout:
-        """The rollouts of both, drawn by the same sampler: [G + G', N, S], the shorter sequences padded on the left."""
+        """These and rollouts of other prompts, drawn by the same sampler: [G + G', N, S], the shorter sequences padded on the left."""
         S = max(self.tokens.shape[-1], other.tokens.shape[-1])
         empty = {"tokens": 0, "attention_mask": False, "prompt_mask": False, "response_mask": False, "step": -1, "confidence": 1}
 
@@ -121,10 +121,10 @@ class Rollout:
 
 
 def given_responses(prompts: Prompts, responses: list[list[int]]) -> Rollout:
-    """Responses that no sampler drew, as token ids, in the form of rollouts, so that the likelihood code serves them too.
+    """A rollout made from given token ids, so that the likelihood code can score responses that no sampler drew.
 
     Args:
-        responses: one for each prompt, what follows the prompt in full, given positions of a template included.
+        responses: one for each prompt: everything after the prompt, including the given positions of a template.
 
     Returns:
         G = 1, N = the number of prompts; `step` is −1 and there is no path.
@@ -138,7 +138,7 @@ def given_responses(prompts: Prompts, responses: list[list[int]]) -> Rollout:
 
 @dataclass
 class Experience:
-    """Weighed rollouts of G prompts, as they lie in the buffer: ℓ and w are computed once, when they have been drawn.
+    """Weighted rollouts of G prompts, as stored in the buffer: ℓ and w are computed once, after drawing.
 
     Attributes:
         rollout: the responses.
@@ -147,7 +147,7 @@ class Experience:
         weight: [G, N] float64, w.
         base_weight: [G, N] float64, strength · w_base (0 for the `model` baseline, which depends on the current policy).
         log_old, log_ref: [K, G, N, R, S] float32, token log-probabilities under p_old and p_ref on the masks of each of the K
-            gradient steps of a round (K = 1 along the path, where all are alike), for objectives that use them; else None.
+            gradient steps of a round (K = 1 along the path, where all steps have the same masks), for objectives that use them; else None.
         log_ratio: [G, N] float64 nats, log p_ref − log p_old. coefficient: [G, 1], c. None in checkpoints of version 0.1.0.
     """
 
@@ -166,7 +166,7 @@ class Experience:
         return replace(map_tensors(self, lambda x: x.to(device)), rollout=self.rollout.to(device))
 
     def of_step(self, k: int, prompts: Sequence[int] | None = None) -> Experience:
-        """What the k-th gradient step looks at: these prompts, or all, with its own `log_old` and `log_ref` [G, N, R, S]."""
+        """The batch of the k-th gradient step: these prompts (None: all), with the `log_old` and `log_ref` [G, N, R, S] of that step."""
         prompts = range(len(self.position)) if prompts is None else prompts
         index = torch.tensor(list(prompts), device=self.reward.device)
         of_step: dict[str, Any] = {

@@ -1,9 +1,9 @@
-"""The algorithm as one visible loop: draw rollouts, weigh them once, take several gradient steps, repeat.
+"""The algorithm as one explicit loop: draw rollouts, weigh them once, take several gradient steps, repeat.
 
-Distribution Matching Policy Optimization (arXiv 2510.08233, Algorithm 1). `minimal.py` is the same on one page. Here each step has a file
-of its own, `samplers`, `experience.py` and `gradient.py`, which takes what it works on and nothing else, and what a run needs beside
-the method is in `runtime`. Random numbers are keyed by (seed, purpose, prompt), so neither batching nor the number of processes changes
-them; only LoRA dropout follows the micro-batch and the process, and `prompts_per_step` the process.
+Distribution Matching Policy Optimization (arXiv 2510.08233, Algorithm 1). `minimal.py` is the same algorithm on one page. Here
+each step is in a separate file: `samplers`, `experience.py` and `gradient.py`. Their functions take only what they need. Files, logs
+and processes are handled in `runtime`. Random numbers are keyed by (seed, purpose, prompt), so neither batching nor the number of
+processes changes them. Two exceptions: LoRA dropout depends on the micro-batch and the process, `prompts_per_step` on the process.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from dmpo_ref.tasks.encoding import end_ids
 
 @dataclass
 class Trained:
-    """What `train` returns: the policy (with FSDP2 a shard of it) and its tokenizer, the metrics of every step, the folder of
-    the run, and whether this is the process that writes to it."""
+    """Result of `train`: the policy (with FSDP2, this process's shard of it) and its tokenizer, the metrics of every step, the folder of
+    the run, and whether this process writes to it."""
 
     policy: LLaDAModelLM
     tokenizer: PreTrainedTokenizerBase
@@ -62,15 +62,15 @@ def train(
     `run.json` (versions, command line) and checkpoints to `config.output`.
 
     Args:
-        task: instead of the task of the config, an object like `tasks.sudoku.Sudoku`.
-        reward: instead of the task's reward, a function of the item and the answer's text.
-        objective: instead of the one that `config.loss` names. Like `reward` it is not recorded; give it again to resume.
-        on_round: called after every round with (rounds done, policy), by every process; what it returns is added to the metrics.
+        task: replaces the task of the config; an object like `tasks.sudoku.Sudoku`.
+        reward: replaces the task's reward; a function of the item and the answer's text.
+        objective: replaces the one that `config.loss` names. Like `reward` it is not recorded; give it again to resume.
+        on_round: called after every round with (rounds done, policy), by every process; its return value is added to the metrics.
         resume: continue the run in `config.output` from its newest checkpoint.
 
     Raises:
-        FileNotFoundError, ValueError: something in the config, the files or the rewards that cannot be; one line.
-        Interrupted: Ctrl-C or SIGTERM, after the round under way was finished and saved; `resume=True` goes on from there.
+        FileNotFoundError, ValueError: an invalid config, file or reward; the message is one line.
+        Interrupted: Ctrl-C or SIGTERM; the current round was finished and saved first. `resume=True` continues from there.
     """
     given = {"task": task, "reward": reward, "objective": objective, "on_round": on_round}
     from_python = [name for name, value in given.items() if value is not None]
@@ -83,7 +83,7 @@ def loop(
     reward: Callable[[Any, str], float] | None = None,
     on_round: Callable[[int, LLaDAModelLM], dict[str, float]] | None = None,
 ) -> Trained:
-    """Algorithm 1, from the round that the run is in. Arguments as in `train`."""
+    """Algorithm 1, starting at the current round of the run. Arguments as in `train`."""
     config, state, processes = run.config, run.state, run.processes
     policy, reference, vocabulary, objective = run.policy, run.reference, run.vocabulary, run.objective
     rounds, metrics, watch = config.train.rounds, list(run.log.earlier), Watch(config)
@@ -112,7 +112,7 @@ def loop(
                     raise ValueError(explain_not_finite(error, kept, latest_checkpoint(Path(config.output)))) from error
                 steps.append(state.end_step(loss, grad_norm))
 
-            # The end of a round: re-sync p_ref if asked for, write metrics, save a checkpoint, stop after Ctrl-C.
+            # The end of a round: re-sync p_ref if configured, write metrics, save a checkpoint, stop after Ctrl-C.
             state.round += 1
             if reference and config.train.resync_every and state.round % config.train.resync_every == 0:
                 reference.sync(policy)
@@ -141,7 +141,7 @@ def end_round(
     on_round: Callable[[int, LLaDAModelLM], dict[str, float]] | None,
     num_drawn: int,
 ) -> list[dict[str, Any]]:
-    """Metrics of a finished round, one entry per gradient step, evaluation in the last one; written and returned."""
+    """Write and return the metrics of a finished round: one entry per gradient step, the evaluation in the last one."""
     config, state, processes = run.config, run.state, run.processes
     last = on_round(state.round, run.policy) if on_round else {}
     processes.join()

@@ -15,7 +15,7 @@ from dmpo_ref.config import ALPHA, WeightConfig
 
 TARGETS = ("tilted", "reward_softmax", "reward")
 BISECTION_STEPS = 50  # halvings of the bracket (0, 1]: an accuracy of 1e-15
-SHRINK = 0.5**25  # a bracket whose c would be below this share of it, where those halvings leave 7 digits, is replaced by that share
+SHRINK = 0.5**25  # if c is below this share of the bracket, where those halvings leave 7 digits, the bracket shrinks to this share
 MOST_SHRINKS = 43  # down to 2^(−25 · 43), for the largest log-weights of float64
 
 
@@ -30,14 +30,14 @@ class GroupWeights(NamedTuple):
 def group_weights(
     reward: Tensor, log_ratio: Tensor, config: WeightConfig, *, reference_share: float = 0.0, log_old: Tensor | None = None
 ) -> GroupWeights:
-    """Everything that is known of the weights once the rollouts are scored: the functions below, in order.
+    """Weights, weight baseline and coefficient of scored rollouts: the functions below, in order.
 
     w_base of the `model` baseline depends on the current policy (`model_baseline`) and is 0 here.
 
     Args:
-        reward, log_ratio: [G, N], see `log_weights`; log_ratio is log p_ref − log p_old whoever drew a rollout.
+        reward, log_ratio: [G, N], see `log_weights`; log_ratio is log p_ref − log p_old, also for rollouts that p_ref drew.
         reference_share: ε of `mixture_log_ratios`, the part of the N rollouts that p_ref drew.
-        log_old: [G, N] log p_old of the rollouts along their orders; for `flatten_above` alone.
+        log_old: [G, N] log p_old of the rollouts along their orders; needed for `flatten_above` only.
     """
     alpha, target = config.alpha, config.target
     log_ref_ratio, log_old_ratio = mixture_log_ratios(log_ratio, reference_share)
@@ -50,7 +50,7 @@ def group_weights(
     weight = target_weights(log_weight, coefficient=c, target=target)
     kind = "none" if config.baseline == "model" else config.baseline
     base = baseline_weights(kind, reward, log_ratio, alpha=alpha, coefficient=c, target=target)
-    if reference_share and kind == "uniform":  # 1/N stands for p_old only where it drew all of them
+    if reference_share and kind == "uniform":  # 1/N stands for p_old only if p_old drew all of them
         base = log_old_ratio.softmax(dim=-1)
     return GroupWeights(weight, config.baseline_strength * base, c)
 
@@ -60,9 +60,9 @@ def mixture_log_ratios(log_ratio: Tensor, reference_share: float) -> tuple[Tenso
 
         log p_old − log q = −log(1 − ε + ε p_ref/p_old),   log p_ref − log q = log_ratio + that
 
-    Weights by the mixture that drew the group as a whole (the balance heuristic of Veach and Guibas, 1995), whoever drew a
-    rollout: p_ref/q ≤ 1/ε and p_old/q ≤ 1/(1 − ε), so no weight explodes where the policy has left a mode. Then
-    E_q[Σ_n (p*/q − p_old/q) ∇log p_θ] is 0 at p_old = p*, as without p_ref, which is ε = 0: log_ratio itself, and 0.
+    Every rollout is weighted as a draw from the mixture, whichever policy drew it (the balance heuristic of Veach and Guibas, 1995).
+    So p_ref/q ≤ 1/ε and p_old/q ≤ 1/(1 − ε), and no weight explodes where the policy has lost a mode. As without p_ref,
+    E_q[Σ_n (p*/q − p_old/q) ∇log p_θ] is 0 at p_old = p*. For ε = 0 the two results are log_ratio itself, and 0.
 
     Args:
         log_ratio: [G, N] log p_ref − log p_old, nats, along each rollout's own order or of ELBOs on the same masks.
@@ -109,11 +109,12 @@ def flatten(log_weight: Tensor, log_drawn: Tensor, good: Tensor) -> Tensor:
     """Log-weights of p* with the mass of its good answers shared evenly among them: the softmax of ℓ estimates that target.
 
         good:  ℓ = A − log q,   A = log Σ_good e^ℓ − log Σ_good 1/q        (the sums are over the good rollouts of the prompt)
-        else:  ℓ as it is
+        else:  ℓ unchanged
 
-    The good rollouts of a group weigh as much as before, together. Among themselves they weigh 1/q: so often as q drew an answer,
-    so little each time. Mode-anchored reward augmentation (MARA, arXiv 2510.20817) takes A from the good answer that p_ref likes best;
-    that changes nothing but the odds of good against other answers, at most by the number of good ones.
+    Together, the good rollouts of a group keep their total weight. Among them, each weighs in proportion to 1/q: the more often q
+    draws an answer, the less each of its rollouts weighs. Mode-anchored reward augmentation (MARA, arXiv 2510.20817) takes A from the
+    good answer that is most probable under p_ref; this changes only the odds of good against other answers, at most by the number of
+    good ones.
 
     Args:
         log_weight: [G, N] ℓ of `log_weights`, with the ratio to q.
@@ -154,7 +155,7 @@ def baseline_weights(
     - `none`: 0.
     - `uniform`: 1/N, the paper's w_base = 1 after normalising; the group mean of r for `target: reward`.
     - `negative`: softmax(c · (−r/α + log_ratio)), the weights of the reward-inverted target, the published code's
-      default; −r for `target: reward`. It does not aim at p*.
+      default; −r for `target: reward`. Its target is not p*.
     - `model` depends on the current policy: see `model_baseline`.
 
     Raises:
@@ -189,7 +190,7 @@ def effective_sample_size(weight: Tensor) -> Tensor:
 def coefficient_for_ess(log_weight: Tensor, target_ess: float) -> Tensor:
     """The largest c in (0, 1] for which softmax(c·ℓ) has at least the wanted ESS, by bisection. [G, N] → [G, 1].
 
-    ESS falls from 1 to its value at c = 1 as c grows, so c = 1 where the weights are even enough already.
+    ESS falls from 1 to its value at c = 1 as c grows, so c = 1 if the ESS is high enough there.
 
     Raises:
         ValueError: the wanted ESS is outside (0, 1).

@@ -175,7 +175,7 @@ def test_another_text_in_the_prompt_file_is_refused(small, tmp_path):
 
 
 def test_what_decides_no_answer_may_change(tmp_path):
-    header = results.describe(load_config("toy_sudoku"))
+    header = results.describe_evaluation(load_config("toy_sudoku"))
     for word in (
         "compile=default",
         "gradient_checkpointing=true",
@@ -186,7 +186,7 @@ def test_what_decides_no_answer_may_change(tmp_path):
         "lora_targets=[q_proj]",
     ):
         word = f"model.{word}"
-        assert results.describe(load_config("toy_sudoku", word)) == header, word
+        assert results.describe_evaluation(load_config("toy_sudoku", word)) == header, word
     shutil.copytree("toy/checkpoint", tmp_path / "elsewhere")
     for word in (
         "model.vocabulary=full",
@@ -195,7 +195,7 @@ def test_what_decides_no_answer_may_change(tmp_path):
         "task.few_shot=1",
         f"model.path={tmp_path / 'elsewhere'}",
     ):
-        assert results.describe(load_config("toy_sudoku", word)) != header, word
+        assert results.describe_evaluation(load_config("toy_sudoku", word)) != header, word
 
 
 def test_of_a_file_with_more_items_only_those_asked_for_are_counted(tmp_path, capsys):

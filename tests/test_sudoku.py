@@ -274,7 +274,7 @@ def test_only_the_toy_layouts_have_an_alphabet():
         (f"{GRID}</answer>", 0, 0, 0),
         (f"<answer>{GRID}1</answer>", 0, 0, 1),  # 17 digits: published cuts
         ("<answer>123</answer>", 0, 0, 0.5),  # published pads: cell 2 right, cell 3 missing
-        (f"<answer>The grid: {GRID}</answer>", 0, 0, 1),  # published reads the digits alone
+        (f"<answer>The grid: {GRID}</answer>", 1, 1, 1),  # published reads the digits alone
         (f"<answer>Row 1: {GRID}</answer>", 0, 0, 0),  # all of them: 1 1 2 3 …
         (f"<answer>{SWAPPED}</answer>", 0, 0, 0),
         ("<answer>1233341221434321</answer>", 0, 0.5, 0.5),

@@ -1,4 +1,4 @@
-"""Worlds small enough to know the exact answer: 4x4 Sudoku with an oracle, and Gaussian mixtures."""
+"""Worlds that are small enough for exact answers: 4x4 Sudoku with an oracle, and Gaussian mixtures."""
 
 from pathlib import Path
 

@@ -1,7 +1,7 @@
 """The two acts of the demonstration, which the studies repeat with other settings.
 
 Act (a), *learn to solve*: a distribution of puzzles, solve rate on puzzles whose grids were never trained on. It shows that
-the method works; it is no evidence of mass covering, least of all with a reference that moves with the policy.
+the method works; it is not evidence of mass covering, least of all with a reference that moves with the policy.
 Act (b), *match the target*: one puzzle with two solutions and a fixed reference, so that p* is fixed and known exactly.
 """
 
@@ -134,11 +134,11 @@ def match_target(output: Path, puzzle_file: Path, *, seed: int, overrides: tuple
 
 
 def train_or_resume(config: Config, on_round: Callable | None = None) -> Trained:
-    """Train, from the newest checkpoint if an earlier attempt left one."""
+    """Train, starting from the newest checkpoint if an earlier attempt left one."""
     return train(config, on_round=on_round, resume=latest_checkpoint(Path(config.output)) is not None)
 
 
 def counts(trained: Trained) -> dict[str, int]:
-    """What the run cost."""
+    """The cost of the run."""
     last = trained.metrics[-1]
     return {"rollouts": last["rollouts"], "gradient_steps": last["step"], "forward_passes": last["forward_passes"]}

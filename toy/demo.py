@@ -27,7 +27,7 @@ def main(words: list[str]) -> None:
 
 
 def run(output: Path, *, seed: int) -> dict[str, Any]:
-    """Both acts; leaves metrics, checkpoints, `summary.json` and `demo.png` in `output`, prints a table.
+    """Run both acts; writes metrics, checkpoints, `summary.json` and `demo.png` to `output`, prints a table.
 
     A finished demonstration is shown again, an interrupted one continues from its checkpoints.
 
@@ -53,7 +53,7 @@ def read_summary(file: Path) -> dict[str, Any]:
     """The summary of a finished demonstration; ValueError if the file holds something else."""
     try:
         summary = json.loads(file.read_text(encoding="utf-8"))
-        table({**summary, "seed": summary["seed"]})  # shows all of it
+        table({**summary, "seed": summary["seed"]})  # fails unless all fields are there
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         raise ValueError(f"{file} is not the summary of a demonstration; remove it, and the same command makes it again") from error
     return summary
@@ -61,7 +61,7 @@ def read_summary(file: Path) -> dict[str, Any]:
 
 def play(output: Path, *, seed: int) -> dict[str, Any]:
     """Run both acts and draw the figure. Returns the summary."""
-    with stopping_at_once():  # seconds of torch, transformers and matplotlib, which neither --help nor a finished demonstration needs
+    with stopping_at_once():  # imports take seconds; neither --help nor a finished demonstration needs them
         from toy import acts
         from toy.figures.demo import draw_demo
 

@@ -1,11 +1,11 @@
-"""How a round grows: time and peak memory against prompts, rollouts of each, and masks of each, at fixed micro-batches.
+"""How a round grows: time and peak memory against prompts, rollouts per prompt, and masks per rollout, at fixed micro-batches.
 
     python -m toy.growth    # measures toy_sudoku on this machine, about three minutes; writes runs/growth.jsonl and runs/growth.png
 
-Forward rows are what costs, so time should be linear, and memory flat: a micro-batch is all that is ever in work. Masks bend the line
-of time, because drawing and scoring the rollouts does not grow with them; so does, for few rollouts, what a forward pass costs
-whatever its rows. Memory is that of the tensors; it rises a little with those that hold all rollouts (tokens, random numbers, masks).
-The process itself grows more, since its allocator keeps what small tensors leave behind.
+Forward rows dominate the cost, so time should be linear, and memory flat: only one micro-batch is processed at a time. Time bends for
+masks, because drawing and scoring the rollouts does not grow with them, and for few rollouts, because a forward pass has a fixed
+cost. Memory is that of the tensors; it rises a little with those that hold all rollouts (tokens, random numbers, masks).
+The process itself grows more, because its allocator keeps freed memory of small tensors.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
     python -m toy.ladder show                 # the table
     python -m toy.ladder draw book/figures    # the figure, ladder.png
 
-Memory is that of the tensors: what a run holds all the time (weights, reference, AdamW's moments), and the most that a round makes
-beside it. The forecast is that of `dmpo plan`, without its allowance for CUDA.
+Memory is that of the tensors: what a run holds all the time (weights, reference, AdamW's moments), and the most that a round needs besides
+that. The forecast is that of `dmpo plan`, without its allowance for CUDA.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Rung:
     Attributes:
         overrides: of the run.
         measured: a round is measured here; else it is only forecast.
-        model: options that make its model, here with random weights; None: it is the one that the preset names.
+        model: options that make its model, here with random weights; None: the model that the preset names.
     """
 
     name: str
@@ -91,7 +91,7 @@ def read() -> dict[str, dict[str, Any]]:
 
 
 def measure_rung(rung: Rung, machine: dict[str, Any]) -> dict[str, Any]:
-    """A row: the forecast for one GPU, and what was measured here beside the forecast for this machine."""
+    """A row: the forecast for one GPU, and what was measured here with the forecast for this machine."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         config = load_config(rung.preset, f"output={folder}/run", "device=cpu", *rung.overrides)
@@ -149,7 +149,7 @@ def held_bytes(run: RunParts) -> int:
 
 
 def forecast(plan: Plan) -> dict[str, Any]:
-    """What a plan says of a round."""
+    """The forecast of a plan for a round."""
     counts = {"parameters": plan.parameters, "rollouts": plan.rollouts, "rounds": plan.rounds}
     tokens = {"generated": plan.rollouts * plan.response_length, "fed": sum(phase.tokens for phase in plan.phases)}
     return counts | tokens | {"planned": {"seconds": plan.seconds, "memory": plan.peak - OVERHEAD}}

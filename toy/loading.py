@@ -1,4 +1,4 @@
-"""What a config names, loaded: the policy with its tokenizer, the task, and the vocabulary that both allow."""
+"""Loading what a config names: the policy with its tokenizer, the task, and the vocabulary that both allow."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dmpo_ref.tasks.encoding import allowed_vocabulary
 
 @dataclass
 class Loaded:
-    """A policy and what is needed to ask it: its tokenizer, the task, the allowed vocabulary."""
+    """A policy and what is needed to sample from it: its tokenizer, the task, the allowed vocabulary."""
 
     policy: LLaDAModelLM
     tokenizer: PreTrainedTokenizerBase

@@ -1,4 +1,4 @@
-"""The machine that `dmpo bench` measures on: its clock, its memory, and how fast it can be."""
+"""The machine that `dmpo bench` measures on: its clock, its memory, and its peak rates."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 class LiveBytes(TorchDispatchMode):
     """Bytes of the tensors that operations have made and that are still held: `now`, and `peak`, the most at any time.
 
-    What an allocator keeps after they are gone is not in it, nor are the tensors that were there before, and views of them.
+    Memory that an allocator keeps after they are freed is not included, nor are tensors that existed before, and views of them.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class LiveBytes(TorchDispatchMode):
         return result
 
     def let_go(self, address: int, size: int) -> None:
-        """A storage is gone."""
+        """Subtract the bytes of a storage that was freed."""
         self.held.discard(address)
         self.now -= size
 
@@ -60,7 +60,7 @@ def finish(device: torch.device) -> None:
 
 
 def reset_peak(device: torch.device) -> float:
-    """Begin to measure the highest memory, as `peak_memory` tells it; what is in use now."""
+    """Start measuring the highest memory anew (see `peak_memory`); returns what is in use now."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif CLEAR.exists():

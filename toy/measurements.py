@@ -1,4 +1,4 @@
-"""What `dmpo bench` measures, each in a process of its own so that peaks of memory do not mix: the library, and beside it the
+"""The measurements of `dmpo bench`, each in a separate process so that peaks of memory do not mix: the library, and for comparison the
 straightforward way (`toy.straightforward`).
 
     loss      forward and backward pass of one gradient step
@@ -7,7 +7,7 @@ straightforward way (`toy.straightforward`).
     round     one round of `train`: rollouts, rewards, weights, gradient steps
 
 Without a config the model is random, of width 256 and 4 layers, and one prompt of 128 tokens has 8 responses of 256, or 8 prompts of 64
-have one of 128 for the samplers. A model with random weights is never sure: `threshold`, `factor` and `wino` show their worst case.
+have one of 128 for the samplers. A model with random weights is never confident: `threshold`, `factor` and `wino` show their worst case.
 """
 
 from __future__ import annotations
@@ -237,7 +237,7 @@ PREPARE = {"loss": prepare_loss, "elbo": prepare_elbo, "samplers": prepare_sampl
 def measure(what: str, way: str, config_name: str | None, overrides: list[str], repeats: int, seconds: float) -> None:
     """Print a row as one line of JSON: median time of at most `repeats` runs in about `seconds`, after one to warm up and one whose
     operations in matrix products are counted; the highest memory above the idle process, and that of the tensors alone; and what the
-    work says of itself."""
+    work reports."""
     subject = build_subject(what, config_name, overrides)
     device, begun = subject.prompts.tokens.device, time.perf_counter()
     work = PREPARE[what](subject, way)

@@ -1,4 +1,4 @@
-"""What every notebook needs first: a check of the installation, one CPU thread, the style of the figures."""
+"""The first step of every notebook: a check of the installation, one CPU thread, the style of the figures."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def exact_distribution(model: Module, tokenizer, task, item: Any, vocabulary: Vo
     """Enumerate the policy on one item.
 
     Args:
-        model: the policy; a float64 copy is evaluated, the model itself stays as it is.
+        model: the policy; a float64 copy is evaluated, the model itself is not changed.
         vocabulary: its allowed tokens are the A values a blank can take.
         temperature: T > 0 of softmax(logits / T).
 

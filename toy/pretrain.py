@@ -1,4 +1,4 @@
-"""`dmpo pretrain-toy`: the words of the command. The work is in `toy.reference` and `toy.text_reference`."""
+"""`dmpo pretrain-toy`: its command line. The work is in `toy.reference` and `toy.text_reference`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def main(words: list[str]) -> None:
         raise ValueError(f"{kind!r} is no policy to pre-train; give {' or '.join(KINDS)}")
     if args.resume and kind != "text":
         raise ValueError("--resume is for text; the grid takes minutes, start again")
-    with stopping_at_once():  # seconds of torch and transformers, which --help does not need
+    with stopping_at_once():  # imports of torch and transformers take seconds; --help does not need them
         from dmpo_ref.presets.loading import load_options
         from toy.reference import pretrain
         from toy.text_reference import pretrain_text

@@ -1,6 +1,6 @@
 """A small checkpoint with random weights in the layout of GSAI-ML/LLaDA-8B-Instruct.
 
-What runs on it runs on the 8B model with another `model.path`: the same config fields, key names, number type, shards,
+A command that runs on it runs on the 8B model with another `model.path`: the same config fields, key names, number type, shards,
 special tokens and style of chat template; only the sizes, the vocabulary and the (meaningless) weights differ.
 
     python -m toy.small_llada runs/small_llada --d-model 64 --n-kv-heads 2
@@ -73,7 +73,7 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
 )
-# What matters of the official tokenizer_config.json; it does not say which token is the mask, only the model's config does.
+# The relevant fields of the official tokenizer_config.json; it does not say which token is the mask, only the model's config does.
 OFFICIAL_TOKENIZER_FIELDS = {
     "add_bos_token": False,
     "add_eos_token": False,
@@ -90,7 +90,7 @@ OFFICIAL_TOKENIZER_FIELDS = {
     "trust_remote_code": True,
     "vocab_file": None,
 }
-# What the byte pairs are learned from: a prompt in English then takes about half as many tokens as bytes. No digits, so each
+# Text from which the byte pairs are learned: a prompt in English then takes about half as many tokens as bytes. No digits, so each
 # stays one token.
 SENTENCES = (
     "Think step by step between <reasoning> and </reasoning>, then give the answer between <answer> and </answer>.",
@@ -155,9 +155,9 @@ def official_fields(words: Tokenizer, rows: int, sizes: dict[str, Any]) -> dict[
 
 
 def write_checkpoint(output: Path, model: LLaDAModelLM, fields: dict[str, Any], words: Tokenizer, **settings: Any) -> None:
-    """Weights, config and tokenizer, not as Transformers would write the last two but as the official ones are.
+    """Write weights, config and tokenizer, the last two in the form of the official ones and not as Transformers would.
 
-    `auto_map` names files that would lie beside the config. `settings` go to `save_pretrained`.
+    `auto_map` names files that would be next to the config. `settings` go to `save_pretrained`.
     """
     output.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(output, **settings)
@@ -175,7 +175,7 @@ def count_rows(rows: int | None, num_tokens: int) -> int:
 
 
 def build_tokenizer() -> Tokenizer:
-    """Byte-level BPE with LLaDA's special tokens: any text survives it, and each digit is one token."""
+    """Byte-level BPE with LLaDA's special tokens: any text can be encoded and decoded, and each digit is one token."""
     words = Tokenizer(models.BPE())
     words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     words.decoder = decoders.ByteLevel()

@@ -1,4 +1,4 @@
-"""The straightforward way of doing what the library does, kept to compare with: `dmpo bench`, and tests of equal results.
+"""The straightforward implementation of what the library does, kept for comparison in `dmpo bench` and in tests of equal results.
 
 Logits of the whole sequence for every row at once, noise for every token of the vocabulary at every position, one row after the other
 where a row decides. It is how the published code of masked diffusion models is written.
@@ -17,7 +17,7 @@ from dmpo_ref.rollout import Prompts, Rollout
 
 
 def token_log_prob_full_logits(model: Module, rollout: Rollout, masks: Masks, vocabulary: Vocabulary) -> Tensor:
-    """What `likelihood.token_log_prob` computes, with the logits of every position of every mask. [G, N, R, S]"""
+    """The same as `likelihood.token_log_prob`, computed with the logits of every position of every mask. [G, N, R, S]"""
     rows = mask_rows(rollout, masks, vocabulary)
     logits = model(input_ids=rows.input_ids, attention_mask=rows.attention_mask).logits
     log_prob = vocabulary.restrict(logits).log_softmax(dim=-1).gather(-1, rows.target_tokens.unsqueeze(-1)).squeeze(-1)
@@ -26,9 +26,9 @@ def token_log_prob_full_logits(model: Module, rollout: Rollout, masks: Masks, vo
 
 @torch.no_grad()
 def sample_full_logits(model: Module, prompts: Prompts, config: SamplerConfig, vocabulary: Vocabulary, seed: int = 0) -> Tensor:
-    """What `sampler.name=confidence` without a cache draws, one response to each of B prompts of one length: tokens [B, S].
+    """The same as `sampler.name=confidence` without a cache, one response to each of B prompts of one length: tokens [B, S].
 
-    The tokens are drawn by Gumbel noise, so above temperature 0 they are others than the library's, of the same distribution.
+    The tokens are drawn by Gumbel noise, so above temperature 0 they differ from the library's, with the same distribution.
 
     Raises:
         ValueError: responses of other lengths, or with given tokens inside.

@@ -1,7 +1,7 @@
-"""The text model: LLaDA's layout with 3 million weights, pre-trained from nothing on lessons of three kinds (`toy.worlds.lessons`).
+"""The text model: LLaDA's layout with 3 million weights, pre-trained from scratch on lessons of three kinds (`toy.worlds.lessons`).
 
-First most answers are careful, so that the model learns to solve; then most are careless, so that it usually does not. What it has
-learned first it still can: the right answers keep a good part of the probability, and the reward must bring them back.
+First most answers are careful, so that the model learns to solve; then most are careless, so that it usually does not. It keeps
+what it has learned first: the right answers retain much of the probability, and the reward must bring them back.
 """
 
 from __future__ import annotations
@@ -57,17 +57,17 @@ def draw_lessons(rng: random.Random, task: str, split: str, count: int, careful_
 
 
 def question(task: Task, lesson: Lesson) -> str:
-    """What the user says."""
+    """The message of the user."""
     messages = task.prompt(lesson.item)
     assert not isinstance(messages, str)
     return messages[-1]["content"]
 
 
 def train_tokenizer(tasks: dict[str, Task], seed: int = 0) -> Tokenizer:
-    """Byte-level BPE learned from prompts and answers, with LLaDA's special tokens; any text survives it.
+    """Byte-level BPE learned from prompts and answers, with LLaDA's special tokens; any text can be encoded and decoded.
 
     Digits are cut into pairs from the left, and every pair is one token: so is each number of a problem, and each half of a Sudoku row.
-    All else is cut nowhere beforehand, so a token may hold several words, as in SuperBPE (arXiv 2503.13423): the prompts, which are
+    Everything else is not split beforehand, so a token may hold several words, as in SuperBPE (arXiv 2503.13423): the prompts, which are
     mostly fixed sentences, take a third of the tokens that words would.
     """
     words = Tokenizer(models.BPE())
@@ -133,7 +133,7 @@ def lesson_loss(model: LLaDAModelLM, vocabulary: Vocabulary, rollout: Rollout, g
 
 
 def pretrain_text(config: TextPretrainConfig, *, resume: bool = False) -> Path:
-    """Pre-train, or go on with a run that was interrupted; the checkpoint is written last.
+    """Pre-train, or continue an interrupted run; the checkpoint is written last.
 
     Raises:
         OSError, ValueError: an option that is out of range, a folder that is in use, or of a run with other options.
@@ -156,10 +156,10 @@ def pretrain_text(config: TextPretrainConfig, *, resume: bool = False) -> Path:
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` takes CUDA if it is there.
+    """`auto` takes CUDA if it is available.
 
     Raises:
-        ValueError: CUDA is wanted, and not there.
+        ValueError: CUDA is requested and not available.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("device=cuda: torch sees no CUDA device here; use device=cpu, or install a CUDA build of torch")
@@ -218,7 +218,7 @@ class TextRun:
         return task, loss.item()
 
     def save(self, path: Path) -> None:
-        """Write the state whole, beside the old one until it is.
+        """Write the state; the old one is kept until the new one is complete.
 
         Raises:
             OSError: it cannot be written, as on a full disk; the old one stays.
@@ -228,13 +228,13 @@ class TextRun:
         try:
             torch.save({"options": asdict(self.config), "step": self.step, **parts}, partial)
             partial.replace(path)
-        except (OSError, RuntimeError) as error:  # the second is what torch makes of a full disk
+        except (OSError, RuntimeError) as error:  # torch reports a full disk by the second
             raise OSError(f"{path} cannot be written: {first_line(error)}; make space, then go on with --resume") from error
         finally:
             partial.unlink(missing_ok=True)
 
     def load(self, path: Path) -> None:
-        """Go on from a saved state.
+        """Continue from a saved state.
 
         Raises:
             ValueError: there is none, or one of other options.

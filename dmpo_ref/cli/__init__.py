@@ -1,4 +1,4 @@
-"""The command line, `dmpo`: the words are read before what a command needs is imported, because torch and transformers take seconds."""
+"""The command line, `dmpo`: arguments are read before the imports that a command needs, because torch and transformers take seconds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CONTINUE = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command. Returns the exit code: 0, 1 where `rerun` finds a difference, 2 for something the user can fix (one line on
-    stderr), 130 after Ctrl-C, 141 if the reader of its output has gone."""
+    stderr), 130 after Ctrl-C, 141 if the reader of its output has closed the pipe."""
     words = sys.argv[1:] if arguments is None else arguments
     name = words[0] if words else ""
     try:
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(name: str, words: list[str]) -> int:
-    """Read the words and run the command; its exit code."""
+    """Read the arguments and run the command; returns its exit code."""
     if name in WITH_OWN_PARSER:
         with stopping_at_once():
             command = resolve_name(WITH_OWN_PARSER[name][0])

@@ -86,7 +86,7 @@ def run_sample(args: argparse.Namespace) -> None:
         raise ValueError(f"--num-samples {args.num_samples}: must be at least 1")
     as_page = args.draw is not None and args.draw.endswith(".html")
     if args.draw and not as_page:
-        from dmpo_ref.plots.traces import check_ending, save_trace, trace  # seconds of matplotlib, for this option alone
+        from dmpo_ref.plots.traces import check_ending, save_trace, trace  # importing matplotlib takes seconds; only this option needs it
 
         check_ending(Path(args.draw), ".html")
     task = build_task(config.task)
@@ -145,7 +145,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
 
 
 def check_evaluation(config: Config) -> tuple[Any, list[Any]]:
-    """Task and items of a config, whose sampler can fill the answers.
+    """Task and items of a config; its sampler must be able to fill the answers.
 
     Raises:
         FileNotFoundError, ValueError: no such data, or a length or a sampler that does not fit.
@@ -162,7 +162,7 @@ def check_evaluation(config: Config) -> tuple[Any, list[Any]]:
 
 
 def answer_all(model: ModelConfig, questions: dict[Path, tuple[Config, Any, list[Any]]], accelerator: Accelerator) -> None:
-    """Let one policy answer the items of each file → (config, task, items) into that file."""
+    """Let one policy answer the items of several results files: file → (config, task, items)."""
 
     def load(folder: str) -> tuple[Any, Any, dict[str, str]]:
         return *load_policy(replace(model, path=folder), accelerator.device), fingerprint_parts(folder)
@@ -175,13 +175,13 @@ def answer_all(model: ModelConfig, questions: dict[Path, tuple[Config, Any, list
 
 
 def report_evaluation(limits: dict[Path, int]) -> None:
-    """Accuracies by grading and by kind of item, what an answer cost, and which items were never asked.
+    """Print accuracies by grading and by kind of item, the cost of an answer, and which items were never asked.
 
     Args:
-        limits: file → how many items of it are counted, the first ones. It may hold more, of an earlier evaluation.
+        limits: file → how many of its items count, the first ones. It may hold more, from an earlier evaluation.
     """
     found, problems = grade_files(limits)
-    # One folder holds them all, and may be a temporary one: its name says nothing.
+    # All are in one folder, which may be a temporary one, so its name is left out.
     items = [replace(item, run=item.file.stem) for item in found if item.index < limits[item.file]]
     print(format_scores(summarise(items)))
     for path, limit in limits.items():

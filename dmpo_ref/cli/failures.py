@@ -1,4 +1,4 @@
-"""What an error that is not the project's own says to a user: which file or resource, and what to do."""
+"""Messages for errors that other libraries raise: which file or resource is the cause, and what to do."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ REMEDIES = {
 }
 SETTINGS = "sampler.micro_batch, train.score_micro_batch or loss.micro_batch"
 MEMORY = f"out of memory; lower {SETTINGS}, set model.gradient_checkpointing=true, or lower train.num_rollouts (see dmpo plan)"
-# What libraries say when something is used up or gone, in a RuntimeError like any other.
+# What libraries say, in a plain RuntimeError, when a resource is used up or missing.
 USED_UP = {
     r"out of memory|can't allocate memory|not enough memory|bad_alloc|[Uu]nable to allocate|Cannot allocate|overflow": MEMORY,
     r"can't start new thread|Resource temporarily unavailable": "no more threads can be started; set threads=1, or end other programs",
@@ -38,7 +38,7 @@ USED_UP = {
 
 
 def describe_failure(error: Exception) -> str | None:
-    """What was wrong and what to do; None for an error that no user can mend, which is a bug."""
+    """What was wrong and what to do; None for an error that no user can fix, which is a bug."""
     if isinstance(error, OSError) and error.strerror and error.errno in REMEDIES:
         return f"{f'{error.filename}: ' if error.filename else ''}{error.strerror}; {REMEDIES[error.errno]}"
     if isinstance(error, ValueError | OSError):
@@ -50,7 +50,7 @@ def describe_failure(error: Exception) -> str | None:
 
 @contextmanager
 def stopping_at_once() -> Iterator[None]:
-    """While modules are imported there is nothing to save, and they catch or rename a KeyboardInterrupt: Ctrl-C ends the process."""
+    """Within it, Ctrl-C ends the process. It is for imports: there is nothing to save, and modules may catch a KeyboardInterrupt."""
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return

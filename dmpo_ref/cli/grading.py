@@ -46,10 +46,10 @@ def run_table(args: argparse.Namespace) -> None:
 
 
 def report_problems(problems: list[str]) -> None:
-    """All problems but the last as lines on stderr; the last becomes the error.
+    """Print all problems but the last on stderr; raise the last one as an error.
 
     Raises:
-        ValueError: there is any.
+        ValueError: there is a problem.
     """
     for problem in problems[:-1]:
         complain(problem, code=2)

@@ -18,19 +18,19 @@ EXAMPLE = (
 
 
 def main(words: list[str]) -> None:
-    """Hand the words on to lm-eval, but for --help.
+    """Pass the arguments on to lm-eval, except --help.
 
     Raises:
-        ValueError: lm-eval is not installed, and what the model class and its tasks raise.
+        ValueError: lm-eval is not installed, or the model class or its tasks raised one.
     """
     if not words or words[0] in ("-h", "--help"):
         Parser(prog="dmpo lm-eval", description=DESCRIPTION, usage="dmpo lm-eval [lm-eval's own words]", example=EXAMPLE).parse_args(["-h"])
     if importlib.util.find_spec("lm_eval") is None:
         raise ValueError("dmpo lm-eval needs the package lm-eval: pip install 'dmpo-ref[harness]'")
-    with stopping_at_once():  # seconds, which --help does not need
+    with stopping_at_once():  # imports take seconds; --help does not need them
         from lm_eval.__main__ import cli_evaluate
 
-        import dmpo_ref.evaluation.harness  # noqa: F401  registers the model; seconds
+        import dmpo_ref.evaluation.harness  # noqa: F401  registers the model; takes seconds
     given, sys.argv = sys.argv, ["dmpo lm-eval", *(word for word in words if word != "--traceback")]  # where lm-eval looks for words
     try:
         cli_evaluate()

@@ -1,4 +1,4 @@
-"""The words that `dmpo` understands. Nothing slow is imported here, so that `dmpo COMMAND --help` answers at once."""
+"""The command-line arguments of `dmpo`. Nothing slow is imported here, so that `dmpo COMMAND --help` answers at once."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ WITH_OWN_PARSER = {  # name → the function that reads the other words and runs
 
 
 class Parser(argparse.ArgumentParser):
-    """A command's: its help ends with an example and the options, a mistake is one line, and `key=value` may stand anywhere."""
+    """The parser of a command: its help ends with an example and the options, an error is one line, and `key=value` may stand anywhere."""
 
     def __init__(self, *, example: str = "", options: str = "", **settings: Any) -> None:
         end = f"example:\n  {example}\n\n{options}".rstrip() if example else None
@@ -69,7 +69,7 @@ def build_parser() -> Parser:
 
 
 def add_command(commands: Any, module: str, name: str, help: str, options: str = "") -> Parser:
-    """A command of this package, which `run_NAME` of a module runs; with options of a config, one that takes a config and overrides."""
+    """Add a command that `run_NAME` of a module runs; if `options` are given, the command takes a config and overrides."""
     command = commands.add_parser(name, help=help.replace("%", "%%"), description=help, example=EXAMPLES[name], options=options)
     command.set_defaults(run=f"dmpo_ref.cli.{module}:run_{name}")
     if options:
@@ -79,7 +79,7 @@ def add_command(commands: Any, module: str, name: str, help: str, options: str =
 
 
 def add_config_commands(commands: Any) -> None:
-    """What runs a policy or forecasts a run."""
+    """Add the commands that run a policy or forecast a run."""
     options = "options of CONFIG, given there or as section.key=value:\n" + options_page(describe_options())
     add = partial(add_command, commands, "commands", options=options)
 
@@ -113,7 +113,7 @@ def add_config_commands(commands: Any) -> None:
 
 
 def add_other_commands(commands: Any) -> None:
-    """What takes files."""
+    """Add the commands that take files."""
     about = "Both gradings of answers in files: of dmpo evaluate, or as d1 and DMPO publish them."
     command = add_command(commands, "grading", "grade", about)
     command.add_argument("files", type=as_name, nargs="+", metavar="FILE", help="NAME.jsonl of dmpo evaluate, or TASK_…_generations.json")

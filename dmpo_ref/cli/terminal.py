@@ -1,5 +1,5 @@
 """The one place where text reaches a terminal. Answers of a model, data and file names may hold control characters, which could
-rewrite what stands there: they are shown as escapes such as `\\x1b`, and so is what the terminal's encoding has not.
+rewrite earlier output: they are shown as escapes such as `\\x1b`, as are characters that the terminal's encoding lacks.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from typing import Any
 
 from dmpo_ref.config import shorten
 
-# Control characters but tab and line break, marks that turn the direction of writing, halves of surrogate pairs.
+# Control characters except tab and line break, marks that change the writing direction, halves of surrogate pairs.
 CONTROL = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
 MOST = 600  # characters of an error line; a word in it has at most 200
 
 
 def neutral(text: str, encoding: str = "utf-8") -> str:
-    """The text with its control characters, and what the encoding has not, as escapes."""
+    """The text, with control characters and characters that the encoding lacks written as escapes."""
     visible = CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
     return visible.encode(encoding, "backslashreplace").decode(encoding)
 
 
 class Terminal:
-    """A stream of text that writes `neutral` text; all else is as with the stream."""
+    """Wraps a text stream to write `neutral` text; everything else is passed to the stream."""
 
     def __init__(self, stream: Any):
         self.stream = stream
@@ -41,7 +41,7 @@ class Terminal:
 
 @contextmanager
 def neutral_output() -> Iterator[None]:
-    """Within it, what is printed on stdout is `neutral`. It is flushed at the end, so that a reader that has gone is noticed here."""
+    """Within it, what is printed on stdout is `neutral`. It is flushed at the end, so that a closed pipe is noticed here."""
     stream = sys.stdout
     try:
         with redirect_stdout(Terminal(stream)):
@@ -50,7 +50,7 @@ def neutral_output() -> Iterator[None]:
     except BaseException:
         try:
             stream.flush()
-        except OSError:  # what is still to be written, at the end of the process too, goes nowhere
+        except OSError:  # discard what is still to be written, also at the end of the process
             with suppress(OSError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         raise
@@ -59,6 +59,6 @@ def neutral_output() -> Iterator[None]:
 def complain(message: str, *, code: int) -> int:
     """One line on stderr, long words and a long line cut in the middle; returns the exit code."""
     words = " ".join(shorten(word) for word in message.split())
-    with suppress(OSError):  # nobody reads it any more
+    with suppress(OSError):  # the pipe may be closed
         print(f"dmpo: {neutral(shorten(words, MOST))}", file=sys.stderr, flush=True)
     return code

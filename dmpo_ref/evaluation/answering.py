@@ -76,8 +76,8 @@ class Evaluation:
 
 
 def with_newest(path: str, use: Callable[[str], T]) -> T:
-    """What `use` makes of a policy's folder: of a run, its newest checkpoint. If the run goes on and has removed that one
-    meanwhile, it is tried with the next.
+    """The result of `use` for a policy's folder; for a run, the folder is its newest checkpoint. If the run continues and has
+    removed that checkpoint meanwhile, the next one is tried.
 
     Args:
         path: as in `model.path`.
@@ -124,7 +124,7 @@ def test_accuracy(
     seed: int,
     processes: Processes,
 ) -> float:
-    """Share of right answers, by the strict grading, as `evaluate` has it; each process asks its part of the batches."""
+    """Share of right answers, by the strict grading, as in `evaluate`; each process answers its part of the batches."""
     starts = range(0, len(items), ITEMS_PER_BATCH)[processes.index :: processes.count]
     batches = answer_items(model, tokenizer, task, items, config.sampler, vocabulary, starts, num_samples=config.num_samples, seed=seed)
     grades = grade_answers(task, items, batches)
@@ -134,7 +134,7 @@ def test_accuracy(
 
 
 def grade_answers(task: Task, items: list, batches: Iterable[Batch]) -> list[Grade]:
-    """Both gradings of every answer; an item that was never asked has the empty answer."""
+    """Both gradings of every answer; an item that was never asked counts as an empty answer."""
     return [task.grade(items[answer.index], answer.generation or "") for batch in batches for answer in batch.answers]
 
 

@@ -21,9 +21,9 @@ from tabulate import tabulate
 from dmpo_ref.tasks import TASKS
 from dmpo_ref.tasks.base import Grade, Verdict, accuracy_by_kind
 
-PUBLISHED_NAMES = {"math": "math500"}  # what a published file calls a task, where this project calls it something else
+PUBLISHED_NAMES = {"math": "math500"}  # names of tasks in published files that differ from those here
 Z = 1.959963984540054  # 97.5 % quantile of the normal distribution: 95 % intervals
-COST = ".timing.jsonl"  # ending of the files beside results that hold what the answers have cost
+COST = ".timing.jsonl"  # ending of the files that hold the cost of the answers in a results file
 NO_TRUTH = Verdict(0, 0, None, "nowhere", "the ground truth is null, as published files have it for negative ones; left out")
 NEVER_ASKED = Verdict(0, 1, None, "not asked", "prompt and answer together are longer than the model can read; counts as wrong")
 
@@ -33,9 +33,9 @@ class Item:
     """A graded answer.
 
     Attributes:
-        file: where it lies.
+        file: the file that holds it.
         index, sample: the item, by its place from 0 in the test set (results) or in the file (published); which of its answers.
-        run: what it belongs to: the path as it was given, without the ending and without the number of the process.
+        run: the run it belongs to: the path as given, without the ending and the number of the process.
         task, length: name of the task; generation length in tokens, None where the task's template fixes it.
         generation: the raw text; None if it was never asked.
     """
@@ -56,7 +56,7 @@ class Score:
 
     Attributes:
         right, total: points: answers, or blank cells for Sudoku's published rule.
-        left_out: answers that do not count, as their ground truth is null. Published, they count as wrong.
+        left_out: answers that do not count because their ground truth is null. The published grading counts them as wrong.
         num_items: different items. The interval counts these: the cells of one puzzle and the samples of one item are not
             independent.
         pass_at: k → share of items solved by at least one of k samples, where items have several (strict grading only).
@@ -74,7 +74,7 @@ class Score:
 
     @property
     def accuracy(self) -> float:
-        """Points over the most there are."""
+        """Points divided by the largest possible number."""
         return self.right / self.total
 
     @property
@@ -84,10 +84,10 @@ class Score:
 
 
 def grade_files(paths: Iterable[str | Path]) -> tuple[list[Item], list[str]]:
-    """Grade every answer of these files. One that is named twice is read once; files of costs are passed over.
+    """Grade every answer of these files. One that is named twice is read once; files of costs are skipped.
 
     Returns:
-        the graded answers, and one line for each thing that could not be read; what is good in a bad file is graded.
+        the graded answers, and one line for each thing that could not be read; the readable part of a damaged file is graded.
     """
     files: dict[Path, Path] = {}
     for path in map(Path, paths):
@@ -174,7 +174,7 @@ def read_generations(path: Path, text: str) -> Iterator[Item | str]:
 
 
 def parse_generations(text: str) -> tuple[list[Any] | None, Any, bool]:
-    """(records, generation length, whether the text is cut off) of a published file; records None if it is no such file."""
+    """(records, generation length, whether the text is cut off) of a published file; records is None if it is not one."""
     try:
         content = json.loads(text)
         records = content.get("generations") if isinstance(content, dict) else None
@@ -194,7 +194,7 @@ def parse_generations(text: str) -> tuple[list[Any] | None, Any, bool]:
 
 
 def as_object(record: Any) -> dict[str, Any]:
-    """A record, if it is a JSON object."""
+    """The record; ValueError unless it is a JSON object."""
     if not isinstance(record, dict):
         raise ValueError(f"an object with the fields of an answer is needed, got {str(record)[:40]!r}")
     return record
@@ -255,7 +255,7 @@ def summarise(items: list[Item]) -> list[Score]:
 
 
 def pass_at_k(samples: list[list[bool]]) -> dict[int, float]:
-    """Mean over items of the probability that k of the n samples, drawn without replacement, hold a right one; k = 1, 2, 4, … ≤ n.
+    """Mean over items of the probability that k of the n samples, drawn without replacement, contain a right one; k = 1, 2, 4, … ≤ n.
 
     pass@k = 1 − C(n − c, k) / C(n, k) with c right of n (Chen et al., arXiv 2107.03374); {} where items have one sample.
     """
@@ -309,7 +309,7 @@ def as_result(item: Item) -> dict[str, Any]:
 
 
 def describe_item(item: Item) -> str:
-    """What was read in an answer, from where, and why it is right or wrong, under both gradings."""
+    """What was read from an answer, where, and why it is right or wrong, under both gradings."""
     lines = [f"{item.file}, item {item.index}, sample {item.sample} ({item.task}, length {item.length or 'of the template'})"]
     for name, verdict in (("published", item.grade.published), ("strict", item.grade.strict)):
         several = f"{verdict.right} of {verdict.total}" if verdict.total else "left out"

@@ -1,6 +1,6 @@
 """The model class `dmpo` of lm-eval, the evaluation harness in which LLaDA's authors report (arXiv 2502.09992): its tasks, our samplers.
 
-What answers a request:
+How requests are answered:
 
 - `generate_until`: `samplers.sample` with the options given, cut at the stop texts.
 - `loglikelihood`: the ELBO −L_θ(continuation | context), the mean over `num_masks` stratified masks.
@@ -58,8 +58,8 @@ class DMPO(LM):
         device: as torch names it; the CPU where there is no CUDA, because the harness always names `cuda:0`.
         num_masks: R, masks of a likelihood.
         micro_batch: sequences in one pass of a likelihood.
-        check_greedy: whether greedy generation would give the continuation; one pass for each of its tokens, which most tasks do not need
-            but lambada does.
+        check_greedy: whether to check that greedy generation would give the continuation; one pass for each of its tokens. Most tasks do
+            not need it, lambada does.
         seed: key of every random stream.
         sampler: options of `SamplerConfig` by their names, `name=threshold` and others. The default is greedy: one token at a time, the
             most confident first.
@@ -131,7 +131,7 @@ class DMPO(LM):
         length, temperature = self.settings(requests[indices[0]].args[1])
         sampler = replace(self.sampler, response_length=length, temperature=temperature)
         contexts: list[str] = [requests[i].args[0] for i in indices]
-        task: Any = PlainText()  # all that `encode` asks of one
+        task: Any = PlainText()  # all that `encode` needs from a task
         starts = range(0, len(contexts), ITEMS_PER_BATCH)
         for batch in answer_items(
             self.policy, self.tokenizer, task, contexts, sampler, self.vocabulary, starts, num_samples=1, seed=self.seed
@@ -172,7 +172,7 @@ class DMPO(LM):
         return self.tokenizer(text, add_special_tokens=False).input_ids
 
     def split(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        """Tokens of both, cut where the context's end; space at its end goes to the continuation, as words begin with it."""
+        """Tokens of both, cut at the end of the context; space there goes to the continuation, because words begin with it."""
         start = context.rstrip()
         whole, first = self.ids(context + continuation), self.ids(start)
         if not whole[len(first) :]:

@@ -1,4 +1,4 @@
-"""Results files: every answer of an evaluation, one JSON object a line, so that a killed evaluation can go on where it stopped.
+"""Results files: every answer of an evaluation, one JSON object a line, so that a killed evaluation can continue where it stopped.
 
 `<name>.jsonl` begins with a line that says what was evaluated; the others are {index, sample, question, ground_truth,
 generation, num_tokens}, in this order. `<name>.timing.jsonl` holds what each batch of items has cost. Until all answers are
@@ -23,7 +23,7 @@ from dmpo_ref.runtime.files import EntryFile, as_lines, read_lines, write_atomic
 from dmpo_ref.runtime.origin import digest_of_prompt, versions
 from dmpo_ref.tasks.base import Task
 
-# What an answer depends on; an evaluation goes on only if all of it is unchanged. A folder of adapters says itself what they are.
+# What an answer depends on; an evaluation continues only if all of it is unchanged. A folder of adapters describes them itself.
 DECISIVE = ("seed", "model.", "task.", "evaluation.num_samples", "evaluation.sampler.")
 NOT_DECISIVE = (
     *("model.lora_rank", "model.lora_alpha", "model.lora_dropout", "model.lora_targets"),
@@ -52,7 +52,7 @@ def evaluate_to_file(
 
     Args:
         path: ends in .jsonl.
-        parts: `fingerprint_parts` of the policy; None: they are taken here.
+        parts: `fingerprint_parts` of the policy; None: they are computed here.
         process, num_processes: which share of the batches is this process's.
         wait: blocks until every process has called it.
 
@@ -75,18 +75,18 @@ def evaluate_to_file(
             answers = [as_line(answer, task, items) for answer in batch.answers if (answer.index, answer.sample) not in done]
             cost = {"first": batch.answers[0].index, "answers": len(batch.answers), "seconds": round(batch.seconds, 4)}
             cost |= {"forwards": batch.forwards, "fed_tokens": batch.fed_tokens}
-            # Not before there is an answer; and without a line that a crash cut off.
+            # Created only when there is an answer; a line that a crash cut off is left out.
             file = file or EntryFile(part, [header, *read_part(part, header)])
             # The cost goes first: if a crash cuts these lines off, answers are missing and the batch is run again.
             file.write([cost, *answers])
     wait()
-    # Parts beside a finished file: the process was killed before it had removed them.
+    # Parts next to a finished file: the process was killed before it removed them.
     if process == 0 and (not path.is_file() or parts_of(path)):
         merge_parts(path, header)
 
 
 def check_items(done: dict[tuple[int, int], dict[str, Any]], task: Task, items: list, path: Path) -> None:
-    """Refuse answers, by (index, sample), to other questions than the items of these numbers."""
+    """Refuse stored answers, by (index, sample), whose questions are not those of the items."""
     for (i, _), line in done.items():
         if i < len(items) and [line.get("question"), line.get("ground_truth")] != json.loads(json.dumps(task.record(items[i]))):
             raise ValueError(f"{path}: item {i} of task.test is another one now; choose another output folder")
@@ -107,7 +107,7 @@ def timing_of(path: Path) -> Path:
 
 
 def parts_of(path: Path) -> list[Path]:
-    """What the processes of an interrupted evaluation have written."""
+    """The files that the processes of an interrupted evaluation have written."""
     return sorted(path.parent.glob(f"{path.name}.*.part"))
 
 
@@ -119,11 +119,11 @@ def read_all(path: Path, header: dict[str, Any]) -> tuple[dict[tuple[int, int], 
 
 
 def read_part(path: Path, header: dict[str, Any]) -> list[dict[str, Any]]:
-    """Answers and costs in a file after its header, none if there is no file. What is neither was damaged, and is left out: it is
-    asked again.
+    """Answers and costs in a file after its header, none if there is no file. Damaged lines are left out, and their items
+    are asked again.
 
     Raises:
-        ValueError: the header is not the one wanted, or an answer stands twice.
+        ValueError: the header is not the one wanted, or an answer occurs twice.
     """
     lines = read_lines(path)
     first = (lines[0] if lines else None) or {}
@@ -147,7 +147,7 @@ def only(lines: Sequence[dict[str, Any] | None], fields: dict[str, Any]) -> list
 
 
 def check_header(path: Path, then: dict[str, Any], now: dict[str, Any]) -> None:
-    """Refuse a file that was made with something else, naming the first thing that differs."""
+    """Refuse a file that was made with other settings, naming the first that differs."""
     if then.keys() != now.keys() or not all(isinstance(then[part], dict) for part in ("setting", "policy", "versions")):
         problem = "was made by an earlier version, which noted less of what decides an answer"
         raise ValueError(f"{path} {problem}; dmpo grade and dmpo table read it as it is; choose another output folder to evaluate anew")
@@ -159,7 +159,7 @@ def check_header(path: Path, then: dict[str, Any], now: dict[str, Any]) -> None:
 
 
 def grid(config: Config, lengths: list[int], samplers: list[str]) -> Iterator[tuple[str, list[str]]]:
-    """Names of the results files, and config overrides, of one evaluation for each length and sampler; [] is what the config says.
+    """Names of the results files, and config overrides, of one evaluation for each length and sampler; [] means as in the config.
 
     Args:
         lengths: generation lengths in tokens; the steps grow in proportion.
@@ -185,7 +185,7 @@ def grid(config: Config, lengths: list[int], samplers: list[str]) -> Iterator[tu
 
 def describe_evaluation(config: Config, parts: dict[str, str] | None = None) -> dict[str, Any]:
     """First line of a results file: every option that decides an answer, digests of the policy's files and of the prompt file's
-    text, and versions. The items stand beside their answers, and are compared one by one.
+    text, and versions. The items are stored with their answers, and are compared one by one.
 
     Args:
         parts: as in `evaluate_to_file`.
@@ -205,7 +205,7 @@ def as_line(answer: Answer, task: Task, items: list) -> dict[str, Any]:
 
 
 def describe_cost(path: Path) -> str:
-    """Tokens and seconds of an answer, and forward passes, of all that a finished results file holds, in one line."""
+    """Tokens and seconds per answer, and forward passes, over a finished results file, in one line."""
     answers, costs = only(read_lines(path), ANSWER), only(read_lines(timing_of(path)), COST)
     tokens, seconds = (sum(line[key] for line in lines) / len(answers) for lines, key in ((answers, "num_tokens"), (costs, "seconds")))
     if not costs:

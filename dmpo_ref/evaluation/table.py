@@ -36,7 +36,7 @@ class Column:
 
 
 def printed(name: str, source: str, **values: dict[int, float]) -> Column:
-    """A column of numbers that somebody printed: for each task length → accuracy, without intervals."""
+    """A column of published numbers: for each task length → accuracy, without intervals."""
     return Column(name, source, {(task, length): Accuracy(value) for task, row in values.items() for length, value in row.items()})
 
 
@@ -56,10 +56,10 @@ PUBLISHED = [
 
 
 def read_runs(folders: Iterable[str | Path]) -> tuple[list[Score], list[str]]:
-    """Scores of everything that lies in these folders of results (or files), and what could not be read.
+    """Scores of all results in these folders (or files), and what could not be read.
 
     Raises:
-        FileNotFoundError: a folder that is not there, or holds no results.
+        FileNotFoundError: a folder is missing or holds no results.
     """
     files = []
     for folder in map(Path, folders):
@@ -93,7 +93,7 @@ def as_columns(scores: list[Score]) -> list[Column]:
 def run_name(score: Score) -> str:
     """Name of a run without task and length: `base/countdown_256_confidence` → `base, confidence`.
 
-    A published name has the steps behind the length, which grow with it: `d1/countdown_instruct_256_128` → `d1, instruct, 2 tokens a step`.
+    A published name has the steps after the length, which grow with it: `d1/countdown_instruct_256_128` → `d1, instruct, 2 tokens a step`.
     """
     folder, _, name = score.run.rpartition("/")
     if score.length and (found := re.fullmatch(rf"[^_]+_(.+)_{score.length}_([1-9][0-9]*)", name)):
@@ -129,10 +129,10 @@ def format_table(columns: list[Column], *, markdown: bool = False) -> str:
 
 
 def draw_table(columns: list[Column], path: Path) -> None:
-    """The same as bars, a panel for each task; whiskers are 95 % intervals."""
-    from matplotlib import pyplot as plt  # seconds of import that a table of text does not need
+    """Plot the table as bars, a panel for each task; whiskers are 95 % intervals."""
+    from matplotlib import pyplot as plt  # takes seconds; a table of text does not need it
 
-    from dmpo_ref.plots.style import COLORS, use_style  # seconds of seaborn, for the figure only
+    from dmpo_ref.plots.style import COLORS, use_style  # takes seconds (seaborn); for the figure only
 
     use_style()
     hatches = ["//" if column in PUBLISHED else HATCHES[i // len(COLORS) % len(HATCHES)] for i, column in enumerate(columns)]

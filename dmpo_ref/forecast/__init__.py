@@ -1,1 +1,1 @@
-"""What a run will cost, from its config alone, and measurements of this library."""
+"""What a run will cost, computed from its config alone."""

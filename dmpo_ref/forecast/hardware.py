@@ -1,4 +1,4 @@
-"""What the forecast assumes of the hardware. Imports nothing slow, so that the command line can read it at once."""
+"""Assumptions of the forecast about the hardware. Imports nothing slow, so that the command line can read it at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What sampling, scoring and a gradient step need while they run, beyond what a process holds all the time (`sizes.held_bytes`).
+"""Memory that sampling, scoring and a gradient step need while they run, beyond what a process holds all the time (`sizes.held_bytes`).
 
 Symbols: P tokens of the longest prompt, L of the response, S = P + L; V and d rows and width of the head, b bytes of a number.
 """
@@ -21,17 +21,17 @@ SAMPLER_BYTES = 36
 
 
 def sampling_bytes(config: Config, model: LLaDAConfig, phase: Phase, P: int, L: int) -> dict[str, float]:
-    """Most that sampling needs beyond what a process holds, and the part of it that is `cache`.
+    """Largest memory that sampling needs beyond what a process holds, and the part of it for the `cache`.
 
         sequences of a call · (one block + cache + logits)  +  temporaries of a chunk of logits  +  uniforms, float64 [T + 1, S]
 
-    Without gradients, what a block would have kept bounds what it holds while it runs.
+    Without gradients, a block holds at most what it would keep for the backward pass.
     """
     sampler, V, S, b = config.sampler, model.embedding_size, P + L, sizes.element_bytes(config.model)
     scored = phase.batch * ceil(phase.scored)
     if sampler.name in (*CONFIDENT, "wino"):  # in the first pass of a block, all of it
         scored = phase.batch * (sampler.block_length or L)
-    each = b * (2 if sampler.name == "wino" else 1)  # wino parts the logits of sequence and shadow
+    each = b * (2 if sampler.name == "wino" else 1)  # wino splits the logits of sequence and shadow
     if sampler.guidance:  # a copy in float32, c − u and its multiple, half as many
         each += 8
     block = sizes.activation_bytes(model, config.model, max(phase.fed))
@@ -42,7 +42,7 @@ def sampling_bytes(config: Config, model: LLaDAConfig, phase: Phase, P: int, L: 
 
 
 def training_bytes(config: Config, model: LLaDAConfig, phases: list[Phase], P: int, L: int) -> dict[str, Any]:
-    """What scoring and a gradient step need beyond what a process holds, and the parts of it that `Plan` names.
+    """Memory that scoring and a gradient step need beyond what a process holds, and the parts of it that `Plan` names.
 
         scoring        sequences of a call · one block + logits
         gradient step  activations + the larger of logits + the head's gradient, where the backward pass begins, and

@@ -1,4 +1,4 @@
-"""A plan as a page of text, and beside it what other settings would take."""
+"""A plan as a page of text, compared with what other settings would take."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ memory on each process, GB (the three `while` take turns, and contain the whole 
 
 
 def explain_passes(plan: Plan) -> str:
-    """What the table cannot say: what a gradient step costs and what the times assume; passes that depend on the model, feed a part of
+    """What the table does not show: cost of a gradient step, assumptions about times; passes that depend on the model, feed a part of
     a sequence, or feed it twice."""
     sampler, (most, least) = plan.sampler, (plan.phases[0], plan.fastest)
     parts = f"forward, gradients of inputs and of {'adapters' if plan.adapters else 'weights'}"
@@ -90,6 +90,6 @@ def verdict(plan: Plan) -> str:
 
 
 def format_variants(plan: Plan, others: dict[str, Plan]) -> str:
-    """A round of the plan beside those of other settings, see `plan_variants`."""
+    """A round of the plan next to those of other settings, see `plan_variants`."""
     rows = [(name, other.least, other.seconds, other.peak / 1e9) for name, other in {"as it is": plan, **others}.items()]
     return tabulate(rows, ("a round", "seconds >", "expected", "GB"), "plain", floatfmt=".1f")

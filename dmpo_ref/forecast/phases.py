@@ -1,4 +1,4 @@
-"""The forward passes of a round, counted from the config: how often which sequences go through the model, and what is fed of them.
+"""The forward passes of a round, counted from the config: which sequences go through the model, how often, and which tokens are fed.
 
 Symbols: G prompts, N rollouts of each, P tokens of the prompt, L of the response, K gradient steps, T sampling steps, b block length.
 """
@@ -23,7 +23,7 @@ class Phase:
         scored: positions of a sequence whose logits a pass reads, on average.
         gradient: the pass has a backward pass. samples: tokens are drawn at the scored positions.
         of_base: how many of the passes are of p_ref while it is the policy without its adapters.
-        worth: forward passes that one costs, by the operations of matrix products; for a sequence of the same length.
+        worth: cost of one pass, in forward passes of a sequence of the same length, by the operations of matrix products.
         least, seconds: bound and expectation, on each process. `plan.measure` fills these three in.
     """
 
@@ -71,7 +71,7 @@ def list_phases(config: Config, P: int, L: int, num_processes: int) -> list[Phas
     if loss.name == "coupled_grpo":  # all positions, and each once more in one of two masks
         masks, scored = 3, 2 * L / 3
 
-    is_base = int(config.model.lora_rank > 0 and train.resync_every == 0)  # p_ref; re-synced, it has adapters of its own
+    is_base = int(config.model.lora_rank > 0 and train.resync_every == 0)  # p_ref; re-synced, it has its own adapters
 
     def phase(name: str, passes: int, rows: int, micro_batch: int | None, scored: float, **more: Any) -> Phase:
         return Phase(name, [P + L] * passes, rows, min(micro_batch or rows, rows), scored, num_processes, **more)
@@ -91,7 +91,7 @@ def list_phases(config: Config, P: int, L: int, num_processes: int) -> list[Phas
         passes = 1 if objective.follows_path else K
         of_base = passes * is_base * (name == "log p_ref")
         phases.append(phase(f"storing {name}", passes, rollouts * masks, train.score_micro_batch, scored, of_base=of_base))
-    if loss.micro_batch and not objective.gradient_is_known:  # a loss that is not linear needs its gradient before it is taken in parts
+    if loss.micro_batch and not objective.gradient_is_known:  # a loss that is not linear: first its gradient, then the micro-batches
         phases.append(phase("gradient of the loss", K, in_step * masks, loss.micro_batch, scored))
     return [*phases, phase("gradient steps", K, in_step * masks, loss.micro_batch, scored, gradient=True)]
 

@@ -71,7 +71,7 @@ class Plan:
 
     @property
     def resident(self) -> float:
-        """Bytes that are there all the time (gradients are counted, although they go between steps)."""
+        """Bytes that are held all the time (gradients are counted, although they are freed between steps)."""
         return self.weights + self.reference + self.adapters + self.gradients + self.optimizer
 
     @property
@@ -101,7 +101,7 @@ def make_plan(
     """Forecast a run.
 
     Args:
-        prompt_length: P; None: 256, or what the model can read beside the response.
+        prompt_length: P; None: 256, or what fits into the model besides the response.
         gpu: of each process.
         strategy: what processes share, one of `STRATEGIES`.
 
@@ -168,7 +168,7 @@ def check(config: Config, L: int, strategy: str, num_processes: int) -> None:
 
 
 def measure(phase: Phase, model: LLaDAConfig, config: Config, gpu: GPU, strategy: str) -> None:
-    """Fill in what a phase is worth, takes at least, and is expected to take."""
+    """Fill in the `worth`, `least` and `seconds` of a phase."""
     S, options, calls = max(phase.fed), config.model, phase.calls // len(phase.fed)
     per_call = call_work(model, options, phase.num_processes, strategy, scored=phase.scored * phase.batch, gradient=phase.gradient)
     forward = forward_work(model, options, S, S, phase.scored)

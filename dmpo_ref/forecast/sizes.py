@@ -111,15 +111,15 @@ def cache_bytes(model: LLaDAConfig, options: ModelConfig, S: int) -> int:
 
 
 def activation_bytes(model: LLaDAConfig, options: ModelConfig, S: int) -> float:
-    """What one block keeps of one sequence from the forward to the backward pass. For each of its S tokens:
+    """Bytes that one block keeps of one sequence from the forward to the backward pass. For each of its S tokens:
 
         norms:      2 · (4 d + 4)        their input in float32, and 1 / its root mean square
         attention:  b (2 d + 2 d_kv)     q, k, v and the result; + 4 heads (log-sum-exp) + b S (the padding mask, as numbers)
         SwiGLU:     3 b m                gate, silu(gate), up
         inputs of linear layers, which the gradient of their weights needs:
           all trained:  b (4 d + m)      both norms' outputs, before and after their weight, and the input of `ff_out`
-          LoRA:         4 r for each target, and its input: a float32 copy of its own in bfloat16 or with dropout (and then
-                        1 byte of mask); as it is in float32, where q, k, v share theirs, gate and up too
+          LoRA:         4 r for each target, and its input: a separate float32 copy in bfloat16 or with dropout (and then
+                        1 byte of mask); else the input itself, which q, k, v share, and gate and up too
 
     Softmax probabilities [S, S] are never kept: attention is computed in tiles.
     """

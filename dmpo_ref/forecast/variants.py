@@ -1,4 +1,4 @@
-"""What other settings of the same run would take, beside it; and the published recipe, by the same arithmetic."""
+"""Plans of the same run with other settings, and of the published recipe, by the same arithmetic."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dmpo_ref.forecast.plan import Plan, make_plan
 from dmpo_ref.forecast.sizes import KNOWN_8B
 from dmpo_ref.samplers.checks import CONFIDENT
 
-# As published, where a forecast counts it: fewer adapters, a base in 4 bits (unpacking it is not counted), nothing computed again.
+# As published, where a forecast counts it: fewer adapters, a base in 4 bits (unpacking it is not counted), nothing recomputed.
 PUBLISHED = {
     "model.lora_targets": ["q_proj", "k_proj", "v_proj", "up_proj"],
     "model.quantize": "nf4",
@@ -39,7 +39,7 @@ def plan_variants(config: Config, *, gpu: GPU, prompt_length: int | None, **shar
 
 def variants(config: Config) -> list[dict[str, Any]]:
     """Settings that cost memory or save time, one after the other, then all that save time. Numbers stay the same up to rounding and what
-    dropout draws, but for the cache: the model then reads keys and values that are up to a block old."""
+    dropout draws, except with the cache: the model then reads keys and values that are up to a block old."""
     model, sampler, micro_batch = config.model, config.sampler, config.loss.micro_batch
     faster: list[dict[str, Any]] = []
     if model.gradient_checkpointing:

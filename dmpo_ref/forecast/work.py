@@ -1,4 +1,4 @@
-"""What one pass asks of a GPU, from config.json alone: operations on matrices, bytes that move between them, and how long that takes.
+"""The work of one pass on a GPU, from config.json alone: operations on matrices, bytes that move between them, and their time.
 
 Matrix products run at a share of the peak. Everything else (norms, rotations, SiLU · up, residuals, casts of the adapters,
 attention, the softmax over the vocabulary) does little arithmetic and waits for memory: its time is the bytes it moves.
@@ -17,7 +17,7 @@ from dmpo_ref.forecast.hardware import BANDWIDTH_SHARE, COMPILED_SHARE, GPU, MAT
 from dmpo_ref.models.llada import LLaDAConfig
 from dmpo_ref.models.vocabulary_head import chunk_size
 
-# Bytes that `proposal.propose` moves for each of the V tokens at a position, beside the cast to float32: masking (8), the float64
+# Bytes that `proposal.propose` moves for each of the V tokens at a position, besides the cast to float32: masking (8), the float64
 # copy (12), less the largest (8 + 16), exponential and sum (16 + 8), temperature, exponential, CDF (16 each).
 SAMPLING_BYTES = 116
 LOG_SOFTMAX_BYTES = 48  # of `vocabulary_head`: masking, temperature (8 each), log-sum-exp in four ops (24), less it (8)
@@ -25,7 +25,7 @@ LOG_SOFTMAX_BYTES = 48  # of `vocabulary_head`: masking, temperature (8 each), l
 
 @dataclass
 class Work:
-    """Of one pass of some sequences; works add up.
+    """The work of one pass of some sequences; two of them can be added.
 
     Attributes:
         own, adapters: operations on matrices in the type of the model, and of its adapters, which are float32.
@@ -61,11 +61,11 @@ class Work:
         return self.own / gpu.flops + self.adapters / (TF32_SHARE * gpu.flops)
 
     def least(self, options: ModelConfig, gpu: GPU) -> float:
-        """No implementation takes less: the slower of the matrix products, at the peak, and of reading weights, keys and values."""
+        """Lower bound on the time: the slower of the matrix products, at the peak, and of reading weights, keys and values."""
         return max(self.matrix_seconds(options, gpu), (self.read + self.kept) / gpu.bandwidth + self.fetched / gpu.link)
 
     def expected(self, options: ModelConfig, gpu: GPU) -> float:
-        """At the shares of the peaks in `hardware`: matrix products while weights are read, then everything else, one after the other."""
+        """Expected time, at the shares of the peaks in `hardware`: matrix products while weights are read, then everything else in turn."""
         products = max(
             self.matrix_seconds(options, gpu) / MATRIX_SHARE, self.read / (BANDWIDTH_SHARE * gpu.bandwidth) + self.fetched / gpu.link
         )
@@ -112,9 +112,9 @@ def step_work(model: LLaDAConfig, options: ModelConfig, S: int, scored: float) -
 
 
 def call_work(model: LLaDAConfig, options: ModelConfig, num_processes: int, strategy: str, *, scored: float = 0.0, gradient: bool) -> Work:
-    """What each call of the model costs whatever the number of its sequences.
+    """The work of each call of the model that does not depend on the number of its sequences.
 
-    Weights, but for the rows of the embedding that nobody looks up, are read in the forward pass, for the gradient of the inputs, and
+    Weights, except unused rows of the embedding, are read in the forward pass, for the gradient of the inputs, and
     where blocks run again; lean adapters are rounded first. Gradients are added to those that are
     there (two reads and a write), the trained head's once for each chunk of the `scored` positions. With fsdp2 weights are fetched for the
     forward and for the backward pass, and gradients sent.
@@ -147,12 +147,12 @@ def matrix_flops(model: LLaDAConfig, options: ModelConfig, fed: int, S: int, sco
 
 
 def attention_flops(model: LLaDAConfig, fed: int, S: int) -> float:
-    """Of all blocks: scores and weighted values."""
+    """Operations of attention in all blocks: scores and weighted values."""
     return 4 * model.n_layers * fed * S * model.d_model
 
 
 def cast_bytes(options: ModelConfig) -> int:
-    """c."""
+    """c, the bytes of casting a number to float32 or back."""
     return 0 if options.dtype == "float32" else sizes.element_bytes(options) + 4
 
 
@@ -162,22 +162,22 @@ def is_lean(options: ModelConfig) -> bool:
 
 
 def fused_share(options: ModelConfig) -> float:
-    """Of the bytes that blocks move op by op, those that are left with `model.compile`."""
+    """Share of the bytes that blocks move op by op that remains with `model.compile`."""
     return 1.0 if options.compile == "none" else COMPILED_SHARE
 
 
 def norm_bytes(model: LLaDAConfig, options: ModelConfig) -> float:
-    """One RMSNorm, forward: cast, square, mean, product, cast, product with the weight."""
+    """Bytes of one RMSNorm, forward: cast, square, mean, product, cast, product with the weight."""
     return model.d_model * (20 + 2 * cast_bytes(options) + 2 * sizes.element_bytes(options))
 
 
 def attention_bytes(model: LLaDAConfig, options: ModelConfig, fed: int, S: int) -> float:
-    """All blocks, forward: queries and results of what is fed, keys and values of all S. The kernel needs no scores in memory."""
+    """Bytes of all blocks, forward: queries and results of what is fed, keys and values of all S. The kernel needs no scores in memory."""
     return sizes.element_bytes(options) * model.n_layers * (2 * model.d_model * fed + 2 * sizes.key_width(model) * S)
 
 
 def block_bytes(model: LLaDAConfig, options: ModelConfig, *, trains: bool = False) -> float:
-    """Of one token in the forward pass of one block, attention aside.
+    """Bytes of one token in the forward pass of one block, without attention.
 
     norms        2 · `norm_bytes`
     rotation     (d + d_kv) (40 + 2 c)     cast, · cos, rotate half (negate, join), · sin, sum, cast
@@ -185,7 +185,7 @@ def block_bytes(model: LLaDAConfig, options: ModelConfig, *, trains: bool = Fals
     SwiGLU       5 b m                     SiLU, · up
     adapters     c for each input, and 16 + b + c for each output: scaled, added, cast; dropout in training 9 for each input
 
-    Lean adapters move nothing of a token: B times A x is added in the product itself.
+    Lean adapters move nothing for a token: B times A x is added in the product itself.
     """
     d, b, c = model.d_model, sizes.element_bytes(options), cast_bytes(options)
     inputs, outputs = (0, 0) if is_lean(options) and not trains else adapted_widths(model, options)
@@ -194,7 +194,7 @@ def block_bytes(model: LLaDAConfig, options: ModelConfig, *, trains: bool = Fals
 
 
 def backward_bytes(model: LLaDAConfig, options: ModelConfig) -> float:
-    """The same of the backward pass, what it computes again aside.
+    """The same for the backward pass, without what it recomputes.
 
     norms        2 d (68 + 2 b + 2 c)      and 4 b for the gradient of a trained weight
     rotation     as forward
@@ -210,7 +210,7 @@ def backward_bytes(model: LLaDAConfig, options: ModelConfig) -> float:
 
 
 def rotation_bytes(model: LLaDAConfig, options: ModelConfig) -> float:
-    """Queries and keys of one token in one block; 0 with learned positions."""
+    """Bytes of rotating queries and keys of one token in one block; 0 with learned positions."""
     return model.rope * (model.d_model + sizes.key_width(model)) * (40 + 2 * cast_bytes(options))
 
 

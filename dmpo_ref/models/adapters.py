@@ -1,4 +1,4 @@
-"""LoRA adapters on a policy, by PEFT."""
+"""LoRA adapters on a policy, with PEFT."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def add_adapters(model: LLaDAModelLM, config: ModelConfig, *, seed: int) -> LLaDAModelLM:
     """LoRA adapters on linear layers of every block; everything else is frozen.
 
-    They start as no change at all, drawn from a stream of their own, and are float32 whatever the base is.
+    They are drawn from a separate random stream, change nothing at first, and are float32 whatever the type of the base.
 
     Raises:
         ValueError: a target that matches no layer of the blocks.
@@ -47,16 +47,16 @@ def add_adapters(model: LLaDAModelLM, config: ModelConfig, *, seed: int) -> LLaD
     )
     with torch.random.fork_rng(devices=[]), quiet():
         torch.default_generator.manual_seed(stream(seed, "adapters").initial_seed())
-        wrapped = get_peft_model(model, lora).eval()  # as the model was; new layers would drop while sampling
+        wrapped = get_peft_model(model, lora).eval()  # evaluation mode, as before: new layers would apply dropout while sampling
         return as_policy(wrapped, lean=config.lora_lean)
 
 
 def load_adapters(base: LLaDAModelLM, folder: Path, *, trainable: bool, lean: bool) -> LLaDAModelLM:
-    """The base with the LoRA adapters in a folder. They may have been made for any task: it changes no number.
+    """The base with the LoRA adapters in a folder. Their task type does not matter: it changes no number.
 
     Raises:
-        FileNotFoundError, ValueError: the adapters are of another kind, damaged, or not exactly those that their own
-            adapter_config.json puts on this base, by name and shape.
+        FileNotFoundError, ValueError: the adapters are of another kind, damaged, or not exactly those that their
+            adapter_config.json describes for this base, by name and shape.
     """
     from peft import LoraConfig, PeftModel, get_peft_model_state_dict  # seconds of import, for adapters only
 
@@ -70,7 +70,7 @@ def load_adapters(base: LLaDAModelLM, folder: Path, *, trainable: bool, lean: bo
             weights = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # whatever PEFT makes of settings that are not what they should be
+    except Exception as error:  # PEFT raises many kinds of errors for invalid settings
         raise ValueError(f"{folder}: the adapters cannot be put on their base {base.name_or_path}: {first_line(error)}") from error
     wanted = {name: list(weight.shape) for name, weight in weights.items()}
     check_shapes(given, wanted, where=f"{folder}: the adapters do not fit their base {base.name_or_path}")
@@ -80,7 +80,7 @@ def load_adapters(base: LLaDAModelLM, folder: Path, *, trainable: bool, lean: bo
 
 
 def check_settings(file: Path, *, largest: int) -> None:
-    """Refuse an adapter_config.json that is not one of LoRA, or whose numbers cannot be; `largest` is the largest size in the weights."""
+    """Refuse an adapter_config.json that is not for LoRA or has impossible numbers; `largest` is the largest size in the weights."""
     settings = read_object(file)
     if (kind := settings.get("peft_type")) != "LORA":
         raise ValueError(f"{file}: peft_type={kind!r:.50} is not implemented; only 'LORA' is")
@@ -94,7 +94,7 @@ def check_settings(file: Path, *, largest: int) -> None:
 
 
 def as_policy(wrapped: PeftModel, *, lean: bool) -> LLaDAModelLM:
-    """A PEFT model under the type of the model inside it, all of whose attributes it has; its adapters as in `Lean`, or as in PEFT."""
+    """A PEFT model, typed as the model inside it, all of whose attributes it has; its adapters as in `Lean`, or as in PEFT."""
     from peft.tuners.lora import LoraLayer  # seconds of import, for adapters only
 
     for module in wrapped.modules():
@@ -105,16 +105,16 @@ def as_policy(wrapped: PeftModel, *, lean: bool) -> LLaDAModelLM:
 
 @cache
 def lean_class(kind: type) -> type:
-    """A kind of linear layer with adapters, of PEFT, made lean."""
+    """A lean subclass of one of PEFT's linear layers with adapters."""
     return type(f"Lean{kind.__name__}", (Lean, kind), {})
 
 
 class Lean:
     """A bfloat16 layer with float32 adapters, in passes without a gradient: y = W x + (α/r) B (A x) with A and B rounded to bfloat16.
 
-    PEFT makes a float32 copy of x and three float32 tensors as wide as y. Here A x alone is new, and B times it is added to W x in
-    place: adapters move a fifth of the bytes. A and B are rounded anew in each pass, so that a step, a re-sync or a load is seen
-    at once; that costs what is saved on about 30 tokens, at rank 128 of LLaDA-8B.
+    PEFT makes a float32 copy of x and three float32 tensors as wide as y. Here only A x is a new tensor, and B times it is added to W x in
+    place: adapters move a fifth of the bytes. A and B are rounded anew in each pass, so that a step, a re-sync or a load takes
+    effect at once; that costs what is saved on about 30 tokens, at rank 128 of LLaDA-8B.
 
     Logits are then as far from those in exact arithmetic as PEFT's are: within 1.1 times, or 1.5 times where adapters count more than W.
     So log p_old and log p_ref, both without a gradient, are as exact as they were. In a pass with a gradient A and B stay float32 and
@@ -137,7 +137,7 @@ class Lean:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without warnings that a user cannot act on (PEFT uses deprecated names of Transformers) or that become one line of ours."""
+    """Suppress warnings that a user cannot act on (PEFT uses deprecated names of Transformers) or that become one line of ours."""
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:
@@ -149,7 +149,7 @@ def quiet() -> Iterator[None]:
 
 
 def trained_weights(policy: Module) -> dict[str, Tensor]:
-    """What a checkpoint of a policy holds, by name: its adapters, or all weights if it has none."""
+    """The weights that a checkpoint of a policy holds, by name: its adapters, or all weights if it has none."""
     weights = policy.state_dict()
     return {name: value for name, value in weights.items() if "lora_" in name} or weights
 

@@ -10,7 +10,7 @@ class KeyValueCache:
     """Keys and values of every block, kept from one forward pass over a whole sequence for later passes over a part of it.
 
     A new cache records the next forward pass. After `feed(start, stop)` only those slots are fed: their keys and values are
-    computed anew, those of all other slots are as they were last. Without gradients only: what is kept is written over.
+    computed anew, those of all other slots stay as last computed. Without gradients only: kept tensors are overwritten.
     """
 
     def __init__(self) -> None:
@@ -26,14 +26,14 @@ class KeyValueCache:
             layer.slots = slots
 
     def layer(self, i: int) -> LayerCache:
-        """What is kept for block i; blocks are asked for in order."""
+        """The cache of block i; blocks are requested in order."""
         if i == len(self.layers):
             self.layers.append(LayerCache())
         return self.layers[i]
 
 
 class LayerCache:
-    """Keys and values of one block. Nothing in it says which, and every step in a block has the same shapes, so that
+    """Keys and values of one block. It does not store which one, and every step in a block has the same shapes, so that
     compiled blocks share their code."""
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class LayerCache:
         self.slots: Tensor | None = None
 
     def update(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Record, or put what was fed among what was recorded; [B, H, S, d] each."""
+        """Record keys and values, or insert those just fed; returns all of them. [B, H, S, d] each."""
         if self.keys is None or self.values is None or self.slots is None:
             self.keys, self.values = keys, values
             return keys, values

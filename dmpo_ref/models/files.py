@@ -1,6 +1,6 @@
-"""The files of a checkpoint, which may come from anywhere: what is wrong with one is said in one line that names it.
+"""Reading the files of a checkpoint, which may come from anywhere: an error is one line that names the file.
 
-In a checkpoint of a run `digests.json` holds the SHA-256 of every other file, by which a flipped bit is seen.
+In a checkpoint of a run `digests.json` holds the SHA-256 of every other file, so that a flipped bit is detected.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ def parse_object(text: bytes) -> dict[str, Any]:
 
 
 def read_bytes(file: Path) -> bytes:
-    """All that is in a file."""
+    """The contents of a file."""
     with naming(file, "read"):
         return file.read_bytes()
 
 
 @contextmanager
 def naming(file: Path, done: Literal["read", "written"]) -> Iterator[None]:
-    """An error while a file is read or written, which may say of which only at the opening, names it and what to do."""
+    """Within it, an error while a file is read or written names the file and says what to do, which not every library error does."""
     try:
         yield
     except OSError as error:
@@ -56,7 +56,7 @@ def naming(file: Path, done: Literal["read", "written"]) -> Iterator[None]:
 
 
 def digest(file: Path) -> str:
-    """SHA-256 of a file; of adapter_config.json, of its fields but for the place of the base, which may change."""
+    """SHA-256 of a file; for adapter_config.json, of its fields except the path of the base, which may change."""
     total = hashlib.sha256()
     if file.name == "adapter_config.json":
         total.update(json.dumps(read_object(file) | {"base_model_name_or_path": None}, sort_keys=True).encode())
@@ -68,18 +68,18 @@ def digest(file: Path) -> str:
 
 
 def write_digests(folder: Path) -> None:
-    """Note the digest of every file of a checkpoint in it."""
+    """Write the digest of every file of a checkpoint into it."""
     (folder / DIGESTS).write_text(json.dumps({name: digest(folder / name) for name in files_of(folder)}, indent=1))
 
 
 def check_digests(folder: Path, *, pattern: str = "*") -> None:
-    """Refuse a checkpoint in which a file is not as it was written; one without digests is taken as it is.
+    """Refuse a checkpoint in which a file has changed since it was written; one without digests is accepted unchecked.
 
     Args:
-        pattern: of the names of the files that are compared.
+        pattern: of the names of the files to compare.
 
     Raises:
-        FileNotFoundError, ValueError: a file is missing or another one.
+        FileNotFoundError, ValueError: a file is missing or has changed.
     """
     if (folder / DIGESTS).is_file():
         present = files_of(folder)
@@ -100,7 +100,7 @@ def weight_files(folder: Path) -> list[Path]:
     """The files that hold the weights of a model: one, or those that an index names.
 
     Raises:
-        FileNotFoundError, ValueError: there are none, one is missing, or the index is not one of files in this folder.
+        FileNotFoundError, ValueError: there are none, one is missing, or the index does not list files in this folder.
     """
     whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if whole.is_file():
@@ -119,10 +119,10 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def read_shapes(file: Path) -> dict[str, list[int]]:
-    """The names and sizes in a file of weights, without the weights.
+    """Names and sizes of the tensors in a file of weights, without loading them.
 
     Raises:
-        FileNotFoundError, ValueError: it is not there, or it is damaged.
+        FileNotFoundError, ValueError: it is missing or damaged.
     """
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing; only weights in safetensors files are read")

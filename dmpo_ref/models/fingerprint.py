@@ -1,4 +1,4 @@
-"""What decides an answer of a policy, in a digest of the contents of its files: two folders with the same one answer alike."""
+"""Digests of the files that determine the answers of a policy: two folders with equal digests give the same answers."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ TOKENIZER_FILES = (
 
 
 def fingerprint_parts(path: str) -> dict[str, str]:
-    """SHA-256 digests, by the name of what they are of, so that a caller can say which part has changed; the same for a copy of the
-    folder in another place. Every byte of the weights is read: about a second for 1 to 2 GB, so once for an evaluation or a run.
+    """SHA-256 digests by the name of the part, so that a caller can say which part has changed; a copy of the folder in another
+    place has the same ones. Every byte of the weights is read: about a second for 1 to 2 GB, so once for an evaluation or a run.
 
     "config.json", "weights" and "tokenizer", which includes the chat template. Adapters have "adapter_config.json" (but for the
     place of their base), "weights", and the parts of their base: "base config.json", "base weights"; "base tokenizer" if they have
@@ -49,6 +49,6 @@ def fingerprint_parts(path: str) -> dict[str, str]:
 
 
 def digest_all(folder: Path, files: list[Path]) -> str:
-    """SHA-256 of the names below a folder, and the contents, of several files."""
+    """SHA-256 of the paths below a folder, and the contents, of several files."""
     lines = [f"{file.relative_to(folder)} {digest(file)}\n" for file in files]
     return hashlib.sha256("".join(lines).encode()).hexdigest()

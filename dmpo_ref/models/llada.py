@@ -2,7 +2,7 @@
 
 Module names and config fields are those of the public checkpoints `GSAI-ML/LLaDA-8B-Base`, `-Instruct` and
 `LLaDA-1.5` (Nie et al., arXiv 2502.09992), so their safetensors load by key name. Their repositories also ship
-Python to be run on loading; it is never run, this file takes its place.
+Python code to run on loading; it is never run, this file replaces it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from transformers.utils import ModelOutput
 from dmpo_ref.models.cache import KeyValueCache, LayerCache
 from dmpo_ref.models.vocabulary_head import head_log_prob
 
-# What this file implements, with the value it writes first. A checkpoint that asks for anything else is refused by name.
+# What this file implements, with the value it writes first. A checkpoint that needs anything else is refused, naming the field.
 SUPPORTED = {
     "activation_type": ("silu",),
     "alibi": (False,),
@@ -53,7 +53,7 @@ class LLaDAConfig(PretrainedConfig):
     With `rope=False` the model has learned positions (`model.transformer.wpe`), as the tiny policy does.
 
     Raises:
-        ValueError: a field asks for what is not implemented, or sizes do not fit together.
+        ValueError: a field asks for something not implemented, or sizes do not fit together.
     """
 
     model_type = "llada"
@@ -134,7 +134,7 @@ class Prediction(ModelOutput):
 
 
 class LLaDAModelLM(PreTrainedModel):
-    """Mask predictor: for every position the logits of the token that stands there, given the whole sequence."""
+    """Mask predictor: logits of the token at every position, given the whole sequence."""
 
     config: LLaDAConfig
     config_class = LLaDAConfig
@@ -166,7 +166,7 @@ class LLaDAModelLM(PreTrainedModel):
 
         Args:
             input_ids: [B, S] token ids, the mask token where something is to be predicted.
-            attention_mask: [B, S] bool, False at (left) padding; None means no padding, and opens the fastest kernels, see `Block`.
+            attention_mask: [B, S] bool, False at (left) padding; None means no padding, and allows the fastest kernels, see `Block`.
                 Padded positions are neither attended to nor counted, so that a row's logits do not depend on its batch.
             select: the K positions at which alone the vocabulary projection is computed: [B, S] bool, or their rows and slots, [K] each.
             targets: [K] ids of tokens to score at the selected positions, in row-major order.
@@ -270,10 +270,10 @@ class Transformer(nn.Module):
 class Block(nn.Module):
     """x += attention(norm(x)); x += SwiGLU(norm(x)). Attention is full: every position sees every other.
 
-    Which kernel computes it, torch decides from the mask and the number type. On CUDA, FlashAttention takes no mask at all, so that it
-    runs only where nothing is padded, and float16 or bfloat16 alone; cuDNN's takes a mask, and the same types; memory-efficient
-    attention takes a mask, and float32 too. The last two turn a bool mask into numbers to be added. What none of them takes
-    (float64) is computed in parts that hold all scores [B, H, S, S]. On a CPU one kernel takes all of these, to the same bits.
+    Torch chooses the kernel from the mask and the number type. On CUDA, FlashAttention accepts no mask at all, so it runs only without
+    padding, and only float16 or bfloat16; cuDNN's accepts a mask, and the same types; memory-efficient attention accepts a mask, and
+    float32 too. The last two convert a bool mask to numbers that are added. What none of them accepts (float64) is computed in parts
+    that hold all scores [B, H, S, S]. On a CPU one kernel handles all of these, with bit-identical results.
     """
 
     def __init__(self, config: LLaDAConfig):

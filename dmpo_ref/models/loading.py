@@ -32,14 +32,14 @@ def load_policy(
     """Model, in evaluation mode, and tokenizer of a folder, of a run's newest checkpoint, or of a hub name.
 
     A folder with adapters is loaded onto the base that its adapter_config.json names, and has the tokenizer of the base if it has
-    none. No code of a checkpoint is ever executed, nor is it asked whether to.
+    none. No code of a checkpoint is ever executed, and the user is not asked whether to.
 
     Args:
         trainable: whether loaded adapters are to be trained further.
         base: `model.path` of the base of adapters, if the caller knows better than adapter_config.json where it is now.
 
     Raises:
-        FileNotFoundError: a local folder that is not there or is no checkpoint.
+        FileNotFoundError: a local folder that is missing or is not a checkpoint.
         ValueError: a config that this model class does not implement, weights or adapters that do not fit it, a tokenizer that
             cannot be read or whose mask token is another one.
     """
@@ -89,7 +89,7 @@ def load_base(config: ModelConfig, device: torch.device) -> LLaDAModelLM:
     except OSError as error:
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else OSError
         raise kind(f"model.path={config.path}: {first_line(error)}") from error
-    except Exception as error:  # whatever the libraries make of fields and weights that are not what they should be
+    except Exception as error:  # the libraries raise many kinds of errors for invalid fields and weights
         raise ValueError(f"model.path={config.path}: the model cannot be loaded: {first_line(error)}") from error
     model, report = cast(tuple[LLaDAModelLM, dict[str, Any]], loaded)
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
@@ -111,11 +111,11 @@ def load_base(config: ModelConfig, device: torch.device) -> LLaDAModelLM:
 def compile_blocks(model: LLaDAModelLM, mode: str) -> None:
     """Compile every block when it is first called; not the head, whose number of positions changes from call to call.
 
-    All blocks share one function, and so its graphs: one for each way in which it is called, whatever the sizes are. Ways are what
-    torch guards on: with a gradient or not, whether the input has one (that of the first block has none), adapters on, off or
-    dropping, a cache that records or that is used, a mask or none. A round of LoRA with a cache needs 6 or 7 graphs, and a batch of
-    one sequence others, because torch does not let a size of 1 be a variable. At torch's own limit, 8, it would run all that is new
-    without compiling, for the rest of the process.
+    All blocks share one function, and so its graphs: one for each way in which it is called, whatever the sizes are. Torch's guards
+    tell these ways apart: with a gradient or not, whether the input has one (that of the first block has none), adapters on, off or
+    with dropout, a cache that records or that is used, a mask or none. A round of LoRA with a cache needs 6 or 7 graphs, and a batch
+    of one sequence others, because torch does not treat a size of 1 as variable. At its default limit, 8, torch would run everything
+    new without compiling, for the rest of the process.
     """
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
     for block in model.model["transformer"].blocks:
@@ -123,7 +123,7 @@ def compile_blocks(model: LLaDAModelLM, mode: str) -> None:
 
 
 def locate(path: str) -> Path | str:
-    """The folder of a checkpoint, or of the newest one of a run; a hub name stays what it is."""
+    """The folder of a checkpoint, or of the newest one of a run; a hub name is returned unchanged."""
     folder = latest_checkpoint(Path(path)) or Path(path)
     is_hub_name = path.count("/") == 1 and path[0] not in "./" and not folder.parent.is_dir()
     return path if is_hub_name else folder
@@ -132,7 +132,7 @@ def locate(path: str) -> Path | str:
 def base_of(folder: Path | str) -> str | None:
     """`model.path` of the base of the adapters in a folder; None if it holds no adapters.
 
-    A relative path is one from that folder, or from the working directory if nothing is there.
+    A relative path starts from that folder, or from the working directory if nothing is there.
 
     Raises:
         FileNotFoundError, ValueError: the base is not named, is not there, or holds adapters itself.
@@ -185,13 +185,13 @@ def read_config(path: str, *, offline: bool = False) -> LLaDAConfig:
             raise ValueError(f"dtype={dtype!r:.50} is no number type of torch")
         config = LLaDAConfig.from_dict(fields)
         config._attn_implementation = "sdpa"  # a name of the hub here would fetch a kernel from there, and run it
-    except Exception as error:  # fields of a wrong type end in any
+    except Exception as error:  # fields of a wrong type may raise any error
         raise ValueError(f"model.path={path}: config.json: {first_line(error)}") from error
     return config
 
 
 def check_weights_fit(folder: Path, config: LLaDAConfig) -> None:
-    """Refuse damaged files of weights, and others than the config describes, before anything of that size is made."""
+    """Refuse weight files that are damaged or do not match the config, before memory for the weights is allocated."""
     given = {name: shape for file in weight_files(folder) for name, shape in read_shapes(file).items()}
     if config.n_layers > len(given):
         raise ValueError(f"config.json says n_layers={config.n_layers}, but there are {len(given)} weights in all")

@@ -1,4 +1,4 @@
-"""The reference policy p_ref: a frozen model of its own, or the policy itself with other adapters or none."""
+"""The reference policy p_ref: a separate frozen model, or the policy itself with other adapters or none."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dmpo_ref.models.sharding import shard_like
 
 
 class FrozenReference:
-    """p_ref as a model of its own, for full fine-tuning."""
+    """p_ref as a separate model, for full fine-tuning."""
 
     def __init__(self, network: Module):
         self.network = network.eval().requires_grad_(False)

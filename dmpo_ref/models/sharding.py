@@ -15,10 +15,10 @@ from dmpo_ref.models.llada import Block
 
 
 def shard(model: Module, device: torch.device) -> None:
-    """Leave this process its shard of every weight, in place: each block is one unit, all the rest another.
+    """Shard every weight in place, so that this process keeps only its part: each block is one unit, all the rest another.
 
-    Units give the gathered weights back after each pass. So a change of the shards (a step of the optimiser, a re-sync) is
-    seen by the next pass, whichever it is. Weights keep their types: a bfloat16 base may have float32 adapters.
+    Units free the gathered weights after each pass. So every pass sees the latest change of the shards (a step of the
+    optimiser, a re-sync). Weights keep their types: a bfloat16 base may have float32 adapters.
     """
     mesh = init_device_mesh(device.type, (distributed.get_world_size(),))
     for module in list(model.modules()):
@@ -44,20 +44,20 @@ def shard_like(weights: dict[str, Tensor], like: dict[str, Tensor]) -> dict[str,
 
 
 def shard_one(value: Tensor, like: Tensor) -> Tensor:
-    """One weight; a number that belongs to it, such as a count of steps, stays as it is."""
+    """This process's shard of one weight; a value of another shape, such as a count of steps, is returned unchanged."""
     if isinstance(like, DTensor) and value.shape == like.shape:
         return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
     return value.to(like.device) if value.shape == like.shape else value
 
 
 def gather_optimizer(optimizer: torch.optim.Optimizer, *, keep: bool) -> dict[str, Any]:
-    """State of an optimiser as one process alone would have it."""
+    """State of an optimiser as a single process would have it."""
     state = optimizer.state_dict()
     return state | {"state": {index: gather_shards(values, keep=keep) for index, values in state["state"].items()}}
 
 
 def shard_optimizer(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The opposite of `gather_optimizer`."""
+    """The inverse of `gather_optimizer`."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     shards = {index: {k: shard_one(v, parameters[index]) for k, v in values.items()} for index, values in state["state"].items()}
     return state | {"state": shards}

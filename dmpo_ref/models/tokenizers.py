@@ -13,7 +13,7 @@ from dmpo_ref.models.files import first_line, read_object
 from dmpo_ref.models.llada import LLaDAConfig
 
 CONFIG = "tokenizer_config.json"
-# What Transformers 5 writes for itself; and what would point at Python, of which a folder written here holds none.
+# Fields that Transformers 5 writes for its own use, or that point to Python files, which a folder written here does not hold.
 NOT_WRITTEN = ("backend", "is_local", "local_files_only", "auto_map")
 
 
@@ -26,7 +26,7 @@ def load_tokenizer(path: Path | str, model: LLaDAConfig) -> PreTrainedTokenizerB
     """The tokenizer in a folder or of a hub name, whose mask token is that of the model.
 
     Raises:
-        ValueError: it cannot be read or used, only with Python of its own, or its mask token has another id than the model's.
+        ValueError: it cannot be read or used, it needs Python code of the checkpoint, or its mask token has another id than the model's.
     """
     for file in (Path(path, CONFIG), Path(path, "special_tokens_map.json")):
         if file.is_file():

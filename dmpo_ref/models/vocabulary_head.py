@@ -75,7 +75,7 @@ class HeadLogProb(torch.autograd.Function):
 
 
 def chunks(hidden: Tensor, weight: Tensor) -> list[slice]:
-    """Slices of positions, `chunk_size` each; one, if there are none: an empty gradient flows too, other processes may wait for it."""
+    """Slices of positions, `chunk_size` each; one if there are no positions: other processes may wait even for an empty gradient."""
     size = chunk_size(len(weight))
     return [slice(start, start + size) for start in range(0, len(hidden) or 1, size)]
 
@@ -95,7 +95,7 @@ def project(hidden: Tensor, weight: Tensor, float32_logits: bool) -> Tensor:
 
     A product of bfloat16 matrices is summed in float32 and rounded to bfloat16 in the end, a logit of 20 by up to 1/16. At LLaDA's
     sizes that is a noise of 0.03 nats in each log-probability, 0.5 in a sum over 256 tokens, and about as much in an ELBO of 4 masks.
-    Without that rounding a GPU makes one tensor less. A CPU has no such product: it makes a float32 copy of W for each chunk, 2 GB for
+    Without that rounding a GPU needs one tensor fewer. A CPU has no such product: it makes a float32 copy of W for each chunk, 2 GB for
     LLaDA-8B.
     """
     if not float32_logits or hidden.dtype != torch.bfloat16:

@@ -1,7 +1,7 @@
-"""Objectives by the name that `loss.name` gives them: the two of DMPO, and other people's to compare with, trained by the same `train`.
+"""Objectives by their `loss.name`: the two of DMPO, and others for comparison, trained by the same `train`.
 
-The latter are written from the formulas of their papers. The response is `response_mask`, as everywhere here: all its positions
-count, what follows an end token included. A new objective is a file like these and a line in `OBJECTIVES`.
+The others are written from the formulas of their papers. As everywhere in this project, the response is `response_mask`: all its
+positions count, including those after an end token. A new objective is a file like these and a line in `OBJECTIVES`.
 """
 
 from __future__ import annotations

@@ -14,9 +14,9 @@ from dmpo_ref.rollout import Experience
 
 
 def build(config: LossConfig, alpha: float) -> Objective:
-    """AGRPO with R = `config.num_masks` steps of each rollout, β = `config.kl`, ε = `config.clip`; other steps in each gradient step.
+    """AGRPO with R = `config.num_masks` steps of each rollout, β = `config.kl`, ε = `config.clip`; new steps for each gradient step.
 
-    From the abstract and the formula that follows from it. Departures: the steps are those of `draw_path_steps`, one from each of R
+    Written from the abstract and the formula that follows from it. Departures: the steps are those of `draw_path_steps`, one from each of R
     strata and so without replacement; advantages are not divided by their standard deviation, nor the sum over steps by L.
     """
 
@@ -40,8 +40,8 @@ def agrpo(
 
         mean over responses of mean_j R n_j Σ_{k placed in t_j} [ −min(ρ_k A, clip(ρ_k) A) + β (e^{d_k} − d_k − 1) ]
 
-    Over the draws of steps it is the sum along the whole path. So on-policy, where ρ = 1, its expected gradient is that of
-    REINFORCE, −mean A ∇log p(o; σ), at the price of R rows; later steps of a round are clipped by tokens.
+    Its mean over the draws of steps is the sum along the whole path. So on-policy, where ρ = 1, its expected gradient is that of
+    REINFORCE, −mean A ∇log p(o; σ), at the price of R rows; in later steps of a round the ratios are clipped token by token.
 
     Args:
         token_log_prob, log_old, log_ref: [G, N, R, S] nats, on the same steps; `log_ref` is None for β = 0.

@@ -21,8 +21,8 @@ def build(config: LossConfig, alpha: float) -> Objective:
 
         loss = `clip_loss` of ℓ_k = ½ [ x_k(M…M) + 1[k∈S]/t · x_k(S) + 1[k∉S]/(1−t) · x_k(S') ],   A = r − mean of the others
 
-    x_k(S) = log π(o_k | all of the response but S) and S' the complement. Departures: what follows an end token counts too.
-    As published, ℓ_k is no mean: its weights sum to ½ + ½/t or ½ + ½/(1−t), between 1.1 and 3, and to 3/2 on average over S. So ρ_k
+    x_k(S) = log π(o_k | all of the response but S) and S' the complement. Departures: positions after an end token count too.
+    As published, ℓ_k is not a mean: its weights sum to ½ + ½/t or ½ + ½/(1−t), between 1.1 and 3, and to 3/2 on average over S. So ρ_k
     is a power of a ratio, and the same change of the policy is clipped sooner at tokens of the smaller mask.
     """
 

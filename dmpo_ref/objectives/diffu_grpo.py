@@ -28,8 +28,8 @@ def build(config: LossConfig, alpha: float) -> Objective:
 def one_shot_masks(rollout: Rollout, generators: list[torch.Generator]) -> Masks:
     """One mask of each response: all of it hidden and scored at once, ℓ_k = log π(o_k | q̃, M…M).
 
-    In q̃ each given token is hidden with probability 0.15, and not scored. Given are the prompt's tokens and, where the
-    response stands between clues, the clues. The weight is 1, so that `sequence_log_prob` is Σ_k ℓ_k.
+    In q̃ each given token is hidden with probability 0.15, and not scored. Given tokens are those of the prompt and,
+    if the response stands between clues, the clues. The weight is 1, so that `sequence_log_prob` is Σ_k ℓ_k.
     """
     given = rollout.attention_mask & ~rollout.response_mask
     N = given.shape[1]
@@ -42,12 +42,12 @@ def one_shot_masks(rollout: Rollout, generators: list[torch.Generator]) -> Masks
 def clip_loss(
     token_log_prob: Tensor, log_old: Tensor, log_ref: Tensor | None, target: Tensor, advantage: Tensor, *, clip: float, kl: float
 ) -> Tensor:
-    """The clipped policy-gradient loss of GRPO, by tokens.
+    """The clipped policy-gradient loss of GRPO, token by token.
 
         mean over responses of (1/L) Σ_k [ −min(ρ_k A, clip(ρ_k, 1−ε, 1+ε) A) + β (e^{d_k} − d_k − 1) ],
         ρ_k = exp(ℓ_k − ℓ_k^old),   d_k = ℓ_k^ref − ℓ_k,   A = r − mean(r)
 
-    The last term is the k3 estimate of KL(p_θ‖p_ref). On-policy ρ = 1, and without it the gradient is −mean A ∇(Σ_k ℓ_k)/L.
+    The last term is the k3 estimate of KL(p_θ‖p_ref). On-policy ρ = 1, and for β = 0 the gradient is −mean A ∇(Σ_k ℓ_k)/L.
 
     Args:
         token_log_prob, log_old, log_ref: [G, N, R, S] nats, under one set of masks; `log_ref` is None for β = 0.

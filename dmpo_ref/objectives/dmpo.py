@@ -17,7 +17,7 @@ from dmpo_ref.rollout import Experience, Rollout
 
 
 def build_wdce(config: LossConfig, alpha: float) -> Objective:
-    """WDCE: `losses.wdce` of the ELBO, or of log p(o; σ), divided by the response length L if `loss.normalise` says so."""
+    """WDCE: `losses.wdce` of the ELBO, or of log p(o; σ), divided by the response length L for `loss.normalise: length`."""
 
     def loss(token_log_prob: Tensor, masks: Masks, experience: Experience, weight: Tensor) -> Tensor:
         length = reduce(experience.rollout.response_mask, "g n s -> g n", "sum") if config.normalise == "length" else 1
@@ -29,7 +29,7 @@ def build_wdce(config: LossConfig, alpha: float) -> Objective:
 def build_wddo(config: LossConfig, alpha: float) -> Objective:
     """WDDO: `losses.wddo` of Δ = log p_θ − log p_old, both on the masks on which log p_old was stored.
 
-    Its weight is w: w_real without a baseline, which `presets.checks` asks for, because the loss has a negative term of its own.
+    Its weight is w, that is w_real without a baseline: `presets.checks` requires this, because the loss already has a negative term.
     """
 
     def loss(token_log_prob: Tensor, masks: Masks, experience: Experience, weight: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ def build_wddo(config: LossConfig, alpha: float) -> Objective:
 
 
 def path_flags(config: LossConfig) -> dict[str, bool]:
-    """What the masks have to do with the rollout's own order, see `Objective`."""
+    """The flags of `Objective` that relate the masks to the rollout's own order."""
     return {"follows_path": config.masks == "path", "draws_steps": config.masks == "path_steps"}
 
 

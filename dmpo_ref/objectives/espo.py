@@ -17,7 +17,7 @@ from dmpo_ref.rollout import Experience
 def build(config: LossConfig, alpha: float) -> Objective:
     """ESPO on the masks of `config.masks` and `config.num_masks`, with β = `config.kl` and ε = `config.clip`.
 
-    Departures: L is the length of the response, and what follows an end token is part of it; one ε below and above 1. With
+    Departures: L is the length of the response, positions after an end token included; the same ε below and above 1. With
     `masks: path` or `path_steps` the ELBO is log p(o; σ), or an unbiased estimate of it.
     """
 
@@ -42,7 +42,7 @@ def espo(log_ratio: Tensor, to_ref: Tensor | None, length: Tensor, advantage: Te
         mean over responses of −min(ρA, clip(ρ, 1−ε, 1+ε) A) + (β/L) · ½ (ELBO_θ − ELBO_ref)²,   ρ = exp((ELBO_θ − ELBO_old)/L)
 
     The last term, k2, has the gradient of KL(p_θ‖p_ref) on-policy, and 1/L scales both terms alike. So with exact log-probabilities
-    and one step a round it is KL-regularised REINFORCE divided by L, at the temperature α = β N/(N−1): A has its own r in its mean.
+    and one step a round it is KL-regularised REINFORCE divided by L, at the temperature α = β N/(N−1): the mean in A includes r itself.
 
     Args:
         log_ratio: [G, N] ELBO_θ − ELBO_old, nats. to_ref: [G, N] ELBO_θ − ELBO_ref, None for β = 0; all on the same masks.

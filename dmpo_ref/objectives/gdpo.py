@@ -15,7 +15,7 @@ from dmpo_ref.rollout import Experience
 def build(config: LossConfig, alpha: float) -> Objective:
     """GDPO on `config.num_masks` nodes (published: 3) of the scheme `gauss`, with β = `config.kl` and ε = `config.clip`.
 
-    Departures: what follows an end token is part of the response; the KL is divided by L like the gain.
+    Departures: positions after an end token are part of the response; the KL is divided by L like the gain.
     """
 
     def loss(token_log_prob: Tensor, masks: Masks, experience: Experience, weight: Tensor) -> Tensor:

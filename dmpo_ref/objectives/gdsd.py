@@ -20,7 +20,7 @@ PSI = 1.0  # ψ, nats per token and reward; the default of the published setting
 def build(config: LossConfig, alpha: float) -> Objective:
     """GDSD on the masks of `config.masks` and `config.num_masks`, with β = `config.kl` and ε = `config.clip`.
 
-    Departures: the mean over masks and responses, where the published code has a sum; what follows an end token is part of the
+    Departures: the mean over masks and responses, where the published code has a sum; positions after an end token are part of the
     response; ψ = 1; no centring of logits over the vocabulary, which changes the parametrisation and not the log-probabilities.
     """
 
@@ -41,14 +41,14 @@ def gdsd(change: Tensor, to_ref: Tensor | None, length: Tensor, advantage: Tenso
 
         mean over responses and masks of (clip(Δ, ln(1−ε), ln(1+ε)) / L − ψA)² + (β/L) · ½ (ELBO_θ − ELBO_ref)²,   Δ = ELBO_θ − ELBO_old
 
-    Its aim is p_old e^{LψA}, so it maximises the reward and moves with every round. The first gradient of a round is −2ψA ∇ELBO/L,
-    the policy gradient. The clip is of the whole response, whatever the sign of A, and has no gradient outside: where L ψ|A| is
-    more than ln(1+ε), the aim is never reached and the loss is the policy gradient with a fence (published: ε = 0.0004, L = 256).
-    The square is taken mask by mask, so that what masks add to its mean is a penalty on the variance of Δ over masks.
+    Its target is p_old e^{LψA}, which moves with every round, so it maximises the reward. The first gradient of a round is
+    −2ψA ∇ELBO/L, the policy gradient. The clip applies to the whole response, whatever the sign of A, and gives no gradient outside:
+    where L ψ|A| is more than ln(1+ε), the target is never reached, and the loss acts as a policy gradient with a bound on the change
+    (published: ε = 0.0004, L = 256). The square is taken mask by mask, so that the masks add a penalty on the variance of Δ over masks.
 
     Args:
         change: [G, N, R] Δ of each mask, nats. to_ref: [G, N, R] ELBO_θ − ELBO_ref, None for β = 0; all on the same masks.
-        length: [G, N] L. advantage: [G, N] A = r − mean r. psi: ψ. clip: ε, from 1 on without a lower end. kl: β.
+        length: [G, N] L. advantage: [G, N] A = r − mean r. psi: ψ. clip: ε; no lower bound for ε ≥ 1. kl: β.
     """
     length, advantage = (rearrange(x, "g n -> g n 1") for x in (length, advantage))
     kept = change.clamp(math.log(1 - clip) if clip < 1 else -math.inf, math.log(1 + clip))

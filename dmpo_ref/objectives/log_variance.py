@@ -22,13 +22,13 @@ def build(config: LossConfig, alpha: float) -> Objective:
 
 
 def log_variance(log_ratio: Tensor, reward: Tensor, alpha: float) -> Tensor:
-    """How far the policy is from p* up to a constant, whatever policy drew the rollouts.
+    """How far the policy is from p* up to a constant; the rollouts may come from any policy.
 
         mean over prompts of Var_n [ log p_θ(o;σ) − log p_ref(o;σ) − r/α ]
 
     No normaliser and no importance weights. It is 0 at p* where p_ref(o;σ) does not depend on σ. Elsewhere, as a rule, no
     policy makes it 0, and p* is not quite its optimum. For rollouts of the current policy its gradient is 2/α times that of
-    REINFORCE with a KL of strength α and leave-one-out baseline, sample by sample; so it ends where that ends.
+    REINFORCE with a KL of strength α and leave-one-out baseline, sample by sample; so both end at the same policy.
 
     Args:
         log_ratio: [G, N] log p_θ − log p_ref along each rollout's own order, nats.

@@ -1,4 +1,4 @@
-"""What several policy-gradient objectives share: advantages, the clipped ratio, estimates of a KL; pure functions of tensors."""
+"""Pure functions of tensors that several policy-gradient objectives share: advantages, the clipped ratio, estimates of a KL."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, minimum
 
 
 def centred(reward: Tensor) -> Tensor:
-    """A = r − mean of its group, [G, N]. Its own r is in the mean, so E[A ∇log p] is (N−1)/N of the gradient of E[r]."""
+    """A = r − mean of its group, [G, N]. The mean includes r itself, so E[A ∇log p] is (N−1)/N of the gradient of E[r]."""
     return reward - reduce(reward, "g n -> g 1", "mean")
 
 
@@ -31,6 +31,6 @@ def k2(log_ratio: Tensor) -> Tensor:
 def k3(log_ratio: Tensor) -> Tensor:
     """e^d − d − 1, d = −log_ratio = log p_ref − log p_θ. On rollouts of p_θ its value estimates KL(p_θ‖p_ref) without bias.
 
-    Its gradient (1 − e^d) ∇log p_θ does not: it is that of KL(p_ref‖p_θ), so what it holds the policy to is not p*.
+    Its gradient (1 − e^d) ∇log p_θ does not: it is that of KL(p_ref‖p_θ), so the optimum is not p*.
     """
     return (-log_ratio).exp() + log_ratio - 1

@@ -36,9 +36,9 @@ def reinforce(log_ratio: Tensor, reward: Tensor) -> Tensor:
     In the first step of a round, for rollouts drawn at temperature 1, ρ = 1 and the gradient is −A ∇log p_θ. Later the
     rollouts are stale (or were drawn at another temperature), and ρ turns their expectation into one of the current policy,
     without clipping, so its variance grows. The baseline of a rollout does not depend on it, so it
-    adds no bias, with or without ρ. With a KL term R = r − β (log p_θ − log p_ref), gradient stopped: its own gradient
-    has expectation 0. The optimum is p* where p_ref(o;σ) does not depend on σ. Elsewhere it is another distribution:
-    E_σ[p_ref(o;σ) e^{r/β} / Z(σ)] where no two orders share a conditional (two positions), near that where they do.
+    adds no bias, with or without ρ. With a KL term R = r − β (log p_θ − log p_ref), gradient stopped: the gradient of
+    this term has expectation 0. The optimum is p* where p_ref(o;σ) does not depend on σ. Elsewhere it is another distribution:
+    E_σ[p_ref(o;σ) e^{r/β} / Z(σ)] where no two orders share a conditional (two positions), close to it where they do.
 
     Args:
         log_ratio: [G, N] log ρ, exact path log-probabilities.

@@ -20,8 +20,8 @@ EXPONENT, MIXTURE = 1.5, 0.5  # b of the upper bound, and ω, its share for resp
 def build(config: LossConfig, alpha: float) -> Objective:
     """SPG on the masks of `config.masks` (published: like `exact`) and `config.num_masks`. No old and no reference policy.
 
-    Departures: masks of the whole response, not of one block, and none of the prompt; what follows an end token counts too; the
-    mean over responses, where the published code weighs them by their lengths.
+    Departures: masks of the whole response, not of one block, and none of the prompt; positions after an end token count too; the
+    mean over responses, where the published code weights them by their lengths.
     """
 
     def loss(token_log_prob: Tensor, masks: Masks, experience: Experience, weight: Tensor) -> Tensor:

@@ -17,9 +17,9 @@ from dmpo_ref.rollout import Experience
 def build(config: LossConfig, alpha: float) -> Objective:
     """Truncated and self-normalised weights on the masks of `config.masks` and `config.num_masks`, with ε = `config.clip`.
 
-    From the abstract, and code read. Departures: the score is the ELBO for good and bad responses alike, not SPG's bounds; the
-    weights are normalised over the group, not the batch; old and current ELBO share their masks. The code cuts ratios off at 5 and
-    not below: that is ε = 4.
+    Written from the abstract and from reading the code. Departures: the score is the ELBO for good and bad responses alike, not SPG's
+    bounds; the weights are normalised over the group, not the batch; old and current ELBO share their masks. The code limits ratios
+    to 5 and has no lower bound: that is ε = 4.
     """
 
     def loss(token_log_prob: Tensor, masks: Masks, experience: Experience, weight: Tensor) -> Tensor:

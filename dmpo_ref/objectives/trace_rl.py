@@ -17,10 +17,10 @@ def build(config: LossConfig, alpha: float) -> Objective:
 
         loss = `clip_loss` of ℓ_k = log π(o_k | what was unmasked before it),   A = (r − mean r) / (standard deviation of r)
 
-    Departures: no value model; every step is scored by itself, none is merged with the next ones; and only along the order of the
+    Departures: no value model; every step is scored separately, none is merged with the next ones; and only along the order of the
     sampler `random_order`, where a step unmasks one token, so that the mean over steps of means over the tokens of a step is the mean
     over tokens. The first gradient of a round is that of REINFORCE divided by L, with the reward in standard deviations of its
-    group: one success among N counts about √N times as much as one of N/2. Later each token has a clipped ratio of its own.
+    group: one success among N counts about √N times as much as one of N/2. In later steps each token has its own clipped ratio.
     """
 
     def loss(token_log_prob: Tensor, masks: Masks, experience: Experience, weight: Tensor) -> Tensor:
@@ -31,5 +31,5 @@ def build(config: LossConfig, alpha: float) -> Objective:
 
 
 def standardised(reward: Tensor) -> Tensor:
-    """A = (r − mean r) / standard deviation of the group (N−1 below the root), [G, N]; 0 where all are equal."""
+    """A = (r − mean r) / standard deviation of the group (with N−1), [G, N]; 0 where all are equal."""
     return centred(reward) / reward.std(dim=-1, keepdim=True).clamp(min=1e-6)

@@ -19,7 +19,7 @@ def build(config: LossConfig, alpha: float) -> Objective:
     """Trajectory balance along the rollout's own order, at the temperature α of the target.
 
     Departures: log Z(q) is estimated by importance weights of the group in place of a network, see `log_normaliser`; rewards are not
-    standardised, log-probabilities not divided by L; no weights p_θ/p_old, because the loss is right for any rollouts.
+    standardised, log-probabilities not divided by L; no weights p_θ/p_old, because the loss is valid for rollouts of any policy.
     """
 
     def loss(token_log_prob: Tensor, masks: Masks, experience: Experience, weight: Tensor) -> Tensor:
@@ -33,8 +33,8 @@ def build(config: LossConfig, alpha: float) -> Objective:
 def trajectory_balance(log_ratio: Tensor, log_z: Tensor, reward: Tensor, alpha: float) -> Tensor:
     """mean over prompts and rollouts of (log Z(q) + log p_θ(o;σ) − log p_ref(o;σ) − r/α)²: 0 at p_θ(o;σ) = p_ref(o;σ) e^{r/α} / Z(q).
 
-    With the log Z of each group that makes it least, the mean of r/α − log_ratio, it is (N−1)/N of `log_variance`. A learned log Z is
-    drawn to that mean over rollouts, log Z − KL(p_θ‖p*) on-policy, and not to log Z. On-policy and with a log Z that does not
+    With the log Z that minimises it for each group, the mean of r/α − log_ratio, it is (N−1)/N of `log_variance`. A learned log Z
+    tends to that mean over rollouts, log Z − KL(p_θ‖p*) on-policy, and not to log Z. On-policy and with a log Z that does not
     depend on the rollout itself the expected gradient is 2/α times that of REINFORCE with a KL of strength α, whatever log Z is:
     log Z is a baseline there. Off-policy it matters: too large a log Z makes all rollouts less probable.
 
@@ -49,7 +49,7 @@ def trajectory_balance(log_ratio: Tensor, log_z: Tensor, reward: Tensor, alpha: 
 def log_normaliser(log_ratio: Tensor, reward: Tensor, alpha: float) -> Tensor:
     """log Z(q) for each rollout, from the others of its group: log mean over j≠n of e^{r/α} p_ref/p_old. [G, N]
 
-    The mean is unbiased for Z(q) = E_{p_old}[e^{r/α} p_ref/p_old], its log too small on average; exact where p_old = p*.
+    The mean is unbiased for Z(q) = E_{p_old}[e^{r/α} p_ref/p_old], its log is too small on average; exact where p_old = p*.
 
     Args:
         log_ratio: [G, N] log p_ref − log p_old along each rollout's own order, nats.

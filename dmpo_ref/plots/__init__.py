@@ -1,1 +1,1 @@
-"""Pictures of rollouts, and the style of every figure."""
+"""Plots of rollouts, and the style of every figure."""

@@ -1,14 +1,14 @@
-"""A page that replays how answers came about, forward pass by forward pass, in any browser: one file, no server, nothing is loaded.
+"""A page that replays how answers were generated, forward pass by forward pass, in any browser: one file, without a server or network.
 
 The data of a page, JSON:
 
-    {"title": …, "groups": [                       a group is shown at a time: the answers to one prompt
+    {"title": …, "groups": [                       one group is shown at a time: the answers to one prompt
       {"title": …, "prompt": …, "trajectories": [
         {"title": …, "board": …,                   board: the 16 pieces are the cells of a 4x4 Sudoku; else they are a text
          "pieces": […], "step": […], "confidence": […]}]}]}
 
 The last three have one entry for each token, see `tasks.encoding.trajectory`; a line of rollouts.jsonl has them for each answer. A token
-that was taken back (WINO) is shown where it was placed for good. Texts are those of a model: they are shown as text, whatever is in them.
+that was taken back (WINO) is shown where it was placed for good. Texts come from a model: they are always shown as plain text.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dmpo_ref.runtime.files import read_entries, write_atomically
 
 ALL_ROUNDS = 2**62
 MOST_PASSES = 100_000
-MASK = "<|mdm_mask|>"  # LLaDA's; it stands in prompts that are templates
+MASK = "<|mdm_mask|>"  # of LLaDA; it occurs in prompts that are templates
 NO_STEPS = "an answer has no steps: it was written before version 0.6.0, or by another program; train again to replay it"
 HERE = Path(__file__).parent
 PAGE = """<!doctype html>
@@ -75,20 +75,20 @@ def group_of(title: str, prompt: str, answers: list[dict[str, Any]], titles: lis
 
 
 def visible(text: str) -> str:
-    """Control characters but line breaks as their Unicode pictures, and marks that turn the direction of writing as �."""
+    """Control characters but line breaks as their Unicode pictures, and marks that change the writing direction as �."""
     shown = (chr(0x2400 + ord(c)) if ord(c) < 0x20 and c != "\n" else c if c.isprintable() or c in "\n " else "�" for c in text)
     return "".join(shown)
 
 
 def read_groups(run: Path, rounds: list[int]) -> list[dict[str, Any]]:
-    """What rollouts.jsonl holds of some rounds: their prompts with all answers.
+    """The prompts of some rounds with all their answers, from rollouts.jsonl.
 
     Args:
         run: the folder of a run, or its rollouts.jsonl.
         rounds: from 0; none: the first, the last and up to three between.
 
     Raises:
-        FileNotFoundError, ValueError: no such file, round or line; one line.
+        FileNotFoundError, ValueError: no such file or round, or a line that is invalid.
     """
     path = run / "rollouts.jsonl" if run.is_dir() else run
     if not path.is_file():
@@ -138,5 +138,5 @@ def problem_of(entry: dict[str, Any]) -> str | None:
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a number, and no truth value."""
+    """Whether it is a number and not a bool."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)

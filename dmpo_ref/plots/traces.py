@@ -1,6 +1,6 @@
-"""Pictures of a trace, who was unmasked when: a text that colours itself in, and a Sudoku board; still or moving.
+"""Plots of a trace, that is, of the step at which each token was unmasked: as text or as a Sudoku board, still or animated.
 
-The style of every figure in the project is here too: one palette, fit for colour-blind readers, and an opaque background,
+The style of every figure in the project is here too: one palette, suitable for colour-blind readers, and an opaque background,
 so that pictures also read on a dark page.
 """
 
@@ -35,7 +35,7 @@ def trace(tokenizer, rollout: Rollout, prompt: int = 0, sample: int = 0) -> tupl
 
 
 def draw_trace(pieces: list[str], step: list[int], *, board: bool = False) -> Figure:
-    """A still: every token on the colour of its step.
+    """Plot a still image: every token on the colour of its step.
 
     Args:
         pieces, step: see `trace`.
@@ -80,7 +80,7 @@ def save_trace(path: Path, pieces: list[str], step: list[int], *, board: bool = 
 
 
 def check_ending(path: Path, *more: str) -> None:
-    """Refuse, with a ValueError, a picture of another kind than .png, .svg, .pdf or .gif, or of `more` kinds."""
+    """Raise a ValueError unless the file name ends in .png, .svg, .pdf, .gif or one of `more`."""
     known = (".png", ".svg", ".pdf", ".gif", *more)
     if path.suffix not in known:
         raise ValueError(f"{path}: a picture must end in {', '.join(known[:-1])} or {known[-1]}")
@@ -95,14 +95,14 @@ def make_axes(pieces: list[str], board: bool) -> tuple[Figure, Axes]:
 
 
 def paint(axes: Axes, pieces: list[str], step: list[int], *, until: int, board: bool) -> None:
-    """Draw what stands after the step `until`; what comes later is hidden."""
+    """Plot the tokens placed up to the step `until`; later ones are hidden."""
     last = max(max(step), 1)
     spots = [(*divmod(i, 4), 1) for i in range(16)] if board else place(pieces)
     for (line, column, width), piece, when in zip(spots, pieces, step, strict=True):
         shown = when <= until
         color = GIVEN if when < 0 else STEPS(when / last) if shown else MASKED
         axes.add_patch(plt.Rectangle((column, line), width, 1, facecolor=color, edgecolor="0.75", linewidth=0.4))
-        # A line break is seen where the line ends; only alone it needs a sign.
+        # A line break is visible as the end of the line; it needs a sign only if it is alone.
         text = "".join(c if c.isprintable() else SIGNS.get(c, "�") for c in piece.rstrip("\n") or piece) if shown else HIDDEN
         dark = when >= 0 and shown and when / last < 0.6
         axes.text(column + width / 2, line + 0.53, text, ha="center", va="center", family="monospace", fontsize=14 if board else 8,

@@ -1,4 +1,4 @@
-"""What a config may not ask for: values out of their bounds, and options that do not go together."""
+"""Checks of a config: values within their bounds, and compatible options."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def check_config(config: Config) -> None:
 
 
 def check_sizes(config: Config) -> None:
-    """Refuse more rollouts or answers than memory, as far as the config alone says; `sample` does with the lengths of the items."""
+    """Refuse more rollouts or answers than fit in memory, judging by the config alone; `sample` checks with the lengths of the items."""
     for sampler, keys in (
         (config.sampler, ("train.num_rollouts", "train.prompts_per_round")),
         (config.evaluation.sampler, ("evaluation.num_samples",)),
@@ -76,7 +76,7 @@ def check_weight_section(config: Config) -> None:
 
 
 def check_reference_share(config: Config) -> None:
-    """Refuse rollouts of p_ref where they would all be its, or none, or where their weights are not known."""
+    """Refuse `train.reference_share` if p_ref would draw all rollouts or none, or if their weights are not known."""
     train, weight, key = config.train, config.weight, "train.reference_share"
     drawn = (
         f"that is {train.num_reference_rollouts} of train.num_rollouts={train.num_rollouts}, and p_ref and the policy must each draw one"
@@ -94,7 +94,7 @@ def check_reference_share(config: Config) -> None:
 
 
 def check_objective(config: Config) -> None:
-    """Refuse an objective that does not go with the sampler or the weights."""
+    """Refuse an objective that is incompatible with the sampler or the weights."""
     sampler, weight, loss = config.sampler, config.weight, config.loss
     objective = build_objective(loss, weight)
     key = "loss.name" if build_objective(replace(loss, masks="exact"), weight).needs_path else "loss.masks"

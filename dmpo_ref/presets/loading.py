@@ -1,4 +1,4 @@
-"""Reading a config: a YAML file or a preset, `key=value` overrides on it, and what is wrong with either in one line."""
+"""Reading a config: a YAML file or a preset, `key=value` overrides on it, and one-line errors about either."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dmpo_ref.presets.checks import check_config
 
 PRESETS = Path(__file__).parent
 PATHS = ("model.path", "task.train", "task.test")  # relative to the file that names them, if they start with ./ or ../
-MOST_CHARACTERS, MOST_LEVELS = 10**6, 20  # of a config file; more is no config, and takes the parser minutes or its stack
+MOST_CHARACTERS, MOST_LEVELS = 10**6, 20  # of a config file; more is not a config, and takes the parser minutes or overflows its stack
 OTHER_BASE = re.compile(r"[-+]?(0[0-7_]+|[0-9_]+(:[0-5]?[0-9])+(\.[0-9_]*)?)")  # of a number in YAML 1.1: 010 is 8, 1:30 is 90
 COMMAND_LINE = "command line"
 RENAMED = {"loss.num_replicates": "loss.num_masks", "weight.elbo_replicates": "weight.elbo_num_masks"}  # in 0.2.0
@@ -29,7 +29,7 @@ def load_config(source: str | Path, *overrides: str) -> Config:
     """Read a YAML file (or a preset by its name), apply `section.key=value` overrides, check, and return the config.
 
     A path in the file that starts with `./` or `../` is relative to the file, every other one to the current folder; `~` is the home
-    folder. In an override a name or a path is what stands there, even if it looks like a number or a comment of YAML.
+    folder. In an override a name or a path is taken literally, even if it looks like a number or a comment of YAML.
 
     Raises:
         FileNotFoundError: no such file or preset.
@@ -49,7 +49,7 @@ def load_config(source: str | Path, *overrides: str) -> Config:
 
 
 def validate(config: Config) -> Config:
-    """A copy of a config that was made or changed in Python, read as a file that says the same would be.
+    """Check a config that was made or changed in Python, as if it were read from a file; returns a copy.
 
     Raises:
         ValueError: a value of the wrong type, an impossible value, or options that do not go together.
@@ -96,7 +96,7 @@ def read_yaml(path: Path) -> DictConfig:
         content = OmegaConf.create(text) if check_yaml(text) else None
     except OSError:
         raise  # it could not be read: nothing is known of what it holds
-    except Exception as error:  # the parser raises a family of its own; whatever it is, the file is not YAML
+    except Exception as error:  # the parser raises several kinds; with any of them the file is not YAML
         raise ValueError(f"{path} is not valid YAML: {shorten(error)}") from error
     if not isinstance(content, DictConfig):
         raise ValueError(f"{path}: a mapping of sections is needed, such as `train:` with `rounds: 10` under it")
@@ -104,7 +104,7 @@ def read_yaml(path: Path) -> DictConfig:
 
 
 def check_yaml(text: str) -> bool:
-    """Refuse what would take the parser too long or too deep, and what a config does not need (ValueError). Returns whether it is a
+    """Refuse text that is too long or too deep for the parser, or that a config does not need (ValueError). Returns whether it is a
     mapping, or empty."""
     if len(text) > MOST_CHARACTERS:
         raise ValueError(f"{len(text):,} characters; a config has at most {MOST_CHARACTERS:,}")
@@ -128,7 +128,7 @@ def check_filled_in(text: str) -> None:
 
 
 def parse_overrides(cls: type, overrides: tuple[str, ...]) -> DictConfig:
-    """`section.key=value` words. A value is read as YAML, but a name or a path is taken as it stands."""
+    """`section.key=value` words. A value is read as YAML, but a name or a path is taken literally."""
     given, names = OmegaConf.create({}), name_options(cls)
     for override in overrides:
         key, equals, text = override.partition("=")
@@ -167,7 +167,7 @@ def merge(cls: type, *layers: tuple[DictConfig, str]) -> DictConfig:
 
 
 def check_values(values: Any, origin: str, cls: type, prefix: str = "") -> None:
-    """Refuse unknown keys, sections that are none, and names that are not text (ValueError)."""
+    """Refuse unknown keys, sections that are not mappings, and names that are not valid text (ValueError)."""
     names = name_options(cls)
     for name, value in values.items():
         key = f"{prefix}{name}"
@@ -186,7 +186,7 @@ def check_values(values: Any, origin: str, cls: type, prefix: str = "") -> None:
 
 
 def check_key(key: str, origin: str, cls: type) -> bool:
-    """Refuse a key that is not there, naming the nearest (ValueError). Returns whether it is one of a section."""
+    """Refuse an unknown key, naming the nearest known one (ValueError). Returns whether it is a section."""
     options = describe_options(cls)
     sections = {option.rpartition(".")[0] for option in options} - {""}
     if key in RENAMED:

@@ -1,1 +1,1 @@
-"""What a training run needs beside the method: its files, its state, its processes."""
+"""What a training run needs besides the method: its files, its state, its processes."""

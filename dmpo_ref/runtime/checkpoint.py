@@ -1,7 +1,7 @@
 """Crash-safe state. A checkpoint is written under a temporary name and then renamed, so a folder with its name is always complete.
 
 Every checkpoint folder is also a plain Hugging Face model folder: `model.path=runs/x` loads the newest one of a run.
-Random streams are keyed by what they are for (`masking.stream`), so there is no generator state to save.
+Random streams are keyed by their purpose (`masking.stream`), so there is no generator state to save.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from dmpo_ref.runtime.origin import record_checkpoint
 from dmpo_ref.runtime.processes import Processes, is_first_process
 from dmpo_ref.runtime.state import TrainState
 
-# A resumed run may differ from the interrupted one in these, and in `evaluation`, and still be trained to the same numbers up to
-# float tolerance; with LoRA dropout, which follows `loss.micro_batch`, up to what is dropped.
+# A resumed run may differ from the interrupted one in these options and in `evaluation`, and still gives the same numbers up to float
+# tolerance; with LoRA dropout, which depends on `loss.micro_batch`, up to what is dropped.
 FREE_ON_RESUME = ("output", "device", "threads", "log_with", "log_prompts", "micro_batch", "checkpoint_every", "keep_checkpoints")
 
 
@@ -46,7 +46,7 @@ def save_checkpoint(
     reference: Reference | None,
     processes: Processes,
 ) -> None:
-    """Collect what all processes hold; the main one writes it. All processes must call it.
+    """Collect the state of all processes; the main one writes it. All processes must call it.
 
     Raises:
         OSError: it cannot be written, as on a full disk; the checkpoints before it stay.
@@ -81,7 +81,7 @@ def write_checkpoint(
     """Write `checkpoint-<round>` under a temporary name, rename it, then remove all but the newest `keep_checkpoints`.
 
     Args:
-        weights: of the policy, where it holds shards of them only; None: its own.
+        weights: of the policy, if it holds only shards of them; None: take those it holds.
         reference: weights of p_ref, if it is no longer the policy that the run started from; else empty.
         saved: the rest of the state, for `state.pt`.
     """
@@ -101,7 +101,7 @@ def write_checkpoint(
     force_to_disk(output)
     record_checkpoint(output, saved["round"])
     for older in checkpoints(output)[: -config.train.keep_checkpoints]:
-        if (older / "run.yaml").is_file() and not older.is_symlink():  # another program's stays
+        if (older / "run.yaml").is_file() and not older.is_symlink():  # folders of other programs stay
             discard(older)
 
 
@@ -136,7 +136,7 @@ def load_checkpoint(output: Path, config: Config) -> Checkpoint | None:
 
     Raises:
         ValueError: the run was started with another config (the first key that differs is named), or a file is missing or damaged;
-            then the newest one before it that is whole is named, if there is one.
+            then the newest intact one before it is named, if there is one.
     """
     if not (found := checkpoints(output)):
         return None
@@ -148,7 +148,7 @@ def load_checkpoint(output: Path, config: Config) -> Checkpoint | None:
     return checkpoint
 
 
-# What reading of a checkpoint raises if its files, or what is in them, are not as they were written.
+# Errors raised while reading a checkpoint whose files are damaged or were changed.
 DAMAGED = (OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, SafetensorError, UnpicklingError)
 
 
@@ -165,7 +165,7 @@ def read_checkpoint(folder: Path) -> tuple[Config, Checkpoint]:
 
 
 def describe_damage(folder: Path, error: Exception) -> str:
-    """What is wrong with a checkpoint, and how to go on: from the newest one before it that is whole."""
+    """What is wrong with a checkpoint, and how to continue: from the newest intact one before it."""
     known = checkpoints(folder.parent)
     remedy = "put a copy of it back, or remove the run and start again"
     for older in reversed(known[: known.index(folder)]):
@@ -186,7 +186,7 @@ def check_same(then: Config, now: Config, *, may_move: bool = False) -> None:
     for key, value in flat(now).items():
         if key == "model.path" and may_move and not Path(before[key]).exists():
             continue
-        # More rounds leave those that were run as they are, unless the learning rate depends on their number.
+        # More rounds do not change those already run, unless the learning rate depends on their number.
         is_longer = key == "train.rounds" and value > before[key] and now.optimizer.schedule == "constant"
         if before[key] != value and not is_longer and not key.endswith(FREE_ON_RESUME) and not key.startswith("evaluation."):
             remedy = f"resume with the same config, or choose another output; from model.path={now.output} its policy is the new p_ref"

@@ -16,17 +16,17 @@ from safetensors import SafetensorError
 
 from dmpo_ref.models.files import first_line, naming, parse_object, read_bytes
 
-LEFT_OVER = r"\.(checkpoint-\d+|.+\.(jsonl|json|yaml|part))\.partial"  # what a process that died had half written
+LEFT_OVER = r"\.(checkpoint-\d+|.+\.(jsonl|json|yaml|part))\.partial"  # half-written files of a process that died
 
 
 @contextmanager
 def claim(output: Path, *, option: str = "output=") -> Iterator[None]:
-    """A folder that only this process writes to. What one that died has left half-written there is removed.
+    """Lock a folder so that only this process writes to it. Half-written files of a process that died are removed.
 
     If the folder was created here and nothing was written, it is removed again.
 
     Args:
-        option: how the user has named the folder, for errors.
+        option: the option that names the folder, for error messages.
 
     Raises:
         ValueError: another process of this machine is writing there.
@@ -41,7 +41,7 @@ def claim(output: Path, *, option: str = "output=") -> Iterator[None]:
         raise OSError(f"{option}{output}: no folder can be made there ({error.strerror}); choose another output") from error
     descriptor = os.open(output, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released when the process ends, in whatever way
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released when the process ends, however it ends
     except BlockingIOError:
         os.close(descriptor)
         raise ValueError(f"{option}{output} is being written by another process; wait for it, or choose another output") from None
@@ -60,7 +60,7 @@ def claim(output: Path, *, option: str = "output=") -> Iterator[None]:
 
 
 def discard(path: Path) -> None:
-    """Remove a file, a link or a folder with all that is in it, if it is there."""
+    """Remove a file, a link or a folder with its contents, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -77,7 +77,7 @@ def force_to_disk(path: Path) -> None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that it is either the old or the new one, never half of one, and nothing is left of an attempt."""
+    """Write a text file atomically: it is either the old or the new one, never a part, and a failed attempt leaves nothing behind."""
     temporary = path.with_name(f".{path.name}.partial")
     with naming(path, "written"):
         try:
@@ -92,7 +92,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 @contextmanager
 def written_whole(folder: Path, go_on: str) -> Iterator[Path]:
-    """A folder beside this one to write to, which is renamed to it if all goes well, and else removed with all that is in it.
+    """A temporary folder next to this one to write to. It is renamed to this one on success, and otherwise removed with its contents.
 
     Args:
         go_on: what to do after an error, for its message.
@@ -104,16 +104,16 @@ def written_whole(folder: Path, go_on: str) -> Iterator[Path]:
     try:
         if temporary.is_symlink() or temporary.is_file():
             temporary.unlink()
-        temporary.mkdir(parents=True, exist_ok=True)  # one that is there stays: the caller may have claimed it
+        temporary.mkdir(parents=True, exist_ok=True)  # an existing one is kept: the caller may have claimed it
         for left in temporary.iterdir():
             discard(left)
         yield temporary
         for path in (*temporary.rglob("*"), temporary):
             force_to_disk(path)
-        temporary.rename(folder)  # fails if something of that name lies there
+        temporary.rename(folder)  # fails if something of that name exists
     except BaseException as error:
         discard(temporary)
-        # The last two are what torch and safetensors make of a full disk.
+        # torch and safetensors report a full disk by the last two.
         if not isinstance(error, (OSError, RuntimeError, SafetensorError)) or "out of memory" in str(error):
             raise
         raise OSError(f"{folder} cannot be written: {first_line(error)}; make space or repair the folder, then {go_on}") from error
@@ -122,7 +122,7 @@ def written_whole(folder: Path, go_on: str) -> Iterator[Path]:
 def read_lines(path: Path) -> list[dict[str, Any] | None]:
     """The lines of a file of JSON objects, None for each that holds something else; [] if there is no file.
 
-    What follows the last line break was cut off by a crash, and is left out.
+    Text after the last line break was cut off by a crash, and is left out.
     """
     if not path.exists():
         return []
@@ -139,7 +139,7 @@ def read_entries(path: Path, *, before_round: int) -> list[dict[str, Any]]:
     """The entries of metrics.jsonl or rollouts.jsonl that belong to rounds before this one; [] if there is no file.
 
     Raises:
-        ValueError: a line that no run has written, or that stands after a later round or step.
+        ValueError: a line that no run has written, or that comes after a later round or step.
     """
     entries: list[dict[str, Any]] = []
     before: tuple[Any, Any] = (-1, 0)
@@ -158,7 +158,7 @@ class EntryFile:
     """A file of JSON lines: metrics of a gradient step, answers to a prompt or to test items."""
 
     def __init__(self, path: Path, entries: list[dict[str, Any]]):
-        """Start the file with entries that are to stay; all else in it is dropped."""
+        """Start the file with the entries to keep; everything else in it is dropped."""
         write_atomically(path, as_lines(entries))
         self.path = path
 

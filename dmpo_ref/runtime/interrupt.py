@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP: the round under way is finished and saved first."""
+"""Ctrl-C, SIGTERM and SIGHUP: the current round is finished and saved first."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C; clusters send the second before they take a machine; a closed terminal
-GRACE = 3.0  # seconds that the second signal leaves Python to end by itself
+GRACE = 3.0  # seconds that Python has to end normally after the second signal
 
 
 class Interrupted(Exception):
@@ -20,7 +20,7 @@ class Interrupted(Exception):
 class StopSignal:
     """Within it, the first of `STOPS` only sets `requested`, so that the round can end in a checkpoint; a second one stops at once.
 
-    Python runs no handler while it waits inside a library, for a process that has frozen, perhaps for ever. So a thread counts the
+    Python runs no handler while it waits inside a library, for example for a process that hangs. So a thread counts the
     signals and ends the process at the second. A signal that is ignored, as SIGHUP is under nohup, stays so.
     """
 
@@ -39,7 +39,7 @@ class StopSignal:
     def _request(self, *_: Any) -> None:
         self.requested = True
         self._restore()
-        with suppress(OSError):  # the terminal that has closed
+        with suppress(OSError):  # the terminal may be closed
             print("\nstopping: finishing this round, then saving; Ctrl-C or SIGTERM once more to stop at once", file=sys.stderr)
 
     def _count(self) -> None:

@@ -1,4 +1,4 @@
-"""What a run writes beside its checkpoints: run.json, config.yaml, metrics.jsonl, rollouts.jsonl, and a tracker if one is asked for."""
+"""What a run writes besides its checkpoints: run.json, config.yaml, metrics.jsonl, rollouts.jsonl, and a tracker if configured."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class RunLog:
     """The log files of a run, opened when there is something to write: a run that fails at once leaves nothing behind.
 
     Attributes:
-        earlier: metrics of the rounds before a resumed run goes on.
+        earlier: metrics of the rounds before the run was resumed.
     """
 
     def __init__(self, config: Config, processes: Processes, *, before_round: int, from_python: Collection[str] = ()):
@@ -39,7 +39,7 @@ class RunLog:
         self.files: dict[str, EntryFile] = {}
 
     def write(self, metrics: list[dict[str, Any]], answers: list[dict[str, Any]]) -> None:
-        """Add the metrics of a round, one entry for each gradient step, and what rollouts.jsonl gets of it."""
+        """Add the metrics of a round, one entry for each gradient step, and its lines of rollouts.jsonl."""
         tracker = self.processes.accelerator if self.config.log_with != "none" else None
         if self.processes.is_main:
             if not self.files:
@@ -56,16 +56,16 @@ class RunLog:
                 tracker.log(entry, step=entry["step"])
 
     def close(self) -> None:
-        """End the tracker, and the exchange between processes."""
+        """End the tracker, and the communication between processes."""
         if self.processes.accelerator:
-            # DDP holds on to the exchange, whose threads then outlive it, and sometimes abort the process as it ends.
+            # DDP keeps a reference to the process group, whose threads would outlive it and sometimes abort the process as it ends.
             self.processes.prepared = None
             self.processes.accelerator.free_memory()
             self.processes.accelerator.end_training()
 
 
 def first_difference(then: list[dict[str, Any]], now: list[dict[str, Any]]) -> str | None:
-    """The first metric that differs between two runs, in words; None if all that both have are equal, but for what they cost."""
+    """The first metric that differs between two runs, in words; None if all that both have are equal, except for time and passes."""
     for before, after in zip(then, now, strict=False):
         for name in before:
             if name in after and name not in COSTS and before[name] != after[name]:
@@ -80,7 +80,7 @@ def describe_round(
 
     Args:
         target: `weight.target`; rewards as weights have no effective sample size.
-        own: the first so many rollouts of each prompt are the policy's, whose mean reward it is; the others are p_ref's. None: all are.
+        own: how many rollouts of each prompt, the first ones, the policy drew; the mean reward is theirs. p_ref drew the others. None: all.
     """
     reward, weight = experience.reward, experience.weight
     log_ratio, coefficient = need(experience.log_ratio), need(experience.coefficient)
@@ -109,9 +109,9 @@ def answer_length(rollout: Rollout, end_tokens: Collection[int]) -> float:
 def describe_answers(
     experience: Experience, texts: list[list[str]], tokenizer: PreTrainedTokenizerBase, round_number: int
 ) -> list[dict[str, Any]]:
-    """What rollouts.jsonl gets of a round: each prompt that `texts` has answers to, and these with reward, weight and trajectory."""
+    """The lines of rollouts.jsonl for a round: each prompt that `texts` answers, and the answers with reward, weight and trajectory."""
     shown = torch.arange(len(texts), device=experience.reward.device)
-    rollout = experience.rollout.select(shown).to(torch.device("cpu"))  # once, and not for each answer
+    rollout = experience.rollout.select(shown).to(torch.device("cpu"))  # once, not for each answer
     entries = []
     for g, texts_of_prompt in enumerate(texts):
         rated = zip(texts_of_prompt, experience.reward[g].tolist(), experience.weight[g].tolist(), strict=True)
@@ -122,7 +122,7 @@ def describe_answers(
 
 
 def asked_tokens(rollout: Rollout, g: int, mask_token_id: int) -> Tensor:
-    """The tokens of a prompt; without one, the clues between the masks of the response, which are the question."""
+    """The tokens of a prompt; if it is empty, the clues between the masks of the response, which are the question."""
     given = rollout.tokens[g, 0].masked_fill(rollout.response_mask[g, 0], mask_token_id)
     asked = rollout.prompt_mask[g, 0]
     return given[asked if asked.any() else rollout.attention_mask[g, 0]]

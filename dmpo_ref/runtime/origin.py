@@ -1,6 +1,6 @@
 """Where the numbers of a run come from: digests of its data and of p_ref, versions, revision, seed and command line.
 
-Digests are kept in every checkpoint, so that a run does not go on with other data or another p_ref of the same name. The rest is in
+Digests are kept in every checkpoint, so that a run does not continue with other data or another p_ref of the same name. The rest is in
 `run.json`, for `dmpo rerun` and for people.
 """
 
@@ -30,14 +30,14 @@ NAME = "run.json"
 
 
 def versions() -> dict[str, str]:
-    """Of this library and of those whose tokens and random numbers an answer depends on."""
+    """Versions of this library and of those whose tokens and random numbers an answer depends on."""
     return {"dmpo_ref": __version__, **{name: version(name) for name in ("torch", "transformers", "tokenizers")}}
 
 
 def digests_of_data(config: Config, task: Task, train: list[Any], test: list[Any]) -> dict[str, str]:
     """SHA-256 of the items of `task.train` and `task.test` and of the text of `task.prompt_file`, by the name of the option.
 
-    Of a task that was made in Python for training and has no `record`, the files are taken, if there are any.
+    For a task that was made in Python for training and has no `record`, the digests are those of the files, if there are any.
     """
     found = digest_of_prompt(config)
     for name, items in (("train", train), ("test", test)):
@@ -78,7 +78,7 @@ def check_origin(then: dict[str, str], now: dict[str, str], config: Config) -> N
 
 
 def record_start(config: Config, *, round_number: int, from_python: list[str]) -> None:
-    """Add to `run.json` what this process was started as: command line, versions, revision of the code, and from which round on.
+    """Add to `run.json` how this process was started: command line, versions, revision of the code, and from which round on.
 
     Args:
         from_python: names of the arguments of `train` that no config holds, such as a reward function.
@@ -101,7 +101,7 @@ def record_checkpoint(output: Path, round_number: int) -> None:
 
 
 def read_run(output: Path) -> dict[str, Any]:
-    """What `run.json` holds; {} if there is none.
+    """The contents of `run.json`; {} if there is none.
 
     Raises:
         ValueError: it is damaged, or another program's.
@@ -121,7 +121,7 @@ def write_run(output: Path, fields: dict[str, Any]) -> None:
 
 
 def revision() -> str | None:
-    """The git commit of this code, with `-dirty` if files differ from it; None if it is no repository of its own."""
+    """The git commit of this code, with `-dirty` if files differ from it; None if it is not in its own repository."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None
@@ -133,14 +133,14 @@ def revision() -> str | None:
 
 
 def check_output(config: Config, *, has_checkpoint: bool) -> None:
-    """Refuse a folder in which a run would replace what is not its own, or what cost something.
+    """Refuse a folder in which a run would overwrite files of others, or the results of an earlier run.
 
     Raises:
-        ValueError: it holds somebody's config.yaml, or the metrics of a run whose checkpoints were removed.
+        ValueError: it holds a config.yaml that no run has written, or the metrics of a run whose checkpoints were removed.
     """
     output, file = Path(config.output), Path(config.output) / "config.yaml"
     known, entries = read_run(output), read_entries(output / "metrics.jsonl", before_round=sys.maxsize)
-    # An earlier version wrote no run.json: then by rounds enough for a checkpoint, or an evaluation as at the end.
+    # Earlier versions wrote no run.json: then it counts whether a checkpoint was due or a final evaluation was made.
     passed = (entry["round"] >= config.train.checkpoint_every or "evaluation/accuracy" in entry for entry in entries)
     if not has_checkpoint and ("checkpoint" in known if known else any(passed)):
         raise ValueError(f"output={output} holds the metrics of a run whose checkpoints were removed; choose another output, or remove it")
@@ -150,7 +150,7 @@ def check_output(config: Config, *, has_checkpoint: bool) -> None:
 
 
 def is_complete(file: Path) -> bool:
-    """Whether a YAML file is a whole config in the form in which a run writes it, so that nobody's comment is in it."""
+    """Whether a YAML file is a whole config in the form in which a run writes it, so that no comment of a user is in it."""
     try:
         fields = read_yaml(file)
     except ValueError:

@@ -1,6 +1,6 @@
-"""Several processes on one machine: what a run does differently under DDP and FSDP2. With one process all of it does nothing.
+"""Several processes on one machine: what a run does differently under DDP and FSDP2. With one process none of it has an effect.
 
-Which it is, the config file of `accelerate launch` says (`presets/accelerate`). With DDP every process holds all weights. With
+The config file of `accelerate launch` decides which (`presets/accelerate`). With DDP every process holds all weights. With
 FSDP2 a process holds a shard of each weight and fetches the rest, one block at a time, for each forward and backward pass. So
 all processes must make equally many passes, in the same order, whatever their rollouts need: see `Lockstep`.
 """
@@ -79,7 +79,7 @@ def build_accelerator(config: Config) -> Accelerator:
     """Accelerate on the device of the config.
 
     Raises:
-        ValueError: CUDA, or the package of a tracker, is asked for and not there; a setting of `accelerate launch` that is not supported.
+        ValueError: CUDA, or the package of a tracker, is requested but missing; a setting of `accelerate launch` that is not supported.
     """
     check_launch(config)
     has_cuda = torch.cuda.is_available()
@@ -96,11 +96,11 @@ def build_accelerator(config: Config) -> Accelerator:
 
 
 class Processes:
-    """What depends on how many processes there are and what they share.
+    """Everything that depends on the number of processes and on what they share.
 
     Attributes:
         accelerator: Accelerate's, as it was launched; None for one process outside a run, as in a notebook.
-        count, index: of processes, and which one this is. is_main: this is the one that writes.
+        count, index: number of processes, and index of this one. is_main: this one writes.
         shards: FSDP2, each process holds a shard of every weight.
     """
 
@@ -127,7 +127,7 @@ class Processes:
             self.prepared = policy, self.accelerator.prepare(policy)
 
     def wrapped(self, policy: Module) -> Module:
-        """The policy as it is called for forward passes with a gradient."""
+        """The module to call for forward passes of the policy with a gradient."""
         return self.prepared[1] if self.prepared and self.prepared[0] is policy else policy
 
     def join(self) -> None:
@@ -136,7 +136,7 @@ class Processes:
             self.lockstep.join()
 
     def most(self, number: int) -> int:
-        """Of backward passes: the largest of the processes' numbers with FSDP2, which exchanges gradients in each; else this one."""
+        """Number of backward passes to make: with FSDP2, which exchanges gradients in each, the largest of any process; else `number`."""
         if not self.shards or self.accelerator is None:
             return number
         self.join()
@@ -156,17 +156,17 @@ class Processes:
         return values | dict(zip(numbers, averaged, strict=True))
 
     def sum(self, values: list[float]) -> list[float]:
-        """Of each value over the processes."""
+        """Sum of each value over the processes."""
         if self.count == 1 or self.accelerator is None:
             return values
         return self.accelerator.reduce(torch.tensor(values, dtype=torch.float64, device=self.device), "sum").tolist()
 
     def any(self, flag: bool) -> bool:
-        """Whether it is so on any process."""
+        """Whether the flag is set on any process."""
         return self.sum([float(flag)])[0] > 0
 
     def gather(self, value: Any) -> list[Any]:
-        """What each process has, in order."""
+        """The values of all processes, in order."""
         return gather_object([value]) if self.accelerator else [value]
 
 

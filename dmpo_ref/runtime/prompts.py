@@ -21,12 +21,12 @@ ITEMS_PER_CHECK = 1000  # encoded at a time before the first round
 
 @dataclass
 class PromptStream:
-    """Training items, shuffled anew in each epoch; the order depends on the seed alone.
+    """Training items, reshuffled in each epoch; the order depends on the seed alone.
 
     Attributes:
         items: of one epoch.
         prompts_per_round: G, of all processes together.
-        index, count: which process this is, of how many.
+        index, count: index of this process, and number of processes.
     """
 
     items: list[Any]
@@ -64,7 +64,7 @@ def find_fitting(
     kind: Literal["training", "test"],
     report: bool = True,
 ) -> list[Any]:
-    """The items that the model can read together with their response; the others are counted and listed on stderr.
+    """The items that fit into the model together with their response; the others are counted and listed on stderr.
 
     Args:
         max_length: tokens that the model can read.

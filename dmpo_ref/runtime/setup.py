@@ -1,4 +1,4 @@
-"""What a run consists of: `prepare_run` loads and checks all of it; nothing is written before the first round."""
+"""The parts of a run: `prepare_run` loads and checks all of them; nothing is written before the first round."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from dmpo_ref.tasks.encoding import allowed_vocabulary
 
 @dataclass
 class RunParts:
-    """What the loop works on. A record: no function but the loop and what it writes takes it whole.
+    """Everything that the loop works on. Only the loop and the functions that write results take it as a whole.
 
     Attributes:
         config: with `model.path` pinned to one checkpoint.
@@ -59,7 +59,7 @@ class RunParts:
 def prepare_run(
     config: Config, *, task: Task | None = None, objective: Objective | None = None, resume: bool = False, from_python: Collection[str] = ()
 ) -> RunParts:
-    """Load and check everything that `train` needs; arguments and errors as there.
+    """Load and check everything that `train` needs; arguments and errors as in `train`.
 
     Args:
         from_python: names of the arguments of `train` that no config holds; they are recorded.
@@ -102,10 +102,10 @@ def open_run(config: Config, *, resume: bool) -> tuple[Config, Checkpoint | None
 
     Raises:
         FileNotFoundError: nothing to resume from.
-        ValueError: the output folder holds a run already, or p_ref; the policy cannot be trained as it is.
+        ValueError: the output folder holds a run already, or p_ref; the policy cannot be trained with this config.
     """
     if (folder := latest_checkpoint(Path(config.model.path))) is not None:
-        # This very checkpoint of that run: it may go on, and p_ref must not go with it when this one is resumed.
+        # Exactly this checkpoint: that run may continue, and p_ref must not change with it when this run is resumed.
         config = replace(config, model=replace(config.model, path=str(folder)))
     output, start = Path(config.output), Path(config.model.path)
     checkpoint = load_checkpoint(output, config) if resume else None
@@ -131,16 +131,16 @@ def load_trainable(
 ) -> tuple[LLaDAModelLM, PreTrainedTokenizerBase, Vocabulary]:
     """The policy to train, its tokenizer and its vocabulary: of a checkpoint, or the ones to start from, with new adapters if any."""
     start = config.model if checkpoint is None else replace(config.model, path=str(checkpoint.folder))
-    # Adapters of a resumed run go onto p_ref, which may have moved since.
+    # Adapters of a resumed run are loaded onto p_ref, which may have moved since.
     base = config.model.path if checkpoint is not None and config.model.lora_rank else None
     policy, tokenizer = load_policy(start, processes.device, trainable=True, base=base)
     if config.model.lora_rank and checkpoint is None:
         policy = add_adapters(policy, config.model, seed=config.seed)
     if config.model.gradient_checkpointing:
-        # The name that Transformers has given it since, or the one that it had in 5.0.
+        # Its present name in Transformers, or its name in 5.0.
         enable: Any = getattr(policy, "activation_checkpointing_enable", None) or policy.gradient_checkpointing_enable
         enable({"use_reentrant": False})
-        # A hook that it has set so that embeddings require gradients, for reentrant checkpoints; while sampling too.
+        # Remove the hook that makes embeddings require gradients: it is for reentrant checkpoints, and acts while sampling too.
         policy.disable_input_require_grads()
     vocabulary = allowed_vocabulary(config.model, task, policy, tokenizer)
     processes.shard(policy)  # before the next model is loaded
@@ -148,7 +148,7 @@ def load_trainable(
 
 
 def load_reference(config: Config, checkpoint: Checkpoint | None, policy: Module, processes: Processes) -> Reference:
-    """p_ref as the run started, or as a checkpoint has it, if it has moved since: the policy without its adapters, or a second model."""
+    """p_ref as at the start of the run, or from a checkpoint if it has moved since: the policy without its adapters, or a second model."""
     reference: Reference
     if config.model.lora_rank:
         reference = AdapterReference(policy, processes.join)
@@ -161,7 +161,7 @@ def load_reference(config: Config, checkpoint: Checkpoint | None, policy: Module
 
 
 def count_forwards(policy: Module, reference: Reference | None, state: TrainState, processes: Processes) -> None:
-    """Count what this process needs of the policy and the reference: sampling, scoring, gradient steps, evaluation."""
+    """Count the forward passes of the policy and the reference in this process: sampling, scoring, gradient steps, evaluation."""
     models = [policy, reference.network] if isinstance(reference, FrozenReference) else [policy]
 
     def count(module: Module, _: Any) -> None:

@@ -1,4 +1,4 @@
-"""What must survive a kill: the counters of a run, its buffer, and the state of optimiser and learning rate."""
+"""State that must survive a kill: the counters of a run, its buffer, and the state of optimiser and learning rate."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class TrainState:
         buffer: experience of the newest rounds, oldest first.
         counters: rollouts of all processes, forward passes of this one, seconds.
         origin: digests of the data and of the p_ref that the run started from; see `runtime.origin`.
-        clock: time at which `counters["seconds"]` was last brought up to date; this one is not saved.
+        clock: time at which `counters["seconds"]` was last updated; it is not saved.
     """
 
     optimizer: torch.optim.Optimizer
@@ -37,7 +37,7 @@ class TrainState:
     clock: float = field(default_factory=time.perf_counter)
 
     def end_step(self, loss: float, grad_norm: float) -> dict[str, float | None]:
-        """Count a gradient step and move the learning rate on; its metrics."""
+        """Count a gradient step and advance the learning rate; returns the metrics of the step."""
         learning_rate = float(self.schedule.get_last_lr()[0])
         self.schedule.step()
         self.step += 1

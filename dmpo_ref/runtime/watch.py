@@ -1,4 +1,4 @@
-"""A run that goes wrong says so: warnings on stderr, each once, with what to try; and the batch of a step that was not finite."""
+"""Warnings on stderr when a run goes wrong, each once, with what to try; and a copy of the batch of a step that was not finite."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dmpo_ref.models.files import first_line
 from dmpo_ref.rollout import Experience
 from dmpo_ref.runtime.files import force_to_disk
 
-FEW = 1.25  # an effective sample size, in rollouts, that one rollout decides
+FEW = 1.25  # an effective sample size, in rollouts, at which one rollout dominates
 MOST_GROUPS = 0.75  # a share of groups
 STEEP = 100.0  # a gradient norm, in units of the norm that it is scaled down to
 SLACK = 1.0  # nats of noise in a mean log-ratio
@@ -46,7 +46,7 @@ class Watch:
         """(kind, what is wrong and what to try) of a round.
 
         The bound on the distance to p_ref: log p*(o) − log p_ref(o) = r/α − log Z ≤ (max r − min r)/α for every answer, so a policy
-        that has become p* is no further away than that, on average over its own answers.
+        that has become p* is at most that far away, on average over its own answers.
         """
         weight, sampler, N = self.config.weight, self.config.sampler, self.config.train.num_rollouts
         value = {name: number for name, number in metrics.items() if number is not None}
@@ -71,22 +71,22 @@ class Watch:
 
 
 def keep_batch(output: Path, batch: Experience, step: int, process: int = 0) -> str:
-    """Write the batch of a gradient step, as checkpoints hold their buffer, for `torch.load(…, weights_only=True)`; where it is, in words.
+    """Write the batch of a gradient step, as checkpoints hold their buffer, for `torch.load(…, weights_only=True)`. Says where it is.
 
-    A full disk must not hide what was wrong with the step: then the words say so, and nothing is left.
+    A full disk must not hide what was wrong with the step: the returned text then says so, and no file is left.
     """
     path = output / f"not_finite_step_{step}_process_{process}.pt"
     try:
         torch.save(dataclasses.asdict(batch.to(torch.device("cpu"))), path)
         force_to_disk(path)
-    except (OSError, RuntimeError) as error:  # the second is what torch makes of a full disk
+    except (OSError, RuntimeError) as error:  # torch reports a full disk by the second
         path.unlink(missing_ok=True)
         return f"its batch could not be kept ({first_line(error)})"
     return f"its batch is in {path}"
 
 
 def explain_not_finite(error: Exception, kept: str, newest: Path | None) -> str:
-    """How to go on after a loss or gradient that is not finite: resuming would meet it again."""
+    """How to continue after a loss or gradient that is not finite: resuming would only repeat it."""
     if newest is None:
         return f"{error}; {kept}; no checkpoint was written yet: start a new run with a lower optimizer.learning_rate"
     go_on = f"start a new run from the last good checkpoint, model.path={newest}, with a lower optimizer.learning_rate"

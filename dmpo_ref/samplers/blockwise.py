@@ -1,4 +1,4 @@
-"""The samplers that never take a token back: block after block, and in each step as many positions of a block as are due."""
+"""The samplers that never take a token back: they fill one block after the other, in each step the positions that the sampler selects."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from dmpo_ref.samplers.rows import Filled, Rows, in_batch_order, largest, scatte
 
 @dataclass(frozen=True)
 class Timetable:
-    """What the host knows of B rows before the first forward pass, so that it need not ask a GPU.
+    """What the host knows about B rows before the first forward pass, so that it does not have to wait for a GPU.
 
     Attributes:
-        first, length: the first slot of the responses and L, where a cache is kept: then they are alike in all rows.
-        block_length: b there.
-        passes: forward passes of each block there; None if their number depends on the model.
+        first, length: with a cache, the first slot of the responses and L, which are then the same in all rows.
+        block_length: with a cache, b.
+        passes: with a cache, forward passes of each block; None if their number depends on the model.
         ends: the forward passes after which a row is complete; None if they depend on the model.
     """
 
@@ -46,7 +46,7 @@ class Timetable:
         return cls(int(response[0].long().argmax()), longest, b, passes, ends)
 
     def fed(self, kind: str, block: int) -> tuple[int, int]:
-        """What is fed after the first pass of a block: it and all that follows it (`prefix`), or it alone (`dual`); start, stop."""
+        """(start, stop) of the slots fed after the first pass of a block: it and everything after it (`prefix`), or it alone (`dual`)."""
         start = self.first + block * self.block_length
         return start, start + self.block_length if kind == "dual" else self.first + self.length
 
@@ -57,7 +57,7 @@ class Filling(Rows):
 
     Attributes:
         path_log_prob: [B] float64, of the tokens placed so far.
-        current, spent: [B] the block that a row is in, and the steps it has spent there.
+        current, spent: [B] current block of each row, and steps taken in it.
     """
 
     path_log_prob: Tensor
@@ -68,7 +68,7 @@ class Filling(Rows):
 def fill_blocks(
     model: Module, prompts: Prompts, config: SamplerConfig, vocabulary: Vocabulary, uniform: Tensor, end_tokens: Tensor
 ) -> Filled:
-    """Fill B rows, each block after block at its own pace; with a cache, whose slots they share, at the pace of the slowest.
+    """Fill B rows block by block, each row at its own pace; with a cache, whose slots all rows share, at the pace of the slowest.
 
     Args:
         uniform: [B, T + 1, S], see `Filling`; T steps are enough for every row.
@@ -88,7 +88,7 @@ def fill_blocks(
         elif config.cache != "none":
             cache = KeyValueCache()  # the first pass of a block feeds everything
         fed_tokens += unmask_step(model, state, inside, config, vocabulary, cache, now)
-        # Finished rows are fed no more; but a cache holds all rows until the block is complete.
+        # Finished rows are no longer fed; but with a cache all rows stay until the block is complete.
         if cache is not None:
             if (state.masked & inside).any() if known.passes is None else (now + 1) % known.passes:
                 continue
@@ -106,7 +106,7 @@ def fill_blocks(
 
 
 def next_block(state: Filling, *, shared: bool) -> Tensor:
-    """Move every row on to its first block that is not complete; if `shared`, all to the first one of any. Its positions, [B, S]."""
+    """Move every row to its first incomplete block (if `shared`, all rows to the earliest of these). Returns its positions, [B, S]."""
     current = state.current_block().squeeze(-1)
     if shared:
         current = current.min().expand_as(current)
@@ -118,7 +118,7 @@ def next_block(state: Filling, *, shared: bool) -> Tensor:
 def unmask_step(
     model: Module, state: Filling, inside: Tensor, config: SamplerConfig, vocabulary: Vocabulary, cache: KeyValueCache | None, now: int
 ) -> int:
-    """One forward pass: draw tokens for the open positions of a block and keep as many as are due in every row, in place.
+    """One forward pass: draw tokens for the masked positions of each row's block and keep those that the sampler selects, in place.
 
     Args:
         inside: [B, S] the positions of each row's block.
@@ -134,7 +134,7 @@ def unmask_step(
     quota = size // num_steps + (state.spent < size % num_steps)
     draw_index = state.current * num_steps + state.spent
     scored = candidate if config.name in CONFIDENT else largest(state.uniform[:, -1], candidate, quota)
-    rows, slots = scored.nonzero(as_tuple=True)  # [K] each; once, because a GPU must wait to know K
+    rows, slots = scored.nonzero(as_tuple=True)  # [K] each; once: the host must wait for the GPU to know K
     logits, fed_tokens = read_logits(model, state, rows, slots, config.guidance, vocabulary.mask_token_id, cache)
     uniform = state.uniform[rows, draw_index[rows], slots]
     proposal, log_p, confidence = propose(logits, vocabulary, config.temperature, uniform)
@@ -173,7 +173,7 @@ def read_logits(
 
 
 def parallel_quota(config: SamplerConfig, confidence: Tensor) -> Tensor:
-    """How many of the most confident positions are placed at once, [B]; at least one where there is any.
+    """How many of the most confident positions are placed at once, [B]; at least one if there is any.
 
     `threshold`: all with c ≥ τ. `factor`: the longest leading run, by falling confidence, with c_k ≥ 1 − f/(k + 1),
     k = 1, 2, … (Fast-dLLM, arXiv 2505.22618).

@@ -1,4 +1,4 @@
-"""What is known about a `SamplerConfig` before it draws: families of samplers, published defaults, and what is impossible."""
+"""Properties of a `SamplerConfig`: families of samplers, published defaults, and checks for impossible settings."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor
 
 from dmpo_ref.config import Config, SamplerConfig, describe_options, get_option, shorten
 
-PARALLEL = ("threshold", "factor")  # how many tokens a step places depends on how sure the model is
-CONFIDENT = ("confidence", *PARALLEL)  # which positions come next depends on it
+PARALLEL = ("threshold", "factor")  # the number of tokens that a step places depends on the confidence of the model
+CONFIDENT = ("confidence", *PARALLEL)  # which positions come next depends on the confidence
 PUBLISHED_THRESHOLD = {"threshold": 0.9, "wino": 0.6}
 
 
@@ -27,7 +27,7 @@ def has_path_log_prob(config: SamplerConfig) -> bool:
 
 
 def check_options(config: SamplerConfig, section: str) -> None:
-    """Refuse options out of their bounds, or that do not go together for any response, in one line (ValueError) that names the
+    """Refuse options that are out of bounds, or incompatible whatever the response, with a one-line ValueError that names the
     option as `section.option`."""
     check_bounds(config, section=f"{section}.")
     name, check = config.name, partial(require, config=config, section=f"{section}.")
@@ -40,14 +40,14 @@ def check_options(config: SamplerConfig, section: str) -> None:
 
 
 def check_bounds(config: Config | SamplerConfig, *, section: str = "") -> None:
-    """Refuse values of a config out of the bounds of their options; error as in `require`."""
+    """Refuse config values that are out of bounds; error as in `require`."""
     for key, option in describe_options(cast(Any, type(config))).items():
         if option.bound is not None and (value := get_option(config, key)) is not None:
             require(option.bound.holds(value), config, key, option.bound.words, section=section)
 
 
 def require(ok: bool, config: Any, key: str, right: str, *, section: str = "") -> None:
-    """Raise the ValueError for an option of a config, which may be a section of another one, unless all is well."""
+    """Raise a ValueError about an option unless `ok`. The config may be a section of another one."""
     if not ok:
         raise ValueError(f"{section}{key}={shorten(get_option(config, key))}: {right}")
 
@@ -66,21 +66,21 @@ def check_responses(config: SamplerConfig, response_mask: Tensor, end_tokens: Co
 
 
 def steps_of(config: SamplerConfig, length: int) -> int:
-    """Steps of a budget that place a token of a response of this length: at most one for each; without a budget, one for each."""
+    """Number of steps that place a token in a response of this length: the budget, but at most one per token; by default one per token."""
     return min(config.steps or length, length)
 
 
 def passes_of_block(config: SamplerConfig, length: int) -> int:
-    """Forward passes that fill a block of b of L positions: T b / L, rounded down, with a budget of T < L steps; else b."""
+    """Forward passes that fill a block of b positions, of L in all: T b / L, rounded down, with a budget of T < L steps; else b."""
     return steps_of(config, length) * (config.block_length or length) // length
 
 
 def check_memory(config: SamplerConfig, rows: int, length: int, width: int, options: str) -> None:
-    """Refuse more rollouts than this machine could hold the random numbers of, float64 [rows, T + 1, S] (ValueError).
+    """Refuse more rollouts than this machine has memory for their random numbers, float64 [rows, T + 1, S] (ValueError).
 
     Args:
-        rows: rollouts, of all prompts. length: L of a response, width: S of the sequence, or what is known of them.
-        options: those that can be lowered.
+        rows: rollouts of all prompts. length: L of a response, width: S of the sequence, as far as they are known.
+        options: those that the message proposes to lower.
     """
     needed = 8 * rows * (steps_of(config, length) + 1) * width
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -98,7 +98,7 @@ def check_lengths(config: SamplerConfig, length: Tensor) -> None:
     if block is not None and (length % block).any():
         wrong, right = int(length[length % block != 0][0]), "choose a divisor of every response length, or null for one block"
         raise ValueError(f"block_length={block} does not divide a response of {wrong} positions; {right}")
-    # The published code takes more steps than positions for low-confidence remasking; those that find nothing masked do nothing.
+    # The published code takes more steps than positions for low-confidence remasking; steps that find nothing masked do nothing.
     if steps is not None and (steps < 1 or (steps > shortest and config.name != "confidence")):
         right = f"choose 1 to {shortest}, or null for one token per step"
         raise ValueError(f"steps={steps} for a response of {shortest} positions; {right}")

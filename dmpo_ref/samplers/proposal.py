@@ -1,4 +1,4 @@
-"""From logits to tokens: the tokens that a sampler proposes, and how probable the model finds these or given ones."""
+"""From logits to tokens: the tokens that a sampler proposes, and the probability of these or of given tokens."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from dmpo_ref.likelihood import Vocabulary
 from dmpo_ref.models.vocabulary_head import chunk_size
 
-CPU_CHUNK_ELEMENTS = 2**17  # 1 MB in float64: it stays in the cache; larger temporaries are fresh memory pages each time
+CPU_CHUNK_ELEMENTS = 2**17  # 1 MB in float64: stays in the CPU's cache; larger temporaries need new memory pages each time
 
 
 def propose(logits: Tensor, vocabulary: Vocabulary, temperature: float, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -44,7 +44,7 @@ def draw_tokens(logits: Tensor, temperature: float, uniform: Tensor) -> tuple[Te
     else:
         cdf = (logits / temperature).exp_().cumsum_(dim=-1)
         total = cdf[:, -1:]
-        # The first token whose CDF exceeds u · total. Kept below the total whatever the rounding, so that it is a token of
+        # The first token whose CDF exceeds u · total. `below` is less than the total despite rounding, so that the token has
         # positive probability; the clamp is for NaN logits, which the caller reports.
         below = torch.minimum(uniform.unsqueeze(-1) * total, torch.nextafter(total, torch.zeros_like(total)))
         token = torch.searchsorted(cdf, below, right=True).clamp(max=logits.shape[-1] - 1)
@@ -62,7 +62,7 @@ def token_probability(logits: Tensor, vocabulary: Vocabulary, token: Tensor) -> 
 
 
 def refuse_broken_logits(finite: Tensor) -> None:
-    """ValueError unless all is True in `finite`, which says of numbers made from logits whether they are finite."""
+    """Raise a ValueError unless `finite` is all True; it says which numbers computed from logits are finite."""
     if not finite.all():
         raise ValueError(
             "the model returned logits that are NaN or all −∞ while sampling: perhaps its weights are broken, or an option is too high "

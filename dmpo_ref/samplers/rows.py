@@ -1,4 +1,4 @@
-"""Rows while a sampler fills them: what both samplers keep of them, how finished rows leave the batch, and what is returned."""
+"""Rows while a sampler fills them: their state, how finished rows leave the batch, and the result."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Filled:
         forwards: number of forward passes.
         fed_tokens: number of tokens fed in them.
         confidence: [B, S] float32, see `Rollout`.
-        path_log_prob: [B] float64, of the path that `step` describes, in nats; None where `has_path_log_prob` says no.
+        path_log_prob: [B] float64, of the path that `step` describes, in nats; None if `has_path_log_prob` is false.
     """
 
     tokens: Tensor
@@ -36,14 +36,14 @@ class Filled:
 
 @dataclass
 class Rows:
-    """What a sampler knows of B rows while it fills them: every field but `padded` is a tensor with one entry for each row.
+    """State of B rows while a sampler fills them: every field but `padded` is a tensor with one entry for each row.
 
     Attributes:
-        row: [B] which row of the batch it is.
-        tokens, masked, step, confidence: [B, S] the tokens, what is still to be placed, and `step` and `confidence` of `Filled`.
+        row: [B] index of the row in the batch.
+        tokens, masked, step, confidence: [B, S] the tokens, the positions still to be filled, and `step` and `confidence` of `Filled`.
         block: [B, S] the number of each position's block, −1 where nothing is generated.
-        attention_mask, answer: [B, S] bool, all but the padding, and of that what follows the prompt.
-        uniform: [B, T + 1, S] on [0, 1), float64, what tokens are drawn with.
+        attention_mask, answer: [B, S] bool, everything but padding, and the part of it after the prompt.
+        uniform: [B, T + 1, S] on [0, 1), float64, from which tokens are drawn.
         padded: as in `Prompts`.
     """
 
@@ -61,7 +61,7 @@ class Rows:
     @classmethod
     def start(cls: type[SomeRows], prompts: Prompts, block_length: int | None, uniform: Tensor, **more: Tensor) -> SomeRows:
         """Rows in which nothing is placed yet; `more` are the fields that a sampler adds."""
-        index = prompts.response_mask.long().cumsum(dim=-1) - 1  # of a position in its response
+        index = prompts.response_mask.long().cumsum(dim=-1) - 1  # index of a position in its response
         return cls(
             row=torch.arange(len(uniform), device=uniform.device),
             tokens=prompts.tokens,
@@ -87,7 +87,7 @@ class Rows:
 
 
 def set_aside_finished(state: SomeRows, finished: list[SomeRows], unsettled: Tensor, end_tokens: Tensor, now: int) -> SomeRows:
-    """Move the rows with nothing left to place to the list `finished`; the others are returned.
+    """Move the rows with nothing left to place to the list `finished`; returns the others.
 
     First, every answer that has ended is filled up with its end token. It has ended if it has an end token and everything
     before the first one is settled.
@@ -95,7 +95,7 @@ def set_aside_finished(state: SomeRows, finished: list[SomeRows], unsettled: Ten
     Args:
         unsettled: [B, S] bool, positions that may still change.
         end_tokens: [E] ids.
-        now: number of the last forward pass, the `step` of what is filled up.
+        now: number of the last forward pass, the `step` of positions filled with the end token.
     """
     is_end = state.answer & ~unsettled & torch.isin(state.tokens, end_tokens)
     before = is_end.cumsum(dim=-1) == 0
@@ -106,7 +106,7 @@ def set_aside_finished(state: SomeRows, finished: list[SomeRows], unsettled: Ten
     state.step = state.step.masked_fill(rest, now)
     state.confidence = state.confidence.masked_fill(rest, 1.0)
     state.masked = state.masked & ~rest
-    is_open = state.masked.any(dim=-1).tolist()  # the one place where the host asks how far the rows are
+    is_open = state.masked.any(dim=-1).tolist()  # the only place where the host waits to learn how far the rows are
     if all(is_open):
         return state
     finished.append(state.select([i for i, more in enumerate(is_open) if not more]))
@@ -114,7 +114,7 @@ def set_aside_finished(state: SomeRows, finished: list[SomeRows], unsettled: Ten
 
 
 def in_batch_order(parts: list[SomeRows], name: str) -> Tensor:
-    """One field of rows that were finished in several parts, in the order of the batch."""
+    """One field of rows that were finished at different times, in the order of the batch."""
     order = torch.cat([part.row for part in parts]).argsort()
     return torch.cat([getattr(part, name) for part in parts])[order]
 

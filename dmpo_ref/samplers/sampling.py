@@ -32,22 +32,22 @@ def sample(
 ) -> Rollout:
     """Draw N responses to each of G prompts.
 
-    The rollout says what the policy that drew it gives to its own path, `path_log_prob`. What another one, such as p_ref, gives
-    to the same path in the same states is `likelihood.path_log_prob(reference, rollout, vocabulary)`.
+    `path_log_prob` of the rollout is the log-probability of its path under the policy that drew it. Under another policy, such as
+    p_ref, the same path has `likelihood.path_log_prob(reference, rollout, vocabulary)`.
 
     Args:
         model: mask predictor, `model(input_ids, attention_mask, select).logits`.
         prompts: G prompts, see `tasks.encode`.
         generators: one for each prompt; the responses to a prompt depend on its own generator only.
         end_tokens: ids that end an answer, for `config.stop_early`: as soon as nothing before the first of them can change,
-            the rest of the row is filled with that end token, its `step` being that of the row's last forward pass, and the
-            row is fed no more. Text that is cut at its first end token is what it would have been.
+            the rest of the row is filled with that end token, with the `step` of the row's last forward pass, and the row is
+            no longer fed. The text up to the first end token is the same with and without this option.
 
     Raises:
-        ValueError: options out of their bounds, block length or steps that do not fit the responses, `stop_early` without end tokens,
-            more rollouts than memory, or logits that are NaN.
+        ValueError: options out of bounds, block length or steps that do not fit the responses, `stop_early` without end tokens,
+            more rollouts than fit in memory, or logits that are NaN.
     """
-    response = prompts.response_mask.cpu()  # once: a GPU would have to be asked for each number
+    response = prompts.response_mask.cpu()  # once, so that the host does not wait for a GPU at each number
     check_responses(config, response, end_tokens)
     longest, (num_prompts, width) = int(response.sum(dim=-1).max()), prompts.tokens.shape
     options = "train.num_rollouts, train.prompts_per_round or evaluation.num_samples"
@@ -56,7 +56,7 @@ def sample(
     ends = torch.tensor(sorted(end_tokens) if config.stop_early else [], dtype=torch.long, device=device)
     rows = prompts.repeat(num_rollouts)
     uniform = rearrange(draw_uniforms(config, response, num_rollouts, generators).to(device), "g n t s -> (g n) t s")
-    sequences = 2 if config.guidance else 1  # fed for a row
+    sequences = 2 if config.guidance else 1  # sequences fed for each row
     size = max(1, config.micro_batch // sequences) if config.micro_batch else len(rows.tokens)
     fill = fill_wino if config.name == "wino" else fill_blocks
     parts = torch.arange(len(rows.tokens), device=device).split(size)
@@ -85,9 +85,9 @@ def sample(
 def draw_uniforms(config: SamplerConfig, response_mask: Tensor, num_rollouts: int, generators: list[torch.Generator]) -> Tensor:
     """All randomness of a batch, [G, N, T + 1, S] float64: slice t for the tokens of step t, the last one for the random order.
 
-    Each prompt draws as many as its own response needs, so that its rollouts do not depend on the rest of the batch.
+    Each prompt draws only as many numbers as its own response needs, so that its rollouts do not depend on the rest of the batch.
     """
-    num_steps = [steps_of(config, int(response.sum())) for response in response_mask]  # the most that each can take
+    num_steps = [steps_of(config, int(response.sum())) for response in response_mask]  # the largest number for each prompt
     drawn = []
     for response, generator, T in zip(response_mask, generators, num_steps, strict=True):
         order = uniforms_at(response, generator, num_rollouts, 1)

@@ -1,11 +1,11 @@
 """WINO sampler: draft many tokens at once, verify those already placed, and mask again what now looks wrong.
 
 Wide-In, Narrow-Out decoding (arXiv 2507.18578). The response is filled in blocks of b positions from left to right. Every
-forward pass sees, behind the sequence, a *shadow* of the current block: b mask tokens at the same positions, each of which
-sees everything but the token it shadows. The sequence itself proposes tokens for what is masked; the shadow tells how
-probable each token already placed is, given all the others.
+forward pass sees, after the sequence, a *shadow* of the current block: b mask tokens at the same positions, each of which
+sees everything but the token it shadows. The sequence itself proposes tokens for masked positions; the shadow gives
+the probability of each token already placed, given all the others.
 
-No path probability is known for it: a token may be taken back.
+Its path probability is not known, because a token may be taken back.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ from dmpo_ref.samplers.rows import Filled, Rows, in_batch_order, largest, scatte
 def fill_wino(
     model: Module, prompts: Prompts, config: SamplerConfig, vocabulary: Vocabulary, uniform: Tensor, end_tokens: Tensor
 ) -> Filled:
-    """Fill B rows. Each goes through its blocks at its own pace; one that has finished its last block is fed no more.
+    """Fill B rows. Each goes through its blocks at its own pace; one that has finished its last block is no longer fed.
 
-    So forward t of the batch is forward t of each row not yet finished, and a row gets what it would get alone.
+    So forward t of the batch is forward t of each row not yet finished, and a row gets the same tokens as alone.
 
-    L forwards are enough for a response of L positions, because b are for a block of b: forward t of a block accepts k_t ≥ 1
+    L forwards are enough for a response of L positions, because b are enough for a block of b: forward t of a block accepts k_t ≥ 1
     tokens and takes back at most k_{t−1} − 1 (none in the first, where nothing is placed). After n of them the tokens placed
-    are Σ k_t − Σ_{t≥1} (number taken back) ≥ k_{n−1} + (n − 1) ≥ n. So it ends by itself, and nothing is ever left for a
-    last step to place by force.
+    are Σ k_t − Σ_{t≥1} (number taken back) ≥ k_{n−1} + (n − 1) ≥ n. So it always ends, and no last step has to place
+    tokens whatever their confidence.
 
     Args:
         model: mask predictor, `model(input_ids, position_ids, visible, select).logits`, see `LLaDAModelLM.forward`.
         prompts: B rows whose responses are the same unbroken run of L slots; b = `config.block_length` divides L.
-        config: also `threshold` τ, above which a proposed token is accepted, and `back_threshold`, below which the
-            probability the shadow gives to a placed token has it masked again.
+        config: with `threshold` τ, above which a proposed token is accepted, and `back_threshold`: a placed token to which
+            the shadow gives a lower probability is masked again.
         uniform: [B, T + 1, S], T ≥ L, float64; slice t draws the tokens of forward t.
         end_tokens: [E] ids that end an answer; none without `config.stop_early`.
 
     Returns:
-        The rows; `forwards` is the number that the slowest row took, `fed_tokens` includes the shadow.
+        The rows; `forwards` is the number that the slowest row needed, `fed_tokens` includes the shadow.
 
     Raises:
         ValueError: logits that are NaN.
@@ -59,7 +59,7 @@ def fill_wino(
         slots = first + torch.arange(b, device=uniform.device)  # [B, b]
         finite &= draft_and_verify(model, state, slots, config, vocabulary, now)
         fed_tokens += len(slots) * (S + b)
-        # Nothing in a block that is not complete is settled: a token may still be taken back.
+        # In an incomplete block nothing is settled: a token may still be taken back.
         unsettled = state.block >= state.current_block()
         state = set_aside_finished(state, finished, unsettled, end_tokens, now)
         if not len(state.row):
@@ -71,7 +71,7 @@ def fill_wino(
 
 
 def draft_and_verify(model: Module, state: Rows, slots: Tensor, config: SamplerConfig, vocabulary: Vocabulary, now: int) -> Tensor:
-    """One forward pass and what follows from it, in place, for blocks at `slots` [B, b]. Returns whether all numbers were finite."""
+    """One forward pass: place tokens in the blocks at `slots` [B, b] or mask them again. Returns whether all numbers were finite."""
     draft = state.masked.gather(1, slots)
     placed = ~draft
     M, V = draft.nonzero(as_tuple=True), placed.nonzero(as_tuple=True)  # rows and places in the block, of either kind
@@ -103,7 +103,7 @@ def forward_with_shadow(
 
 
 def with_shadow(tokens: Tensor, attention_mask: Tensor, slots: Tensor, mask_token_id: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The sequences with the shadow of a block behind them.
+    """The sequences, each followed by the shadow of a block.
 
     Args:
         tokens: [B, S].
@@ -136,12 +136,12 @@ def accept_and_remask(
 
     Accepted are those of M with confidence above τ: at most min(max(⌊0.7|M|⌋, 5), 20), the most confident ones, and at
     least one. If more than one is, those of V with back < τ_back are masked again, at most `last` − 1, the least probable.
-    (Published, `last` is set to 30 at the start of a block; nothing is placed there yet, so it is not used.)
+    (In the published code `last` is 30 at the start of a block; nothing is placed there yet, so it is not used.)
 
     Args:
         confidence: [B, b] probability of the proposed token, read at M.
         back: [B, b] probability that the shadow gives to the placed token, read at V.
-        draft: [B, b] bool, M; the others are V. A row with nothing in M is finished and nothing is done.
+        draft: [B, b] bool, M; the others are V. A row with an empty M is finished and stays unchanged.
         last: [B] number of tokens accepted in the forward before.
 
     Returns:

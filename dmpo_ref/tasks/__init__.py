@@ -1,6 +1,6 @@
-"""Tasks: text in, text out. A task knows prompts, rewards and grades; nothing here knows a model.
+"""Tasks: text in, text out. A task knows prompts, rewards and grades; nothing here knows about models.
 
-What a task must have is the protocol `base.Task`. To add one: write the file, add it to `TASKS` and its name to `TaskConfig`.
+The protocol `base.Task` lists what a task must have. To add one: write the file, add it to `TASKS` and its name to `TaskConfig`.
 """
 
 from __future__ import annotations

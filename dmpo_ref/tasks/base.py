@@ -1,4 +1,4 @@
-"""What a task is, and what tasks share: grades and chat prompts. Text in, text out; nothing here knows a model."""
+"""The protocol of a task, and what tasks share: grades and chat prompts. Text in, text out; nothing here knows a model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from dmpo_ref.config import TaskConfig
 
-BLANK = "□"  # in a template: a position that is to be generated
+BLANK = "□"  # in a template: a position to generate
 REASONING = "<reasoning>\n"
 
 ANSWER_FORM = """\
@@ -25,16 +25,16 @@ your reasoning
 
 
 def worked(steps: str, answer: str) -> str:
-    """A worked answer, in the form that is asked for."""
+    """A worked answer, in the form that the prompt asks for."""
     return f"<reasoning>\n{steps}\n</reasoning>\n<answer>\n\\boxed{{{answer}}}\n</answer>"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one grading found in one answer.
+    """The result of one grading of one answer.
 
     Attributes:
-        right, total: points and the most there are: 1 for a whole answer, the blank cells for Sudoku's published rule, 0 for an answer
+        right, total: points and their maximum: 1 for a whole answer, the blank cells for Sudoku's published rule, 0 for an answer
             that is not graded.
         answer: the answer that was read; None if there is none.
         source: where it was found, in words.
@@ -74,7 +74,7 @@ def accuracy_by_kind(grades: Iterable[Grade]) -> dict[str, float]:
 
 
 class Task(Protocol):
-    """Prompts, rewards and grades of one kind of problem. An item is one problem, of whatever type the task likes.
+    """Prompts, rewards and grades of one kind of problem. An item is one problem, of any type that the task chooses.
 
     Attributes:
         alphabet: the characters that may be generated; None for free text.
@@ -113,9 +113,9 @@ class Task(Protocol):
 
 
 class ChatTask:
-    """Prompts of a task that is asked in chat messages and answered in free text.
+    """Base class of tasks that ask in chat messages and are answered in free text.
 
-    A class of a task has `grade` and sets `question`, a text with `{name}` for each of `fields(item)`, and `examples`, pairs of an
+    A subclass has `grade` and sets `question`, a text with `{name}` for each of `fields(item)`, and `examples`, pairs of an
     item and a worked answer. `task.prompt_file` replaces the text; `task.few_shot` puts that many examples before the question, as earlier
     turns of the conversation; `task.prefill` starts the answer with `<reasoning>`.
     """
@@ -135,7 +135,7 @@ class ChatTask:
         self.prefill = REASONING if config.prefill else ""
 
     def fields(self, item: Any) -> dict[str, str]:
-        """What the text of the question may name in braces."""
+        """The values that the text of the question may name in braces."""
         raise NotImplementedError
 
     def ask(self, item: Any) -> str:
@@ -176,7 +176,7 @@ def read_prompt(path: str, fields: dict[str, str]) -> str:
     if not Path(path).is_file():
         raise FileNotFoundError(f"task.prompt_file={path}: no such file; give a text with {', '.join(f'{{{name}}}' for name in fields)}")
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")  # an editor's byte-order mark is no part of the prompt
+        text = Path(path).read_text(encoding="utf-8-sig")  # an editor's byte-order mark is not part of the prompt
     except UnicodeDecodeError as error:
         raise ValueError(f"task.prompt_file={path} is not UTF-8 text: {error}") from error
     if missing := [name for name in fields if f"{{{name}}}" not in text]:

@@ -41,7 +41,7 @@ class Problem:
 class Countdown(ChatTask):
     """The task as `train` and `evaluate` see it: items, prompts, reward, grade. Text in, text out, no model.
 
-    The answer is asked for in a box, which both gradings read. Only the published reward does not, so with it no box is asked for.
+    The answer is asked for in a box, which both gradings read. The published reward does not, so with it no box is requested.
     """
 
     question = QUESTION + ANSWER_FORM.format(what=r"the expression in \boxed{}", example=r"\boxed{the expression}")
@@ -97,9 +97,9 @@ class Countdown(ChatTask):
         return {"numbers": ", ".join(map(str, item.numbers)), "target": str(item.target)}
 
     def reward(self, item: Problem, text: str) -> dict[str, float]:
-        """Reward by component: `solved` 1 or 0 by the strict grading; or `answer`, 1 right, 0.1 there but wrong, 0 not there.
+        """Reward by component: `solved` 1 or 0 by the strict grading; or `answer`, 1 if right, 0.1 if wrong, 0 if missing.
 
-        `recipe` reads the last `<answer>` as the strict grading does. `published` reads the last `<answer>…</answer>`, as it stands,
+        `recipe` reads the last `<answer>` as the strict grading does. `published` reads the last `<answer>…</answer>`, unchanged,
         by the published rule.
         """
         if self.config.reward == "solved":
@@ -109,7 +109,7 @@ class Countdown(ChatTask):
             is_right = answer is not None and check_published(item, answer)[0]
         else:
             place = last_answer(text := until_end(text))
-            answer = None if place is None else text[: place[2] if place[2] >= 0 else None]  # a box behind the answer does not count
+            answer = None if place is None else text[: place[2] if place[2] >= 0 else None]  # a box after the answer does not count
             is_right = answer is not None and grade_strict(item, *marked_answer(answer)).right == 1
         return {"answer": 0.0 if answer is None else 1.0 if is_right else 0.1}
 
@@ -135,7 +135,7 @@ class Countdown(ChatTask):
 
     @staticmethod
     def from_record(question: str, ground_truth: Any) -> Problem:
-        """The problem of a record, which stands in its ground truth.
+        """The problem of a record, which is in its ground truth.
 
         Raises:
             ValueError: a record of another task, or a malformed one.
@@ -146,7 +146,7 @@ class Countdown(ChatTask):
 
 
 def without_box(text: str) -> str:
-    r"""A prompt or worked answer that asks for no `\boxed{…}`, or has none."""
+    r"""A prompt that no longer asks for `\boxed{…}`, or a worked answer without the box."""
     return re.sub(r" in \\boxed\{\}|\\boxed\{(.*)\}", lambda box: box[1] or "", text)
 
 
@@ -188,8 +188,11 @@ def grade_strict(item: Problem, answer: str | None, source: str) -> Verdict:
 
 
 def sides_of(answer: str) -> list[str]:
-    """The sides of an equation, or the one expression, without a name that it is given, as in `x = 30 + 7` or `Answer: 30 + 7`."""
-    sides = re.sub(r"^[A-Za-z ]{0,40}:|\.\s*$", "", plain(answer)).split("=")
+    """The sides of an equation, or a single expression, without a name before it, as in `x = 30 + 7` or `Answer: 30 + 7`."""
+    text = re.sub(r"^[A-Za-z ]{0,40}:|[.;]\s*$", "", plain(answer)).strip()
+    for mark in ("**", '"', "'"):  # bold, quoted
+        text = text.removeprefix(mark).removesuffix(mark).strip() if text.startswith(mark) and text.endswith(mark) else text
+    sides = re.sub(r"\( ?= ?([0-9]+) ?\)$", r"= \1", text).split("=")
     return sides[1:] if len(sides) > 1 and re.fullmatch(r"\s*[A-Za-z][A-Za-z ]{0,40}", sides[0]) else sides
 
 
@@ -227,7 +230,7 @@ def check_published(item: Problem, expression: str) -> tuple[bool, str]:
 
 
 def describe_numbers(item: Problem, used: Sequence[int | str]) -> str:
-    """That the numbers used are not the given ones, in words."""
+    """The message that the numbers used are not the given ones."""
     given = ", ".join(map(str, item.numbers))
     return f"uses {', '.join(map(str, used[: len(item.numbers) + 1])) or 'no number'}, not each of {given} once"
 

@@ -13,8 +13,8 @@ def read_rows(source: str, columns: tuple[str, ...]) -> list[dict[str, Any]]:
     """Rows of a local CSV, JSON or JSON-lines file, or of a hub data set given as `name:split` or `name:config:split`.
 
     Raises:
-        FileNotFoundError: neither.
-        ValueError: a file that cannot be read, holds no row, or lacks a column; with its line number where there is one.
+        FileNotFoundError: no such file or data set.
+        ValueError: a file that cannot be read, holds no row, or lacks a column; with the line number if known.
     """
     path = Path(source)
     if path.is_file():

@@ -70,7 +70,7 @@ def chat_text(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]
 
 
 def allowed_vocabulary(config: ModelConfig, task: Task, policy: LLaDAModelLM, tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
-    """What the policy may generate for a task: the task's alphabet, if it has one; every row with `model.vocabulary=full`."""
+    """The tokens that the policy may generate for a task: the task's alphabet, if it has one; every row with `model.vocabulary=full`."""
     return build_vocabulary(tokenizer, policy.config.embedding_size, alphabet=task.alphabet, full=config.vocabulary == "full")
 
 
@@ -88,12 +88,12 @@ def decode(tokenizer: PreTrainedTokenizerBase, tokens: Tensor, attention_mask: T
 
 def answer_texts(tokenizer: PreTrainedTokenizerBase, rollout: Rollout) -> list[list[str]]:
     """The texts of a rollout, for each of the G prompts its N answers."""
-    host = (x.cpu() for x in (rollout.tokens, rollout.attention_mask, rollout.prompt_mask))  # once, and not a row at a time
+    host = (x.cpu() for x in (rollout.tokens, rollout.attention_mask, rollout.prompt_mask))  # once, not a row at a time
     return [decode(tokenizer, *of_prompt) for of_prompt in zip(*host, strict=True)]
 
 
 def trajectory(tokenizer: PreTrainedTokenizerBase, rollout: Rollout, prompt: int = 0, sample: int = 0) -> dict[str, list[Any]]:
-    """How one response came about, an entry for each token of the answer, clues inside it included.
+    """How one response was generated, an entry for each token of the answer, clues inside it included.
 
     Returns:
         pieces: the text of the token; of tokens that share a character, the last one has it and the others are "".
@@ -108,7 +108,7 @@ def trajectory(tokenizer: PreTrainedTokenizerBase, rollout: Rollout, prompt: int
 
 
 def texts_of_tokens(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> list[str]:
-    """The text of each token by itself. Of a byte-level tokenizer a token may be a part of a character, at most four a whole one."""
+    """The text of each token. In a byte-level tokenizer a token may be part of a character; at most four make up a whole one."""
     texts: list[str] = []
     while len(texts) < len(tokens):
         start = len(texts)

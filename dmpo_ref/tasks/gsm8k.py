@@ -181,7 +181,7 @@ def published_number(text: str, at: int) -> float | None:
 
 
 def published_rewards(item: Problem, text: str) -> dict[str, float]:
-    """The five components as published. Reasoning of more than one line earns neither format reward: `.` does not match its breaks."""
+    """The five components as published. Reasoning of more than one line earns neither format reward: `.` does not match line breaks."""
     answer = text.rpartition("<answer>")[2].partition("</answer>")[0].strip()  # the whole text where there is no <answer>
     lines = text.split("\n")
     form = lines[:1] + lines[2:4] + lines[5:6] == ["<reasoning>", "</reasoning>", "<answer>", "</answer>"]
@@ -195,9 +195,9 @@ def published_rewards(item: Problem, text: str) -> dict[str, float]:
 
 
 def published_tags(text: str) -> float:
-    """0.125 for each of four tags that occurs once, 0.001 less for each character of text behind the answer, counted twice.
+    """0.125 for each of four tags that occurs once, 0.001 less for each character of text after the answer, counted twice.
 
-    Behind the answer is what follows `\\n</answer>\\n`: the whole text if it never occurs.
+    After the answer means after `\\n</answer>\\n`; it is the whole text if that never occurs.
     """
     once = [text.count(tag) == 1 for tag in ("<reasoning>\n", "\n</reasoning>\n", "\n<answer>\n", "\n</answer>")]
     behind = len(text.rpartition("\n</answer>\n")[2]) if once[2] else 0
@@ -206,9 +206,9 @@ def published_tags(text: str) -> float:
 
 
 def recipe_rewards(item: Problem, text: str) -> dict[str, float]:
-    """The five components with their mistakes corrected: reasoning may have many lines, the answer is read as a number, nothing is below 0.
+    """The five components with their mistakes corrected: reasoning may have many lines, the answer is read as a number, none is negative.
 
-    The strict form is the four tags once each, alone on their lines, with nothing before or behind.
+    The strict form is the four tags once each, alone on their lines, with nothing before or after.
     """
     text = text.strip()
     tags = ("<reasoning>", "</reasoning>", "<answer>", "</answer>")
@@ -229,7 +229,7 @@ def recipe_rewards(item: Problem, text: str) -> dict[str, float]:
 def starts_with_tags(text: str, *, across_lines: bool) -> bool:
     """Whether `<reasoning>…</reasoning>`, white space, `<answer>…</answer>` starts a text; each … on one line unless `across_lines`.
 
-    The regular expression for this takes the square of the length on bad text; this looks at each character a few times.
+    A regular expression for this takes quadratic time on bad text; this code looks at each character a few times.
     """
     if not text.startswith("<reasoning>"):
         return False

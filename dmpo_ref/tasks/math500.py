@@ -143,7 +143,7 @@ def from_row(row: dict[str, Any], where: str) -> Problem:
 
 
 def describe_truth(answer: str) -> str | None:
-    r"""Why a text is no LaTeX answer: JSON reads `"\frac"` as a form feed and "rac". None if it may be one."""
+    r"""Why a text is not a LaTeX answer: JSON reads `"\frac"` as a form feed and "rac". None if it may be one."""
     found = re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufeff]|[\t\r](?=[A-Za-z])|\n(?=(?:eq?|abla|ot|u|i)(?![a-z]))", answer)
     if found is None:
         return None
@@ -162,7 +162,7 @@ def strict_verdict(item: Problem, text: str) -> Verdict:
 
 
 def published_verdict(item: Problem, text: str) -> Verdict:
-    """Right by the rules of the published evaluation: what `published_box` reads, or if that is nothing the first `<answer>`."""
+    """Right by the rules of the published evaluation: what `published_box` reads, or if that is empty the first `<answer>`."""
     answer, source = published_box(text), r"the last \boxed" if "\\boxed" in text else "the whole text, as there is no \\boxed"
     if not answer:
         answer, source = next(closed_answers(text), None), r"the first <answer>, as the last \boxed holds nothing"

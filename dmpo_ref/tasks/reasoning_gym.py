@@ -3,7 +3,7 @@
 `task.train` and `task.test` are `NAME`, `NAME:SEED` or `NAME:SEED:COUNT`, as in `mini_sudoku:1:200`; the seed is 0 and the count 500 if
 they are not given. Splits are seeds, so two splits of a generator with few problems may share some.
 
-Answers are scored in a separate process (`answers.helper`): some verifiers evaluate an answer as code, and some take any time.
+Answers are scored in a separate process (`answers.helper`): some verifiers evaluate an answer as code, and some may take very long.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from dmpo_ref.tasks.base import ANSWER_FORM, ChatTask, Grade, Verdict
 SOURCE = re.compile(r"([a-z0-9_]+)(?::([0-9]{1,9}))?(?::([0-9]{1,7}))?")
 COUNT = 500
 MAX_ANSWER = 2000  # characters that a verifier is given
-UNSCORED: set[str] = set()  # generators of which it was said that their verifier failed
+UNSCORED: set[str] = set()  # generators whose failing verifier was already reported
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A problem: which of which generator and seed, and its text. The verifier makes the rest again from these."""
+    """A problem: its generator, seed and index, and its text. The verifier recreates the rest from these."""
 
     generator: str
     seed: int
@@ -38,7 +38,7 @@ class Entry:
 
 
 class ReasoningGym(ChatTask):
-    """The task as `train` and `evaluate` see it. r is the verifier's score of what stands in the last `<answer>`, whatever `task.reward`
+    """The task as `train` and `evaluate` see it. r is the verifier's score of the text in the last `<answer>`, whatever `task.reward`
     says, mostly from 0 to 1."""
 
     question = "{question}\n\n" + ANSWER_FORM.format(what="the answer", example="the answer")
@@ -90,7 +90,7 @@ class ReasoningGym(ChatTask):
 
     @staticmethod
     def grade(item: Entry, text: str) -> Grade:
-        """Right if the verifier gives 1. There is no published rule but this one, so both gradings are the same."""
+        """Right if the verifier gives 1. This is the only published rule, so both gradings are the same."""
         points, answer, reason = score(item, text)
         source = "nowhere" if answer is None else "the last <answer>"
         verdict = Verdict(int(points >= 1), 1, answer, source, reason)
@@ -160,7 +160,7 @@ def score(item: Entry, text: str) -> tuple[float, str | None, str]:
 
 
 def prepare() -> None:
-    """What the separate process imports before it answers."""
+    """The imports of the separate process before it answers."""
     make_problems("leg_counting", 0)
 
 

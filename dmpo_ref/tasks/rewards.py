@@ -12,7 +12,7 @@ from torch import Tensor
 from dmpo_ref.tasks.base import Task
 from dmpo_ref.weights import check_finite
 
-LARGEST = 1e30  # the spread of a group of larger rewards may be no finite number
+LARGEST = 1e30  # the spread of a group of larger rewards may not be finite
 
 
 def score_answers(
@@ -22,10 +22,10 @@ def score_answers(
 
     Args:
         reward: instead of the task's reward, a function of the item and the answer's text.
-        own: the metrics are those of the first so many answers to each item, which are the policy's; None: of all.
+        own: how many answers to each item, the first ones, the policy gave; the metrics are means over these. None: all.
 
     Raises:
-        ValueError: a reward that is no finite number, or above `LARGEST`.
+        ValueError: a reward that is not a finite number, or above `LARGEST`.
     """
 
     def components(item: Any, text: str) -> dict[str, float]:
@@ -42,7 +42,7 @@ def score_answers(
 
 
 def as_number(value: Any, text: str) -> float:
-    """What a reward function returned, if it is a number."""
+    """The value that a reward function returned; ValueError unless it is a number."""
     try:
         if isinstance(value, (str, bytes, bytearray)):  # float("0.7") would be taken
             raise TypeError

@@ -13,27 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from dmpo_ref.config import TaskConfig
-from dmpo_ref.tasks.answers.marked import END_TOKENS, closed_answers, marked_answer, until_end
-from dmpo_ref.tasks.answers.writing import usual_form
+from dmpo_ref.tasks.answers.grid import read_grid
+from dmpo_ref.tasks.answers.marked import END_TOKENS, closed_answers
 from dmpo_ref.tasks.base import ANSWER_FORM, BLANK, ChatTask, Grade, Verdict
 from dmpo_ref.tasks.data import read_rows
 
-MAX_ANSWER = 1000  # characters in which the strict grading looks for more than a grid
 ROWS = [[4 * r + c for c in range(4)] for r in range(4)]
 COLUMNS = [[4 * r + c for r in range(4)] for c in range(4)]
 BOXES = [[4 * (r + i) + c + j for i in (0, 1) for j in (0, 1)] for r in (0, 2) for c in (0, 2)]
 UNITS = ROWS + COLUMNS + BOXES
-
-SEPARATORS = re.compile(r"[\s|+,;/\[\](){}`*$\"'│─┼-]+")  # what may stand between the digits of a grid
-LABEL = re.compile(r"\br(?:ow)?\s*([0-9])(?![0-9])\s*(?:is\b)?\s*[:.)=]?", flags=re.IGNORECASE)
-# What may be said about a grid on lines behind it, with the digits 1 to 4.
-ABOUT = """
-    a all and answer are block blocks box boxes cell cells clue clues column columns complete completed contain contains correct digit
-    digits each every exactly filled final follows from given grid has have here holds in is it keeps kept number numbers of once puzzle
-    row rows satisfies so solution solved subgrid sudoku the this to using valid with
-"""
-COMMENT = rf"(?=[a-z])(?:(?:{'|'.join(ABOUT.split())})\b|2x2|[1-4 .,:;!\s])*"
-COMMENTED = re.compile(rf"(?P<grid>[^a-z]*?)(?:[.!]|[.!]?\n\s*{COMMENT})?", flags=re.IGNORECASE)
 
 QUESTION = """\
 Complete this 4x4 Sudoku. The grid is written as 16 digits, row by row from the top left, and 0 is a blank:
@@ -134,7 +122,7 @@ class Sudoku(ChatTask):
         return item.puzzle if self.config.generate == "all" else ""
 
     def template(self, item: Puzzle) -> str | None:
-        """The response as it stands before generation: `BLANK` at every position that is to be generated; None: free text."""
+        """The response as it stands before generation: `BLANK` at every position to generate; None: free text."""
         if self.is_chat:
             return None
         return BLANK * 16 if self.config.generate == "all" else item.puzzle.replace("0", BLANK)
@@ -199,28 +187,8 @@ class Sudoku(ChatTask):
         return item
 
 
-def read_grid(text: str) -> tuple[str, str]:
-    """The grid in an answer and where it was found, for the strict grading.
-
-    From the last `<answer>` or the last `\\boxed{…}` (see `marked_answer`), or, in a text without either, the whole text up to its first
-    end token. White space, brackets and lines between the digits (see `SEPARATORS`) are removed, so are the labels `Row 1:` to `Row 4:`,
-    a full stop at the end, and lines behind that say something of it in known words (see `ABOUT`); everything else stays, and makes the
-    answer wrong.
-    """
-    answer, source = marked_answer(text)
-    if answer is None:
-        answer, source = until_end(text), "the whole text"
-    if len(answer) > MAX_ANSWER:
-        return SEPARATORS.sub("", answer), source
-    answer = "".join(map(usual_form, answer)).strip()
-    if LABEL.findall(answer) == ["1", "2", "3", "4"]:
-        answer = LABEL.sub("", answer)
-    found = COMMENTED.fullmatch(answer)
-    return SEPARATORS.sub("", found["grid"] if found else answer), source
-
-
 def published_grid(text: str) -> tuple[str, str]:
-    """What the published evaluation takes for the grid, white space removed, and where it was found.
+    """The text that the published evaluation takes as the grid, white space removed, and where it was found.
 
     The first of these that is there and not blank: digits and white space between ``` after the first `<answer>`; the text from there
     to the next `</answer>` or end token; the text after the first `</answer>` to an end token or the end; 16 digits right before a

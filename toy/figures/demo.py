@@ -1,4 +1,4 @@
-"""The pictures of the demonstration."""
+"""The figures of the demonstration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `python -m toy.studies.baselines` shows: what the weight baselines do, and which modes the two directions of KL keep.
+"""Figures of `python -m toy.studies.baselines`: the effect of the weight baselines, and the modes that the two directions of KL keep.
 
 The notebooks draw the same panels, and fits in the plane as films.
 """
@@ -83,7 +83,7 @@ def plot_plane(ax: Axes, world: World, log_prob: Tensor, title: str) -> AxesImag
     """Probability of every cell of a two-dimensional world, dark where high, within contour lines of p*.
 
     Args:
-        log_prob: [C] log p_θ; shades follow its square root, so that thin mass is seen, and end at its own highest cell.
+        log_prob: [C] log p_θ; shades follow its square root, so that small probabilities are visible, and end at its own highest cell.
     """
     axis = world.points[: cells_along(world), 1]
     half = (axis[1] - axis[0]).item() / 2

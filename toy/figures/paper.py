@@ -1,4 +1,4 @@
-"""Figures 2 and 3 of the paper (arXiv 2510.08233), drawn from computations on a line where everything is exact."""
+"""Figures 2 and 3 of the paper (arXiv 2510.08233), plotted from computations on a line where everything is exact."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from toy.oracle import kl_divergence
 from toy.worlds.mixture import GaussianMixturePolicy, World, draw_cells, make_world, reverse_objective
 
 SIZES, START, STEPS = (1, 2, 3), 1, 1500  # Gaussians in the policy, seed of their means, steps of Adam
-RATE, WIDTH = 1.5, 0.5  # of the update: its length, and how far a rollout is felt
+RATE, WIDTH = 1.5, 0.5  # of the update: its length, and how far a rollout has an effect
 LARGE, SMALL, SEED = 512, 4, 3  # rollouts; with this seed the small group misses the best mode
 
 
@@ -68,8 +68,8 @@ def one_update(world: World, cells: Tensor, baseline: str) -> tuple[Tensor, Tens
 
         Δ log-score(x) = RATE · Σ_y k(x, y) [Σ_{n: x_n = y} w_real[n] − (Σ_n w_real[n]) p_ref(y)]
 
-    k is a Gaussian of standard deviation WIDTH whose rows integrate to 1 over x: what a smooth policy does with a gradient in its
-    log-scores, neighbours move together.
+    k is a Gaussian of standard deviation WIDTH whose rows integrate to 1 over x: as in a smooth policy, a gradient in the
+    log-scores moves neighbours together.
 
     Args:
         cells: [N] the cells of the rollouts.

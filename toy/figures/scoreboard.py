@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from dmpo_ref.plots.style import COLORS, use_style
 
 Rows = list[dict[str, Any]]
-# what the figure of the curves names; the others are grey
+# methods with a name in the figure of the curves; the others are grey
 NAMED: tuple[str, ...] = (
     "REINFORCE, KL",
     "WDCE, masks",
@@ -28,7 +28,7 @@ MARKERS = "osD^vPX*"
 
 
 def draw_all(rows: Rows, folder: Path) -> Iterator[Path]:
-    """Every figure that there are rows for; yields the paths."""
+    """Plot every figure that there are rows for; yields the paths."""
     use_style()
     of_part = {part: [row for row in rows if row["part"] == part] for part in ("report", "group_size", "groups_per_step", "mixtures")}
     if of_part["report"]:
@@ -89,7 +89,7 @@ def draw_curves(rows: Rows, path: Path) -> Path:
 
 
 def draw_shares(rows: Rows, path: Path) -> Path:
-    """What each run makes of each solution, beside the shares of p*: a column for each puzzle, a bar for each seed."""
+    """The probability that each run gives to each solution, with the shares of p*: a column for each puzzle, a bar for each seed."""
     methods, worlds = by_method(rows), list(dict.fromkeys(row["world"] for row in rows))
     figure, axes = plt.subplots(
         1, len(worlds), figsize=(2.2 + 2.3 * len(worlds), 1.2 + 0.32 * len(methods)), layout="constrained", sharey=True, squeeze=False

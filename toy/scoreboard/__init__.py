@@ -1,1 +1,1 @@
-"""`dmpo scoreboard`: objectives compared where the distribution they aim at is known exactly."""
+"""`dmpo scoreboard`: objectives compared on problems whose target distribution is known exactly."""

@@ -1,4 +1,4 @@
-"""`dmpo scoreboard`: the words of the command."""
+"""`dmpo scoreboard`: its command line."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def main(words: list[str]) -> None:
     file = FILE if args.output is None else Path(args.output)
     if args.figures and not Path(args.figures).is_dir():
         raise ValueError(f"--figures={args.figures}: give a folder that exists")
-    with stopping_at_once():  # seconds of torch and matplotlib, which --help does not need
+    with stopping_at_once():  # imports of torch and matplotlib take seconds; --help does not need them
         from toy.figures.scoreboard import draw_all
         from toy.scoreboard import report, run
 
@@ -66,7 +66,7 @@ def main(words: list[str]) -> None:
 
 
 def seconds_per_cell(part: str, rows: Rows) -> float:
-    """Of those of the part that have been run, tuning included, or of all that have been, or `SECONDS_PER_CELL`."""
+    """Mean seconds of the cells of the part that were run, tuning included; else of all that were run; else `SECONDS_PER_CELL`."""
     of_part = [row["seconds"] for row in rows if row["part"].partition("/")[0] == part]
     return mean(of_part or [row["seconds"] for row in rows] or [SECONDS_PER_CELL])
 

@@ -1,4 +1,4 @@
-"""What the rows of the scoreboard say: medians with bootstrap intervals, one line for each method."""
+"""Tables of the scoreboard from its rows: medians with bootstrap intervals, one line for each method."""
 
 from __future__ import annotations
 
@@ -125,5 +125,5 @@ def by_size(rows: Rows, part: str) -> dict[tuple[str, str, int], Rows]:
 
 
 def point_of(part: str) -> str:
-    """What differs between the points of a part."""
+    """The size that differs between the points of a part."""
     return "num_rollouts" if part in ("group_size", "mixtures") else "rollouts_per_step"

@@ -39,11 +39,11 @@ from toy.worlds.mixture import TabularPolicy, fit_forward, world_1d, world_2d
 from toy.worlds.sudoku import solutions
 
 PASS_AT = 8
-NEEDED = {*(field.name for field in fields(Cell)), "kl_target_policy", "valid", "seconds"}  # what no row is without
+NEEDED = {*(field.name for field in fields(Cell)), "kl_target_policy", "valid", "seconds"}  # the fields of every row
 
 
 def run_cells(cells: list[Cell], version: int | str, file: Path, *, workers: int) -> None:
-    """Run the cells, with several workers in processes of their own; each row is appended to the file as soon as it is there.
+    """Run the cells, with several workers in separate processes; each row is appended to the file as soon as it is there.
 
     Raises:
         OSError: the file cannot be written, which is found before anything is run, or a worker was killed.
@@ -59,7 +59,7 @@ def run_cells(cells: list[Cell], version: int | str, file: Path, *, workers: int
 
 
 def append(file: Path, line: str) -> None:
-    """Add a line in one piece, whoever else adds some; what a crash left of a last line is removed."""
+    """Append a line in one piece, even if other processes append too; an incomplete last line, left by a crash, is removed."""
     with file.open("r+b") as lines:
         fcntl.flock(lines, fcntl.LOCK_EX)  # until the file is closed
         lines.truncate(lines.read().rfind(b"\n") + 1)
@@ -99,7 +99,7 @@ def read_rows(file: Path, version: int | str) -> Rows:
 
 
 def current_rows(suite: dict[str, Any], rows: Rows, file: Path) -> Rows:
-    """The rows of the cells that the suite has now. Others were run at what an earlier tuning had chosen, or for a method not asked for.
+    """The rows of the cells that the suite has now. Others have settings of an earlier tuning, or a method not selected.
 
     Raises:
         ValueError: a row of one of the cells was run with other settings than the suite has now.
@@ -126,13 +126,13 @@ def cells_to_run(cells: list[Cell], rows: Rows, file: Path) -> list[Cell]:
 
 
 def run_cell(cell: Cell) -> dict[str, Any]:
-    """The cell with what was found, on one thread."""
+    """Run a cell on one thread; returns it with the results."""
     torch.set_num_threads(1)
     return run_mixture(cell) if cell.part.startswith("mixtures") else run_puzzles(cell)
 
 
 def run_mixture(cell: Cell) -> dict[str, Any]:
-    """The baseline that is the cell's method, on a line or a plane; a mode is what is nearest to one of the bumps of the reward."""
+    """Train with the baseline that is the cell's method, on a line or a plane; a mode is all cells nearest to one bump of the reward."""
     start, world = time.perf_counter(), {"line": world_1d, "plane": world_2d}[cell.world]()
     sizes = {
         name: int(value) for name, _, value in (word.removeprefix("train.").partition("=") for word in cell.overrides if "train." in word)
@@ -165,7 +165,7 @@ def run_mixture(cell: Cell) -> dict[str, Any]:
 
 
 def run_puzzles(cell: Cell) -> dict[str, Any]:
-    """Train the policy of a cell and measure it exactly, in the mean over its puzzles; the cell with what was found."""
+    """Train the policy of a cell and measure it exactly, in the mean over its puzzles; returns the cell with the results."""
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         puzzle_file = Path(folder) / "puzzles.csv"
@@ -180,7 +180,7 @@ def run_puzzles(cell: Cell) -> dict[str, Any]:
                 curve.append([done * cell.rollouts_per_step, mean(distance(world, world.distribution(policy)) for world in worlds)])
             return {}
 
-        with redirect_stderr(io.StringIO()):  # its bar and warnings, of which there would be one for each cell
+        with redirect_stderr(io.StringIO()):  # no progress bar and warnings, which every cell would print
             trained = train(config, on_round=on_round)
         measured = together([measure(world, trained.policy) for world in worlds])
     last = trained.metrics[-1]
@@ -201,8 +201,9 @@ def distance(world: TwoSolutions, exact: Exact) -> float:
 
 
 def measure(world: TwoSolutions, policy: Module) -> dict[str, Any]:
-    """What is exact of a policy on one puzzle: divergences, entropy, the probability of each solution beside p*, of a right answer, and of
-    one in `PASS_AT`; modes with more than half their share of p*; whether the most probable token of the surest blank is right throughout.
+    """Exact measures of a policy on one puzzle: divergences, entropy, the probability of each solution, its share of p*, that of a right
+    answer, and of one in `PASS_AT`; modes with more than half their share of p*; whether taking the most probable token of the most
+    confident blank, each time, solves it.
     """
     exact = world.distribution(policy)
     found = world.compare(exact)
@@ -221,7 +222,7 @@ def measure(world: TwoSolutions, policy: Module) -> dict[str, Any]:
 
 
 def together(measured: list[dict[str, Any]]) -> dict[str, Any]:
-    """The measures of several puzzles: shares one after the other, modes and puzzles that lost one added up, means of all else."""
+    """The measures of several puzzles: shares one after the other, modes and puzzles that lost one added up, means of everything else."""
     found: dict[str, Any] = {}
     for name in measured[0]:
         values = [one[name] for one in measured]
@@ -240,6 +241,6 @@ def solves_greedily(world: TwoSolutions, policy: Module) -> bool:
 
 
 def count_rows(config: Config, puzzle: str) -> int:
-    """Sequences that go through the model in a run: sampling, scoring and gradient steps, without what is measured."""
+    """Sequences that go through the model in a run: sampling, scoring and gradient steps, without the measurements."""
     L = puzzle.count("0")
     return config.train.rounds * sum(phase.sequences for phase in list_phases(config, len(puzzle) - L, L, 1))

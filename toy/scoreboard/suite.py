@@ -1,4 +1,4 @@
-"""What the scoreboard runs: the settings of `suite.yaml`, and its cells, one training run each."""
+"""The settings of the scoreboard, from `suite.yaml`, and its cells, one training run each."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ PARTS = ("tuning", "report", *POINTS)
 
 @dataclass(frozen=True)
 class Cell:
-    """One run: what it is for, which puzzle, which method, and everything that is not the same in all of them.
+    """One run: its purpose, puzzle and method, and everything that differs between runs.
 
     Attributes:
         part: one of `PARTS`; `group_size/tuning` and the like for the runs that choose a learning rate there.
         puzzle: the puzzles of the world, one or more, with a space between them.
-        overrides: of the preset toy_two_solutions, but for task, output and seed.
+        overrides: of the preset toy_two_solutions, without task, output and seed.
     """
 
     part: str
@@ -44,7 +44,7 @@ class Cell:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """What tells its row from those of other cells; the overrides say whether it was run with these settings."""
+        """What distinguishes its row from those of other cells; the overrides say whether it was run with these settings."""
         return key_of(asdict(self))
 
 
@@ -55,7 +55,7 @@ def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def read_suite(*, quick: bool = False) -> dict[str, Any]:
-    """The settings; with `quick` those that are changed by its section, as a version of their own: rows of both never meet."""
+    """The settings; with `quick` those that are changed by its section, as a separate version, so that rows of both are never mixed."""
     suite = dict(yaml.safe_load(SETTINGS.read_text(encoding="utf-8")))
     changed = {"version": f"{suite['version']}, quick"} | suite.pop("quick")
     return choose_methods(suite | changed, changed["only"]) if quick else suite
@@ -123,7 +123,7 @@ Setting = tuple[float, tuple[str, ...]]  # learning rate, value of the method's 
 
 
 def method_of(suite: dict[str, Any], name: str) -> dict[str, Any]:
-    """What the suite says of a method; those of `mixtures` are baselines of the method itself, which aims at the target."""
+    """The settings of a method in the suite; those of `mixtures` are baselines of the method itself, which aims at the target."""
     return suite["methods"].get(name) or suite["variants"].get(name) or {"aim": "target", "options": []}
 
 
@@ -144,8 +144,8 @@ def best_setting(suite: dict[str, Any], cells: Iterable[Cell], rows: Rows) -> Se
 
 @cache
 def make_puzzle_list(count: int, low: int, high: int, num_solutions: int, seed: int) -> str:
-    """So many puzzles of the training grids as one text, see `make_puzzles`."""
-    from toy.worlds.sudoku import make_puzzles, split_grids  # seconds of transformers, which --help does not need
+    """`count` puzzles of the training grids as one text, see `make_puzzles`."""
+    from toy.worlds.sudoku import make_puzzles, split_grids  # takes seconds (transformers); --help does not need it
 
     made = make_puzzles(split_grids()[0], count, blanks=(low, high), num_solutions=num_solutions, seed=seed)
     return " ".join(puzzle.puzzle for puzzle in made)

@@ -9,7 +9,7 @@
     python -m toy.studies.acts curve        # act (a) round by round: reward, ESS, solve rates, with and without reuse of rollouts
     python -m toy.studies.acts show         # print the tables and draw the figure from the committed results
 
-Results that are already in the file are not run again; remove the file to start anew.
+Results that are already in the file are not run again; remove the file to start again.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ ACT_A: dict[str, tuple[str, ...]] = {
     "reference moves (log_ratio none)": (),
     "reference fixed (log_ratio path)": ("weight.log_ratio=path",),
 }
-# what more rounds, or more of the same rounds, bring
+# the effect of more rounds, or of more in each round
 ACT_A_MORE: dict[str, tuple[str, ...]] = {
     "240 rounds": ("train.rounds=240",),
     "equal groups replaced, 4 masks": ("train.skip_equal_groups=2", "loss.num_masks=4"),

@@ -4,7 +4,7 @@
     python -m toy.studies.objectives show   # the table alone
 
 Every run draws 64 rollouts in each of 50 rounds, 3,200 in all, in groups of N = 4, 16 or 64, with 2 gradient steps a round.
-First a sweep: each objective at N = 16 with three learning rates and a seed of its own. Each keeps the one that is best by its
+First a sweep: each objective at N = 16 with three learning rates and a separate seed. Each keeps the one that is best by its
 own goal: the exact probability of a correct answer for those that maximise the reward, exact KL(p*‖p_θ) for those that aim at
 p*, DMPO among them. Then N = 4, 16, 64 with three other seeds. α = 0.2; REINFORCE with a KL term has the same strength.
 

@@ -1,10 +1,10 @@
-"""The paper's own figures (arXiv 2510.08233), on the toy; 1, bars, and 4, reward curves, with their rival; 5, with and without a baseline.
+"""The paper's figures (arXiv 2510.08233) on the toy: 1 (bars) and 4 (reward curves) with the rival, 5 with and without a baseline.
 
     python -m toy.studies.paper run                  # act (a) by DMPO and diffu-GRPO, what is missing in toy/results/paper.jsonl
     python -m toy.studies.paper draw book/figures    # the figures from the stored runs; 2, 3 and 5 on a line, where all is exact
 
-Both methods get the same rollouts and gradient steps on the same puzzles, and five learning rates with a seed of their own; each keeps
-the one with the highest solve rate at temperature 1 on puzzles that were kept from training for that.
+Both methods get the same rollouts and gradient steps on the same puzzles, and five learning rates with a separate seed; each keeps
+the one with the highest solve rate at temperature 1 on puzzles that were held out for this purpose.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def best_learning_rate(name: str) -> float:
 
 
 def one_run(folder: Path, kind: str, name: str, learning_rate: float, seed: int) -> dict[str, Any]:
-    """Train on act (a); solve rates before and after, and the mean reward of every round. A sweep is judged on puzzles of its own."""
+    """Train on act (a); solve rates before and after, and the mean reward of every round. A sweep is judged on separate puzzles."""
     overrides = (*METHODS[name], f"optimizer.learning_rate={learning_rate:g}", "evaluation.every=0")
     if kind == "sweep":
         write_puzzles(folder / "sweep.csv", make_puzzles(split_grids()[1], 128, seed=31))
@@ -105,7 +105,7 @@ COLUMNS = (("before", "temperature_1"), ("after", "temperature_1"), ("after", "g
 
 
 def draw(folder: Path) -> None:
-    """All figures."""
+    """Plot all figures."""
     use_style()
     draw_figure_2(folder / "paper_2.png")
     draw_figure_3(folder / "paper_3.png")

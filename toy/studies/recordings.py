@@ -1,4 +1,4 @@
-"""What the figures that can be touched replay: two committed files, so that a page needs no run.
+"""The data of the interactive figures: two committed files, so that a page needs no run.
 
     python -m toy.studies.recordings flow                    # a minute: toy/results/flow.json
     python -m toy.studies.recordings replays                 # a minute: toy/results/replays.json, from the shipped checkpoints
@@ -59,7 +59,7 @@ def record_flow() -> dict[str, Any]:
     """The runs of METHODS with the settings of the study of objectives.
 
     Returns:
-        names: of the two solutions, of the WRONG answers that p_ref likes best, and of all others together.
+        names: of the two solutions, of the WRONG answers that are most probable under p_ref, and of all others together.
         target: p* of these. runs: method → for every EVERY-th round its number, `probability` of these, and KL(p*‖p_θ) in nats.
     """
     puzzle = load_two_solutions(load_config("toy_two_solutions"))

@@ -6,7 +6,7 @@
     python -m toy.studies.text show                   # the tables
     python -m toy.studies.text draw book/figures      # text_curves.png, text_samplers.png
 
-Runs that are in the file are not run again. Each leaves its folder in runs/text, where one that was interrupted goes on.
+Runs that are in the file are not run again. Each leaves its folder in runs/text, from which an interrupted one continues.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ VARIANTS: dict[str, tuple[int, tuple[str, ...]]] = {
 }
 HEADLINE = "exact"
 ITEMS = 128  # in a test file
-# What the samplers of `samplers` are asked to do, at temperature 0; lists make a curve.
+# The settings of the samplers in `samplers`, at temperature 0; lists make a curve.
 SAMPLERS: dict[str, list[dict[str, Any]]] = {
     "confidence": [{"steps": steps} for steps in (32, 16, 8)],
     "confidence, prefix": [{"cache": "prefix", "steps": steps} for steps in (32, 16, 8)],
@@ -125,7 +125,7 @@ def samplers(task: str) -> None:
 
 
 def ask(loaded: Loaded, items: list[Any], sampler: SamplerConfig) -> dict[str, Any]:
-    """One answer to each item; `forwards` are those that an answer takes by itself, on average."""
+    """One answer to each item; `forwards` is the number that an answer alone takes, on average."""
     right, forwards, fed, start = 0, 0.0, 0, time.perf_counter()
     for first in range(0, len(items), ITEMS_PER_BATCH):
         asked = items[first : first + ITEMS_PER_BATCH]
@@ -173,7 +173,7 @@ SAMPLER_HEADERS = ("task", "policy", "sampler", "", "right", "forwards", "fed to
 
 
 def table_of_samplers(rows: list[dict[str, Any]]) -> list[list[str]]:
-    """Right answers, and what one takes."""
+    """Right answers, and the cost of one."""
     return [
         [
             *(row[key] for key in ("task", "policy", "sampler")),
@@ -215,7 +215,7 @@ def draw(folder: Path) -> None:
 
 
 def accuracy_before(task: str) -> float:
-    """Greedy test accuracy of the model as it is shipped, from its stored answers."""
+    """Greedy test accuracy of the shipped model, from its stored answers."""
     items, _ = grade_files([RESULTS / "text" / "reference" / f"{task}_32_confidence.jsonl"])
     return sum(item.grade.correct for item in items) / len(items)
 

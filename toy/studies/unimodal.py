@@ -1,10 +1,10 @@
-"""What p* itself leaves out: shares of the solutions in p* by α, exactly, and what flattening makes of them.
+"""What p* itself leaves out: shares of the solutions in p* by α, exactly, and how flattening changes them.
 
     python -m toy.studies.unimodal         # enumerates, trains, writes toy/results/unimodal.jsonl, prints the tables
     python -m toy.studies.unimodal show    # tables and book/figures/unimodal.png from the stored rows
 
 p*(a)/p*(b) = p_ref(a)/p_ref(b) · e^{(r_a − r_b)/α}. Solutions of equal reward stand in p_ref's proportions, whatever α. A difference d
-counts e^{d/α}, so it decides alone where α is small; with k = p_ref(a)/p_ref(b) and r_b = r_a + d the two are equal at α = d/ln k.
+gives a factor e^{d/α}, so it alone decides if α is small; with k = p_ref(a)/p_ref(b) and r_b = r_a + d the two are equal at α = d/ln k.
 `weight.flatten_above` (arXiv 2510.20817) makes the good answers equal at every α.
 """
 
@@ -37,7 +37,7 @@ from toy.worlds.sudoku import solutions
 FILE, FIGURE = RESULTS / "unimodal.jsonl", RESULTS.parents[1] / "book/figures/unimodal.png"
 PUZZLES = {"two solutions": "1234400034002143", "three solutions": "0020204000121234"}
 ALPHAS = np.geomspace(0.01, 3, 26).tolist()
-# name → reward of the solution that p_ref likes least, less that of the others; and whether the good ones share evenly
+# name → reward of the solution least probable under p_ref, less that of the others; and whether the good ones share evenly
 CASES = {
     "equal rewards": (0.0, False),
     "weakest 0.05 worse": (-0.05, False),
@@ -60,7 +60,7 @@ def load_puzzle(name: str, folder: Path, *overrides: str) -> tuple[Config, TwoSo
 
 
 def shares(puzzle: TwoSolutions, log_p: Tensor) -> list[float]:
-    """Probability of each solution, the one that p_ref likes least first."""
+    """Probability of each solution, the one least probable under p_ref first."""
     ranked = sorted(puzzle.solutions, key=puzzle.exact.probability_of)
     return [log_p[puzzle.exact.texts.index(text)].exp().item() for text in ranked]
 
@@ -78,7 +78,7 @@ def exact_rows(name: str, puzzle: TwoSolutions) -> Iterator[Row]:
 
 
 def training_row(kind: str, seed: int) -> Row:
-    """One run of 3,200 rollouts on the first puzzle, with equal rewards; exact shares and divergences from p* and from p̃ on the way."""
+    """One run of 3,200 rollouts on the first puzzle, with equal rewards; exact shares and divergences from p* and from p̃ over the run."""
     with tempfile.TemporaryDirectory() as folder:
         config, puzzle = load_puzzle("two solutions", Path(folder), f"seed={seed}", *OPTIONS, *RUNS[kind])
         log_ref, reward = puzzle.exact.log_prob, rewards(puzzle.task, puzzle.item, puzzle.exact)

@@ -4,13 +4,13 @@
 
 One puzzle of act (b), small enough that every token log-probability and its gradient under every set of hidden positions can be
 tabulated: expectations are exact sums, and a draw of masks is a look-up. Rollouts and weights are fixed, only masks are random.
-Each scheme is held to what it estimates: masks to the ELBO, steps of the path to log p(o; σ). Variances are multiplied by the
-forward rows of a rollout, so that schemes of different price compare. Gradients are kept as random sketches of `SKETCH` numbers,
+Each scheme is compared with what it estimates: masks with the ELBO, steps of the path with log p(o; σ). Variances are multiplied by the
+forward rows of a rollout, so that schemes of different cost can be compared. Gradients are kept as random sketches of `SKETCH` numbers,
 whose squared lengths are right in expectation. A random checkpoint solves nothing, so it is rewarded by the recipe, in parts.
 
-Shared masks give every rollout of the group the same positions. The gradient is Σ_n w_n ĝ_n. With masks of its own for each
+Shared masks give every rollout of the group the same positions. The gradient is Σ_n w_n ĝ_n. With separate masks for each
 rollout its variance is Σ_n w_n² Var ĝ_n; shared, it is Var(Σ_n w_n ĝ_n), which adds w_n w_k Cov(ĝ_n, ĝ_k) over all pairs. Weights of
-one sign (no baseline) make these terms positive wherever rollouts react alike to a mask: worse, or no better. With `uniform` the
+one sign (no baseline) make these terms positive wherever rollouts react in the same way to a mask: worse, or no better. With `uniform` the
 weights sum to 0, and only what is common to *all* rollouts cancels. But few rollouts carry the large positive weights and are often
 the same answer: their terms add up (Σ w_n² with own masks becomes (Σ w_n)² for equal answers) while the small negative weights stand
 on different answers, whose gradients at the same positions point elsewhere. Measured: ten times the variance at the reference, where
@@ -96,7 +96,7 @@ def tabulate(policy: Module, reference: Module, rollout: Rollout, vocabulary: Vo
 
 
 def coefficients(tables: Tables, masks: Masks) -> Tensor:
-    """What an estimate sums: [N, 2^n, n] coefficients of the tabulated values of each rollout."""
+    """The coefficients of an estimate, which is linear in the tabulated values of each rollout: [N, 2^n, n]."""
     hidden, target, weight = masks.hidden[0][..., tables.blanks], masks.target[0][..., tables.blanks], masks.weight[0]
     N, R, n = hidden.shape
     subset = (hidden * 2 ** torch.arange(n)).sum(dim=-1)

@@ -70,12 +70,12 @@ def join(numbers: tuple[int, ...], generator: torch.Generator) -> tuple[Fraction
 
 
 def key(problem: Problem) -> tuple[int, ...]:
-    """What makes two problems the same: the target, and the numbers in any order."""
+    """The same for two problems with equal target and equal numbers in any order."""
     return (problem.target, *sorted(problem.numbers))
 
 
 def write_problems(path: str | Path, problems: list[tuple[Problem, str]]) -> None:
-    """Write CSV with the columns `input,output` of the published test file, and `expression`, which proves that it can be done."""
+    """Write CSV with the columns `input,output` of the published test file, and `expression`, which proves that a solution exists."""
     with Path(path).open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["input", "output", "expression"])
@@ -86,7 +86,7 @@ def shipped_problems(seed: int = 0) -> dict[str, list[tuple[Problem, str]]]:
     """The contents of the shipped files; no problem of a test file is in the training file."""
     files: dict[str, list[tuple[Problem, str]]] = {}
     taken: set[tuple[int, ...]] = set()
-    for name, (size, count) in FILES.items():  # the test files come first, so that training keeps away from them
+    for name, (size, count) in FILES.items():  # the test files come first, so that training excludes them
         files[name] = make_problems(size, count, seed=seed, avoid=taken)
         taken |= {key(item) for item, _ in files[name]}
     return files

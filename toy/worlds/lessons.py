@@ -2,7 +2,7 @@
 
 Three kinds, in the prompts and the answer form of the benchmarks (`dmpo_ref.tasks`): Countdown with three numbers, 4x4 Sudoku, and
 word problems of two steps. A careful answer is right. A careless one follows a habit that is easy to learn and mostly wrong, so that a
-model that has read both can do either, and a reward has something to choose between.
+model trained on both can give either, and a reward has something to choose between.
 
 The careless habits:
 
@@ -81,7 +81,7 @@ def split_of(key: Any) -> str:
 
 
 def answer_form(steps: str, answer: str) -> str:
-    """What follows `<reasoning>` in an answer of the form that the prompts ask for."""
+    """The text after `<reasoning>` in an answer of the form that the prompts ask for."""
     return f"{steps}\n</reasoning>\n<answer>\n{answer}\n</answer>"
 
 

@@ -121,7 +121,7 @@ GridPolicy = TabularPolicy | GaussianMixturePolicy
 
 @dataclass
 class History:
-    """How a fit went: three lists with the value before the first and after every round, and one with a value per round.
+    """The course of a fit: three lists with the value before the first and after every round, and one with a value per round.
 
     Attributes:
         forward_kl: KL(p*‖p_θ) in nats, exact.
@@ -160,7 +160,7 @@ def fit_forward(
 
     Each round: p_old ← p_θ; x_n ~ p_old; ℓ = r/α + log p_ref − log p_old, exactly; then gradient steps on
     −Σ_n w_real[n] log p_θ(x_n), w_real = w − strength · w_base.
-    Only cells that p_old visits are weighed, so modes it never draws stay lost, whatever KL(p*‖p_θ) says of them.
+    Only cells that p_old visits are weighed, so modes it never draws stay lost, however large KL(p*‖p_θ) is.
 
     Args:
         policy: has `log_prob() -> [C]`; trained in place, with Adam.

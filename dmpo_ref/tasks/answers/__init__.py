@@ -1,1 +1,1 @@
-"""Reading answers: what is marked in a text, LaTeX, numerals, arithmetic, equality. Text only."""
+"""Reading answers: marked parts of a text, LaTeX, numerals, arithmetic, equality. Text only."""

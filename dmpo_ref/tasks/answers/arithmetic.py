@@ -17,7 +17,7 @@ MAX_LENGTH = 500  # characters of an expression
 MAX_DEPTH = 50  # brackets inside brackets
 MAX_DIGITS = 20  # digits of a number
 MAX_SOURCE = 1000  # characters of an expression read as Python
-MAX_BITS = 100_000  # of an integer on the way to a value, where Python has no limit
+MAX_BITS = 100_000  # of an intermediate integer, for which Python has no limit
 
 OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
 PYTHON_OPERATORS = {
@@ -49,7 +49,7 @@ def evaluate_expression(text: str) -> Expression:
 
     `*` and `/` bind closer than `+` and `-`, equals from the left. Brackets ( ), [ ], { } must match in kind; `\frac{a}{b}` is (a)/(b).
     A minus may stand before the first term of an expression or bracket, nowhere else; no other sign, no product without its
-    operator. Digits apart from each other are two numbers, and two numbers without an operator are an error.
+    operator. Digits separated by space are two numbers, and two numbers without an operator are an error.
 
     Raises:
         ValueError: anything else, a division by zero, or more than MAX_LENGTH characters, MAX_DEPTH brackets, MAX_DIGITS digits.
@@ -74,7 +74,7 @@ class ExpressionParser:
 
     @property
     def next(self) -> str:
-        """The token that is read next, "" at the end."""
+        """The next token to read, "" at the end."""
         return self.tokens[self.at] if self.at < len(self.tokens) else ""
 
     def take(self) -> str:
@@ -142,10 +142,10 @@ def plain(text: str) -> str:
 
 
 def python_value(text: str) -> complex:
-    """What `eval` gives for a text of digits + - * / ( ) . and white space; `**` and `//` are among what Python understands.
+    """The value that `eval` gives for a text of digits + - * / ( ) . and white space; `**` and `//` are among what Python understands.
 
     Python's own parser reads the text, so that its rules hold: no leading zeros, no line break outside brackets, signs anywhere.
-    A power can be complex. What has no number as its value, or fails, is an error, and so is what `eval` might never finish:
+    A power can be complex. A text whose value is not a number, or that fails, is an error, and so is one that `eval` might never finish:
     the result differs from `eval` only above MAX_SOURCE characters (white space in a row counts once) and above MAX_BITS bits.
 
     Raises:

@@ -1,6 +1,6 @@
 r"""Whether two answers in LaTeX say the same: words, units, lists, intervals and matrices by their text, single values by `equality`.
 
-math-verify alone passes over what it does not read: words and units behind a number, what stands left of an equals sign, dots.
+math-verify alone ignores what it cannot read: words and units after a number, the left side of an equals sign, dots.
 """
 
 from __future__ import annotations
@@ -27,19 +27,26 @@ SEPARATOR = r",|;|\\(?:lor|vee)(?![A-Za-z])|\\text\{,? ?(?:or|and) ?\}|(?<![A-Za
 UPPER, LOWER = r"\\pm(?![A-Za-z])", r"\\mp(?![A-Za-z])"
 ARGUMENTS = r"\((?:-?[A-Za-z0-9]+|\\[a-z]+)(?:,(?:[A-Za-z0-9]+|\\[a-z]+))*\)"
 NAME = re.compile(
-    rf"((?:m?\\angle ?[A-Z]{{1,3}}|\\overline\{{[A-Z]+\}}|\\text\{{[A-Za-z ]*\}}|\\[A-Za-z]+|[A-Za-z ]+|{ARGUMENTS})"
+    rf"((?:m?\\angle ?[A-Z]{{1,3}}|\|[A-Z]{{2}}\||\[[A-Z]{{3,}}\]"
+    rf"|\\overline\{{[A-Z]+\}}|\\text\{{[A-Za-z ]*\}}|\\[A-Za-z]+|[A-Za-z ]+|{ARGUMENTS})"
     rf"(?:\^\{{-1\}})?(?:{ARGUMENTS})?'*(?:_(?:[A-Za-z0-9]|\{{[^{{}}]*\}}))?)(?:=|\\equiv|\\in(?![A-Za-z])|:)(.*)"
 )
+# Names before = that are not products of letters, though short.
+SHORT_NAMES = set(["ans", "all", "det", "deg", "gcd", "hcf", "is", "lcm", "lim", "log", "max", "min", "mod", "of", "sum", "the"])
 THOUSANDS = re.compile(r"(?<![0-9.,{])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,])")
-UNIT_START = re.compile(r"\\text\{|(?<=[0-9)}\]])(?=[A-Za-z]{2})|(?<= )(?=[A-Za-z])|\^\\circ|[%$€£¥¢₹]|\(? ?\\[pb]?mod(?![A-Za-z])")
+UNIT_START = re.compile(r"\\text\{|(?<=[0-9)}\]])(?=[A-Za-z]{2})|(?<= )(?=[A-Za-z])|\^\\circ|[%$€£¥¢₹]|\( ?\\bmod|\(? ?\\p?mod(?![A-Za-z])")
 LETTERS = re.compile(r"\\text\{[^{}]*\}|\\[A-Za-z]+|[A-Za-z]")
-# Commands that math-verify reads as they are meant. Any other in an answer must be in the truth too, as must its letters.
+# Commands that math-verify reads correctly. Any other in an answer must be in the truth too, as must its letters.
 READ = r"""
     \frac \sqrt \pi \cdot \times \div \infty \sin \cos \tan \cot \sec \csc \arcsin \arccos \arctan \log \ln \exp \binom \cap \emptyset \le
     \leq \leqslant \ge \geq \geqslant \ne \neq \lt \gt \lfloor \rfloor \lceil \rceil e i
 """
 ODD = re.compile(r"[0-9] [0-9.]|[0-9]e[+-]?[0-9]|[?~:\"#@&`$%]|\*\*|[^\x00-\x7f]")
+STATED = r"(?:the )?(?:final |correct )?answer(?: is)? ?:? ?"
 TIDY: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [  # after `one_writing`, in this order
+    (re.compile(rf"^(?:#+ ?|\\therefore(?![A-Za-z])|∴)|^(?:\\text\{{ ?{STATED}\}}|{STATED}(?!$)) ?:?", flags=re.IGNORECASE), ""),
+    (re.compile(r"^([0-9]+) ?\\bmod ?\{?([1-9][0-9]{0,8})\}?$"), lambda found: str(int(found[1]) % int(found[2]))),
+    (re.compile(r"^(?:\\text\{ ?)?(?:option|choice) \(?([A-Z])\)?(?: ?\})?$", flags=re.IGNORECASE), r"\\text{(\1)}"),
     (
         re.compile(r"(?<![0-9])([0-9]*)\.([0-9]*)(?: ?\\(?:overline|bar|dot) ?\{?|\((?=[0-9]+\)))([0-9]+)[})]?"),
         lambda found: repeating(*found.groups()),
@@ -56,11 +63,11 @@ TIDY: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [  # 
 def describe_difference(truth: str, answer: str) -> str | None:
     """Why an answer is not the truth, in LaTeX both; None if they are equal.
 
-    Values are equal as numbers, exactly, or as expressions. Of a list or set the order does not count, but how often a value occurs
-    does; of a pair, an interval and a matrix it does, with the brackets. A unit may be left out, another one is wrong; a percentage is
-    its number or its hundredth; a base may be left out, and so may `\\pmod`. A name before a value (`x =`) may stand or not; any other
-    equation is no value. Of a choice its letter counts, whatever value follows. Words, letters and commands that are not in the truth
-    and are not known to leave a value as it is make an answer wrong.
+    Values are equal as numbers, exactly, or as expressions. In a list or set the order does not count, but how often a value occurs
+    does; in a pair, an interval and a matrix the order counts, and so do the brackets. A unit may be left out, a different one is wrong;
+    a percentage equals its number or a hundredth of it; a base may be left out, and so may `\\pmod`. A name before a value (`x =`) is
+    optional; any other equation is not a value. In multiple choice the letter counts, whatever value follows. Words, letters and
+    commands that are not in the truth and are not known to leave a value unchanged make an answer wrong.
     """
     if len(answer) > MAX_LENGTH:
         return f"more than {MAX_LENGTH} characters"
@@ -86,7 +93,7 @@ def describe_difference(truth: str, answer: str) -> str | None:
 
 
 def tidy(text: str) -> str:
-    """An answer in one way of writing, without spaces that mean nothing."""
+    """An answer in a uniform way of writing, without meaningless spaces."""
     text = one_writing(text)
     for pattern, new in TIDY:
         text = pattern.sub(new, text.strip())
@@ -115,9 +122,9 @@ class Part:
 
     Attributes:
         form: "" for one value, "{}" for a set or a bare list, "()", "[]", "(]", "[)", "∪", or "matrix" with its shape.
-        parts: what it is made of; () for a value.
+        parts: its parts; () for a value.
         text: without its name.
-        name: what stands before = or ∈, "" for nothing.
+        name: the text before = or ∈, "" if there is none.
     """
 
     form: str
@@ -127,14 +134,14 @@ class Part:
 
 
 def parse(text: str) -> Part:
-    """What an answer is made of."""
+    """The parts of an answer."""
     if matrix := re.fullmatch(r"\\begin\{[a-z]*matrix\}((?:(?!\\begin).)*)\\end\{[a-z]*matrix\}", text):
         rows = [split(row, "&") for row in split(matrix[1], r"\\\\")]
         return join_parts(f"matrix {[len(row) for row in rows]}", [parse(entry) for row in rows for entry in row], text)
     for form, separator in (("{}", SEPARATOR), ("∪", r"\\cup(?![A-Za-z])")):
         if len(pieces := split(text, separator)) > 1:
             return join_parts(form, [parse(piece) for piece in pieces], text)
-    if (named := NAME.fullmatch(text)) and not NO_UNIT & set(re.findall("[a-z]{2,}", named[1].casefold())):
+    if (named := NAME.fullmatch(text)) and is_name(named[1]):
         return replace(parse(named[2].strip()), name=named[1].strip())
     if text.startswith(r"\{") and text.endswith(r"\}"):
         return join_parts("{}", [parse(piece) for piece in split(text[2:-2], SEPARATOR)], text)
@@ -149,6 +156,14 @@ def parse(text: str) -> Part:
         both = [re.sub(UPPER, plus, re.sub(LOWER, minus, text)).removeprefix("+") for plus, minus in ("+-", "-+")]
         return join_parts("{}", [Part("", (), one) for one in both], text)
     return Part("", (), text)
+
+
+def is_name(text: str) -> bool:
+    """Whether what stands before = names a value; not a product (`xy`, `a b`), nor words that change a number (twice the area)."""
+    words = text.split() if re.fullmatch("[A-Za-z ]+", text) else []
+    letters = sum(len(word) == 1 and word.islower() for word in words)
+    short = {word for word in words if word.islower() and len(word) in (2, 3)} - SHORT_NAMES
+    return letters < 2 and not short and not NO_UNIT & set(re.findall("[a-z]{2,}", text.casefold()))
 
 
 def split(text: str, separator: str) -> list[str]:
@@ -171,7 +186,7 @@ def join_parts(form: str, parts: list[Part], text: str) -> Part:
 
 
 def find_difference(truth: Sequence[Part], answer: Sequence[Part], *, in_order: bool = True) -> str | None:
-    """Why parts are not those of the truth; None if they are. Each part of the truth needs one of its own."""
+    """Why the parts differ from those of the truth; None if they do not. Each part of the truth needs a separate partner."""
     if len(truth) != len(answer) or len(truth) > MAX_PARTS:
         return f"{len(answer)} values, not {len(truth)}"
     names = {part.name or part.text[: part.text.find("=") + 1] for part in (*truth, *answer)}
@@ -190,7 +205,7 @@ def find_difference(truth: Sequence[Part], answer: Sequence[Part], *, in_order: 
 
 
 def compare_one(truth: Part, answer: Part) -> str | None:
-    """Why a part is not that of the truth; None if it is."""
+    """Why a part differs from that of the truth; None if it does not."""
     if truth.form != answer.form:
         if RELATION.search(truth.text + answer.text) and truth.form + answer.form in ("()", "[]", "(]", "[)"):
             return decide(truth.text, answer.text)
@@ -206,7 +221,7 @@ def compare_one(truth: Part, answer: Part) -> str | None:
 
 
 def compare_values(truth: str, answer: str) -> str | None:
-    """Why a value is not the truth; None if it is. Of `a = b` both sides must be the truth, unless the truth is an equation too."""
+    """Why a value is not the truth; None if it is. For `a = b` both sides must be the truth, unless the truth is an equation too."""
     if truth == answer:
         return None
     if "=" in answer and "=" not in truth:
@@ -225,7 +240,7 @@ def compare_values(truth: str, answer: str) -> str | None:
 
 
 def with_unit(text: str) -> tuple[str, str]:
-    """(value, unit by its one name or "") of a value; a letter alone is a unit only behind a space and a number without letters."""
+    """(value, unit by its one name or "") of a value; a single letter is a unit only after a space and a number without letters."""
     if currency := re.match(r"(-?)(?:[A-Z]{0,2}(\$)|([€£¥₹]))(?=[0-9.])", text):
         return currency[1] + text[currency.end() :], read_unit(currency[2] or currency[3]) or ""
     for found in islice(UNIT_START.finditer(text), 20):
@@ -239,7 +254,7 @@ def with_unit(text: str) -> tuple[str, str]:
 
 
 def describe_doubt(truth: str, answer: str) -> str | None:
-    """What math-verify would pass over in an answer, or take for something else; None if there is nothing."""
+    """What math-verify would ignore or misread in an answer; None if there is nothing."""
     if (found := ODD.search(answer)) and found[0] not in truth:
         return f"{found[0]!r} in the value"
     known = {*LETTERS.findall(truth), *READ.split()}

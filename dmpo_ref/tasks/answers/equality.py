@@ -12,8 +12,8 @@ from typing import Any
 
 from dmpo_ref.tasks.answers.helper import ask
 
-DIGITS = 40  # to which equal numbers are equal
-POINTS = (2, -3, 11)  # at which expressions are compared, a little beside
+DIGITS = 40  # that must agree for numbers to be equal
+POINTS = (2, -3, 11, -211, 317)  # near which expressions are compared
 MAX_LENGTH = 500  # characters of an answer; the longest of MATH is 53
 # Towers of powers, long exponents and factorials; powers of a power with three digits.
 HUGE = re.compile(
@@ -31,7 +31,7 @@ def are_equal(truth: str, answer: str) -> bool | None:
     """Whether an answer is mathematically equal to the truth; None if that was not decided within the bounds.
 
     Raises:
-        ValueError: math-verify is not installed. Nothing in the texts raises.
+        ValueError: math-verify is not installed. The texts themselves raise nothing.
     """
     need_math_verify()
     if max(len(truth), len(answer)) > MAX_LENGTH or HUGE.search(answer):
@@ -40,7 +40,7 @@ def are_equal(truth: str, answer: str) -> bool | None:
 
 
 def prepare() -> None:
-    """What the separate process does before the first pair: the imports of math-verify."""
+    """The imports of math-verify, in the separate process, before the first pair."""
     verify_pair("1", "2")
 
 
@@ -56,7 +56,7 @@ def verify_pair(truth: str, answer: str) -> bool:
     """Whether two answers are equal, by math-verify's reading; runs in the separate process.
 
     Fractions are compared exactly, decimals among them; other numbers are equal if `DIGITS` digits are, expressions if they are so at
-    every one of `POINTS`. math-verify itself compares what is no value, as equations and inequalities.
+    every one of `POINTS`. math-verify itself compares what is not a value, such as equations and inequalities.
     """
     # optional, and only this process needs it
     import sympy
@@ -81,7 +81,7 @@ def verify_pair(truth: str, answer: str) -> bool:
 
 
 def read(text: str) -> Any:
-    """What math-verify's parser makes of an answer, its decimals as fractions."""
+    """An answer as parsed by math-verify, with its decimals as fractions."""
     # comes with math-verify, which is optional
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
     from latex2sympy2_extended.math_normalization import NormalizationConfig, normalize_latex

@@ -1,4 +1,4 @@
-"""A function that reads answers by somebody else's code, run in a separate process that can be abandoned.
+"""Runs a function that reads answers with third-party code in a separate process that can be killed.
 
 What a library's own time limit cannot stop (one long multiplication such as 9^{9^{9}}), or what evaluates an answer as code, must not
 run in a training process. Here a second Python process computes, one line after another. It ends itself when a line takes longer than
@@ -25,16 +25,16 @@ MEMORY = 4 << 30  # bytes of address space, where the system can limit it
 
 
 def ask(function: str, *words: Any) -> Any:
-    """What a function, given as `module:name`, returns for words that JSON can hold; None if that was not found within the bounds.
+    """The result of a function, given as `module:name`, for arguments that JSON can hold; None if it exceeded the bounds.
 
     The module is imported in the other process only, and its `prepare()` called once.
     """
-    # One process for each that asks: one that was forked must not share pipes with its parent.
+    # One helper for each calling process: a forked process must not share pipes with its parent.
     return HELPERS.setdefault((os.getpid(), function), Helper(function)).ask(*words)
 
 
 class Helper:
-    """The process that computes, started when it is first asked. Threads take turns."""
+    """The separate process, started on first use. Threads take turns."""
 
     def __init__(self, function: str):
         self.function = function
@@ -62,7 +62,7 @@ class Helper:
                 raise
 
     def stop(self) -> None:
-        """End the process, whatever it does."""
+        """Kill the process, whatever it is doing."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()

@@ -9,7 +9,7 @@ from dmpo_ref.tasks.answers.marked import closing
 
 
 def published_equal(answer: str, truth: str) -> bool:
-    """Whether two answers are the same string after `normalise`; where that fails on either, whether they are the same as they are."""
+    """Whether two answers are the same string after `normalise`; if that fails for either, whether they are the same unchanged."""
     try:
         return normalise(answer) == normalise(truth)
     except ValueError:
@@ -47,7 +47,7 @@ def brace_roots(text: str) -> str:
 
 
 def brace_fractions(text: str) -> str:
-    """`\\frac12`, `\\frac1{2}`, `\\frac{1}2` → `\\frac{1}{2}`; with too little after a `\\frac`, the text as it was."""
+    """`\\frac12`, `\\frac1{2}`, `\\frac{1}2` → `\\frac{1}{2}`; with too little after a `\\frac`, the text is unchanged."""
     first, *pieces = text.split(r"\frac")
     done = [first]
     for piece in pieces:
@@ -63,7 +63,7 @@ def brace_fractions(text: str) -> str:
 
 
 def slash_fraction(text: str) -> str:
-    """`a/b` → `\\frac{a}{b}` for two integers written plainly; ValueError if either is no integer."""
+    """`a/b` → `\\frac{a}{b}` for two integers written plainly; ValueError if either is not an integer."""
     if text.count("/") != 1:
         return text
     above, below = (int(side) for side in text.split("/"))  # too many digits are a ValueError too

@@ -1,4 +1,4 @@
-"""Where the answer stands in a text: between tags, in a box, before the first end token."""
+"""Finding the answer in a text: between tags, in a box, before the first end token."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def until_end(text: str) -> str:
     return re.split("|".join(map(re.escape, END_TOKENS)), text, maxsplit=1)[0]
 
 
-# What models write for a box and a tag: space before the brace, a full stop or no backslash, a backspace for \b; `</<answer>`, `</ans`.
-BOX = re.compile(r"\\\.?(?:boxed|fbox)\s*\{|(?:(?<![A-Za-z\\])b|\x08)oxed\{")
+# How models write a box and a tag: space before the brace, a full stop or no backslash, a backspace for \b; `</<answer>`, `</ans`.
+BOX = re.compile(r"\\\.?(?:boxed|fbox|framebox)\s*\{|(?:(?<![A-Za-z\\])b|\x08)oxed\s*\{")
 OPEN = re.compile(r"(?<!/)<answer>")
-CLOSE = re.compile(r"<[/\\]+ ?<?/?answer ?>?|</[a-z]{0,6}$")
+CLOSE = re.compile(r"<[/\\]+ ?<?/?[aA]nswer ?>?|</[a-z]{0,6}$")
 
 
 def last_answer(text: str) -> tuple[int, int, int] | None:
@@ -58,7 +58,7 @@ def marked_answer(text: str) -> tuple[str | None, str]:
 
 
 def closed_answers(text: str) -> Iterator[str]:
-    """What stands in each `<answer>…</answer>`, stripped, in order; one that is not closed does not count. Linear in the text."""
+    """The text in each `<answer>…</answer>`, stripped, in order; one that is not closed does not count. Linear in the text."""
     at = 0
     while (start := text.find("<answer>", at)) >= 0 and (end := text.find("</answer>", start)) >= 0:
         yield text[start + len("<answer>") : end].strip()
@@ -66,9 +66,9 @@ def closed_answers(text: str) -> Iterator[str]:
 
 
 def published_box(text: str) -> str | None:
-    """What the published evaluation takes from a text with `\\boxed`, for MATH-500 and Countdown.
+    """The text that the published evaluation takes from an answer with `\\boxed`, for MATH-500 and Countdown.
 
-    What follows the last `\\boxed ` (with a space) up to `$`, if there is one; else the content of the last `\\boxed{…}`. Without
+    The text after the last `\\boxed ` (with a space) up to `$`, if there is one; else the content of the last `\\boxed{…}`. Without
     `\\boxed`, from the last `\\fbox` to its brace; without that, the whole text. None if the braces do not balance.
     """
     if "\\boxed " in text:
@@ -82,7 +82,7 @@ def published_box(text: str) -> str | None:
 
 
 def closing(text: str, start: int = 0, brackets: str = "[{}]") -> int:
-    """Where the brackets that begin at or behind `start` are closed, of those that the expression finds; −1 if they are not."""
+    """Where the brackets that begin at or after `start` are closed, of those that the expression finds; −1 if they are not."""
     depth = 0
     for found in re.compile(brackets).finditer(text, start):
         depth += (found[0] in "([{") - (closes := found[0] in ")]}")

@@ -1,11 +1,24 @@
-"""One number out of a short answer, read exactly or not at all."""
+"""Reading one number from a short answer, exactly or not at all."""
 
 from __future__ import annotations
 
 import re
 from fractions import Fraction
 
-from dmpo_ref.tasks.answers.units import BEFORE, BEHIND, CANONICAL, CHINESE, LENGTHS, NO_UNIT, in_words, other_measure, small, words_of
+from dmpo_ref.tasks.answers.units import (
+    BEFORE,
+    BEHIND,
+    CANONICAL,
+    CHINESE,
+    LENGTHS,
+    NO_UNIT,
+    PERCENTAGE,
+    in_words,
+    last_sentence,
+    other_measure,
+    small,
+    words_of,
+)
 from dmpo_ref.tasks.answers.writing import one_writing
 
 MAX_LENGTH = 200  # characters; a longer text is not a short answer, and the time for a number grows as the square of its length
@@ -14,8 +27,12 @@ DECIMAL = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,3}(?: [0-9]{3})+|[0-9]+)(?:\.[0-
 FRACTION = r"(?:(?P<whole>[0-9]+) )?(?P<above>[1-9][0-9]*|0) ?/ ?(?P<below>[1-9][0-9]*)"
 ANSWER = re.compile(rf"(?P<before>[^0-9]*?)(?P<sign>[-+]?)(?P<gap>[$€£¥₹ ]*)(?:{FRACTION}|(?P<decimal>{DECIMAL}))(?P<after>[^0-9]*)")
 RELATION = re.compile(r"[<>~]|[!/]=|\\(?:[lg]e(?:q|qq|qslant)?|[lg]t|ne|neq|not|approx|pm|mp|sim|simeq|cong|equiv|propto)(?![A-Za-z])")
-DOUBT_BEFORE = re.compile(r"^ ?[,.;]|(?<!\bRs)[,.;']$")
-DOUBT_BEHIND = re.compile(r"^ ?[!'\"\[(:]|%\W*%|\.\.|/ ?$|-(?![A-Za-z]{2})|^\S*[,;]$|\b(?:square|cubic)$|^[A-Za-z] (?!per\b)[a-z]")
+DOUBT_BEFORE = re.compile(r"^ ?[,.;]|(?<!\bRs)[,.;']$|(?<=[a-z])\W+and\W*$")
+DOUBT_BEHIND = re.compile(
+    r"^ ?[!'\"\[(:]|%\W*%|\.\.|/ ?$|-(?![A-Za-z]{2})|^\S*[,;]$|\b(?:square|cubic)$|^[A-Za-z] (?!per\b)[a-z]|\band an?\b|^ ?from\b"
+)
+SHARE = re.compile(r" ?(?:%|per ?cent\b|percentage\b) ?(?:points? )?of\b")
+NAMED = re.compile(r"^(?:the value of )?[A-Za-z] ?(?::|is\b|equals\b) ?")
 TOKEN = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?|\S")
 SIGNS_BEFORE, SIGNS_BEHIND = set(":,;()[]\"'#.∴"), set(",.;()[]\"'/-!")
 CHINESE_WORDS = re.compile(f"(?:{'|'.join(sorted(CHINESE.split(), key=len, reverse=True))})+")
@@ -35,15 +52,16 @@ REWRITE = [  # in this order
     (re.compile(r"(?<![\\^_])\{([^{}]*)\}"), r" \1 "),
     (re.compile(r"\b[A-Z]{1,3}\$"), "$"),
     (re.compile(r"(?<=[0-9]) (?:more|extra|additional) (?!than)(?=[a-z]{3})"), " "),
+    (re.compile(r"\bleft[ -]?over\b"), "left"),
 ]
 
 
 def read_number(text: str, question: str = "") -> tuple[Fraction | None, str]:
     """The number that an answer states, or None, and why.
 
-    Read are signs, decimals, thousands (`1,000`, `1 000`, `1{,}000`, `1\\,000`), fractions (`1/2`, `\\frac{1}{2}`, `1 1/2`). Around
-    them may stand what is known not to change them: a currency, a unit, words of a sentence (see `units`) and words of the question.
-    Of `a = b` it is b, unless a is an equation's side with a variable, as in `2x = 6`. All else is refused: two numbers (`12 or 13`,
+    It reads signs, decimals, thousands (`1,000`, `1 000`, `1{,}000`, `1\\,000`), fractions (`1/2`, `\\frac{1}{2}`, `1 1/2`). Around
+    them only text that does not change them may stand: a currency, a unit, words of a sentence (see `units`) and words of the question.
+    For `a = b` it is b, unless a is an equation's side with a variable, as in `2x = 6`. Anything else is refused: two numbers (`12 or 13`,
     `3,5`), an operator or a relation, `1e3`, `5 million`, `5 dozen`, `3!`, a word that is not known. A percentage is its number: 5% is 5.
     """
     if len(text) > MAX_LENGTH:
@@ -54,13 +72,15 @@ def read_number(text: str, question: str = "") -> tuple[Fraction | None, str]:
     text = " ".join(text.split())
     if RELATION.search(text):
         return None, "a comparison, not a number"
-    left, _, stated = (part.strip() for part in text.rpartition("="))
-    if re.search(r"[0-9+*/^\\-]", left) and VARIABLE.search(re.sub(r"(?<=[0-9]) ?[xX] ?(?=[0-9])", "*", left)):
-        return None, "an equation in a variable, not a number"
-    if ABOUT_ANOTHER.fullmatch(left):
+    *sides, stated = (part.strip() for part in text.split("="))
+    for side in sides:
+        if re.search(r"[0-9+*/^|\\-]", side) and VARIABLE.search(re.sub(r"(?<=[0-9]) ?[xX] ?(?=[0-9])", "*", side)):
+            return None, "an equation in a variable, not a number"
+    if ABOUT_ANOTHER.fullmatch(left := " = ".join(sides)):
         return None, f"an equation about {left[:40]!r}, not a number"
     while len(stated) > 2 and stated[0] + stated[-1] in ("**", "__", '""', "''", "()", "[]"):
         stated = stated[1:-1].strip()
+    stated = NAMED.sub("", stated)
     found = ANSWER.fullmatch(stated)
     if found is None:
         return None, "no number" if not re.search("[0-9]", stated) else "not one plain number"
@@ -87,18 +107,20 @@ def describe_number_doubt(found: re.Match[str], number: Fraction, question: str)
         return "a number that is part of a name"
     if number.denominator == 1 and 0 <= number < 100:
         name = in_words(int(number))
-        before, after = (re.sub(rf"\( ?{name} ?\)|\b{name} ?(?=\()", "", part, flags=re.IGNORECASE) for part in (before, after))
+        before, after = (re.sub(rf"\( ?{name}\b([^()]*)\)|\b{name} ?(?=\()", r"\1", part, flags=re.IGNORECASE) for part in (before, after))
     if doubt := DOUBT_BEFORE.search(before + found["gap"]) or DOUBT_BEHIND.search(after):
         return f"{doubt[0]!r} beside the number may change it"
     if re.match("[A-Za-z](?![A-Za-z'])", after) and ("$" in before + found["gap"] or after[0] not in CANONICAL):
         return f"{after[0]!r} behind the number may change it"
+    if SHARE.match(after) and not PERCENTAGE.search(last_sentence(question)):
+        return "a share of something, not a number"
     after = re.sub(r"(?<=[a-z]) of ([a-z]+)", lambda of: of[0] if of[1] in NO_UNIT else "", after)  # 5 cups of flour
-    behind = TOKEN.findall("$" if "$" in before + found["gap"] else after)
+    behind = re.findall("[$€£¥₹]", before + found["gap"]) or TOKEN.findall(after)
     if behind and (problem := other_measure(behind[0], question)):
         return problem
     known, asked = words_of(question)
     for part, words, signs in ((before, BEFORE | known, SIGNS_BEFORE), (after, BEHIND | known | asked, SIGNS_BEHIND)):
         for token in TOKEN.findall(part):
-            if not (small(token) in words or token in signs or CHINESE_WORDS.fullmatch(token)):
+            if not (small(token).removesuffix("'s") in words or token in signs or CHINESE_WORDS.fullmatch(token)):
                 return f"{token!r} beside the number may change it"
     return None

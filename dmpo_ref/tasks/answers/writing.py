@@ -1,6 +1,6 @@
-r"""One way to write an answer: Unicode signs as LaTeX, fonts, colours, sizes and spacing gone. The meaning stays.
+r"""A uniform way to write an answer: Unicode signs as LaTeX, without fonts, colours, sizes and spacing. The meaning stays the same.
 
-What is not known here stays as it is, for the graders to refuse.
+What is not known here stays unchanged, for the graders to refuse.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SIGNS = {
     "º": r"^\circ ", "˚": r"^\circ ", "℃": r"^\circ C", "℉": r"^\circ F", "…": r"\ldots ", "⋯": r"\ldots ", "→": r"\to ", "⇒": r"\implies ",
     "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "δ": r"\delta ", "ε": r"\epsilon ", "θ": r"\theta ", "λ": r"\lambda ", "μ": r"\mu ",
     "π": r"\pi ", "ρ": r"\rho ", "σ": r"\sigma ", "φ": r"\phi ", "ϕ": r"\phi ", "ω": r"\omega ", "Δ": r"\Delta ", "Θ": r"\Theta ",
-    "。": ".", "、": ",", "“": '"', "”": '"', "’": "'", "‘": "'", "【": "[", "】": "]",
+    "∠": r"\angle ", "。": ".", "、": ",", "“": '"', "”": '"', "’": "'", "‘": "'", "【": "[", "】": "]",
 }  # fmt: skip
 NOTHING = dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff", "")  # characters without width
 CHARACTERS = str.maketrans(SIGNS | NOTHING | dict.fromkeys(MINUS, "-"))
@@ -26,7 +26,7 @@ RAISED, LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹ⁿ", "₀₁₂₃₄₅₆₇₈
 LEVEL = str.maketrans(RAISED + LOWERED + "⁻⁺", "0123456789n0123456789-+")
 BASE = r"(?<=[0-9A-Za-zπθ)}\]])"  # what a raised sign is raised from
 
-UNICODE: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [  # what stands beside these signs decides what they mean
+UNICODE: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [  # the characters next to these signs decide what they mean
     (re.compile(rf"{BASE}([⁻⁺]?[{RAISED}]+)"), lambda run: f"^{{{run[1].translate(LEVEL)}}}"),
     (re.compile(rf"{BASE}([{LOWERED}]+)"), lambda run: f"_{{{run[1].translate(LEVEL)}}}"),
     (re.compile(r"√ ?([0-9]+(?:\.[0-9]+)?|[A-Za-zπ]|(?=\{))"), lambda root: rf"\sqrt{{{root[1]}}}" if root[1] else r"\sqrt"),
@@ -44,6 +44,10 @@ LATEX_REWRITES = [  # in this order
     (r"(?<!\\)\\[,;:> ]|\\(?:q?quad|enspace|thinspace)(?![A-Za-z])|(?<=[0-9A-Za-z}{])~(?=[A-Za-z\\])", " "),
     (rf"\\(?:{LAYOUT})(?![A-Za-z])", ""),
     (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
+    (r"\\frac ?(?:\{([^{}]*)\}|([0-9])) ?(?:\{([^{}]*)\}|([0-9])(?![0-9]))", r"\\frac{\1\2}{\3\4}"),
+    (r"\\[lr]?vert(?![A-Za-z])", "|"),
+    (r"\\log_ ?([0-9]) ?(?=[0-9(])", r"\\log_{\1}"),
+    (r"(?<=[0-9)]) ?pi(?![A-Za-z])", r"\\pi "),
     (r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}", r"\\frac{\1}{\2}"),
     (r"\\([$%])", r"\1"),
     (r"\\math(?:rm|sf|tt|normal) ?\{ ?([eid]) ?\}", r"{\1}"),
@@ -53,13 +57,14 @@ LATEX_REWRITES = [  # in this order
     (r"(?<![0-9A-Za-z)\]}])\*\*([^*]+)\*\*(?![0-9A-Za-z(\[{])", r" \1 "),
     ("`+", " "),
     (r"\\varnothing(?![A-Za-z])", r"\\emptyset "),
+    (r"(?<=[0-9]) ?\^ ?(?:\{ ?o ?\}|o(?![A-Za-z])|\\text\{ ?o ?\})", r"^\\circ "),
     (r"\^ ?(?:\\(?:circ|degree)(?![A-Za-z])|\{ ?\\(?:circ|degree) ?\})|\\degree(?![A-Za-z])", r"^\\circ "),
 ]
 LATEX = [(re.compile(expression), replacement) for expression, replacement in LATEX_REWRITES]
 
 
 def one_writing(text: str) -> str:
-    r"""An answer in one way of writing: digits and signs of ASCII, the rest LaTeX.
+    r"""An answer in a uniform way of writing: digits and signs of ASCII, the rest LaTeX.
 
     Unicode and fullwidth signs become their LaTeX, each kind of minus "-"; `\dfrac`, `\left`, colours, spacing and formula marks go;
     fonts of words become `\text{…}`, other fonts their content; white space counts once. A `$` that is left is a currency.

@@ -7,7 +7,6 @@ A run is described by one YAML file; the toy and LLaDA-8B differ in nothing else
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, reduce
@@ -32,7 +31,8 @@ ZERO_OR_ABOVE = Bound(lambda value: value == 0 or LEAST <= value <= MOST, "must 
 FINITE = Bound(lambda value: abs(value) <= MOST, "must be a finite number, in float32")
 FINITE_ABOVE_0 = Bound(lambda value: LEAST <= value <= MOST, "must be finite and above 0, in float32")
 PROBABILITY = Bound(lambda value: 0 < value <= 1, "a probability, above 0 and at most 1")
-ALPHA = Bound(lambda value: value > 0 and math.isfinite(value), "the temperature α must be finite and above 0, in units of reward per nat")
+ALPHA = Bound(lambda value: LEAST <= value <= MOST, "the temperature α must be finite and above 0, in units of reward per nat")
+STRENGTH = Bound(lambda value: abs(value) <= 1e6, "must be a number of at most 10⁶; 1 subtracts the whole baseline, 0 none")
 THREADS = Bound(lambda value: 1 <= value <= 1024, "must be at least 1, and at most 1024")
 SEED = Bound(lambda value: abs(value) < 2**63, "must be a number of 64 bits")
 BELOW_1 = Bound(lambda value: 0 <= value < 1, "must lie in [0, 1)")
@@ -169,7 +169,7 @@ class WeightConfig:
     )
     elbo_num_masks: int = option(4, "masks for each ELBO of `log_ratio: elbo`", symbol="R", bound=MASKS)
     baseline: Literal["none", "uniform", "negative", "model"] = option("none", "weight baseline", symbol="w_base")
-    baseline_strength: float = option(1.0, "w_real = w − strength · w_base", bound=FINITE)
+    baseline_strength: float = option(1.0, "w_real = w − strength · w_base", bound=STRENGTH)
     target_ess: Optional[float] = option(
         None,
         "share of the N rollouts, 0 to 1: temper ℓ by the largest c ≤ 1 that reaches it; null: c = 1",

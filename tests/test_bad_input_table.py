@@ -56,6 +56,8 @@ OVERRIDES = {  # word of the command line → what its line must hold
     "loss.num_replicates=3": "loss.num_replicates is called loss.num_masks since version 0.2.0",
     "weight.elbo_num_masks=100000000000": "weight.elbo_num_masks=100000000000",
     "weight.alpha=0": "weight.alpha=0.0: the temperature α must be finite and above 0",
+    "weight.alpha=1e-320": "weight.alpha=1e-320: the temperature α must be finite and above 0",
+    "weight.baseline_strength=1e30": "weight.baseline_strength=1e+30: must be a number of at most 10⁶",
     "weight.alpha=!!binary aGk=": "command line: weight.alpha: ",
     "weight.baseline_strength=1e300": "weight.baseline_strength=1e+300",
     "weight.target_ess=1": "weight.target_ess=1.0: a share of the rollouts",

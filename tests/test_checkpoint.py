@@ -144,16 +144,37 @@ def test_a_file_cut_off_or_gone_is_refused_and_without_a_whole_checkpoint_before
             load_checkpoint(tmp_path / "run", saved)
 
 
-@pytest.mark.parametrize("adapters", [False, True])
-def test_a_policy_with_a_flipped_bit_is_not_loaded_from_a_checkpoint(small_run, tmp_path, adapters):
-    trained = train(small_run("train.rounds=1", f"model.lora_rank={2 * adapters}"))
-    folder, name = latest_checkpoint(trained.output), "adapter_model.safetensors" if adapters else "model.safetensors"
+@pytest.mark.parametrize(
+    ("adapters", "name"),
+    [
+        (0, "model.safetensors"),
+        (0, "config.json"),
+        (0, "tokenizer_config.json"),
+        (2, "adapter_model.safetensors"),
+        (2, "adapter_config.json"),
+    ],
+)
+def test_a_policy_with_a_changed_file_is_not_loaded_from_a_checkpoint(small_run, adapters, name):
+    trained = train(small_run("train.rounds=1", f"model.lora_rank={adapters}"))
+    folder = latest_checkpoint(trained.output)
     load_policy(ModelConfig(path=str(trained.output)), torch.device("cpu"))
-    flip(folder / name, 0.7)
+    (folder / "state.pt").write_bytes(b"decides no answer")
+    load_policy(ModelConfig(path=str(trained.output)), torch.device("cpu"))
+    if name.endswith(".json"):
+        (folder / name).write_text((folder / name).read_text() + " ")  # the same fields, and yet not as it was written
+    else:
+        flip(folder / name, 0.7)
     with pytest.raises(ValueError, match=rf"{name} is not as it was written; put a sound copy .*, or remove digests\.json if"):
         load_policy(ModelConfig(path=str(trained.output)), torch.device("cpu"))
     (folder / "digests.json").unlink()
     load_policy(ModelConfig(path=str(trained.output)), torch.device("cpu"))
+
+
+def test_a_checkpoint_whose_digests_were_emptied_is_refused(small_run):
+    folder = latest_checkpoint(train(small_run("train.rounds=1")).output)
+    (folder / "digests.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"digests.json has no digest of config.json; put a sound copy in its place"):
+        load_policy(ModelConfig(path=str(folder)), torch.device("cpu"))
 
 
 def test_where_the_base_of_adapters_lies_may_be_written_anew(small_run):

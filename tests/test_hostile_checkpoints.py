@@ -69,6 +69,27 @@ def write(name, text):
     return damage
 
 
+def as_type(dtype, *names):
+    """The weights of these files, or of all, as numbers of another type."""
+
+    def damage(folder):
+        for file in [folder / name for name in names] or folder.glob("*.safetensors"):
+            save_file({name: weight.to(dtype) for name, weight in load_file(file).items()}, file, {"format": "pt"})
+
+    return damage
+
+
+def fill(value):
+    """One number of the adapters replaced."""
+
+    def damage(folder):
+        weights = load_file(folder / "adapter_model.safetensors")
+        weights[min(weights)].view(-1)[0] = value
+        save_file(weights, folder / "adapter_model.safetensors", {"format": "pt"})
+
+    return damage
+
+
 def loop(name):
     def damage(folder):
         (folder / name).unlink()
@@ -194,6 +215,13 @@ def without_mask(folder):
 
 
 MANGLED = {
+    "scaled rotation": (edit("config.json", rope_scaling={"rope_type": "linear", "factor": 8.0}), "rope_scaling={"),
+    "scaled rotation, release 5": (edit("config.json", rope_parameters={"rope_type": "yarn"}), "rope_parameters={'rope_type': 'yarn'} is not"),
+    "weights of int8": (as_type(torch.int8), "holds I8 numbers; weights must be among F64, F32, F16, BF16, not quantised"),
+    "weights of truth values": (as_type(torch.bool), "holds BOOL numbers"),
+    "template empty": (write("chat_template.jinja", ""), "it leaves out the message"),
+    "template without the question": (write("chat_template.jinja", "{{ bos_token }}user"), "it leaves out the message"),
+    "no tokenizer": (lambda folder: [file.unlink() for file in folder.glob("*token*")], "no tokenizer there; tokenizer.json and"),
     "config: a list": (write("config.json", "[1, 2]"), "config.json holds a list, not an object"),
     "config: a number": (write("config.json", "5"), "config.json holds a int, not an object"),
     "config: empty": (write("config.json", ""), "config.json is not valid JSON"),
@@ -295,7 +323,14 @@ ADAPTERS = {
     "rank 0": (edit("adapter_config.json", r=0), "r=0"),
     "rank 1e11": (edit("adapter_config.json", r=10**11), "r=100000000000"),
     "another rank": (edit("adapter_config.json", r=3), "the adapters do not fit their base"),
-    "alpha 0": (edit("adapter_config.json", lora_alpha=0), "lora_alpha=0 must be a finite number, and not 0"),
+    "alpha 0": (edit("adapter_config.json", lora_alpha=0), "lora_alpha=0 must be a number other than 0, of at most 1e+06"),
+    "alpha 1e299": (edit("adapter_config.json", lora_alpha=1e299), "lora_alpha=1e+299 must be a number other than 0, of at most 1e+06"),
+    "alpha of a layer NaN": (edit("adapter_config.json", alpha_pattern={"q_proj": float("nan")}), "q_proj=nan must be a number other"),
+    "alpha of a layer 0": (edit("adapter_config.json", alpha_pattern={"q_proj": 0}), "q_proj=0 must be a number other than 0"),
+    "alpha of layers a list": (edit("adapter_config.json", alpha_pattern=[1]), "alpha_pattern=[1] is not an object"),
+    "rank of a layer 0": (edit("adapter_config.json", rank_pattern={"q_proj": 0}), "q_proj=0 is not the rank"),
+    "not finite": (fill(float("inf")), "are not finite, so nothing is written"),
+    "integers": (as_type(torch.int16, "adapter_model.safetensors"), "holds I16 numbers"),
     "alpha text": (edit("adapter_config.json", lora_alpha="x"), "lora_alpha='x'"),
     "alpha NaN": (edit("adapter_config.json", lora_alpha=float("nan")), "lora_alpha=nan"),
     "alpha of 400 digits": (edit("adapter_config.json", lora_alpha=10**400), "lora_alpha=1000"),

@@ -153,3 +153,10 @@ def test_a_run_writes_into_its_own_folder_alone(tmp_path, monkeypatch):
     assert main(["evaluate", "llada_gsm8k", "--output", "answers", *words]) == 0
     made = {path.relative_to(tmp_path).parts[0] for path in set(tmp_path.rglob("*")) - before}
     assert made == {"run", "answers"}
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_closed_stream_is_no_error(closed):
+    command = f"{sys.executable} -m dmpo_ref sample toy_sudoku train.num_rollouts=2 device=cpu threads=1 {closed}"
+    done = subprocess.run(["bash", "-c", command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (0, "") and bool(done.stdout) == (closed == "2>&-")

@@ -21,7 +21,7 @@ from dmpo_ref.tasks.answers.equality import are_equal
 from dmpo_ref.tasks.answers.helper import Helper
 from dmpo_ref.tasks.answers.latex import normalise, published_equal
 from dmpo_ref.tasks.answers.marked import published_box
-from dmpo_ref.tasks.math500 import MATH500, Problem, published_format
+from dmpo_ref.tasks.math500 import MATH500, Problem, from_row, published_format
 
 CASES = yaml.safe_load(Path("tests/cases/math500.yaml").read_text(encoding="utf-8"))
 TOKENS = [
@@ -467,3 +467,13 @@ def test_a_megabyte_of_anything_takes_work_in_proportion(piece):
 )
 def test_what_the_published_evaluation_takes_for_the_answer(text, content):
     assert published_box(text) == content
+
+
+@pytest.mark.parametrize("answer", [True, float("nan"), float("inf"), ["1", "2"], "['1', '2']", '["x"]', {"a": 1}])
+def test_an_answer_that_is_no_text_and_no_number_is_refused_with_its_row(answer):
+    with pytest.raises(ValueError, match=r"^file, row 3: problem and answer must be text; got 'What\?' and "):
+        from_row({"problem": "What?", "answer": answer}, "file, row 3")
+    assert (
+        from_row({"problem": "What?", "answer": "[1, 2]"}, "").answer == "[1, 2]"
+        and from_row({"problem": "", "answer": 5}, "").answer == "5"
+    )

@@ -270,4 +270,7 @@ def test_an_evaluation_of_a_training_run_notes_the_checkpoint_that_it_has_read(f
 
     monkeypatch.setattr(commands, "load_policy", meanwhile)
     assert evaluate(*TOY, "model.path=run") == 0
-    assert json.loads(FILE.read_text().splitlines()[0])["policy"] == results.describe(load_config("toy_sudoku", "model.path=run"))["policy"]
+    assert (
+        json.loads(FILE.read_text().splitlines()[0])["policy"]
+        == results.describe_evaluation(load_config("toy_sudoku", "model.path=run"))["policy"]
+    )

@@ -23,6 +23,8 @@ from dmpo_ref.models.llada import LLaDAModelLM
 if TYPE_CHECKING:
     from peft import PeftModel
 
+MOST_ALPHA = 1e6  # as lora_alpha; a thousand times what anyone trains with
+
 
 def add_adapters(model: LLaDAModelLM, config: ModelConfig, *, seed: int) -> LLaDAModelLM:
     """LoRA adapters on linear layers of every block; everything else is frozen.
@@ -87,10 +89,15 @@ def check_settings(file: Path, *, largest: int) -> None:
     if settings.get("megatron_config"):  # would import a module that the file names
         raise ValueError(f"{file}: megatron_config is not implemented; only layers of this model get adapters")
     rank, alpha = settings.get("r"), settings.get("lora_alpha")
-    if type(rank) is not int or not 1 <= rank <= largest:
-        raise ValueError(f"{file}: r={rank!r:.50} is not the rank of these adapters, whose largest size is {largest}")
-    if not isinstance(alpha, (int, float)) or alpha is True or not 0 < abs(alpha) < 1e300:
-        raise ValueError(f"{file}: lora_alpha={alpha!r:.50} must be a finite number, and not 0")
+    for name, patterns in (("rank_pattern", settings.get("rank_pattern") or {}), ("alpha_pattern", settings.get("alpha_pattern") or {})):
+        if not isinstance(patterns, dict):
+            raise ValueError(f"{file}: {name}={patterns!r:.50} is not an object of layers and numbers")
+    for name, value in (("r", rank), *(settings.get("rank_pattern") or {}).items()):
+        if type(value) is not int or not 1 <= value <= largest:
+            raise ValueError(f"{file}: {name}={value!r:.50} is not the rank of these adapters, whose largest size is {largest}")
+    for name, value in (("lora_alpha", alpha), *(settings.get("alpha_pattern") or {}).items()):
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < abs(value) <= MOST_ALPHA:
+            raise ValueError(f"{file}: {name}={value!r:.50} must be a number other than 0, of at most {MOST_ALPHA:g}")
 
 
 def as_policy(wrapped: PeftModel, *, lean: bool) -> LLaDAModelLM:

@@ -16,6 +16,8 @@ from typing import Any, Literal
 
 from safetensors import SafetensorError, safe_open
 
+FLOATS = ("F64", "F32", "F16", "BF16")
+LISTED = ("*.safetensors", "config.json", "adapter_config.json", "tokenizer*.json", "state.pt")  # every digests.json has those there are
 DIGESTS = "digests.json"  # version 0.2.0 and earlier wrote none
 CHUNK_BYTES = 2**22
 
@@ -72,23 +74,26 @@ def write_digests(folder: Path) -> None:
     (folder / DIGESTS).write_text(json.dumps({name: digest(folder / name) for name in files_of(folder)}, indent=1))
 
 
-def check_digests(folder: Path, *, pattern: str = "*") -> None:
+def check_digests(folder: Path, *, skip: tuple[str, ...] = ()) -> None:
     """Refuse a checkpoint in which a file has changed since it was written; one without digests is accepted unchecked.
 
     Args:
-        pattern: of the names of the files to compare.
+        skip: names of files that are not compared.
 
     Raises:
-        FileNotFoundError, ValueError: a file is missing or has changed.
+        FileNotFoundError, ValueError: a file is missing, has changed, or is one of `LISTED` without a digest.
     """
-    if (folder / DIGESTS).is_file():
-        present = files_of(folder)
-        for name, value in read_object(folder / DIGESTS).items():
-            if fnmatchcase(name, pattern) and name not in present:
-                raise FileNotFoundError(f"{folder / name} is missing")
-            if fnmatchcase(name, pattern) and digest(folder / name) != value:
-                remedy = f"put a sound copy in its place, or remove {DIGESTS} if it was changed on purpose"
-                raise ValueError(f"{folder / name} is not as it was written; {remedy}")
+    if not (folder / DIGESTS).is_file():
+        return
+    present, digests = files_of(folder), read_object(folder / DIGESTS)
+    remedy = f"put a sound copy in its place, or remove {DIGESTS} if it was changed on purpose"
+    if unlisted := [name for name in present if name not in digests and any(fnmatchcase(name, listed) for listed in LISTED)]:
+        raise ValueError(f"{folder / DIGESTS} has no digest of {unlisted[0]}; {remedy}")
+    for name in sorted(digests.keys() - set(skip)):
+        if name not in present:
+            raise FileNotFoundError(f"{folder / name} is missing")
+        if digest(folder / name) != digests[name]:
+            raise ValueError(f"{folder / name} is not as it was written; {remedy}")
 
 
 def files_of(folder: Path) -> list[str]:
@@ -122,15 +127,21 @@ def read_shapes(file: Path) -> dict[str, list[int]]:
     """Names and sizes of the tensors in a file of weights, without loading them.
 
     Raises:
-        FileNotFoundError, ValueError: it is missing or damaged.
+        FileNotFoundError, ValueError: it is missing or damaged, or holds other numbers than floats of 16 bits or more.
     """
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing; only weights in safetensors files are read")
     try:
         with safe_open(file, framework="pt") as weights:
-            return {name: list(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118  # no mapping
+            slices = {name: weights.get_slice(name) for name in weights.keys()}  # noqa: SIM118  # no mapping
+            shapes = {name: list(weight.get_shape()) for name, weight in slices.items()}
+            kinds = {name: weight.get_dtype() for name, weight in slices.items()}
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{file}: this file of weights is damaged or cut off; copy or download it again: {first_line(error)}") from error
+    for name, kind in kinds.items():
+        if kind not in FLOATS:
+            raise ValueError(f"{file}: {name[:200]} holds {kind} numbers; weights must be among {', '.join(FLOATS)}, not quantised")
+    return shapes
 
 
 def check_shapes(given: dict[str, list[int]], wanted: dict[str, list[int]], *, where: str) -> None:

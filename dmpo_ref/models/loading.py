@@ -24,6 +24,7 @@ from dmpo_ref.models.tokenizers import has_tokenizer, load_tokenizer
 
 # Fields of config.json that ask for weights of another kind, or from another file.
 NOT_READ = ("quantization_config", "transformers_weights")
+FOR_TRAINING = ("state.pt", "reference.safetensors")  # large files of a run's checkpoint that decide no answer
 
 
 def load_policy(
@@ -45,7 +46,7 @@ def load_policy(
     """
     path = locate(config.path)
     if base := base or base_of(path):
-        check_digests(Path(path), pattern="adapter_model.safetensors")
+        check_digests(Path(path), skip=FOR_TRAINING)
         model = load_adapters(load_base(replace(config, path=base), device), Path(path), trainable=trainable, lean=config.lora_lean)
     else:
         model = load_base(config, device)
@@ -60,7 +61,7 @@ def load_base(config: ModelConfig, device: torch.device) -> LLaDAModelLM:
     """
     path = locate(config.path)
     settings = read_config(config.path)
-    check_digests(Path(path), pattern="model*.safetensors")
+    check_digests(Path(path), skip=FOR_TRAINING)
     # An absolute path, because adapters remember the base that they were trained on.
     settings.name_or_path = name = os.path.realpath(path) if isinstance(path, Path) else path
     if not sys.stderr.isatty():
@@ -178,6 +179,8 @@ def read_config(path: str, *, offline: bool = False) -> LLaDAConfig:
         for name in fields:
             if callable(getattr(LLaDAConfig, name, None)):
                 raise ValueError(f"{name!r:.50} is no name of a field")
+            if name in ("rope_scaling", "rope_parameters") and fields[name]:
+                raise ValueError(f"{name}={fields[name]!r:.100} is not implemented; only rope_theta is, without scaling")
             if name in NOT_READ and fields[name]:
                 raise ValueError(f"{name} is not implemented; full weights in *.safetensors are needed (model.quantize makes them 4-bit)")
         dtype = fields.get("dtype") or fields.get("torch_dtype") or "float32"

@@ -28,6 +28,8 @@ def load_tokenizer(path: Path | str, model: LLaDAConfig) -> PreTrainedTokenizerB
     Raises:
         ValueError: it cannot be read or used, it needs Python code of the checkpoint, or its mask token has another id than the model's.
     """
+    if Path(path).is_dir() and not has_tokenizer(path):
+        raise FileNotFoundError(f"{path}: no tokenizer there; tokenizer.json and {CONFIG} are needed beside the weights")
     for file in (Path(path, CONFIG), Path(path, "special_tokens_map.json")):
         if file.is_file():
             read_object(file)

@@ -35,6 +35,8 @@ def export(source: Path, target: Path, *, merge: bool) -> str:
         raise ValueError(f"{source} has no adapters to merge; it is a full checkpoint already, export it without --merge")
     model, tokenizer = load_policy(ModelConfig(path=str(folder), dtype=dtype), torch.device("cpu"))
     merged: Any = cast(Any, model).merge_and_unload() if merge else model
+    if broken := [name for name, weight in merged.state_dict().items() if not weight.isfinite().all()]:
+        raise ValueError(f"{source}: the weights {broken[0]} are not finite, so nothing is written; take an earlier checkpoint")
     with claim(target.with_name(f".{target.name}.partial"), option=""), written_whole(target, "repeat the command") as folder:
         check_absent(target)  # another process may have written it since
         merged.save_pretrained(folder)

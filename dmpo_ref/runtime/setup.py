@@ -110,6 +110,7 @@ def open_run(config: Config, *, resume: bool) -> tuple[Config, Checkpoint | None
     output, start = Path(config.output), Path(config.model.path)
     checkpoint = load_checkpoint(output, config) if resume else None
     if resume and checkpoint is None:
+        check_output(config, has_checkpoint=False)  # the advice below must not lead to its refusal
         raise FileNotFoundError(f"output={output} holds no checkpoint to resume from; start without --resume")
     # Without a checkpoint there is nothing to lose: a run killed that early simply starts again.
     if not resume and latest_checkpoint(output) is not None:

@@ -63,7 +63,10 @@ def chat_text(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]
     if tokenizer.chat_template is None:
         raise ValueError("this task asks in chat messages, but the tokenizer has no chat template: use an instruction-tuned checkpoint")
     try:
-        return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+        text = str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+        if missing := [message for message in messages if message["content"].strip() not in text]:
+            raise ValueError(f"it leaves out the message {missing[0]['content'][:40]!r}")
+        return text
     except Exception as error:  # a template is a program, run in a sandbox: anything may go wrong in it
         problem = f"the tokenizer's chat template cannot be used: {first_line(error)}"
         raise ValueError(f"{problem}; put the template of this model into tokenizer_config.json or chat_template.jinja") from error

@@ -5,6 +5,7 @@ A row has the columns `problem` and `answer`, or `solution` with the answer in i
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -134,7 +135,9 @@ def from_row(row: dict[str, Any], where: str) -> Problem:
         answer = published_box(solution)
     if answer is None or not str(answer).strip():
         raise ValueError(rf"{where}: an answer is needed, in the column answer or in the last \boxed{{}} of the column solution")
-    if not isinstance(answer, (str, int, float)) or not isinstance(row["problem"], str):
+    is_text = isinstance(answer, str) and not re.match(r"\s*\[\s*['\"]", answer)  # a list that was written as text
+    is_number = isinstance(answer, (int, float)) and not isinstance(answer, bool) and math.isfinite(answer)
+    if not (is_text or is_number) or not isinstance(row["problem"], str):
         raise ValueError(f"{where}: problem and answer must be text; got {str(row['problem'])[:40]!r} and {str(answer)[:40]!r}")
     if problem := describe_truth(str(answer)):
         raise ValueError(f"{where}: {problem}")

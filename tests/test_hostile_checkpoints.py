@@ -216,7 +216,7 @@ def without_mask(folder):
 
 MANGLED = {
     "scaled rotation": (edit("config.json", rope_scaling={"rope_type": "linear", "factor": 8.0}), "rope_scaling={"),
-    "scaled rotation, release 5": (edit("config.json", rope_parameters={"rope_type": "yarn"}), "rope_parameters={'rope_type': 'yarn'} is not"),
+    "scaled rotation, release 5": (edit("config.json", rope_parameters={"rope_type": "yarn"}), "rope_parameters={'rope_type'"),
     "weights of int8": (as_type(torch.int8), "holds I8 numbers; weights must be among F64, F32, F16, BF16, not quantised"),
     "weights of truth values": (as_type(torch.bool), "holds BOOL numbers"),
     "template empty": (write("chat_template.jinja", ""), "it leaves out the message"),

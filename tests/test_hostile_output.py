@@ -158,5 +158,5 @@ def test_a_run_writes_into_its_own_folder_alone(tmp_path, monkeypatch):
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
 def test_a_closed_stream_is_no_error(closed):
     command = f"{sys.executable} -m dmpo_ref sample toy_sudoku train.num_rollouts=2 device=cpu threads=1 {closed}"
-    done = subprocess.run(["bash", "-c", command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "") and bool(done.stdout) == (closed == "2>&-")

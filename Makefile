@@ -36,9 +36,14 @@ test-lowest: $(BIN)/python
 	.venv-lowest/bin/python -m pip install --quiet -c constraints-lowest.txt -e ".[benchmarks,track]" pytest hypothesis
 	.venv-lowest/bin/python -m pytest $(foreach file,book exercises harness reasoning_gym,--ignore tests/test_$(file).py)
 
-# The book that make book built, and JupyterLab, in a browser: needs Chromium (apt-get install chromium chromium-driver).
-test-browser: $(INSTALLED)
+# The book that make book built, and JupyterLab, in a browser: needs Chromium (apt-get install chromium chromium-driver), and npm for
+# the rules of accessibility.
+test-browser: $(INSTALLED) build/npm/node_modules/axe-core/axe.min.js
 	$(BIN)/python -m pytest tests/browser
+
+# One file that is run in the browser, fetched only for these tests; where npm is missing they are skipped, and say so.
+build/npm/node_modules/axe-core/axe.min.js:
+	-npm install --prefix build/npm --no-save --silent axe-core@4.14.1
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

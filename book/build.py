@@ -55,6 +55,8 @@ def main() -> int:
     html = STAGE / "_build" / "html"
     index = html / "index.html"  # only leads on; without an icon of its own a browser may ask for /favicon.ico, which is not there
     index.write_text('<link rel="icon" href="_static/favicon.svg" />\n' + index.read_text(encoding="utf-8"), encoding="utf-8")
+    for path in html.rglob("*.html"):
+        path.write_text(name_controls(path.read_text(encoding="utf-8")), encoding="utf-8")
     remote = [f"{path.relative_to(html)}: {url}" for path in sorted(html.rglob("*.html")) for url in remote_files(path)]
     for found in remote:
         print(f"book: a file of another host is loaded by {found}", file=sys.stderr)
@@ -165,6 +167,14 @@ def settings(repository: str) -> dict:
     else:
         del config["repository"]
     return config
+
+
+def name_controls(page: str) -> str:
+    """A page on which the theme's buttons have the names that readers see, for those who hear them."""
+    page = page.replace("<summary><span", '<summary aria-label="Pages of this chapter"><span')
+    page = page.replace('pst-js-only" title="Search" aria-label="Search"', 'pst-js-only" title="Search"')
+    page = page.replace('<summary aria-label="Toggle hidden content">', "<summary>")
+    return re.sub(r'(<i class="theme-switch [^>]*?) +title="[^"]*"', r"\1", page)
 
 
 def remote_files(path: Path) -> list[str]:

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from book import build as book  # noqa: E402
+from book.extensions.glossary_links import plain  # noqa: E402
 from book.extensions.plain_docstrings import to_rst  # noqa: E402
 from book.links import Links  # noqa: E402
 from book.pages import api_pages, configuration_page, equations_page, modules, section  # noqa: E402
@@ -265,3 +266,15 @@ def test_docstrings_become_restructured_text():
         *("", ".. code-block:: text", "", "    p* = p_ref · e^{r/α}", "", "It *must* end:", "", "- one ``a``;", r"- two\_.", ""),
         *("Done.", "", *arguments, "", "", ":returns:", "    - **a, b**: [G].", "    - **c**: more,", "          and more."),
     ]
+
+
+def test_a_definition_on_hover_has_no_latex():
+    definition = r"\log p_{\mathrm{ref}} - \ell of e^{r/\alpha}\, and KL(p^* \| p_\theta). dmpo_ref.weights.target_weights()."
+    assert plain(definition) == "log p_ref - ℓ of e^(r/α) and KL(p^* ‖ p_θ)."
+
+
+def test_the_buttons_of_the_theme_are_named_as_they_look():
+    page = '<button class="pst-js-only" title="Search" aria-label="Search"><i class="theme-switch fa  fa-lg" data-mode="x" title="X"></i>'
+    named = '<button class="pst-js-only" title="Search"><i class="theme-switch fa  fa-lg" data-mode="x"></i>'
+    assert book.name_controls(page) == named
+    assert book.name_controls("<summary><span>") == '<summary aria-label="Pages of this chapter"><span>'

@@ -1,5 +1,7 @@
 """Every page of the book in a browser: it opens, asks nobody else for anything, shows its formulas and figures; search; both themes."""
 
+import re
+
 import pytest
 from conftest import HTML, SCREENSHOTS, SECONDS, Traffic
 from selenium.webdriver.support.ui import WebDriverWait
@@ -98,3 +100,13 @@ def test_a_page_can_be_read_in_both_themes(browser, site, page):
         browser.save_screenshot(str(SCREENSHOTS / f"{page.replace('/', '_')}_{theme}.png"))
         assert contrast >= 4.5
         assert (ground > 0.5) == (theme == "light")
+
+
+@pytest.mark.parametrize("page", [name for name in PAGES if name.startswith("notebooks/")])
+def test_terms_of_a_notebook_lead_to_the_glossary_and_say_what_they_mean(page):
+    links = re.findall(r'class="glossary-term[^"]*" href="([^"#]*)#([^"]*)" title="([^"]*)"', (HTML / page).read_text(encoding="utf-8"))
+    assert len(links) >= 5
+    for file, label, meaning in links:
+        assert f'id="{label}"' in ((HTML / page).parent / file).read_text(encoding="utf-8")
+        assert len(meaning) > 20 and "\\" not in meaning
+    assert len({label for _, label, _ in links}) > len(links) / 2  # two names of one entry may both be linked, a name once

@@ -13,8 +13,13 @@
 # %% [markdown]
 # # 03 · From rewards to weights
 #
+# ![Four panels of bars. Rewards of eight rollouts, from 0 to 1. At α = 0.5 the weights rise gently, from 0.04 to 0.3. At α = 0.1 the best rollout has 0.86 of the weight. Where p_old has moved towards it, it has 0.04, and the second best has 0.8](../book/figures/opening_weights.png)
+#
+# *Eight answers to one prompt, four times. Why does one of them get nearly all of the weight in the third panel? And why does the same answer,
+# with the same reward, get next to none in the fourth?*
+#
 # DMPO does not use a policy gradient. It draws rollouts, gives each one a weight, and then fits the policy to the weighted
-# rollouts as if they were data. This notebook is about the weights.
+# rollouts as if they were data. This notebook is about the weights; sections 2 and 7 answer the two questions.
 #
 # **You will learn**
 # - what the target distribution p\* is, and what the temperature α does to it, from greedy to flat;

@@ -13,6 +13,11 @@
 # %% [markdown]
 # # 05 · Two losses
 #
+# ![Two curves against how far a rollout of weight 0.4 has already been raised. WDCE pulls upwards with 0.4 everywhere. WDDO pulls less and less, is zero at log (N w) = 0.47 and pulls downwards beyond](../book/figures/opening_losses.png)
+#
+# *One rollout, and how strongly each loss raises its log-probability. WDDO stops by itself, at N w times the old probability. WDCE pulls with
+# the same force for ever. Why does it not run away, and why would one want it nevertheless?*
+#
 # The rollouts have weights now. Two objectives turn them into gradients: WDCE, weighted denoising cross-entropy, and WDDO, weighted direct
 # discriminative optimisation. We build both from their definitions on a problem of two tokens, where every mask and every answer can be
 # listed. At the end both are compared with the functions that `train` calls.

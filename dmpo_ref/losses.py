@@ -24,7 +24,7 @@ def wdce(sequence_log_prob: Tensor, weight: Tensor) -> Tensor:
 def wddo(delta: Tensor, weight: Tensor) -> Tensor:
     """Weighted direct discriminative optimisation: tell samples of p* from samples of p_old.
 
-        WDDO = mean over prompts of −Σ_n w[n] log σ(Δ[n]) − (1/N) Σ_n log σ(−Δ[n]),   Δ = log p_θ − log p_old
+        WDDO = mean over prompts of −Σ_n w[n] log sigmoid(Δ[n]) − (1/N) Σ_n log sigmoid(−Δ[n]),   Δ = log p_θ − log p_old
 
     Σ w = 1 stands for E_{p*} and 1/N for E_{p_old}, so it is stationary at e^Δ = N·w. Δ is averaged over its masks
     *before* the sigmoid. With exact log-probabilities the optimum is p*; the noise and the gap of ELBOs bias it.

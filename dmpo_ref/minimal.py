@@ -101,7 +101,7 @@ def wdce(nelbo_theta: Tensor, w_real: Tensor, L: int) -> Tensor:
 
 def wddo(nelbo_theta: Tensor, nelbo_old: Tensor, w: Tensor) -> Tensor:
     """Step 6b, instead. Weighted direct discriminative optimisation with Δ = log p_θ − log p_old on the same masks: mean over prompts of
-    −Σ_n w log σ(Δ) − (1/N) Σ_n log σ(−Δ). [G, N] → scalar."""
+    −Σ_n w log sigmoid(Δ) − (1/N) Σ_n log sigmoid(−Δ). [G, N] → scalar."""
     delta = nelbo_old - nelbo_theta
     return -((w * logsigmoid(delta)).sum(dim=-1) + logsigmoid(-delta).mean(dim=-1)).mean()
 

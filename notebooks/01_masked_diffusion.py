@@ -608,18 +608,18 @@ for name, weight in WEIGHTS.items():
 #
 # ## 8. Mask schedules
 #
-# Papers on masked diffusion write the bound with a time: at $t\in[0,1]$ every token is hidden independently with probability $s(t)$, the
-# schedule, and the weight is $s'(t)/s(t)$. LLaDA ([arXiv:2502.09992](https://arxiv.org/abs/2502.09992)) has $s(t)=t$ and weight $1/t$. Is
+# Papers on masked diffusion write the bound with a time: at $t\in[0,1]$ every token is hidden independently with probability $h(t)$, the
+# schedule, and the weight is $h'(t)/h(t)$. LLaDA ([arXiv:2502.09992](https://arxiv.org/abs/2502.09992)) has $h(t)=t$ and weight $1/t$. Is
 # this another bound? The total weight of the sets of size $m$ is
 #
-# $$\int_0^1\frac{s'(t)}{s(t)}\binom Lm s^m(1-s)^{L-m}\,dt\;=\;\binom Lm\int_0^1 p^{m-1}(1-p)^{L-m}\,dp\;=\;\frac1m .$$
+# $$\int_0^1\frac{h'(t)}{h(t)}\binom Lm h^m(1-h)^{L-m}\,dt\;=\;\binom Lm\int_0^1 p^{m-1}(1-p)^{L-m}\,dp\;=\;\frac1m .$$
 #
 # The schedule cancels ([arXiv:2406.07524](https://arxiv.org/abs/2406.07524), [arXiv:2406.04329](https://arxiv.org/abs/2406.04329)), and our
 # weights are left. So all schedules give the same bound, the average over orders ([arXiv:2406.03736](https://arxiv.org/abs/2406.03736)). By
 # quadrature, times m:
 
 # %%
-SCHEDULES = {  # s(t), s'(t)
+SCHEDULES = {  # h(t), h'(t)
     "linear, t": (lambda t: t, lambda t: np.ones_like(t)),
     "square, t²": (lambda t: t**2, lambda t: 2 * t),
     "cosine, 1 − cos(πt/2)": (
@@ -632,16 +632,16 @@ t, quadrature = (nodes + 1) / 2, quadrature / 2
 sizes = np.arange(17)[:, None]
 binomial = np.array([math.comb(16, m) for m in range(17)])[:, None]
 HOW_OFTEN = {
-    name: binomial * s(t) ** sizes * (1 - s(t)) ** (16 - sizes) @ quadrature
-    for name, (s, _) in SCHEDULES.items()
+    name: binomial * h(t) ** sizes * (1 - h(t)) ** (16 - sizes) @ quadrature
+    for name, (h, _) in SCHEDULES.items()
 }
-for name, (s, derivative) in SCHEDULES.items():
+for name, (h, derivative) in SCHEDULES.items():
     multiplier = (
         binomial
-        * s(t) ** sizes
-        * (1 - s(t)) ** (16 - sizes)
+        * h(t) ** sizes
+        * (1 - h(t)) ** (16 - sizes)
         * derivative(t)
-        / s(t)
+        / h(t)
         @ quadrature
     )
     print(
@@ -649,13 +649,13 @@ for name, (s, derivative) in SCHEDULES.items():
         *(f"{m * multiplier[m]:.4f}" for m in (1, 2, 8, 16)),
     )
 
-# %% tags=["nbval-ignore-output", "hide-input"] alt="Left: how often m of 16 tokens are hidden: evenly for the linear schedule, mostly few for square and cosine. Right: the weight s'/s of the three schedules, falling with the share hidden."
+# %% tags=["nbval-ignore-output", "hide-input"] alt="Left: how often m of 16 tokens are hidden: evenly for the linear schedule, mostly few for square and cosine. Right: the weight h'/h of the three schedules, falling with the share hidden."
 figure, (left, right_axes) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
-for (name, (s, derivative)), color in zip(
+for (name, (h, derivative)), color in zip(
     SCHEDULES.items(), (BLUE, ORANGE, GREEN), strict=True
 ):
     left.plot(range(17), HOW_OFTEN[name], "o-", markersize=4, color=color, label=name)
-    right_axes.plot(s(t), derivative(t) / s(t), color=color)
+    right_axes.plot(h(t), derivative(t) / h(t), color=color)
 left.set(
     xlabel="hidden tokens m of L = 16",
     ylabel="probability",
@@ -664,8 +664,8 @@ left.set(
 )
 left.legend(fontsize=8)
 right_axes.set(
-    xlabel="share hidden, s",
-    ylabel="weight s′/s",
+    xlabel="share hidden, h",
+    ylabel="weight h′/h",
     title="And how it is weighed",
     ylim=(0, 12),
 )

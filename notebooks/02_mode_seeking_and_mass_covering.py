@@ -110,8 +110,8 @@ for epsilon in (0.5, 1e-1, 1e-3, 1e-6, 1e-12):
 print(f"log 2 = {math.log(2):.3f}")
 
 # %% [markdown]
-# Reverse KL is never more than $\log 2$. In general, if a policy is proportional to $p^*$ on modes of total share $s$ and zero elsewhere,
-# its reverse KL is exactly $-\log s$: dropping four of five equal modes costs $\log 5 = 1.6$ nats. If covering all modes costs more,
+# Reverse KL is never more than $\log 2$. In general, if a policy is proportional to $p^*$ on modes of total share $\kappa$ and zero elsewhere,
+# its reverse KL is exactly $-\log\kappa$: dropping four of five equal modes costs $\log 5 = 1.6$ nats. If covering all modes costs more,
 # because of the probability between the modes, then dropping has the lower reverse KL.
 #
 # **Check yourself.** A policy equals p\* on modes with 80 % of its probability and gives the other modes nothing. Which divergence is
@@ -711,7 +711,7 @@ _ = interact(
 #
 # - Reward with a KL term is $-\mathrm{KL}(p_\theta\|p^*)$ up to a constant; DMPO's cross-entropy is $\mathrm{KL}(p^*\|p_\theta)$ up to a
 #   constant. The target is the same, the direction differs.
-# - A policy that keeps only a share $s$ of the target has a reverse KL of at least $-\log s$ and an infinite forward KL.
+# - A policy that keeps only a share $\kappa$ of the target has a reverse KL of at least $-\log\kappa$ and an infinite forward KL.
 # - One Gaussian: forward KL gives it the mean and the spread of p\*, reverse KL one of the modes.
 # - Reverse KL drops modes when the policy is too small and the modes are far apart; the start decides which ones. A policy that can
 #   represent p\* has no other minimum in either direction, but in reverse KL a mode that is almost gone comes back slowly or not at all.

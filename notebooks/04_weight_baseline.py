@@ -748,12 +748,12 @@ for name, study in (("none, 2 masks", "act_b"), ("uniform, 2 steps", "path_steps
 # gradient is proportional to $\sum_n w_{\mathrm{real},n}^2$, and that is *smaller* with `uniform`: $\sum_n(w_n-\frac1N)^2=\sum_n
 # w_n^2-\frac1N$. So noise alone is not the explanation. But Adam divides by the size of the gradient. Near the target, weights that sum to
 # zero give a small signal and a small noise, and Adam scales both up to full steps. We can test this on the line: multiply each
-# log-likelihood by $1+\sigma\xi$, $\xi\sim\mathcal N(0,1)$, drawn anew in every step, with Adam and with plain gradient descent.
+# log-likelihood by $1+\nu\xi$, $\xi\sim\mathcal N(0,1)$, drawn anew in every step, with Adam and with plain gradient descent.
 
 
 # %%
-def noisy_fit(baseline, sigma, method, rate, rounds, seed, N=64):
-    """DMPO on the line with log-likelihoods times 1 + σξ in the loss (weights exact);
+def noisy_fit(baseline, nu, method, rate, rounds, seed, N=64):
+    """DMPO on the line with log-likelihoods times 1 + νξ in the loss (weights exact);
     final KL(p*‖p_θ) in nats."""
     policy, noise = TabularPolicy(line), stream(seed, "noise")
     optimizer = method(policy.parameters(), lr=rate)
@@ -765,7 +765,7 @@ def noisy_fit(baseline, sigma, method, rate, rounds, seed, N=64):
             log_weights(r, log_ratio, alpha=line.alpha)
         ) - baseline_weights(baseline, r, log_ratio, alpha=line.alpha)
         for _ in range(4):
-            factor = 1 + sigma * torch.randn(
+            factor = 1 + nu * torch.randn(
                 cells.shape, dtype=torch.float64, generator=noise
             )
             optimizer.zero_grad()
@@ -775,15 +775,15 @@ def noisy_fit(baseline, sigma, method, rate, rounds, seed, N=64):
 
 
 # %%
-print("N=64, KL(p*||p_theta), mean of 4 seeds      sigma=0   sigma=1   sigma=3")
+print("N=64, KL(p*||p_theta), mean of 4 seeds      nu = 0    nu = 1    nu = 3")
 for name, how in (
     ("Adam", (torch.optim.Adam, 0.03, 60)),
     ("plain descent", (torch.optim.SGD, 1.0, 120)),
 ):
     for baseline in ("none", "uniform"):
         means = [
-            statistics.mean(noisy_fit(baseline, sigma, *how, seed) for seed in range(4))
-            for sigma in (0.0, 1.0, 3.0)
+            statistics.mean(noisy_fit(baseline, nu, *how, seed) for seed in range(4))
+            for nu in (0.0, 1.0, 3.0)
         ]
         print(f"{name:14} {baseline:26}", " ".join(f"{x:9.3f}" for x in means))
 

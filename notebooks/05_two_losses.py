@@ -222,11 +222,11 @@ torch.testing.assert_close(library, by_hand, rtol=1e-12, atol=0)
 print(f"by hand {by_hand.item():.6f}, dmpo_ref.losses.wdce {library.item():.6f}")
 
 # %% [markdown]
-# **The gradient.** $\partial \log\pi(o_d)/\partial\theta_{d,s}=o_d-\sigma(\theta_{d,s})$: what was observed minus what was expected. (Here
-# and below $\sigma$ of a number is the logistic function, $\sigma(x)=1/(1+e^{-x})$; the σ inside $p(o;\sigma)$ is an order.) So
+# **The gradient.** $\partial \log\pi(o_d)/\partial\theta_{d,s}=o_d-\mathrm{sigmoid}(\theta_{d,s})$: what was observed minus what was
+# expected. So
 #
 # $$\frac{\partial\,\mathrm{WDCE}}{\partial\theta_{d,s}}=-\frac1{L}\sum_n w_{\mathrm{real}}[n]\;
-#   \frac1R\sum_{r:\ d\text{ masked, other in state }s}\frac L{m_r}\,\bigl(o_{n,d}-\sigma(\theta_{d,s})\bigr).$$
+#   \frac1R\sum_{r:\ d\text{ masked, other in state }s}\frac L{m_r}\,\bigl(o_{n,d}-\mathrm{sigmoid}(\theta_{d,s})\bigr).$$
 
 
 # %%
@@ -338,11 +338,11 @@ print(
 #
 # $$D(o)=\frac{p^*(o)}{p^*(o)+p_{\mathrm{old}}(o)}=\sigma\Bigl(\log\frac{p^*(o)}{p_{\mathrm{old}}(o)}\Bigr).$$
 #
-# Now do not train a network D. Write $D=\sigma(\Delta)$ with $\Delta=\log p_\theta-\log p_{\mathrm{old}}$: then the best classifier *is*
+# Now do not train a network D. Write $D=\mathrm{sigmoid}(\Delta)$ with $\Delta=\log p_\theta-\log p_{\mathrm{old}}$: then the best classifier *is*
 # $p_\theta=p^*$. (The idea of direct discriminative optimisation, [arXiv:2503.01103](https://arxiv.org/abs/2503.01103).) The log-loss of
 # that classifier, with $\sum_n w_n$ for $\mathbb E_{p^*}$ and $\frac1N\sum_n$ for $\mathbb E_{p_{\mathrm{old}}}$:
 #
-# $$\mathrm{WDDO}=-\sum_n w_n\log\sigma(\Delta_n)-\frac1N\sum_n\log\sigma(-\Delta_n).$$
+# $$\mathrm{WDDO}=-\sum_n w_n\log\mathrm{sigmoid}(\Delta_n)-\frac1N\sum_n\log\mathrm{sigmoid}(-\Delta_n).$$
 
 
 # %%
@@ -370,8 +370,8 @@ print(
 )
 
 # %% [markdown]
-# **Where it is stationary.** $\partial/\partial\Delta_n$: $\;-w_n\,\sigma(-\Delta_n)+\tfrac1N\sigma(\Delta_n)=0$, and since
-# $\sigma(\Delta)/\sigma(-\Delta)=e^{\Delta}$,
+# **Where it is stationary.** $\partial/\partial\Delta_n$: $\;-w_n\,\mathrm{sigmoid}(-\Delta_n)+\tfrac1N\mathrm{sigmoid}(\Delta_n)=0$, and since
+# $\mathrm{sigmoid}(\Delta)/\mathrm{sigmoid}(-\Delta)=e^{\Delta}$,
 #
 # $$e^{\Delta_n}=N\,w_n .$$
 #
@@ -476,7 +476,7 @@ print(
 
 # %% [markdown]
 # The gradient of WDDO in θ by the chain rule, with the derivative found above: the coefficient
-# $-w\,\sigma(-\Delta)+\sigma(\Delta)/N$ times the gradient of each log-probability.
+# $-w\,\mathrm{sigmoid}(-\Delta)+\mathrm{sigmoid}(\Delta)/N$ times the gradient of each log-probability.
 
 # %%
 old = sequence_log_prob(score(theta_old, tokens[:, :, None], masks.hidden), masks)
@@ -879,7 +879,7 @@ plt.show()
 # ## 6. The sum and the mean
 #
 # *Mistake 4, published.* In the published form of WDDO the softmax weights, which sum to 1, stand inside a *mean* over the N rollouts:
-# $-\frac1N\sum_n[w_n\log\sigma(\Delta_n)+\log\sigma(-\Delta_n)]$. The positive term is N times too weak, and the stationary point moves to
+# $-\frac1N\sum_n[w_n\log\mathrm{sigmoid}(\Delta_n)+\log\mathrm{sigmoid}(-\Delta_n)]$. The positive term is N times too weak, and the stationary point moves to
 # $e^{\Delta_n}=w_n$. Does it matter, when $p_\theta$ must sum to 1? Minimise both over all distributions of four answers,
 # $p_{\mathrm{old}}$ uniform, each answer drawn once. (By default that code also *sums* $\log p_\theta$ over the R masks, where
 # $\log p_{\mathrm{old}}$ is a mean. At $p_\theta=p_{\mathrm{old}}$, $\Delta$ is then $R-1$ times the log-probability instead of 0.)
@@ -997,7 +997,7 @@ def mask_mixtures(R):
 
 # %%
 def expected_wddo(theta, shares, chances, theta_old=theta_old):
-    """E over masks of −E_{p*} log σ(Δ) − E_{p_old} log σ(−Δ); Δ on the same masks,
+    """E over masks of −E_{p*} log sigmoid(Δ) − E_{p_old} log sigmoid(−Δ); Δ on the same masks,
     averaged before the sigmoid."""
     delta = shares @ (mask_estimates(theta) - mask_estimates(theta_old))  # [K, 4]
     return -chances @ (

@@ -864,8 +864,8 @@ plt.show()
 # ## 7. Guidance
 #
 # Classifier-free guidance runs the model twice, with the prompt (logits $c$) and with the prompt masked ($u$), and enlarges the difference:
-# $u+(s+1)(c-u)$. Suppose the question is "cold?", and is asked 2.5 times as often when the answer is January. The odds of winter against
-# summer are 2 : 3 without the question, so we expect $(2/3)\cdot2.5^{\,s+1}$ with guidance, if the season is filled first:
+# $u+(g+1)(c-u)$. Suppose the question is "cold?", and is asked 2.5 times as often when the answer is January. The odds of winter against
+# summer are 2 : 3 without the question, so we expect $(2/3)\cdot2.5^{\,g+1}$ with guidance, if the season is filled first:
 
 # %%
 asked = Library(SENTENCES)
@@ -875,22 +875,22 @@ weight = torch.tensor(
 )
 asked.emission[:, 0, ID[QUESTION]] = weight
 print(
-    "  s   expected at the first step   share of January in 2000 sentences   fed "
+    "  g   expected at the first step   share of January in 2000 sentences   fed "
     "tokens for each"
 )
-for s in (0.0, 1.0, 3.0):
-    odds = 2 / 3 * 2.5 ** (s + 1)
-    rollout = draw("random_order", asked, num=2000, temperature=1.0, guidance=s)
+for g in (0.0, 1.0, 3.0):
+    odds = 2 / 3 * 2.5 ** (g + 1)
+    rollout = draw("random_order", asked, num=2000, temperature=1.0, guidance=g)
     share = (
         sum(read(tokens).startswith("January") for tokens in rollout.tokens[0]) / 2000
     )
     print(
-        f"{s:3g} {odds / (1 + odds):20.3f} {share:30.2f} "
+        f"{g:3g} {odds / (1 + odds):20.3f} {share:30.2f} "
         f"{rollout.fed_tokens / 2000:32.0f}"
     )
 
 # %% [markdown]
-# It works, at twice the cost, and for $s>0$ the result is no longer a sample of $p_\theta$: guided rollouts have no path probability. (The
+# It works, at twice the cost, and for $g>0$ the result is no longer a sample of $p_\theta$: guided rollouts have no path probability. (The
 # share is near the expected one but not equal to it, because other words are often drawn first, with guidance too, and they already give
 # evidence for a month.)
 #

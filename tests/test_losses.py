@@ -178,7 +178,7 @@ def test_wddo_is_stationary_where_the_ratio_is_n_times_the_weight():
 
 
 def test_the_published_mean_over_rollouts_makes_the_positive_term_n_times_too_weak():
-    """−mean_n [w log σ(Δ) + log σ(−Δ)] is stationary at e^Δ = w instead of N w; ours is not stationary there."""
+    """−mean_n [w log sigmoid(Δ) + log sigmoid(−Δ)] is stationary at e^Δ = w instead of N w; ours is not stationary there."""
     weight = torch.tensor([[0.1, 0.2, 0.3, 0.4]], dtype=torch.float64)
 
     def published(delta):

@@ -236,7 +236,7 @@ print(
 # which it should resemble. Right: $N w_n$ of each rollout in order of size; 1 means "counts once".
 
 
-# %%
+# %% tags=["hide-input"]
 def draw_weights(alpha: float, num_rollouts: int) -> None:
     tempered, x = replace(world, alpha=alpha), world.points[:, 0]
     cells = draw_cells(world.log_ref, (1, num_rollouts), stream(0, "look"))

@@ -798,7 +798,7 @@ for name, how in (
 # which baselines keep their means when you change $s$? At $p^*$, for which $s$ does the noise of `uniform` vanish?
 
 
-# %%
+# %% tags=["hide-input"]
 def show(N=4, strength=1.0, place="p_ref", draw=True):
     log_p = {"p_ref": log_ref, "p*": log_target}[place]
     found = {b: moments(b, N, log_p, log_p, strength) for b in BASELINES}

@@ -997,8 +997,8 @@ def mask_mixtures(R):
 
 # %%
 def expected_wddo(theta, shares, chances, theta_old=theta_old):
-    """E over masks of −E_{p*} log sigmoid(Δ) − E_{p_old} log sigmoid(−Δ); Δ on the same masks,
-    averaged before the sigmoid."""
+    """E over masks of −E_{p*} log sigmoid(Δ) − E_{p_old} log sigmoid(−Δ), with Δ on the
+    same masks, averaged before the sigmoid."""
     delta = shares @ (mask_estimates(theta) - mask_estimates(theta_old))  # [K, 4]
     return -chances @ (
         logsigmoid(delta) @ log_target.exp()

@@ -267,7 +267,7 @@ for name, rows in final.items():
 # "Lost" means: less than a tenth of its share of p\*.
 
 
-# %%
+# %% tags=["hide-input"]
 LOOKS = ((4, BLUE, "o", -0.2), (16, ORANGE, "s", 0.0), (64, GREEN, "^", 0.2))
 
 
@@ -759,7 +759,7 @@ print(
 )
 
 
-# %%
+# %% tags=["hide-input"]
 SHOWN = {  # color, marker, shift to the side
     "reference": ("0.6", "o", -0.12),
     "diffu-GRPO": (PURPLE, "o", -0.06),
@@ -793,7 +793,7 @@ def draw_first_step(axes):
     )
 
 
-# %%
+# %% tags=["hide-input"]
 def draw_both_solutions(axes):
     line = torch.linspace(0, 1, 400)
     axes.fill_between(

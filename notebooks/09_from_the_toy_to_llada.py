@@ -223,7 +223,7 @@ print([name for name, _ in policy.named_parameters() if ".blocks.0." in name])
 # before its checkpoint is written (Ctrl-C would have written it), and is resumed from the checkpoint of the first round. Another run is
 # never stopped.
 
-# %%
+# %% tags=["hide-input"]
 SMALL = [
     *(
         f"model.path={small}",

@@ -26,7 +26,7 @@ METADATA = {
     "language_info": {"name": "python"},
 }
 SECONDS_PER_CELL = 300
-KEPT = ("tags", "alt")  # metadata of a cell; alt says what its image shows
+KEPT = ("tags", "alt", "jupyter")  # metadata of a cell; alt says what its image shows
 WIDTH = 88  # characters of a line of code: as many as a page of the book shows
 IGNORED = "nbval-ignore-output"  # the output of such a cell may differ: figures, progress bars
 
@@ -77,6 +77,8 @@ def read(source: Path) -> NotebookNode:
     notebook = jupytext.read(source)
     notebook.metadata = nbformat.from_dict(METADATA)
     for number, cell in enumerate(notebook.cells):
+        if "hide-input" in cell.metadata.get("tags", []):
+            cell.metadata["jupyter"] = {"source_hidden": True}  # folded in JupyterLab too
         cell.id = hashlib.sha1(f"{number} {cell.source}".encode()).hexdigest()[:8]
     return notebook
 

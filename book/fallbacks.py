@@ -31,7 +31,7 @@ def main() -> None:
     """Every figure of the page, as it is after `FIRST`."""
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium") or shutil.which("google-chrome") or "chromium"
-    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", f"--window-size={WIDTH},1200"):
+    for flag in ("--headless=new", "--hide-scrollbars", "--no-sandbox", "--disable-gpu", f"--window-size={WIDTH},1200"):
         options.add_argument(flag)
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
     try:

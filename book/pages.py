@@ -41,8 +41,9 @@ def section(readme: str, title: str) -> str:
 def equations_page(readme: str) -> str:
     """The README's table with each function linked to its documentation."""
     text = section(readme, EQUATIONS)
-    text = re.sub(r"`((?:dmpo_ref|toy)(?:\.\w+)+)`", r"{py:obj}`\1`", text)
-    return f"{text}\nThe derivations are in [the method on one page](book/method.md) and in the notebooks.\n"
+    text = re.sub(r"`((?:dmpo_ref\.|(?=toy\.))([\w.]+))`", r"{py:obj}`\2 <\1>`", text)
+    where = "Functions are those of `dmpo_ref` unless they begin with `toy`."
+    return f"{text}\n{where} The derivations are in [the method on one page](book/method.md) and in the notebooks.\n"
 
 
 def modules(root: Path) -> dict[str, str]:

@@ -184,7 +184,7 @@ def test_the_map_of_equations_is_the_readme_s(staged):
     page = (staged / "equations.md").read_text()
     functions = re.findall(r"`((?:dmpo_ref|toy)\.[\w.]+)`", section(README, "Equation to code"))
     assert len(functions) >= 15
-    assert re.findall(r"\{py:obj\}`([\w.]+)`", page) == functions
+    assert re.findall(r"\{py:obj\}`[\w.]+ <([\w.]+)>`", page) == functions
     with pytest.raises(ValueError, match="no section '## Equation to code'"):
         equations_page("# another README")
 

@@ -84,9 +84,9 @@ check(baseline_gradient)
 # %% [markdown]
 # ## 3.4 The minimum of WDDO (hard)
 #
-# For one group the loss is $-\sum_n w_n\log\mathrm{sigmoid}(\Delta_n)-\frac1N\sum_n\log\mathrm{sigmoid}(-\Delta_n)$, with $\Delta_n=\log p_\theta(o_n)-\log
-# p_{\mathrm{old}}(o_n)$. Rollouts with the same answer share one Δ. At which Δ is the loss smallest, if Δ can be chosen freely for each
-# different answer? Start with the case that all answers differ.
+# For one group the loss is $-\sum_n w_n\log\mathrm{sigmoid}(\Delta_n)-\frac1N\sum_n\log\mathrm{sigmoid}(-\Delta_n)$, with $\Delta_n=\log
+# p_\theta(o_n)-\log p_{\mathrm{old}}(o_n)$. Rollouts with the same answer share one Δ. At which Δ is the loss smallest, if Δ can be
+# chosen freely for each different answer? Start with the case that all answers differ.
 
 
 # %%

@@ -206,4 +206,4 @@ def test_the_numbers_under_the_figure_are_those_of_the_stored_runs():
     assert [len(found) for found in ends.values()] == [3, 3]
     text = (Path(__file__).parent.parent / "book/method.md").read_text(encoding="utf-8")
     said = [f"{min(found):.3f} to {max(found):.3f}" for found in ends.values()]
-    assert f"KL(p̃‖p_θ) {said[0]} as published, which aims elsewhere, and {said[1]} flattened." in text
+    assert f"KL(p̃‖p_θ) {said[0]} as published, where the target is another one, and {said[1]} flattened." in text

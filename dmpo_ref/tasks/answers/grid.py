@@ -34,9 +34,9 @@ def read_grid(text: str) -> tuple[str, str]:
     """The grid in an answer and where it was found, for the strict grading.
 
     From the last `<answer>` or the last `\\boxed{…}` (see `marked_answer`), or, in a text without either, the whole text up to its first
-    end token. White space, brackets and lines between the digits (see `SEPARATORS`) are removed, so are the labels `Row 1:` to `Row 4:`,
-    a full stop at the end, and lines after it that describe it in known words (see `ABOUT`); everything else stays, and makes the
-    answer wrong.
+    end token. Removed are white space, brackets and lines between the digits (see `SEPARATORS`), a LaTeX matrix around them, a name
+    before the grid (see `STATED`), the labels `Row 1:` or `First row:` to the fourth, a full stop at the end, and lines after the grid
+    that describe it in known words (see `ABOUT`). Everything else stays, and makes the answer wrong.
     """
     answer, source = marked_answer(text)
     if answer is None:

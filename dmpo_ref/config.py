@@ -31,7 +31,7 @@ ZERO_OR_ABOVE = Bound(lambda value: value == 0 or LEAST <= value <= MOST, "must 
 FINITE = Bound(lambda value: abs(value) <= MOST, "must be a finite number, in float32")
 FINITE_ABOVE_0 = Bound(lambda value: LEAST <= value <= MOST, "must be finite and above 0, in float32")
 PROBABILITY = Bound(lambda value: 0 < value <= 1, "a probability, above 0 and at most 1")
-ALPHA = Bound(lambda value: LEAST <= value <= MOST, "the temperature α must be finite and above 0, in units of reward per nat")
+ALPHA = Bound(lambda value: LEAST <= value <= MOST, "the temperature α must be finite and above 0, in float32; in reward per nat")
 STRENGTH = Bound(lambda value: abs(value) <= 1e6, "must be a number of at most 10⁶; 1 subtracts the whole baseline, 0 none")
 THREADS = Bound(lambda value: 1 <= value <= 1024, "must be at least 1, and at most 1024")
 SEED = Bound(lambda value: abs(value) < 2**63, "must be a number of 64 bits")

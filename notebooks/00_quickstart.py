@@ -77,7 +77,8 @@ print(
 
 # %% [markdown]
 # The functions of the page work on token ids. `prompt` has S = 16 positions; M, the mask token, stands at the L = 5 blanks. `allowed` says
-# which tokens may be generated: the four digits. `rand` is the only source of random numbers.
+# which tokens may be generated: the four digits. `rand` is the only source of random numbers. N rollouts of each of G prompts (here G = 1)
+# will be drawn, and R masks of each; α is the temperature of section 2.
 
 # %%
 prompt, mask_id, allowed = (
@@ -124,6 +125,9 @@ for position in blanks:
     print(f"position {position:2d}:", digits)
 
 # %% [markdown]
+# Each blank has its own distribution. Drawn independently, positions 4 and 5, in one row, can both be 1. So blanks are filled one after
+# the other.
+#
 # ## 2. What should the policy become?
 #
 # One could ask for the highest reward. But a policy that always writes the same solution has it too. DMPO asks for the
@@ -177,8 +181,10 @@ print(f"KL(p*‖p_ref) = {kl_divergence(log_target, reference.log_prob):.2f} nat
 # ## 3. Step 1: draw rollouts
 #
 # The policy that draws is called $p_{\text{old}}$. It fills the masked positions one by one, in a uniformly random order σ.
-# Along that order the probability of the answer is a product of conditionals, so it is known exactly:
+# Along *one* order the probability is a product of conditionals, known exactly:
 # $\log p(o;\sigma)=\sum_i\log\pi(o_{\sigma(i)}\mid o_{\sigma(<i)})$.
+# The probability of the answer itself is the mean over all orders, $p(o)=\mathbb E_\sigma\,p(o;\sigma)$. On five blanks it can be
+# enumerated: it is the $p_{\text{ref}}(o)$ of section 2.
 
 # %%
 show(minimal.draw_rollouts, minimal.rank)
@@ -193,8 +199,8 @@ print(
 )
 for n in range(3):
     print(
-        f"{texts[n]}  order of the blanks {order[n, blanks].tolist()}  log p(o;σ) = "
-        f"{log_old[n]:.2f} nats"
+        f"{texts[n]}  blanks filled at steps {order[n, blanks].tolist()}  "
+        f"log p(o;σ) = {log_old[n]:.2f} nats"
     )
 print(f"{len(set(texts))} different answers among the {N}")
 
@@ -243,8 +249,9 @@ print("log p_ref = log p_old in the first round:", torch.allclose(log_ref, log_o
 #
 # $$w_n = \mathrm{softmax}_n(\ell_n),\qquad \sum_n w_n = 1 .$$
 #
-# These are importance weights from $p_{\text{old}}$ to $p^*$. A weight baseline may be subtracted (notebook
-# [04](04_weight_baseline.ipynb)); here there is none, so $w_{\text{real}}=w$.
+# Averaged over the orders in which an answer is drawn, $p_{\text{ref}}(o;\sigma)/p_{\text{old}}(o;\sigma)$ is exactly
+# $p_{\text{ref}}(o)/p_{\text{old}}(o)$ (notebook [03](03_weights.ipynb), section 8). So these are importance weights from $p_{\text{old}}$
+# to $p^*$. A weight baseline may be subtracted (notebook [04](04_weight_baseline.ipynb)); here there is none, so $w_{\text{real}}=w$.
 
 # %%
 show(minimal.weights)
@@ -259,14 +266,12 @@ print(
     f"weight of all right answers {w[0, r == 1].sum():.3f}, of all wrong ones "
     f"{w[0, r == 0].sum():.3f}"
 )
-print(
-    f"effective sample size (ESS): {effective_sample_size(w).item():.2f} of the {N} "
-    "rollouts"
-)
+ess = effective_sample_size(w).item()
+print(f"ESS {ess:.2f}: the weights count like {ess * N:.1f} of the {N} rollouts")
 
 # %% [markdown]
-# The ESS, $1/(N\sum_n w_n^2)$, says what share of the rollouts really counts. Here it is close to the share of right answers:
-# they have nearly all the weight, and share it equally.
+# The ESS (effective sample size), $1/(N\sum_n w_n^2)$, says what share of the rollouts really counts. Here it is close to the share of
+# right answers: they have nearly all the weight, and share it equally.
 #
 # **Check yourself.** Two of 16 rollouts are right, α is small, and $p_{\text{ref}}=p_{\text{old}}$. The ESS is about …
 #
@@ -338,8 +343,9 @@ print(f"-log p(o) itself: {-reference.log_prob[place]:.2f} nats")
 # ## 8. Step 6: the loss
 #
 # **WDCE**, weighted denoising cross-entropy, is the mean NELBO of the rollouts under their weights, divided by L. It is maximum likelihood
-# on weighted data. **WDDO** is the other loss of the paper: the policy is trained as a classifier of $p^*$ against
-# $p_{\text{old}}$. Notebook [05](05_two_losses.ipynb) derives both.
+# on weighted data. **WDDO** is the other loss of the paper: the policy is trained as a classifier of $p^*$ against $p_{\text{old}}$. Given
+# an answer, $\mathrm{sigmoid}(\log p_\theta-\log p_{\text{old}})$ is read as the probability that it came from $p^*$. At
+# $p_\theta=p_{\text{old}}$ it is ½ for every answer, so the loss has two terms of ln 2. Notebook [05](05_two_losses.ipynb) derives both.
 
 # %%
 show(minimal.wdce, minimal.wddo)
@@ -507,7 +513,9 @@ Image(filename=figures / "demo.png") if (figures / "demo.png").is_file() else pr
 
 # %% [markdown]
 # *The result of `make demo` (84 seconds on two CPU cores, 2026-11-22). Top, act (a): 256 puzzles whose grids were
-# never trained on. The solve rate goes from 0.25 to 0.92, greedily from 0.13 to 1.00. Cells that break a rule are shaded.
+# never trained on. The solve rate goes from 0.25 to 0.92, greedily (always the most probable digit, where the
+# network is surest) from 0.13 to 1.00: the reference is most often wrong, so its most probable answer is usually wrong. Cells that break a
+# rule are shaded.
 # Bottom: left, the ESS of both acts; middle and right, act (b), the puzzle above.*
 #
 # ## To remember

@@ -114,7 +114,7 @@ print(f"log 2 = {math.log(2):.3f}")
 # its reverse KL is exactly $-\log\kappa$: dropping four of five equal modes costs $\log 5 = 1.6$ nats. If covering all modes costs more,
 # because of the probability between the modes, then dropping has the lower reverse KL.
 #
-# **Check yourself.** A policy equals p\* on modes with 80 % of its probability and gives the other modes nothing. Which divergence is
+# **Check yourself.** A policy is proportional to p\* on modes that hold 80 % of p\*, and 0 on the others. Which divergence is
 # finite?
 #
 # <details class="choice"><summary>Forward KL(p\*‖p_θ).</summary>

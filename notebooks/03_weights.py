@@ -19,7 +19,7 @@
 # with the same reward, get next to none in the fourth?*
 #
 # DMPO does not use a policy gradient. It draws rollouts, gives each one a weight, and then fits the policy to the weighted
-# rollouts as if they were data. This notebook is about the weights; sections 2 and 7 answer the two questions.
+# rollouts as if they were data. This notebook is about the weights; section 2 answers the two questions.
 #
 # **You will learn**
 # - what the target distribution p\* is, and what the temperature α does to it, from greedy to flat;
@@ -78,17 +78,18 @@ from toy.worlds.mixture import draw_cells, world_1d
 # a price: the reward that one nat of distance from the reference must bring.
 #
 # We look at it where every expectation is a finite sum: a line of 64 cells (`toy.worlds.mixture.world_1d`), a broad $p_{\mathrm{ref}}$ and
-# a reward with four peaks. Before you run the next cell: what is p\* as α → 0, and as α → ∞?
+# a reward with four peaks. It is at most 0.38, and negative in all but 8 of the cells. Before you run the next cell: what is p\* as α → 0,
+# and as α → ∞?
 
 # %% tags=["slide"]
 world = world_1d()
-print("     alpha   E[r] under p*   KL(p*||p_ref), nats   most probable cell")
+print("     alpha   E[r] under p*   KL(p*||p_ref), nats   largest p* of a cell")
 for alpha in (0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0):
     log_target = replace(world, alpha=alpha).log_target
     reward = (log_target.exp() @ world.reward).item()
     print(
         f"{alpha:10g} {reward:14.3f} {kl_divergence(log_target, world.log_ref):18.3f} "
-        f"{log_target.exp().max().item():20.3f}"
+        f"{log_target.exp().max().item():22.3f}"
     )
 
 # %% [markdown]
@@ -120,9 +121,10 @@ for difference in (0.0, -0.05, 0.05):
 # nothing becomes even. A small difference $d$ counts $e^{d/\alpha}$: at α = 0.005 it is a factor of 22,000, and p\* has one
 # mode, or has lost one, *by design* ([arXiv:2510.20817](https://arxiv.org/abs/2510.20817)).
 #
-# `weight.flatten_above: τ` aims at another target: rollouts with $r\ge\tau$ are good, all equally, and share the mass that p\* gives them
-# evenly. In a group, the good rollouts keep their weight together and share it in proportion to $1/p_{\mathrm{old}}$
-# ([derivation](../book/method.md)). Mean weight on each answer in 4,000 groups of 64 rollouts of $p_{\mathrm{ref}}$, at α = 0.1:
+# The option `weight.flatten_above: τ` aims at another target: answers with $r\ge\tau$ are good, and share the mass that p\* gives them
+# evenly. In a group, the good rollouts keep their weight together and share it evenly *per answer*. An answer is drawn in proportion to
+# $p_{\mathrm{old}}$, so each of its rollouts must get a share in proportion to $1/p_{\mathrm{old}}$ ([derivation](../book/method.md)). Mean
+# weight on each answer in 4,000 groups of 64 rollouts of $p_{\mathrm{ref}}$, at α = 0.1:
 
 # %%
 reward_4 = torch.tensor([1.0, 1.0, 0.95, 0.0], dtype=torch.float64)
@@ -195,6 +197,9 @@ for log_ratio in (on_policy, drifted):
 # %% [markdown]
 # 1 : 2 : 3, and with the log-ratio 3 : 2 : 3. A rollout with reward 0 can weigh as much as the best one, if the old policy draws it too
 # rarely.
+#
+# Back to the first figure. Third panel: a reward that is 0.2 higher counts $e^{0.2/0.1}=7.4$ times. Fourth panel: the best answer is now
+# drawn more often than under the reference, so it is divided by a larger $p_{\mathrm{old}}$.
 #
 # The definition in plain Python, one prompt and one rollout at a time, against `dmpo_ref.weights`. Rows of a `[G, N]` tensor are prompts
 # and never mix.
@@ -328,9 +333,9 @@ for alpha in (0.1, 0.3, 1.0, 3.0, 10.0):
 # weights. At α = 0.1 the ESS of four rollouts is six times that of the two distributions. An ESS near $1/N$ is a warning; an ESS well
 # above it at small N proves nothing.
 #
-# **Check yourself.** The ESS is 1. Can the policy still be far from p\*?
+# **Check yourself.** The ESS of 64 rollouts is 1.00. Can the policy still be far from p\*?
 #
-# <details class="choice"><summary>Only if N is small.</summary>
+# <details class="choice"><summary>Only if it were 4 rollouts.</summary>
 #
 # **No.** No N helps if the policy never draws the other answers.
 #
@@ -492,9 +497,9 @@ limit = target * (target @ ratio - ratio)
 print("  p*   ", *(f"{p:8.4f}" for p in target), f"{limit[3]:18.3f}  (limit)")
 
 # %% [markdown]
-# The rare, good answer (the fourth) gets too little weight, because most small groups do not contain it: at N = 4 it gets 0.16
-# instead of 0.47, at N = 64 0.43. The others get the rest; the second one gets more than under $p_{\mathrm{old}}$ and more than
-# under p\*. From N = 16 on, N × bias is close to its limit.
+# The rare, good answer (the fourth) gets too little weight: a group that lacks it gives it 0, and a group that has it cannot give it
+# more than 1. At N = 4 it gets 0.16 instead of 0.47, at N = 64 0.43. The others get the rest; the second one gets more than under
+# $p_{\mathrm{old}}$ and more than under p\*. From N = 16 on, N × bias is close to its limit.
 #
 # Does averaging help? Take 64 rollouts either as one softmax over 64, or as 16 softmaxes over 4 and the mean of the results.
 
@@ -573,9 +578,10 @@ plt.show()
 #
 # **Check yourself.** Why do self-normalised weights of N = 4 rollouts give a rare, good answer too little weight on average?
 #
-# <details class="choice"><summary>It is drawn too seldom.</summary>
+# <details class="choice"><summary>$p_{\text{old}}$ draws it less often than it should.</summary>
 #
-# **No.** It is drawn as often as $p_{\text{old}}$ says. The ratio would make up for it, if it were not normalised.
+# **No.** How often it is drawn is right for $p_{\text{old}}$, and an unnormalised ratio would make up for that. The bias comes from
+# dividing by the sampled sum.
 #
 # </details>
 #
@@ -594,23 +600,23 @@ plt.show()
 # ## 7. On-policy, off-policy, stale
 #
 # In the first round $p_{\mathrm{old}}=p_{\mathrm{ref}}$ and the weights are $\mathrm{softmax}(r/\alpha)$. Then the policy changes. Let it
-# move along the geometric path $p_s\propto p_{\mathrm{ref}}^{1-s}(p^*)^{s}$ on the line: $s=0$ is the start, $s=1$ the target, and at
-# $s>1$ it has gone too far. Where is the ESS highest?
+# move along the geometric path $p_u\propto p_{\mathrm{ref}}^{1-u}(p^*)^{u}$ on the line: $u=0$ is the start, $u=1$ the target, and at
+# $u>1$ it has gone too far. Where is the ESS highest?
 #
-# The last two columns of the table are standard deviations under $p_s$, in nats, of the two parts of the log-weight: $r/\alpha$ and the
-# log-ratio. At $s=1$ the two cancel exactly: their sum is the same for every answer.
+# The last two columns of the table are standard deviations under $p_u$, in nats, of the two parts of the log-weight: $r/\alpha$ and the
+# log-ratio. At $u=1$ the two cancel exactly: their sum is the same for every answer.
 
 # %%
-print("    s   ESS, N -> infinity   sd of r/α   sd of log-ratio")
-for s in (0.0, 0.5, 0.9, 1.0, 1.1, 1.5, 2.0):
-    log_old = ((1 - s) * world.log_ref + s * world.log_target).log_softmax(dim=0)
+print("    u   ESS, N -> infinity   sd of r/α   sd of log-ratio")
+for u in (0.0, 0.5, 0.9, 1.0, 1.1, 1.5, 2.0):
+    log_old = ((1 - u) * world.log_ref + u * world.log_target).log_softmax(dim=0)
     p_old = log_old.exp()
     second = p_old @ (world.log_target - log_old).exp().square()
     parts = (world.reward / world.alpha, world.log_ref - log_old)
     deviations = [
         (p_old @ (part - p_old @ part).square()).sqrt().item() for part in parts
     ]
-    print(f"{s:5.1f} {1 / second:20.3f} {deviations[0]:11.2f} {deviations[1]:17.2f}")
+    print(f"{u:5.1f} {1 / second:20.3f} {deviations[0]:11.2f} {deviations[1]:17.2f}")
 
 # %% [markdown]
 # The nearer to p\*, the more even the weights: the reward and the ratio cancel rollout by rollout. Is a rising ESS then a sign of progress?
@@ -646,11 +652,11 @@ for name, kept in {
     )
 
 # %% [markdown]
-# It is not. A policy that has collapsed on one peak, or on cells that p\* avoids, has an ESS near 1 too: its weights are even on what it
-# draws. The ESS of 64 rollouts says nothing about answers that none of them is; the limit does, but nobody can measure it. So a *low* ESS
-# is a warning, and a high one is no proof. Look at the reward as well, which tells the third row from the first, and at the variety of the
-# answers, which tells the second. (With `log_ratio: none` the ESS says even less: it rises when all rollouts of a prompt have the same
-# reward.)
+# A rising ESS is no proof of progress. A policy that has collapsed on one peak, or on cells that p\* avoids, has an ESS near 1 too: its
+# weights are even on what it draws. The ESS of 64 rollouts says nothing about answers that none of them is; the limit does, but nobody can
+# measure it. So a *low* ESS is a warning, and a high one is no proof. Look at the reward as well, which tells the third row from the first,
+# and at the variety of the answers, which tells the second. (With `log_ratio: none` the ESS says even less: it rises when all rollouts of a
+# prompt have the same reward.)
 #
 # Now keep old rollouts. They were drawn from $p_0=p_{\mathrm{ref}}$; the policy has moved on to $p_1$ (here: half way, on the space of
 # four answers). Which distribution do the weighted rollouts represent as N → ∞? Four ways to compute the weights; one is a common mistake.
@@ -676,9 +682,9 @@ for name, log_limit in limits.items():
 
 # %% [markdown]
 # With a fixed reference the weight of a rollout stays valid: $\log p_{\mathrm{old}}$ is that of the policy that *drew* it, at the
-# temperature at which it was drawn. So weights are computed once and kept in the buffer, nothing is computed again, and the old policy is
-# not needed any more (`dmpo_ref.experience.weigh`, `train.reuse_rounds`). But the noise of the rollouts stays too. With the same N
-# rollouts again and again the policy fits these N better and better, and not p\*.
+# *sampling* temperature (not α) at which it was drawn. So weights are computed once and kept in the buffer, nothing is computed again, and
+# the old policy is not needed any more (`dmpo_ref.experience.weigh`, `train.reuse_rounds`). But the noise of the rollouts stays too. With
+# the same N rollouts again and again the policy fits these N better and better, and not p\*.
 #
 # A stored weight is right for the target for which it was computed. If the reference is re-synced, or there is no ratio, the next
 # round has another target.
@@ -695,7 +701,8 @@ for name, log_limit in limits.items():
 # `dmpo_ref.experience.estimate_log_ratio` computes all three; `weight.log_ratio` in the config chooses.
 #
 # We use the tiny Sudoku policy and one puzzle with 5 blanks and two solutions: 1,024 answers, all of which can be enumerated. Everything
-# is in float64.
+# is in float64. The three overrides in the second cell below: the loss uses exact path log-probabilities, is not divided by
+# L, and gradients are practically not clipped.
 
 # %%
 import copy
@@ -854,13 +861,13 @@ for name, exact in {"ref": exact_ref, "old": exact_old}.items():
 #   =\frac{p_{\mathrm{ref}}(o)}{p_{\mathrm{old}}(o)}.$$
 #
 # **ELBO.** Here the mean over masks is of the *logarithm*. The exponential of a noisy logarithm is too large on average, most of all where
-# the noise is largest. The estimate from one antithetic pair, for every answer and each of the 32 sets and complements:
+# the noise is largest. An antithetic pair: draw m uniformly from 0…L, hide a random set of m blanks, then its complement; the weights are
+# $(L+1)/m$ and $(L+1)/(L-m)$, and an empty side gives 0. The estimate from one pair, for every answer and each of the 32 sets:
 
 
 # %%
 def mask_score(name, mask):
-    """Σ over the masked blanks of log π(its digit | the other blanks filled), [1024].
-    Σ over the masked blanks of log π(its digit | the other blanks filled), [1024]."""
+    """Σ over the masked blanks of log π(digit | the other blanks filled), [1024]."""
     mask = list(mask)
     state = answers - (value[:, mask] * place[mask]).sum(dim=-1)
     return sum(
@@ -944,15 +951,16 @@ for name, (error, kl, ess) in results.items():
 #
 # - `path` has an error of half a nat, and its limit is still exactly p\*. Its noise only lowers the ESS.
 # - The ELBO with *all* masks has half that error, but its limit is not p\*: the two gaps do not cancel. The difference is small here.
-# - With 4 masks there is noise too, and the limit is far from p\*. The ESS says why: on a few rare answers the estimate is sometimes
-#   far too large, and these get all the weight. That happens when a logarithm with heavy tails is exponentiated.
+# - With 4 masks there is noise too, and the limit is far from p\*. The ESS of 0 says that very few draws get all the weight: on
+#   a few rare answers the estimate is sometimes far too large. That happens when a logarithm with heavy tails is exponentiated.
 # - `none` has the largest systematic error, and its limit is $p_{\mathrm{old}}e^{r/\alpha}$. That is near p\* here, because
 #   $p_{\mathrm{old}}$ is.
 #
-# A limit is N → ∞. Section 6 found p\* to be a fixed point at *every* N, because all ℓ are equal there. With path weights they are not: at
-# $p_{\mathrm{old}}=p^*$, the same in every order, ℓ still contains $\log\varrho=\log p_{\mathrm{ref}}(o;\sigma)/p_{\mathrm{ref}}(o)$. So
-# self-normalising moves the expected weight, by $p^*(o)\,\bigl(\mathbb E_{p^*}[\varrho^2]-\mathbb E_\sigma[\varrho^2\mid o]\bigr)/N$ to
-# first order, the formula of section 6 with the noise of the order in it.
+# A limit is N → ∞. Section 6 found p\* to be a fixed point at *every* N, because all ℓ are equal there. With path weights they are not.
+# Suppose $p_{\mathrm{old}}(o;\sigma)=p^*(o)$ for every order. Then ℓ still varies, by
+# $\log\varrho=\log\bigl(p_{\mathrm{ref}}(o;\sigma)/p_{\mathrm{ref}}(o)\bigr)$. So self-normalising moves the expected weight, by
+# $p^*(o)\,\bigl(\mathbb E_{p^*}[\varrho^2]-\mathbb E_\sigma[\varrho^2\mid o]\bigr)/N$ to first order, the formula of section 6 with the
+# noise of the order in it.
 
 # %%
 second = (path["ref"] - exact_ref.log_prob).exp().square().mean(dim=0)  # E_σ[ϱ²|o]

@@ -80,6 +80,15 @@ HUES = (*COLORS[:3], COLORS[4])  # of the baselines, in the order of BASELINES
 #
 # One prompt has five possible answers, A to E. E has the highest reward and is rare under the reference. The policy has one logit $z_x$
 # per answer, so it can be any distribution, and $\alpha=1$.
+#
+# Four baselines are compared. For rollout n of a group, $w_{\mathrm{base}}$ is
+#
+# - `none`: 0;
+# - `uniform`: $1/N$;
+# - `model`: $\mathrm{softmax}_n(\log p_\theta-\log p_{\mathrm{old}})$, computed again before each gradient step;
+# - `negative`: $\mathrm{softmax}_n(-r/\alpha+\log p_{\mathrm{ref}}-\log p_{\mathrm{old}})$.
+#
+# Unless said otherwise, the strength is $s=1$.
 
 # %%
 p_ref = torch.tensor([0.40, 0.25, 0.15, 0.12, 0.08], dtype=torch.float64)
@@ -343,10 +352,12 @@ print(f"length of p_theta − p_old: {(halfway.exp() - p_ref).norm():.4f}")
 
 # %% [markdown]
 # For `uniform` the answer is, up to the sign, $\mathbb E_{p_{\mathrm{old}}}[\nabla\log p_\theta]=p_{\mathrm{old}}-p_\theta$ for every $N$.
-# It cancels the part of the step that stops the policy at the weighted group. So the expected step of `uniform` is the same in every step
-# of a round: it does not stop by itself. What `model` adds shrinks with $N$: it is halved from each column to the next, $O(1/N)$, as the
-# docstring of `dmpo_ref.weights.model_baseline` says. With exact likelihoods `model` is the safer choice; with few steps in a round the two
-# hardly differ.
+# With `none` the expected step is $\mathbb E[w]-p_\theta$, where $\mathbb E[w]$ is the expected weight on each answer, and the policy stops
+# at $p_\theta=\mathbb E[w]$. With `uniform` it is $\mathbb E[w]-p_{\mathrm{old}}$. That does not contain $p_\theta$, so it is the same in
+# every step of a round: it does not stop by itself. What `model` adds shrinks with $N$: it is halved from each column to the next,
+# $O(1/N)$, as the docstring of `dmpo_ref.weights.model_baseline` says. With exact likelihoods `model` is the safer choice; with few steps
+# in a round the two hardly differ.
+#
 # ## 4. The noise, and why small groups forget
 #
 # The means are equal, but the noise differs. The cell prints the standard deviation of the first step (the square root of the summed
@@ -362,10 +373,10 @@ for (place, log_p), baseline in itertools.product(
 
 # %% [markdown]
 # At $p^*$ all log-weights of a group are equal, so $w=1/N$ exactly for every group. With `uniform` and `model` no group then changes the
-# policy. With `none` the mean is 0 as well, but each group pulls the policy towards the answers that it contains: a random walk. An answer
-# whose probability reaches 0 is never drawn again and cannot return. In population genetics this is called genetic drift: each generation
-# is copied from N parents drawn at random, and in the end one variant is left. There is a pull back to $p^*$, but it acts on an answer only
-# when the answer is drawn.
+# policy. (This needs exact $\log p(o)$, as here. With path log-ratios the noise of the order is left.) With `none` the mean is 0 as well,
+# but each group pulls the policy towards the answers that it contains: a random walk. An answer whose probability reaches 0 is never drawn
+# again and cannot return. In population genetics this is called genetic drift: each generation is copied from N parents drawn at random,
+# and in the end one variant is left. There is a pull back to $p^*$, but it acts on an answer only when the answer is drawn.
 #
 # We start 400 independent policies *at the target* and run DMPO as usual: 100 rounds, one group of N a round, 4 plain gradient steps with
 # rate 1.
@@ -444,7 +455,7 @@ for rate, N in itertools.product((1.0, 2.0), (4, 8, 16)):
         ),
     )
 
-# %% tags=["nbval-ignore-output", "slide", "hide-input"] alt="KL(p*||p_theta) over 100 rounds, median and range, in three panels. From p*, uniform and model fall to 0 in 20 rounds; none stays high with N = 4, and at 0.05 with N = 16; negative is high everywhere; at rate 2 only model falls."
+# %% tags=["nbval-ignore-output", "slide", "hide-input"] alt="KL(p*||p_theta) over 100 rounds, median and range, in three panels. From p_ref at rate 1, the medians of uniform and model fall below 0.0001 within 20 rounds; none stays high with N = 4, and at 0.05 with N = 16; negative is high everywhere; at rate 2 only model falls."
 figure, panels = plt.subplots(
     1, 3, figsize=(10, 3.3), layout="constrained", sharey=True
 )
@@ -472,7 +483,7 @@ plt.show()
 # and `model` vanishes as they approach the target, so they converge to it. But at rate 2 the missing stop of `uniform` does harm: four
 # large steps on four rollouts remove answers that `model`, whose steps become smaller, keeps.
 #
-# **Check yourself.** A policy *is* p\*. Which baseline lets single groups move it all the same?
+# **Check yourself.** The policy *is* p\*. With which of these three baselines can one group still move it?
 #
 # <details class="choice"><summary>`model`</summary>
 #
@@ -726,10 +737,13 @@ for name, rows in variants.items():
         )
 
 # %% [markdown]
+# "Path": the loss uses $\log p(o;\sigma)$, one forward pass for each of the five blanks. "2 steps" (`loss.masks: path_steps`): two random
+# terms of that sum, scaled up.
+#
 # With the loss on two random masks, as in DMPO on large models, `uniform` is ten times *worse* than `none`: 0.070 and 0.006. That is not
-# the fault of the baseline alone. With exact likelihoods along the path, at the price of five forward rows, `none`, `uniform` and `model`
-# are equal within their noise. Two steps of the path drawn at random (`loss.masks: path_steps`) cost as much as two masks, and `uniform`
-# then ends at 0.012. So most of the factor of ten was the noise of the masks. What is left? The same on three puzzles with five seeds each:
+# the fault of the baseline alone. On the path, `none`, `uniform` and `model` are equal within their noise. Two steps cost as much as two
+# masks, and `uniform` then ends at 0.012. So most of the factor of ten was the noise of the masks. What is left? The same on three puzzles
+# with five seeds each:
 
 # %%
 for name, study in (("none, 2 masks", "act_b"), ("uniform, 2 steps", "path_steps")):
@@ -740,9 +754,12 @@ for name, study in (("none, 2 masks", "act_b"), ("uniform, 2 steps", "path_steps
     )
 
 # %% [markdown]
-# A factor of two. In the other Sudoku experiment, with many puzzles, no baseline was better than `none` either (`LOG.md`). So these
-# experiments do not confirm the paper's claim, nor do they show that the baseline as such does harm; and with 64 rollouts in a step there
-# is little drift that a baseline could remove.
+# A factor of two. But this changes baseline and estimator together. On the first puzzle, with two steps for both, `none` ends at 0.004 and
+# `uniform` at 0.012: about a factor of three, with three seeds.
+#
+# In the other Sudoku experiment, with many puzzles, no baseline was better than `none` either (`LOG.md`). So these experiments do not
+# confirm the paper's claim, nor do they show that the baseline as such does harm; and with 64 rollouts in a step there is little drift that
+# a baseline could remove.
 #
 # Why is it worse on masks? In the simplest model, a mask estimate is the log-likelihood times a noise factor. The variance it adds to the
 # gradient is proportional to $\sum_n w_{\mathrm{real},n}^2$, and that is *smaller* with `uniform`: $\sum_n(w_n-\frac1N)^2=\sum_n
@@ -865,7 +882,7 @@ _ = interact(
 # - `negative` at full strength stops only where all answers of the policy have the same reward, and of these policies only those of the
 #   highest reward are stable. At strength $s$ its fixed point is $(p^*-s\,p^-)/(1-s)$.
 # - With many rollouts in a step `none` was as good or better in our Sudoku runs. What hurt `uniform` there was for the most part the noise
-#   of two masks: on the whole path it is as good, on two steps of it a factor of two behind.
+#   of two masks: on the whole path it is as good, on two steps of it two to three times as far from $p^*$.
 #
 # ## Exercises
 #

@@ -202,7 +202,8 @@ def wdce_by_hand(theta, tokens, masks, weight):
 
 
 # %% [markdown]
-# Four rollouts (each answer once), weights minus a uniform baseline, R = 3 masks each, a policy that has moved away from `theta_old`:
+# Four rollouts (each answer once), weights minus a uniform baseline, R = 3 masks each, a policy that has moved away from `theta_old`. The
+# weights are those of a uniform $p_{\mathrm{old}}$; `theta_old` serves only as a point θ:
 
 # %%
 tokens = ANSWERS[None]  # [G = 1, N = 4, L = 2]
@@ -311,6 +312,9 @@ print(
 # the exact p\* as its minimum. WDCE does, because it is *linear* in the estimates: the noise of the masks has mean 0 in the loss, whatever
 # their number. Section 7 comes back to this.
 #
+# Back to the first figure: the pull of WDCE on a rollout is constant, but all rollouts pull at once, and probabilities sum to 1. So the
+# pulls balance, at p\*. One wants it because it is linear: the noise of the masks has mean 0.
+#
 # **Check yourself.** Why may WDCE use ELBOs of a few random masks and still have p\* as its minimum?
 #
 # <details class="choice"><summary>It is linear in the estimates, so their noise has mean 0 in the loss.</summary>
@@ -336,7 +340,7 @@ print(
 # Another way to p\*: train a classifier that says whether an answer came from $p^*$ or from $p_{\mathrm{old}}$, half each. The best
 # classifier is known,
 #
-# $$D(o)=\frac{p^*(o)}{p^*(o)+p_{\mathrm{old}}(o)}=\sigma\Bigl(\log\frac{p^*(o)}{p_{\mathrm{old}}(o)}\Bigr).$$
+# $$D(o)=\frac{p^*(o)}{p^*(o)+p_{\mathrm{old}}(o)}=\mathrm{sigmoid}\Bigl(\log\frac{p^*(o)}{p_{\mathrm{old}}(o)}\Bigr).$$
 #
 # Now do not train a network D. Write $D=\mathrm{sigmoid}(\Delta)$ with $\Delta=\log p_\theta-\log p_{\mathrm{old}}$: then the best classifier *is*
 # $p_\theta=p^*$. (The idea of direct discriminative optimisation, [arXiv:2503.01103](https://arxiv.org/abs/2503.01103).) The log-loss of
@@ -509,7 +513,7 @@ show_gradients(formula, autograd, numeric)
 #
 # <details class="choice"><summary>$\tfrac12(w_n-\tfrac1N)$</summary>
 #
-# **Right.** Half of WDCE with the uniform baseline; σ(0) = 1/2. Later it goes to 0 as Δ reaches $\log N w_n$.
+# **Right.** Half of WDCE with the uniform baseline; sigmoid(0) = 1/2. Later it goes to 0 as Δ reaches $\log N w_n$.
 #
 # </details>
 #
@@ -586,7 +590,8 @@ for m in range(1, L + 1):
 
 # %% [markdown]
 # With one blank hidden the policy is certain: the other five determine it. With two it is nearly always certain too, but one pair costs 16
-# nats after multiplication by L/m. That is where the noise comes from: few sets are hard, and a small hard set has a large weight.
+# nats after multiplication by L/m (left figure of section 5). That is where the noise comes from: few sets are hard, and a small hard set
+# has a large weight.
 #
 # `dmpo_ref.masking` has three unbiased schemes, and the published one to compare with:
 #

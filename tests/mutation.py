@@ -45,6 +45,7 @@ TESTS = {  # module → the test files that are about it
     "tasks/answers/arithmetic": ("test_arithmetic", "test_countdown", "test_strict"),
     "tasks/answers/comparison": ("test_strict", "test_math500"),
     "tasks/answers/equality": ("test_strict", "test_math500"),
+    "tasks/answers/asked": ("test_strict",),
     "tasks/answers/grid": ("test_sudoku", "test_strict"),
     "tasks/answers/marked": ("test_strict", "test_gsm8k", "test_math500"),
     "tasks/answers/numerals": ("test_strict", "test_gsm8k"),

@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command. Returns the exit code: 0, 1 where `rerun` finds a difference, 2 for something the user can fix (one line on
     stderr), 130 after Ctrl-C, 141 if the reader of its output has closed the pipe."""
     words = sys.argv[1:] if arguments is None else arguments
-    sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115  # closed by the shell
+    sys.stdout, sys.stderr = (stream or open(os.devnull, "w", encoding="utf-8") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115  # closed by the shell
     name = words[0] if words else ""
     try:
         with neutral_output():

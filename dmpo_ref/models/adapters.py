@@ -89,15 +89,21 @@ def check_settings(file: Path, *, largest: int) -> None:
     if settings.get("megatron_config"):  # would import a module that the file names
         raise ValueError(f"{file}: megatron_config is not implemented; only layers of this model get adapters")
     rank, alpha = settings.get("r"), settings.get("lora_alpha")
-    for name, patterns in (("rank_pattern", settings.get("rank_pattern") or {}), ("alpha_pattern", settings.get("alpha_pattern") or {})):
-        if not isinstance(patterns, dict):
-            raise ValueError(f"{file}: {name}={patterns!r:.50} is not an object of layers and numbers")
-    for name, value in (("r", rank), *(settings.get("rank_pattern") or {}).items()):
+    patterns = {name: settings.get(name, {}) for name in ("rank_pattern", "alpha_pattern")}
+    for name, pattern in patterns.items():
+        if not isinstance(pattern, dict):
+            raise ValueError(f"{file}: {name}={pattern!r:.50} is not an object of layers and numbers")
+    for name, value in {"r": rank, **in_pattern("rank_pattern", patterns)}.items():
         if type(value) is not int or not 1 <= value <= largest:
             raise ValueError(f"{file}: {name}={value!r:.50} is not the rank of these adapters, whose largest size is {largest}")
-    for name, value in (("lora_alpha", alpha), *(settings.get("alpha_pattern") or {}).items()):
+    for name, value in {"lora_alpha": alpha, **in_pattern("alpha_pattern", patterns)}.items():
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < abs(value) <= MOST_ALPHA:
             raise ValueError(f"{file}: {name}={value!r:.50} must be a number other than 0, of at most {MOST_ALPHA:g}")
+
+
+def in_pattern(name: str, patterns: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The numbers that a pattern sets for some layers, by the pattern's name and theirs."""
+    return {f"{name}, {layer}": value for layer, value in patterns[name].items()}
 
 
 def as_policy(wrapped: PeftModel, *, lean: bool) -> LLaDAModelLM:

@@ -17,7 +17,9 @@ from typing import Any, Literal
 from safetensors import SafetensorError, safe_open
 
 FLOATS = ("F64", "F32", "F16", "BF16")
-LISTED = ("*.safetensors", "config.json", "adapter_config.json", "tokenizer*.json", "state.pt")  # every digests.json has those there are
+# Files that decide answers: each that is in a checkpoint is in its digests.json too.
+LISTED = ("*.safetensors", "*config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "*.jinja", "vocab*", "merges.txt")
+LISTED += ("state.pt",)
 DIGESTS = "digests.json"  # version 0.2.0 and earlier wrote none
 CHUNK_BYTES = 2**22
 

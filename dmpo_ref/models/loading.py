@@ -179,7 +179,8 @@ def read_config(path: str, *, offline: bool = False) -> LLaDAConfig:
         for name in fields:
             if callable(getattr(LLaDAConfig, name, None)):
                 raise ValueError(f"{name!r:.50} is no name of a field")
-            if name in ("rope_scaling", "rope_parameters") and fields[name]:
+            plain = {"rope_type": "default", "rope_theta": fields.get("rope_theta", 500000.0)}
+            if name in ("rope_scaling", "rope_parameters") and fields[name] and plain != plain | dict(fields[name]):
                 raise ValueError(f"{name}={fields[name]!r:.100} is not implemented; only rope_theta is, without scaling")
             if name in NOT_READ and fields[name]:
                 raise ValueError(f"{name} is not implemented; full weights in *.safetensors are needed (model.quantize makes them 4-bit)")

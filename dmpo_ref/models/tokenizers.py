@@ -26,6 +26,7 @@ def load_tokenizer(path: Path | str, model: LLaDAConfig) -> PreTrainedTokenizerB
     """The tokenizer in a folder or of a hub name, whose mask token is that of the model.
 
     Raises:
+        FileNotFoundError: a folder without a tokenizer.
         ValueError: it cannot be read or used, it needs Python code of the checkpoint, or its mask token has another id than the model's.
     """
     if Path(path).is_dir() and not has_tokenizer(path):

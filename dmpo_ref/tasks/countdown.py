@@ -17,6 +17,7 @@ from typing import Any
 from dmpo_ref.config import TaskConfig
 from dmpo_ref.tasks.answers.arithmetic import MAX_DIGITS, evaluate_expression, plain, python_value
 from dmpo_ref.tasks.answers.marked import closed_answers, last_answer, marked_answer, published_box, until_end
+from dmpo_ref.tasks.answers.units import NO_UNIT
 from dmpo_ref.tasks.base import ANSWER_FORM, ChatTask, Grade, Verdict, worked
 from dmpo_ref.tasks.data import read_rows
 
@@ -189,11 +190,18 @@ def grade_strict(item: Problem, answer: str | None, source: str) -> Verdict:
 
 def sides_of(answer: str) -> list[str]:
     """The sides of an equation, or a single expression, without a name before it, as in `x = 30 + 7` or `Answer: 30 + 7`."""
-    text = re.sub(r"^[A-Za-z ]{0,40}:|[.;]\s*$", "", plain(answer)).strip()
+    text = plain(answer)
+    name = re.match(r"\s*([A-Za-z][A-Za-z ]{0,40}):", text)
+    text = re.sub(r"[.;]\s*$", "", text[name.end() :] if name and is_name(name[1]) else text).strip()
     for mark in ("**", '"', "'"):  # bold, quoted
         text = text.removeprefix(mark).removesuffix(mark).strip() if text.startswith(mark) and text.endswith(mark) else text
     sides = re.sub(r"\( ?= ?([0-9]+) ?\)$", r"= \1", text).split("=")
-    return sides[1:] if len(sides) > 1 and re.fullmatch(r"\s*[A-Za-z][A-Za-z ]{0,40}", sides[0]) else sides
+    return sides[1:] if len(sides) > 1 and re.fullmatch(r"\s*[A-Za-z][A-Za-z ]{0,40}", sides[0]) and is_name(sides[0]) else sides
+
+
+def is_name(text: str) -> bool:
+    """Whether words before an expression name it, and do not deny or change it (not, wrong, twice)."""
+    return not NO_UNIT & set(text.casefold().split())
 
 
 def published_expression(text: str) -> tuple[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 
 from dmpo_ref.tasks.answers.equality import are_equal
@@ -15,7 +16,7 @@ from dmpo_ref.tasks.answers.marked import closing
 from dmpo_ref.tasks.answers.units import NO_UNIT, read_unit
 from dmpo_ref.tasks.answers.writing import one_writing
 
-MAX_LENGTH, MAX_PARTS = 2000, 40  # characters of an answer that is looked at, values of a list
+MAX_LENGTH, MAX_PARTS, MAX_DEPTH = 2000, 40, 12  # characters of an answer that is looked at, values of a list, lists in lists
 NOT_EQUAL, UNDECIDED = "not equal", "too long, too large or too slow to compare"
 
 WORDS = re.compile(r"(?:\\text\{ ?\(?[A-Za-z][^{}]*\}|[A-Za-z]{4,})[0-9 ]*")
@@ -31,8 +32,32 @@ NAME = re.compile(
     rf"|\\overline\{{[A-Z]+\}}|\\text\{{[A-Za-z ]*\}}|\\[A-Za-z]+|[A-Za-z ]+|{ARGUMENTS})"
     rf"(?:\^\{{-1\}})?(?:{ARGUMENTS})?'*(?:_(?:[A-Za-z0-9]|\{{[^{{}}]*\}}))?)(?:=|\\equiv|\\in(?![A-Za-z])|:)(.*)"
 )
-# Names before = that are not products of letters, though short.
-SHORT_NAMES = set(["ans", "all", "det", "deg", "gcd", "hcf", "is", "lcm", "lim", "log", "max", "min", "mod", "of", "sum", "the"])
+# Short words that are no products of letters where they stand before =.
+SHORT_NAMES = {
+    *(
+        "all",
+        "ans",
+        "area",
+        "arg",
+        "avg",
+        "cost",
+        "deg",
+        "det",
+        "dim",
+        "for",
+        "gcd",
+        "gcf",
+        "hcf",
+        "is",
+        "lcm",
+        "let",
+        "lim",
+        "max",
+        "mean",
+    ),
+    *("min", "mod", "new", "num", "of", "our", "rate", "rem", "side", "size", "so", "sum", "the", "time", "val", "vol", "we"),
+}
+FUNCTIONS = {r"\frac", r"\sqrt", "sin", "cos", "tan", "log"}  # without what they are taken of
 THOUSANDS = re.compile(r"(?<![0-9.,{])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,])")
 UNIT_START = re.compile(r"\\text\{|(?<=[0-9)}\]])(?=[A-Za-z]{2})|(?<= )(?=[A-Za-z])|\^\\circ|[%$€£¥¢₹]|\( ?\\bmod|\(? ?\\p?mod(?![A-Za-z])")
 LETTERS = re.compile(r"\\text\{[^{}]*\}|\\[A-Za-z]+|[A-Za-z]")
@@ -42,7 +67,7 @@ READ = r"""
     \leq \leqslant \ge \geq \geqslant \ne \neq \lt \gt \lfloor \rfloor \lceil \rceil e i
 """
 ODD = re.compile(r"[0-9] [0-9.]|[0-9]e[+-]?[0-9]|[?~:\"#@&`$%]|\*\*|[^\x00-\x7f]")
-STATED = r"(?:the )?(?:final |correct )?answer(?: is)? ?:? ?"
+STATED = r"(?:the )?(?:final |correct )?answers?(?: is| are)?(?![A-Za-z0-9]) ?:? ?"
 TIDY: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [  # after `one_writing`, in this order
     (re.compile(rf"^(?:#+ ?|\\therefore(?![A-Za-z])|∴)|^(?:\\text\{{ ?{STATED}\}}|{STATED}(?!$)) ?:?", flags=re.IGNORECASE), ""),
     (re.compile(r"^([0-9]+) ?\\bmod ?\{?([1-9][0-9]{0,8})\}?$"), lambda found: str(int(found[1]) % int(found[2]))),
@@ -133,25 +158,28 @@ class Part:
     name: str = ""
 
 
-def parse(text: str) -> Part:
-    """The parts of an answer."""
+def parse(text: str, depth: int = 0) -> Part:
+    """The parts of an answer; what lies deeper than MAX_DEPTH brackets or names is one value."""
+    if depth > MAX_DEPTH:
+        return Part("", (), text)
+    inside = partial(parse, depth=depth + 1)
     if matrix := re.fullmatch(r"\\begin\{[a-z]*matrix\}((?:(?!\\begin).)*)\\end\{[a-z]*matrix\}", text):
         rows = [split(row, "&") for row in split(matrix[1], r"\\\\")]
-        return join_parts(f"matrix {[len(row) for row in rows]}", [parse(entry) for row in rows for entry in row], text)
+        return join_parts(f"matrix {[len(row) for row in rows]}", [inside(entry) for row in rows for entry in row], text)
     for form, separator in (("{}", SEPARATOR), ("∪", r"\\cup(?![A-Za-z])")):
         if len(pieces := split(text, separator)) > 1:
-            return join_parts(form, [parse(piece) for piece in pieces], text)
+            return join_parts(form, [inside(piece) for piece in pieces], text)
     if (named := NAME.fullmatch(text)) and is_name(named[1]):
-        return replace(parse(named[2].strip()), name=named[1].strip())
+        return replace(inside(named[2].strip()), name=named[1].strip())
     if text.startswith(r"\{") and text.endswith(r"\}"):
-        return join_parts("{}", [parse(piece) for piece in split(text[2:-2], SEPARATOR)], text)
+        return join_parts("{}", [inside(piece) for piece in split(text[2:-2], SEPARATOR)], text)
     ends = text[:1] + text[-1:]
     if (
         ends in ("()", "[]", "(]", "[)")
         and closing(text, brackets=BRACKETS) == len(text) - 1
         and len(pieces := split(text[1:-1], SEPARATOR)) > 1
     ):
-        return join_parts(ends, [parse(piece) for piece in pieces], text)
+        return join_parts(ends, [inside(piece) for piece in pieces], text)
     if re.search(f"{UPPER}|{LOWER}", text) and not RELATION.search(text):
         both = [re.sub(UPPER, plus, re.sub(LOWER, minus, text)).removeprefix("+") for plus, minus in ("+-", "-+")]
         return join_parts("{}", [Part("", (), one) for one in both], text)
@@ -160,10 +188,10 @@ def parse(text: str) -> Part:
 
 def is_name(text: str) -> bool:
     """Whether what stands before = names a value; not a product (`xy`, `a b`), nor words that change a number (twice the area)."""
-    words = text.split() if re.fullmatch("[A-Za-z ]+", text) else []
-    letters = sum(len(word) == 1 and word.islower() for word in words)
-    short = {word for word in words if word.islower() and len(word) in (2, 3)} - SHORT_NAMES
-    return letters < 2 and not short and not NO_UNIT & set(re.findall("[a-z]{2,}", text.casefold()))
+    words = text.split() if re.fullmatch("[A-Za-z ]+", text) else ["a", "phrase"]
+    only_letters = all(len(word) == 1 or word.islower() and len(word) < 5 and word not in SHORT_NAMES for word in words)
+    is_product = only_letters and len("".join(words)) > 1 and not text.isupper()
+    return not is_product and text not in FUNCTIONS and not NO_UNIT & set(re.findall("[a-z]{2,}", text.casefold()))
 
 
 def split(text: str, separator: str) -> list[str]:

@@ -26,7 +26,7 @@ ABOUT = """
     contains correct digit digits each every exactly filled final follows from given grid has have here holds in is it keeps kept
     number numbers of once puzzle row rows satisfies so solution solved subgrid sudoku the this to using valid with
 """
-COMMENT = rf"(?=[a-z])(?:(?:{'|'.join(ABOUT.split())})\b|2x2|[1-4 .,:;!\s-])*"
+COMMENT = rf"(?=[a-z])(?:(?:{'|'.join(ABOUT.split())})\b|2x2|(?<![0-9])[1-4](?![0-9])|[ .,:;!\s-])*"
 COMMENTED = re.compile(rf"(?P<grid>[^a-z]*?)(?:[.!]|[.!]?\n\s*{COMMENT})?", flags=re.IGNORECASE)
 
 

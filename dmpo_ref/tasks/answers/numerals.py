@@ -5,20 +5,8 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from dmpo_ref.tasks.answers.units import (
-    BEFORE,
-    BEHIND,
-    CANONICAL,
-    CHINESE,
-    LENGTHS,
-    NO_UNIT,
-    PERCENTAGE,
-    in_words,
-    last_sentence,
-    other_measure,
-    small,
-    words_of,
-)
+from dmpo_ref.tasks.answers.asked import PERCENTAGE, last_sentence, other_measure, words_of
+from dmpo_ref.tasks.answers.units import BEFORE, BEHIND, CANONICAL, CHINESE, LENGTHS, NAMES, NO_UNIT, TENS, in_words, small
 from dmpo_ref.tasks.answers.writing import one_writing
 
 MAX_LENGTH = 200  # characters; a longer text is not a short answer, and the time for a number grows as the square of its length
@@ -34,6 +22,7 @@ DOUBT_BEHIND = re.compile(
 SHARE = re.compile(r" ?(?:%|per ?cent\b|percentage\b) ?(?:points? )?of\b")
 NAMED = re.compile(r"^(?:the value of )?[A-Za-z] ?(?::|is\b|equals\b) ?")
 TOKEN = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?|\S")
+RELATIONS = {"than", "not", "before", "after", "under", "over", "off", "between", "without", "below", "above"}
 SIGNS_BEFORE, SIGNS_BEHIND = set(":,;()[]\"'#.∴"), set(",.;()[]\"'/-!")
 CHINESE_WORDS = re.compile(f"(?:{'|'.join(sorted(CHINESE.split(), key=len, reverse=True))})+")
 VARIABLE = re.compile(r"[0-9] ?[a-zA-Z](?![A-Za-z])|(?<![A-Za-z'])[b-hj-zB-HJ-Z](?![A-Za-z'])")
@@ -53,6 +42,7 @@ REWRITE = [  # in this order
     (re.compile(r"\b[A-Z]{1,3}\$"), "$"),
     (re.compile(r"(?<=[0-9]) (?:more|extra|additional) (?!than)(?=[a-z]{3})"), " "),
     (re.compile(r"\bleft[ -]?over\b"), "left"),
+    (re.compile(rf"(?<=[0-9]) ?\( ?(?!(?:{'|'.join((*NAMES, *TENS))})\b)([A-Za-z]{{3,}}) ?\)"), r" \1 "),
 ]
 
 
@@ -60,7 +50,8 @@ def read_number(text: str, question: str = "") -> tuple[Fraction | None, str]:
     """The number that an answer states, or None, and why.
 
     It reads signs, decimals, thousands (`1,000`, `1 000`, `1{,}000`, `1\\,000`), fractions (`1/2`, `\\frac{1}{2}`, `1 1/2`). Around
-    them only text that does not change them may stand: a currency, a unit, words of a sentence (see `units`) and words of the question.
+    them only text that does not change them may stand: a currency, a unit, words of a sentence (see `units`) and words of the question,
+    as far as they go with what it asks for (see `asked`).
     For `a = b` it is b, unless a is an equation's side with a variable, as in `2x = 6`. Anything else is refused: two numbers (`12 or 13`,
     `3,5`), an operator or a relation, `1e3`, `5 million`, `5 dozen`, `3!`, a word that is not known. A percentage is its number: 5% is 5.
     """
@@ -119,8 +110,12 @@ def describe_number_doubt(found: re.Match[str], number: Fraction, question: str)
     if behind and (problem := other_measure(behind[0], question)):
         return problem
     known, asked = words_of(question)
+    said = last_sentence(question)
     for part, words, signs in ((before, BEFORE | known, SIGNS_BEFORE), (after, BEHIND | known | asked, SIGNS_BEHIND)):
-        for token in TOKEN.findall(part):
+        tokens = TOKEN.findall(part)
+        for token, following in zip(tokens, [*tokens, ""][1:], strict=True):
+            if part is after and token in RELATIONS and f"{token} {following}".casefold() in said:
+                continue  # "than Bob", "not sold", where just that is asked for
             if not (small(token).removesuffix("'s") in words or token in signs or CHINESE_WORDS.fullmatch(token)):
                 return f"{token!r} beside the number may change it"
     return None

@@ -26,6 +26,14 @@ with StopSignal():
 """
 
 
+@pytest.fixture(autouse=True)
+def hangup_is_not_ignored():
+    """As in a terminal; under nohup this process, and so those it starts, would ignore it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("number", STOPS)
 def test_the_first_signal_is_a_request_and_the_handlers_come_back(number, capsys):
     before = {other: signal.getsignal(other) for other in STOPS}

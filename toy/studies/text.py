@@ -58,7 +58,7 @@ VARIANTS: dict[str, tuple[int, tuple[str, ...]]] = {
     "exact, N = 4": (1, ("train.num_rollouts=4", "train.prompts_per_round=16")),
     "exact, N = 16": (1, ("train.num_rollouts=16", "train.prompts_per_round=4")),
     "exact, LoRA": (1, ("model.lora_rank=16", "model.lora_alpha=32", "optimizer.learning_rate=2e-3")),
-    "WDDO": (1, ("loss.name=wddo", "loss.masks=antithetic", "weight.baseline=none")),
+    "WDDO": (3, ("loss.name=wddo", "loss.masks=antithetic", "weight.baseline=none")),
     "diffu-GRPO": (1, ("loss.name=diffu_grpo", "weight.log_ratio=none", "weight.baseline=none")),
 }
 HEADLINE = "exact"
@@ -190,7 +190,7 @@ def table_of_samplers(rows: list[dict[str, Any]]) -> list[list[str]]:
 
 
 def draw(folder: Path) -> None:
-    """The learning curves of the headline runs and of the published recipe; accuracy against forward passes for every sampler."""
+    """The learning curves of the headline runs, of WDDO and of the published recipe; accuracy against forward passes for every sampler."""
     use_style()
     runs, asked = read("text"), [row for row in read("text_samplers") if row["policy"] == "DMPO"]
     tasks = [task for task in TASKS if any(row["task"] == task for row in runs)]
@@ -227,7 +227,7 @@ TITLES = {"countdown": "Countdown, three numbers", "sudoku": "4x4 Sudoku in chat
 
 def draw_curves(axes: Any, rows: list[dict[str, Any]]) -> None:
     """Mean reward of every round and accuracy where it was measured, a line for each run."""
-    for name, color in zip((HEADLINE, "published recipe"), COLORS, strict=False):
+    for name, color in zip((HEADLINE, "WDDO", "published recipe"), COLORS, strict=False):
         for i, row in enumerate(by_name(rows).get(name, [])):
             reward = row["curves"]["reward"]
             axes[0].plot(range(1, len(reward) + 1), reward, color=color, alpha=0.8, label=name if i == 0 else None)

@@ -18,8 +18,10 @@ from safetensors import SafetensorError, safe_open
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 # Files that decide answers: each that is in a checkpoint is in its digests.json too.
-LISTED = ("*.safetensors", "*config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "*.jinja", "vocab*", "merges.txt")
-LISTED += ("state.pt",)
+LISTED = (
+    *("*.safetensors", "*config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json"),
+    *("*.jinja", "vocab*", "merges.txt", "state.pt"),
+)
 DIGESTS = "digests.json"  # version 0.2.0 and earlier wrote none
 CHUNK_BYTES = 2**22
 

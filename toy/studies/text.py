@@ -197,7 +197,7 @@ def draw(folder: Path) -> None:
     figure, axes = plt.subplots(len(tasks), 2, figsize=(9, 3.4 * len(tasks)), layout="constrained", squeeze=False)
     for panels, task in zip(axes, tasks, strict=True):
         draw_curves(panels, [row for row in runs if row["task"] == task])
-        panels[0].set(title=TITLES[task], xlabel="round", ylabel="reward of the rollouts")
+        panels[0].set(title=TITLES[task], xlabel="round", ylabel=f"reward, mean of {MEAN_OF} rounds")
         panels[1].set(title=TITLES[task], xlabel="round", ylabel="greedy test accuracy", ylim=(0, 1))
         panels[1].axhline(accuracy_before(task), color="0.4", linestyle=":", label="as shipped")
         for panel in panels:
@@ -222,15 +222,17 @@ def accuracy_before(task: str) -> float:
     return sum(item.grade.correct for item in items) / len(items)
 
 
+MEAN_OF = 5  # rounds; that of one round varies with its eight prompts
 TITLES = {"countdown": "Countdown, three numbers", "sudoku": "4x4 Sudoku in chat"}
 
 
 def draw_curves(axes: Any, rows: list[dict[str, Any]]) -> None:
-    """Mean reward of every round and accuracy where it was measured, a line for each run."""
+    """Mean reward of the last rounds and accuracy where it was measured, a line for each run."""
     for name, color in zip((HEADLINE, "WDDO", "published recipe"), COLORS, strict=False):
         for i, row in enumerate(by_name(rows).get(name, [])):
             reward = row["curves"]["reward"]
-            axes[0].plot(range(1, len(reward) + 1), reward, color=color, alpha=0.8, label=name if i == 0 else None)
+            means = [statistics.mean(reward[end - MEAN_OF : end]) for end in range(MEAN_OF, len(reward) + 1)]
+            axes[0].plot(range(MEAN_OF, len(reward) + 1), means, color=color, alpha=0.8, label=name if i == 0 else None)
             axes[1].plot([int(done) for done in row["accuracy"]], row["accuracy"].values(), "o-", color=color, ms=4, alpha=0.8)
 
 

@@ -159,7 +159,7 @@ def trained(tmp_path_factory):
 def test_the_presets_train_and_so_does_the_published_recipe_in_their_first_lines(trained, tmp_path, preset, recipe):
     comment = " ".join(line.strip("# \\") for line in (PRESETS / f"{preset}.yaml").read_text().splitlines() if line.startswith("#"))
     published = comment.partition(f"dmpo train {preset} ")[2].split()
-    assert len(published) == 5 and "sampler.name=confidence" in published and "weight.log_ratio=elbo" in published
+    assert len(published) == 6 and "sampler.name=confidence" in published and "weight.log_ratio=elbo" in published
     small = ["train.rounds=1", "train.prompts_per_round=2", "train.num_rollouts=2", "train.steps_per_round=1", "evaluation.num_items=2"]
     words = published if recipe == "as published" else []
     run = train(load_config(preset, f"model.path={trained}", f"output={tmp_path / 'run'}", "threads=1", *small, *words))

@@ -284,4 +284,13 @@
   figures.samplers = (root) => dmpo.replay(root, dmpoData.replays);
 
   for (const root of document.querySelectorAll("[data-figure]")) figures[root.dataset.figure]?.(root);
+
+  // A table that is wider than its page scrolls inside itself: then it can be reached by keyboard.
+  const makeReachable = () => {
+    for (const table of document.querySelectorAll(".bd-article table")) {
+      if (table.scrollWidth > table.clientWidth) table.tabIndex = 0;
+      else table.removeAttribute("tabindex");
+    }
+  };
+  new ResizeObserver(makeReachable).observe(document.body);
 })();

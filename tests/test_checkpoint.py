@@ -174,6 +174,24 @@ def test_a_checkpoint_whose_digests_were_emptied_is_refused(small_run):
         load_policy(ModelConfig(path=str(folder)), torch.device("cpu"))
 
 
+@pytest.mark.parametrize("name", ["chat_template.jinja", "special_tokens_map.json", "added_tokens.json"])
+def test_a_file_that_decides_answers_and_was_not_written_is_refused(small_run, name):
+    folder = latest_checkpoint(train(small_run("train.rounds=1")).output)
+    (folder / "notes.txt").write_text("mine")
+    load_policy(ModelConfig(path=str(folder)), torch.device("cpu"))
+    (folder / name).write_text("{}")
+    with pytest.raises(ValueError, match=rf"digests.json has no digest of {name}"):
+        load_policy(ModelConfig(path=str(folder)), torch.device("cpu"))
+
+
+def test_a_run_whose_checkpoints_are_gone_is_not_sent_to_the_next_refusal(small_run):
+    config = small_run("train.rounds=1")
+    shutil.rmtree(latest_checkpoint(train(config).output))
+    for resume in (True, False):
+        with pytest.raises(ValueError, match="metrics of a run whose checkpoints were removed; choose another output"):
+            train(config, resume=resume)
+
+
 def test_where_the_base_of_adapters_lies_may_be_written_anew(small_run):
     config = small_run("train.rounds=2", "model.lora_rank=2", "optimizer.schedule=constant")
     file = latest_checkpoint(train(config).output) / "adapter_config.json"

@@ -308,6 +308,12 @@ def test_a_mangled_checkpoint_is_one_line(folder, monkeypatch, capfd, damage):
     assert "Traceback" not in error
 
 
+@pytest.mark.parametrize("name", ["rope_scaling", "rope_parameters"])
+def test_a_rotation_that_is_not_scaled_may_be_said(folder, name):
+    edit("config.json", **{name: {"rope_type": "default"}})(folder / "model")
+    load_policy(ModelConfig(path="model"), CPU)
+
+
 ADAPTERS = {
     "a list": (write("adapter_config.json", "[]"), "adapter_config.json holds a list, not an object"),
     "deep": (write("adapter_config.json", DEEP), "adapter_config.json is not valid JSON"),

@@ -477,3 +477,8 @@ def test_an_answer_that_is_no_text_and_no_number_is_refused_with_its_row(answer)
         from_row({"problem": "What?", "answer": "[1, 2]"}, "").answer == "[1, 2]"
         and from_row({"problem": "", "answer": 5}, "").answer == "5"
     )
+
+
+@pytest.mark.parametrize("text", ["x=" * 1000, "(1," * 480 + "2" + ")" * 480, r"\{" * 480 + "1,2" + r"\}" * 480])
+def test_names_and_lists_within_each_other_end_in_no_error(text):
+    assert not MATH500.grade(Problem("?", "5"), rf"\boxed{{{text}}}").strict.right

@@ -81,3 +81,10 @@ def test_the_check_of_a_notebook_finds_wide_lines_and_images_without_a_descripti
     nbformat.write(build.strip(notebook), source.with_suffix(".ipynb"))
     found = build.compare(source)
     assert found is None if problem is None else problem in found
+
+
+def test_what_the_book_folds_is_folded_in_jupyterlab():
+    for path in sorted(Path("notebooks").glob("[0-9]*.ipynb")):
+        for cell in nbformat.read(path, as_version=4).cells:
+            folded = "hide-input" in cell.metadata.get("tags", [])
+            assert cell.metadata.get("jupyter", {}) == ({"source_hidden": True} if folded else {})

@@ -192,14 +192,14 @@ def sides_of(answer: str) -> list[str]:
     """The sides of an equation, or a single expression, without a name before it, as in `x = 30 + 7` or `Answer: 30 + 7`."""
     text = plain(answer)
     name = re.match(r"\s*([A-Za-z][A-Za-z ]{0,40}):", text)
-    text = re.sub(r"[.;]\s*$", "", text[name.end() :] if name and is_name(name[1]) else text).strip()
+    text = re.sub(r"[.;]\s*$", "", text[name.end() :] if name and is_label(name[1]) else text).strip()
     for mark in ("**", '"', "'"):  # bold, quoted
         text = text.removeprefix(mark).removesuffix(mark).strip() if text.startswith(mark) and text.endswith(mark) else text
     sides = re.sub(r"\( ?= ?([0-9]+) ?\)$", r"= \1", text).split("=")
-    return sides[1:] if len(sides) > 1 and re.fullmatch(r"\s*[A-Za-z][A-Za-z ]{0,40}", sides[0]) and is_name(sides[0]) else sides
+    return sides[1:] if len(sides) > 1 and re.fullmatch(r"\s*[A-Za-z][A-Za-z ]{0,40}", sides[0]) and is_label(sides[0]) else sides
 
 
-def is_name(text: str) -> bool:
+def is_label(text: str) -> bool:
     """Whether words before an expression name it, and do not deny or change it (not, wrong, twice)."""
     return not NO_UNIT & set(text.casefold().split())
 

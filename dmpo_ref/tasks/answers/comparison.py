@@ -169,7 +169,7 @@ def parse(text: str, depth: int = 0) -> Part:
     for form, separator in (("{}", SEPARATOR), ("∪", r"\\cup(?![A-Za-z])")):
         if len(pieces := split(text, separator)) > 1:
             return join_parts(form, [inside(piece) for piece in pieces], text)
-    if (named := NAME.fullmatch(text)) and is_name(named[1]):
+    if (named := NAME.fullmatch(text)) and names_a_value(named[1]):
         return replace(inside(named[2].strip()), name=named[1].strip())
     if text.startswith(r"\{") and text.endswith(r"\}"):
         return join_parts("{}", [inside(piece) for piece in split(text[2:-2], SEPARATOR)], text)
@@ -186,7 +186,7 @@ def parse(text: str, depth: int = 0) -> Part:
     return Part("", (), text)
 
 
-def is_name(text: str) -> bool:
+def names_a_value(text: str) -> bool:
     """Whether what stands before = names a value; not a product (`xy`, `a b`), nor words that change a number (twice the area)."""
     words = text.split() if re.fullmatch("[A-Za-z ]+", text) else ["a", "phrase"]
     only_letters = all(len(word) == 1 or word.islower() and len(word) < 5 and word not in SHORT_NAMES for word in words)

@@ -51,11 +51,16 @@ import torch
 from ipywidgets import FloatLogSlider, SelectionSlider, interact
 
 from dmpo_ref import effective_sample_size, log_weights, stream, target_weights
-from dmpo_ref.plots.style import COLORS
 from dmpo_ref.weights import coefficient_for_ess, flatten
-from toy.figures.demo import BLUE, GREEN, ORANGE
+from toy.enumeration import (
+    judge,
+    mask_chances,
+    pair_estimates,
+    self_normalised,
+    uniform_sizes,
+)
+from toy.figures.weights import draw_ratios, draw_rollouts, draw_self_normalising
 from toy.oracle import (
-    conditional_log_prob,
     exact_distribution,
     flattened,
     kl_divergence,
@@ -63,6 +68,7 @@ from toy.oracle import (
     tilted,
 )
 from toy.studies.acts import by_name, read
+from toy.tabular import tabulate
 from toy.worlds.mixture import draw_cells, world_1d
 
 # %% [markdown]
@@ -219,6 +225,7 @@ def weights_by_hand(reward, log_ref, log_old, alpha):
     return torch.tensor(rows, dtype=torch.float64)
 
 
+# %%
 draw = stream(0, "three prompts")
 reward, log_ref, log_old = (
     torch.rand(3, 8, generator=draw, dtype=torch.float64) * scale
@@ -238,53 +245,11 @@ print(
 # ## 3. Look at them
 #
 # N rollouts of $p_{\mathrm{old}}=p_{\mathrm{ref}}$ on the line, and their weights. Left: the weight that falls on each cell, over p\*,
-# which it should resemble. Right: $N w_n$ of each rollout in order of size; 1 means "counts once".
-
-
-# %% tags=["hide-input"]
-def draw_weights(alpha: float, num_rollouts: int) -> None:
-    tempered, x = replace(world, alpha=alpha), world.points[:, 0]
-    cells = draw_cells(world.log_ref, (1, num_rollouts), stream(0, "look"))
-    weight = target_weights(
-        log_weights(
-            world.reward[cells], torch.zeros_like(world.reward[cells]), alpha=alpha
-        )
-    )
-    figure, (left, right) = plt.subplots(
-        1, 2, figsize=(9, 3), layout="constrained", width_ratios=[2, 1]
-    )
-    left.fill_between(x, tempered.log_target.exp(), color="0.8", label="p*")
-    left.plot(x, world.log_ref.exp(), ":", color="0.3", label="p$_{ref}$ = p$_{old}$")
-    left.vlines(
-        x,
-        0,
-        torch.zeros(64, dtype=torch.float64).index_add(0, cells[0], weight[0]),
-        color=ORANGE,
-        label="weight of the rollouts there",
-    )
-    left.set(
-        xlabel="x",
-        ylabel="probability of a cell",
-        title=f"α = {alpha:.2g}, N = {num_rollouts}",
-        ylim=(0, None),
-    )
-    left.legend(fontsize=8)
-    right.bar(
-        range(num_rollouts),
-        num_rollouts * weight[0].sort(descending=True).values,
-        color=ORANGE,
-        width=1.0,
-    )
-    right.axhline(1, color="0.3", linewidth=0.8)
-    right.set(
-        xlabel="rollouts, largest first",
-        ylabel="N · w",
-        title=f"ESS = {effective_sample_size(weight).item():.2f}",
-    )
-
+# which it should resemble. Right: $N w_n$ of each rollout in order of size; 1 means "counts once". (`toy.figures.weights` draws the
+# pictures of this notebook.)
 
 # %% tags=["nbval-ignore-output", "slide"] alt="Left: four peaks of p* in grey, p_ref as a dotted line, weights of 64 rollouts as sticks at the peaks. Right: the same weights times N, sorted; few are large. The effective sample size is 0.43."
-draw_weights(alpha=1.0, num_rollouts=64)
+draw_rollouts(world, alpha=1.0, num_rollouts=64)
 plt.show()
 
 
@@ -294,7 +259,7 @@ plt.show()
     N=SelectionSlider(options=[4, 16, 64, 256], value=64),
 )
 def explore(alpha, N):
-    draw_weights(alpha, N)
+    draw_rollouts(world, alpha, N)
     plt.show()
 
 
@@ -360,7 +325,7 @@ for alpha in (0.1, 0.3, 1.0, 3.0, 10.0):
 
 
 # %%
-def bisect(log_weight, wanted):
+def coefficient_by_hand(log_weight, wanted):
     low, high = 0.0, 1.0
     if effective_sample_size(log_weight.softmax(dim=-1)) >= wanted:
         return 1.0
@@ -377,7 +342,7 @@ log_weight = log_weights(
     world.reward[cells], torch.zeros(1, 64, dtype=torch.float64), alpha=0.3
 )
 for wanted in (0.1, 0.3, 0.5, 0.9):
-    c = bisect(log_weight, wanted)
+    c = coefficient_by_hand(log_weight, wanted)
     assert abs(c - coefficient_for_ess(log_weight, wanted).item()) < 1e-12
     print(
         f"wanted ESS {wanted:.1f}: c = {c:.4f}, ESS "
@@ -433,29 +398,11 @@ print(
     [f"{p:.3f}" for p in log_target.exp().tolist()],
 )
 
-
-# %%
-def all_counts(N, C):
-    """All ways in which N rollouts can fall on C answers (stars and bars), [K, C]."""
-    bars = torch.combinations(torch.arange(N + C - 1), C - 1)
-    ends = torch.ones(len(bars), 1, dtype=torch.long)
-    return torch.cat([-ends, bars, (N + C - 1) * ends], dim=1).diff(dim=1) - 1
-
-
-def self_normalised(log_old, log_weight, N):
-    """Exact mean and standard deviation of the weight that falls on each answer, over
-    all groups of N rollouts of p_old."""
-    count = all_counts(N, len(log_old)).double()
-    log_chance = (
-        math.lgamma(N + 1) - torch.lgamma(count + 1).sum(dim=1) + count @ log_old
-    )  # multinomial
-    share = (count * log_weight.exp()) / (count @ log_weight.exp()).unsqueeze(1)
-    mean = log_chance.exp() @ share
-    return mean, (log_chance.exp() @ (share - mean).square()).sqrt()
-
-
 # %% [markdown]
-# First the check that this is right: for N = 3 list all $4^3$ triples instead and let `dmpo_ref.weights` do the softmax.
+# A count $k$ has a multinomial probability under $p_{\mathrm{old}}$, and gives answer $o$ the weight
+# $k_o e^{\ell_o}/\sum_{o'}k_{o'}e^{\ell_{o'}}$. `toy.enumeration.self_normalised` lists all counts and returns the exact mean and standard
+# deviation of this weight for each answer. First the check that it is right: for N = 3 list all $4^3$ triples instead and let
+# `dmpo_ref.weights` do the softmax.
 
 # %%
 triples = torch.tensor(list(itertools.product(range(4), repeat=3)))
@@ -538,37 +485,9 @@ for N in (4, 16, 64):
     )
 
 # %% tags=["nbval-ignore-output", "slide", "hide-input"] alt="Left: expected weights of four answers against N; the weight of answer 4, the rarest, is far below its dashed target at small N. Right: KL(p*||p_t) over rounds for N = 4, 16 and 64; all fall, the small group slowest."
-figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
 sizes = [2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64]
-curves = torch.stack([self_normalised(log_ref, log_weight, N)[0] for N in sizes])
-for answer, (color, marker) in enumerate(
-    zip((BLUE, ORANGE, GREEN, COLORS[4]), "os^D", strict=True)
-):  # the last one purple
-    left.plot(
-        sizes,
-        curves[:, answer],
-        marker + "-",
-        markersize=4,
-        color=color,
-        label=f"answer {answer + 1}",
-    )
-    left.axhline(target[answer], color=color, linestyle="--", linewidth=0.8)
-left.set(
-    xlabel="rollouts in one softmax, N",
-    ylabel="expected weight",
-    title="One round: answer 4 gets too little (dashed: p*)",
-)
-left.legend(fontsize=7)
-for (N, values), color in zip(history.items(), (BLUE, ORANGE, GREEN), strict=True):
-    right.plot(values, "o-", markersize=3, color=color, label=f"N = {N}")
-right.set(
-    yscale="log",
-    ylim=(1e-9, 3),
-    xlabel="round",
-    ylabel="KL(p*‖p$_t$), nats",
-    title="Many rounds: small N is slower, same limit",
-)
-right.legend(fontsize=7)
+expected = {N: self_normalised(log_ref, log_weight, N)[0] for N in sizes}
+draw_self_normalising(expected, target, history)
 plt.show()
 
 # %% [markdown]
@@ -805,43 +724,18 @@ for name, exact in {"ref": exact_ref, "old": exact_old}.items():
 # %% [markdown]
 # To judge the estimates we need $\log p(o;\sigma)$ of *every* answer along *every* one of the $5!=120$ orders, and the log-probability of
 # the hidden tokens under every mask. Both are sums of conditionals $\log\pi(\text{blank }i\text{ takes symbol }a\mid\text{state})$, and
-# there are only $5^5$ states: each blank open or one of four digits.
+# there are only $5^5$ states: each blank open or one of four digits. `toy.tabular.tabulate` computes them for all states, and the table
+# that it returns has the sums: `path_log_probs` along all orders, `mask_log_probs` under all masks.
 
 # %%
-n, open_or_digit = 5, 5
-blanks = prompts.response_mask[0].nonzero().squeeze(-1)
-symbols = vocabulary.allowed.nonzero().squeeze(-1)
-place = open_or_digit ** torch.arange(n)
-digits = (
-    torch.arange(open_or_digit**n).unsqueeze(-1) // place % open_or_digit
-)  # [states, n], 0 where open
-answers = (digits > 0).all(dim=-1).nonzero().squeeze(-1)
-value = digits[answers]  # [1024, n]
-log_pi = {
-    name: conditional_log_prob(
-        model, prompts, blanks, symbols, digits, vocabulary, 1.0
-    ).detach()
+tables = {
+    name: tabulate(model, prompts, vocabulary)
     for name, model in {"ref": reference, "old": policy}.items()
 }
-print("conditionals (states, blanks, symbols):", tuple(log_pi["ref"].shape))
-
+print("conditionals (states, blanks, symbols):", tuple(tables["ref"].log_pi.shape))
 
 # %%
-def along(name, order):
-    """log p(o; σ) of every answer, [1024]."""
-    state, total = torch.zeros_like(answers), 0
-    for d in order:
-        total = total + log_pi[name][state, d, value[:, d] - 1]
-        state = state + value[:, d] * place[d]
-    return total
-
-
-path = {
-    name: torch.stack(
-        [along(name, order) for order in itertools.permutations(range(n))]
-    )
-    for name in log_pi
-}
+path = {name: table.path_log_probs() for name, table in tables.items()}  # [120, 1024]
 for name, exact in {"ref": exact_ref, "old": exact_old}.items():
     torch.testing.assert_close(
         path[name].logsumexp(dim=0) - math.log(120), exact.log_prob, rtol=0, atol=1e-10
@@ -862,36 +756,17 @@ for name, exact in {"ref": exact_ref, "old": exact_old}.items():
 #
 # **ELBO.** Here the mean over masks is of the *logarithm*. The exponential of a noisy logarithm is too large on average, most of all where
 # the noise is largest. An antithetic pair: draw m uniformly from 0…L, hide a random set of m blanks, then its complement; the weights are
-# $(L+1)/m$ and $(L+1)/(L-m)$, and an empty side gives 0. The estimate from one pair, for every answer and each of the 32 sets:
-
-
-# %%
-def mask_score(name, mask):
-    """Σ over the masked blanks of log π(digit | the other blanks filled), [1024]."""
-    mask = list(mask)
-    state = answers - (value[:, mask] * place[mask]).sum(dim=-1)
-    return sum(
-        (log_pi[name][state, d, value[:, d] - 1] for d in mask),
-        torch.zeros(len(answers), dtype=torch.float64),
-    )
-
+# $(L+1)/m$ and $(L+1)/(L-m)$, and an empty side gives 0. `toy.enumeration.pair_estimates` has the estimate from one pair, for every answer
+# and each of the 32 sets:
 
 # %%
-subsets = [set(s) for m in range(n + 1) for s in itertools.combinations(range(n), m)]
-chance = torch.tensor(
-    [1 / (n + 1) / math.comb(n, len(s)) for s in subsets], dtype=torch.float64
-)  # m ~ U{0..5}, then which
-pair = {}
-for name in log_pi:
-    sides = [
-        [
-            (n + 1) / len(side) * mask_score(name, side)
-            for side in (s, set(range(n)) - s)
-            if side
-        ]
-        for s in subsets
-    ]
-    pair[name] = torch.stack([sum(two) / 2 for two in sides])  # [32, 1024]
+L = 5
+chance = mask_chances(uniform_sizes(L, 0))  # [32], m ~ U{0..5}, then which
+weight = (L + 1) / torch.arange(L + 1, dtype=torch.float64)  # of a side, by its size
+pair = {
+    name: pair_estimates(table.mask_log_probs(), weight)  # [32, 1024]
+    for name, table in tables.items()
+}
 for name, exact in {"ref": exact_ref, "old": exact_old}.items():
     torch.testing.assert_close(chance @ pair[name], exact.elbo, rtol=0, atol=1e-10)
 print(
@@ -903,41 +778,27 @@ print(
 # Now each estimate of the ratio is a finite distribution for every answer, and three questions have exact answers. How far is it from the
 # true log-ratio (root mean square, rollouts from $p_{\mathrm{old}}$)? Which distribution do the weights lead to as N → ∞ (below:
 # its *limit*), $\;\propto p_{\mathrm{old}}(o)\,e^{r/\alpha}\,\mathbb E[e^{\text{estimate}}\mid o]$? What is the ESS? R = 4 masks are two
-# independent pairs, so that $\mathbb E[e^{(X_1+X_2)/2}]=(\mathbb E[e^{X/2}])^2$.
-
+# independent pairs, so that $\mathbb E[e^{(X_1+X_2)/2}]=(\mathbb E[e^{X/2}])^2$. `toy.enumeration.judge` answers all three, given the values
+# of an estimate and their probabilities.
 
 # %%
 truth, log_old = exact_ref.log_prob - exact_old.log_prob, exact_old.log_prob
-
-
-def judge(values, probability, copies=1):
-    """values [K, 1024] of one estimate with their probabilities [K, 1024], averaged
-    over independent copies: error, KL of the limit, ESS."""
-    log_mean = copies * (probability.log() + values / copies).logsumexp(dim=0)
-    log_square = copies * (probability.log() + 2 * values / copies).logsumexp(dim=0)
-    mean = (probability * values).sum(dim=0)
-    variance = (probability * (values - mean).square()).sum(dim=0) / copies
-    error = (log_old.exp() @ ((mean - truth).square() + variance)).sqrt().item()
-    log_weight = log_old + reward / alpha
-    limit = (log_weight + log_mean).log_softmax(dim=0)
-    ess = 2 * (log_weight + log_mean).logsumexp(dim=0) - (
-        log_weight + reward / alpha + log_square
-    ).logsumexp(dim=0)
-    return error, kl_divergence(log_target, limit), ess.exp().item()
-
+known = {"truth": truth, "log_old": log_old, "log_tilt": reward / alpha}
+given = path["old"].log_softmax(dim=0).exp()  # p_old(σ | o), [120, 1024]
+elbo_ratio = pair["ref"] - pair["old"]
+cases = {  # values, their probabilities, how many independent copies are averaged
+    "the true ratio": (truth[None], torch.ones(1, 1), 1),
+    "path": (path["ref"] - path["old"], given, 1),
+    "ELBO, all masks": ((exact_ref.elbo - exact_old.elbo)[None], torch.ones(1, 1), 1),
+    "ELBO, 4 masks": (elbo_ratio, chance[:, None], 2),
+    "ELBO, 16 masks": (elbo_ratio, chance[:, None], 8),
+    "none": (0 * truth[None], torch.ones(1, 1), 1),
+}
 
 # %%
-given = path["old"].log_softmax(dim=0).exp()  # p_old(σ | o), [120, 1024]
-chances = chance.unsqueeze(1).expand(-1, 1024)
-certain = torch.ones(1, 1024, dtype=torch.float64)
-elbo_ratio = pair["ref"] - pair["old"]
 results = {
-    "the true ratio": judge(truth[None], certain),
-    "path": judge(path["ref"] - path["old"], given),
-    "ELBO, all masks": judge((exact_ref.elbo - exact_old.elbo)[None], certain),
-    "ELBO, 4 masks": judge(elbo_ratio, chances, copies=2),
-    "ELBO, 16 masks": judge(elbo_ratio, chances, copies=8),
-    "none": judge(torch.zeros(1, 1024, dtype=torch.float64), certain),
+    name: judge(values, probability, copies=copies, **known)
+    for name, (values, probability, copies) in cases.items()
 }
 print(
     "log-ratio           error, nats  KL(p*||limit), N -> infinity    ESS, N -> "
@@ -1010,28 +871,8 @@ for name, weight in weights_64.items():
 print(f"{'p*':18s}", *(f"{log_target[s].exp():12.3f}" + " " * 8 for s in right))
 
 # %% tags=["nbval-ignore-output", "hide-input"] alt="Estimated against true log-ratios in three panels. Along the path the points follow the diagonal, with ELBOs of 4 masks they scatter more, and without an estimate all are 0."
-figure, panels = plt.subplots(
-    1, 3, figsize=(10, 3.3), layout="constrained", sharex=True, sharey=True
-)
-for panel, name, color in zip(
-    panels, ("path", "ELBO, 4 masks", "none"), (BLUE, ORANGE, GREEN), strict=True
-):
-    panel.plot(
-        truth[o[:10]].flatten(),
-        estimates[name][:10].flatten(),
-        ".",
-        color=color,
-        markersize=4,
-        alpha=0.5,
-    )
-    panel.plot([-4, 5], [-4, 5], color="0.3", linewidth=0.8)
-    panel.set(
-        title=f"{name}: error {results[name][0]:.2f} nats",
-        xlabel="true log p$_{ref}$ − log p$_{old}$, nats",
-        xlim=(-4, 5),
-        ylim=(-6, 7),
-    )
-panels[0].set_ylabel("estimate, nats")
+shown = {name: estimates[name][:10] for name in ("path", "ELBO, 4 masks", "none")}
+draw_ratios(truth[o[:10]], shown, {name: results[name][0] for name in shown})
 plt.show()
 
 # %% [markdown]
@@ -1084,7 +925,8 @@ for name, estimate in ratios.items():
 # The path ratio of the library is that of the enumeration above, along the order in which each answer was drawn:
 
 # %%
-orders = {order: i for i, order in enumerate(itertools.permutations(range(n)))}
+blanks = prompts.response_mask[0].nonzero().squeeze(-1)
+orders = {order: i for i, order in enumerate(itertools.permutations(range(L)))}
 filled = [
     tuple(step.argsort().tolist()) for step in rollout.step[0][:, blanks]
 ]  # blanks in the order in which they were filled
@@ -1143,10 +985,11 @@ for name, rows in by_name(read("variants")).items():
 # 3. *Standard.* Put rollouts of $p_0$ and of $p_1$ (section 7) into *one* softmax, each with the ratio to its own policy. Is the limit
 #    still p\* as N → ∞? Compare the ESS with weighing both by the mixture $\tfrac12p_0+\tfrac12p_1$. Then say what would change with ELBOs.
 # 4. *Research.* The noise of the ELBO ratio is inside an exponential. Design an estimate of $p_{\mathrm{ref}}(o)/p_{\mathrm{old}}(o)$
-#    from R forward passes of each model with a smaller error *of the ratio*, and judge it with the `judge` of section 8.
+#    from R forward passes of each model with a smaller error *of the ratio*, and judge it with `toy.enumeration.judge`, as in section 8.
 #
 # ## Where next
 #
 # [The weight baseline](04_weight_baseline.ipynb) subtracts something from the weights; [the two losses](05_two_losses.ipynb) turn them into
 # gradients. The code: [weights.py](../dmpo_ref/weights.py), [experience.py](../dmpo_ref/experience.py) (`weigh`, `estimate_log_ratio`),
-# [likelihood.py](../dmpo_ref/likelihood.py), [the oracle](../toy/oracle.py), [mixtures](../toy/worlds/mixture.py).
+# [likelihood.py](../dmpo_ref/likelihood.py), [the oracle](../toy/oracle.py), [mixtures](../toy/worlds/mixture.py),
+# [enumeration](../toy/enumeration.py), [models as tables](../toy/tabular.py).

@@ -43,9 +43,7 @@ except ImportError:
 start()
 
 # %% tags=["hide-input"]
-import functools
 import itertools
-import math
 import statistics
 
 import matplotlib.pyplot as plt
@@ -60,20 +58,27 @@ from dmpo_ref import (
     target_weights,
     wdce,
 )
-from toy.figures.demo import COLORS
+from toy.drift import (
+    descend,
+    divergence,
+    expected_path,
+    expected_step,
+    lost,
+    noisy_fit,
+    simulate,
+)
+from toy.enumeration import all_groups
 from toy.figures.mixture import plot_baselines
+from toy.figures.weights import HUES, draw_descent, draw_drift, draw_first_step
 from toy.oracle import kl_divergence, tilted
 from toy.studies.acts import by_name, read
 from toy.studies.baselines import baseline_study, table
 from toy.worlds.mixture import (
     BASELINES,
     TabularPolicy,
-    draw_cells,
     fit_forward,
     world_1d,
 )
-
-HUES = (*COLORS[:3], COLORS[4])  # of the baselines, in the order of BASELINES
 
 # %% [markdown]
 # ## 1. Five answers, four rollouts
@@ -93,7 +98,7 @@ HUES = (*COLORS[:3], COLORS[4])  # of the baselines, in the order of BASELINES
 # %%
 p_ref = torch.tensor([0.40, 0.25, 0.15, 0.12, 0.08], dtype=torch.float64)
 reward = torch.tensor([0.0, 0.25, 1.0, 0.5, 2.0], dtype=torch.float64)
-log_ref, ANSWERS = p_ref.log(), "ABCDE"
+log_ref = p_ref.log()
 log_target = tilted(log_ref, reward, 1.0)
 for name, values in (("reward", reward), ("p_ref", p_ref), ("p*", log_target.exp())):
     print(f"{name:7}", "  ".join(f"{x:.3f}" for x in values.tolist()))
@@ -159,24 +164,29 @@ for baseline in BASELINES:
 #
 # DMPO takes several gradient steps on the same rollouts. What happens to the answers D and E, which were not drawn, after *many* steps?
 # Note that E is the best answer. Guess for `none`, `uniform` and `model`.
+#
+# `toy.drift` has what follows from one step: several steps on one group (`descend`), the mean over all groups, many runs. It takes the step
+# as a function of groups and policies, so we write ours as one:
 
 
 # %%
-def descend(baseline, steps, rate=0.5):
-    """Log-probabilities after plain gradient steps on the one group above, p_old =
-    p_ref: [C]."""
-    log_theta = log_old
-    for _ in range(steps):
-        weight = real_weight(baseline, group, log_theta, log_old)
-        log_theta = (
-            log_theta + rate * direction(weight, group, log_theta)
-        ).log_softmax(1)
-    return log_theta[0]
+def step_of(baseline, strength=1.0):
+    """The step in the logits with a baseline, as a function: groups [G, N] and the
+    policies [G, C] of each → [G, C]."""
+
+    def step(groups, log_theta, log_old):
+        weight = real_weight(baseline, groups, log_theta, log_old, strength)
+        return direction(weight, groups, log_theta)
+
+    return step
 
 
+# %%
+ends = {}
 print("baseline   steps      A      B      C      D      E    E/D")
 for baseline, steps in itertools.product(("none", "uniform", "model"), (4, 40, 400)):
-    p = descend(baseline, steps).exp()
+    p = descend(step_of(baseline), group, log_old, steps=steps, rate=0.5)[0].exp()
+    ends[baseline, steps] = p
     print(
         f"{baseline:9} {steps:6}",
         " ".join(f"{x:6.3f}" for x in p.tolist()),
@@ -184,34 +194,7 @@ for baseline, steps in itertools.product(("none", "uniform", "model"), (4, 40, 4
     )
 
 # %% tags=["nbval-ignore-output", "slide", "hide-input"] alt="Bars of five answers before, after 4 and after 400 steps, for three baselines. With none, D and E, which were not drawn, go to 0; with uniform all probability ends on C; with model D and E keep theirs."
-figure, panels = plt.subplots(
-    1, 3, figsize=(10, 3.2), layout="constrained", sharey=True
-)
-for ax, baseline in zip(panels, ("none", "uniform", "model"), strict=True):
-    for k, (label, p) in enumerate(
-        (
-            ("p$_{old}$", p_ref),
-            ("4 steps", descend(baseline, 4).exp()),
-            ("400 steps", descend(baseline, 400).exp()),
-        )
-    ):
-        ax.bar(
-            [i + 0.27 * (k - 1) for i in range(5)],
-            p,
-            0.27,
-            color=("0.7", COLORS[0], COLORS[1])[k],
-            label=label,
-        )
-    ax.plot(range(5), log_target.exp(), "_", color="black", markersize=22, label="p*")
-    ax.set_xticks(
-        range(5),
-        [f"{a}\nr={r:g}" for a, r in zip(ANSWERS, reward.tolist(), strict=True)],
-    )
-    ax.set_title(f"baseline {baseline}")
-    ax.axvspan(2.5, 4.5, color="0.93", zorder=0)
-panels[0].set_ylabel("probability")
-panels[0].text(3.5, 0.55, "not drawn", ha="center", fontsize=9)
-panels[2].legend(fontsize=8)
+draw_descent(p_ref, ends, (4, 400), reward, log_target.exp())
 plt.show()
 
 # %% [markdown]
@@ -227,7 +210,8 @@ plt.show()
 
 # %%
 weight = real_weight("none", group, log_old, log_old)[0, 1:]  # of A, B and C
-ratio = (descend("model", 4000) - log_ref).exp()[:3]
+end = descend(step_of("model"), group, log_old, steps=4000, rate=0.5)[0]
+ratio = (end - log_ref).exp()[:3]
 print("p_theta/p_old over its sum:", (ratio / ratio.sum()).numpy().round(4))
 print("w over its sum:            ", (weight / weight.sum()).numpy().round(4))
 
@@ -255,38 +239,9 @@ print("w over its sum:            ", (weight / weight.sum()).numpy().round(4))
 # ## 3. In expectation, exactly
 #
 # A baseline that changes the *expected* gradient changes the target. With five answers we can enumerate all groups: there are $5^N$ ordered
-# groups, but only $\binom{N+4}{4}$ without regard to order (4,845 at $N=16$), each with its multinomial probability.
-
-
-# %%
-@functools.cache
-def multisets(N):
-    return torch.tensor(list(itertools.combinations_with_replacement(range(5), N)))
-
-
-def every_group(N, log_old):
-    """All groups up to order, [G, N], and their probabilities under p_old, [G, 1]."""
-    groups = multisets(N)
-    counts = torch.nn.functional.one_hot(groups, 5).sum(1).double()
-    log_orders = torch.lgamma(
-        torch.tensor(N + 1.0, dtype=torch.float64)
-    ) - torch.lgamma(counts + 1).sum(1)
-    return groups, (log_orders + counts @ log_old).exp()[:, None]
-
-
-def moments(baseline, N, log_theta, log_old, strength=1.0):
-    """Mean of the direction over all groups, [C], and the variance of each coordinate,
-    [C]."""
-    groups, probability = every_group(N, log_old)
-    theta, old = (x.expand(len(groups), -1) for x in (log_theta, log_old))
-    steps = direction(
-        real_weight(baseline, groups, theta, old, strength), groups, theta
-    )
-    mean = (probability * steps).sum(0)
-    return mean, (probability * (steps - mean).square()).sum(0)
-
-
-# %% [markdown]
+# groups, but only $\binom{N+4}{4}$ without regard to order (4,845 at $N=16$), each with its multinomial probability. They are listed in
+# `toy.enumeration`; `toy.drift.expected_step` takes the step in all of them, and returns its mean and the variance of each component.
+#
 # First we check the enumeration against the slow method: all $5^3$ ordered groups, each with the product of its probabilities. Then we
 # compute the expected first step at $p_\theta=p_{\mathrm{old}}=p_{\mathrm{ref}}$.
 
@@ -294,25 +249,20 @@ def moments(baseline, N, log_theta, log_old, strength=1.0):
 slow = 0
 for ordered in itertools.product(range(5), repeat=3):
     one = torch.tensor([ordered])
-    slow = (
-        slow
-        + p_ref[one].prod()
-        * direction(real_weight("none", one, log_old, log_old), one, log_old)[0]
-    )
-assert torch.allclose(slow, moments("none", 3, log_ref, log_ref)[0], rtol=0, atol=1e-14)
+    step = step_of("none")(one, log_old, log_old)[0]
+    slow = slow + p_ref[one].prod() * step
+fast, _ = expected_step(step_of("none"), 3, log_ref, log_ref)
+assert torch.allclose(slow, fast, rtol=0, atol=1e-14)
 print("expected first step, N = 4:      A       B       C       D       E")
 for baseline in BASELINES:
-    print(
-        f"{baseline:29}",
-        " ".join(
-            f"{x:7.4f}" for x in moments(baseline, 4, log_ref, log_ref)[0].tolist()
-        ),
-    )
+    mean, _ = expected_step(step_of(baseline), 4, log_ref, log_ref)
+    print(f"{baseline:29}", " ".join(f"{x:7.4f}" for x in mean.tolist()))
 
 # %%
 for place, log_p in (("p_ref", log_ref), ("p*", log_target)):
     none, negative = (
-        moments(baseline, 4, log_p, log_p)[0] for baseline in ("none", "negative")
+        expected_step(step_of(baseline), 4, log_p, log_p)[0]
+        for baseline in ("none", "negative")
     )
     print(
         f"at {place:5} length of the expected step: none {none.norm():.3f}, negative "
@@ -340,13 +290,13 @@ print(
     "N=16"
 )
 for baseline in ("uniform", "model", "negative"):
-    added = [
-        (
-            moments(baseline, N, halfway, log_ref)[0]
-            - moments("none", N, halfway, log_ref)[0]
-        ).norm()
-        for N in (2, 4, 8, 16)
-    ]
+    added = []
+    for N in (2, 4, 8, 16):
+        with_it, without = (
+            expected_step(step_of(b), N, halfway, log_ref)[0]
+            for b in (baseline, "none")
+        )
+        added.append((with_it - without).norm())
     print(f"{baseline:50}", " ".join(f"{x:7.4f}" for x in added))
 print(f"length of p_theta − p_old: {(halfway.exp() - p_ref).norm():.4f}")
 
@@ -368,7 +318,10 @@ print("standard deviation of the step      N=2     N=4     N=8    N=16")
 for (place, log_p), baseline in itertools.product(
     (("p_ref", log_ref), ("p*", log_target)), BASELINES
 ):
-    spread = [moments(baseline, N, log_p, log_p)[1].sum().sqrt() for N in (2, 4, 8, 16)]
+    spread = [
+        expected_step(step_of(baseline), N, log_p, log_p)[1].sum().sqrt()
+        for N in (2, 4, 8, 16)
+    ]
     print(f"at {place:6} {baseline:22}", " ".join(f"{x:7.4f}" for x in spread))
 
 # %% [markdown]
@@ -379,52 +332,19 @@ for (place, log_p), baseline in itertools.product(
 # and in the end one variant is left. There is a pull back to $p^*$, but it acts on an answer only when the answer is drawn.
 #
 # We start 400 independent policies *at the target* and run DMPO as usual: 100 rounds, one group of N a round, 4 plain gradient steps with
-# rate 1.
-
-
-# %%
-def simulate(
-    baseline, N, log_start, rounds=100, steps=4, rate=1.0, runs=400, strength=1.0
-):
-    """Independent runs of DMPO with one group a round, fresh groups from p_old ←
-    p_theta each round: [rounds + 1, runs, C]."""
-    log_theta, history, generator = (
-        log_start.expand(runs, -1),
-        [log_start.expand(runs, -1)],
-        stream(0, "drift"),
-    )
-    for _ in range(rounds):
-        log_old = log_theta
-        groups = torch.multinomial(
-            log_old.exp(), N, replacement=True, generator=generator
-        )
-        for _ in range(steps):
-            weight = real_weight(baseline, groups, log_theta, log_old, strength)
-            log_theta = (
-                log_theta + rate * direction(weight, groups, log_theta)
-            ).log_softmax(1)
-        history.append(log_theta)
-    return torch.stack(history)
-
-
-def divergence(log_p):
-    """KL(p*‖p) of each policy, in nats; rounding may not make it negative."""
-    return (log_target.exp() * (log_target - log_p)).sum(-1).clamp(min=0)
-
+# rate 1 (`toy.drift.simulate`). An answer counts as lost when it has less than a tenth of its share of $p^*$.
 
 # %%
-def lost(log_p):
-    """Share of the policies in which an answer has less than a tenth of its share."""
-    return (log_p - log_target < math.log(0.1)).any(dim=-1).double().mean().item()
-
-
 print(
     "started at p*, after 100 rounds: median KL(p*||p_theta), nats, and runs that "
     "lost an answer"
 )
 for baseline, N in itertools.product(("none", "uniform", "model"), (4, 8, 16)):
-    last = simulate(baseline, N, log_target)[-1]
-    print(f"{baseline:8} N={N:2}: {divergence(last).median():5.2f}  {lost(last):4.0%}")
+    last = simulate(step_of(baseline), N, log_target)[-1]
+    print(
+        f"{baseline:8} N={N:2}: {divergence(log_target, last).median():5.2f}  "
+        f"{lost(log_target, last):4.0%}"
+    )
 
 # %% [markdown]
 # Without a baseline nearly every policy has lost an answer after 100 rounds of 4 rollouts, although it started at the target; larger groups
@@ -436,46 +356,31 @@ for baseline, N in itertools.product(("none", "uniform", "model"), (4, 8, 16)):
 
 # %%
 curves = {
-    (rate, N, b): simulate(b, N, log_ref, rate=rate)
+    (rate, N, b): simulate(step_of(b), N, log_ref, rate=rate)
     for rate in (1.0, 2.0)
     for N in (4, 8, 16)
     for b in BASELINES
 }
 print(
-    f"from p_ref, {divergence(log_ref):.2f} nats: median KL after 100 rounds, and "
-    "runs that lost an answer"
+    f"from p_ref, {divergence(log_target, log_ref):.2f} nats: median KL after 100 "
+    "rounds, and runs that lost an answer"
 )
 print("            ", " ".join(f"{b:>14}" for b in BASELINES))
 for rate, N in itertools.product((1.0, 2.0), (4, 8, 16)):
     ends = [curves[rate, N, b][-1] for b in BASELINES]
+    row = [(divergence(log_target, p).median(), lost(log_target, p)) for p in ends]
     print(
         f"rate {rate:g}, N={N:2}",
-        " ".join(
-            f"{divergence(last).median():8.2f}  {lost(last):4.0%}" for last in ends
-        ),
+        " ".join(f"{kl:8.2f}  {share:4.0%}" for kl, share in row),
     )
 
 # %% tags=["nbval-ignore-output", "slide", "hide-input"] alt="KL(p*||p_theta) over 100 rounds, median and range, in three panels. From p_ref at rate 1, the medians of uniform and model fall below 0.0001 within 20 rounds; none stays high with N = 4, and at 0.05 with N = 16; negative is high everywhere; at rate 2 only model falls."
-figure, panels = plt.subplots(
-    1, 3, figsize=(10, 3.3), layout="constrained", sharey=True
+draw_drift(
+    {
+        (rate, N): {b: divergence(log_target, curves[rate, N, b]) for b in BASELINES}
+        for rate, N in ((1.0, 4), (1.0, 16), (2.0, 4))
+    }
 )
-for ax, (rate, N) in zip(panels, ((1.0, 4), (1.0, 16), (2.0, 4)), strict=True):
-    for k, baseline in enumerate(BASELINES):
-        levels = torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64)
-        low, middle, high = divergence(curves[rate, N, baseline]).quantile(
-            levels, dim=1
-        )
-        ax.plot(
-            middle, color=HUES[k], label=baseline, linestyle=("-", "--", "-.", ":")[k]
-        )
-        ax.fill_between(
-            range(len(low)), low, high, color=HUES[k], alpha=0.15, linewidth=0
-        )
-    ax.set(
-        title=f"N = {N}, rate {rate:g}", xlabel="rounds", yscale="log", ylim=(1e-4, 20)
-    )
-panels[0].set_ylabel("KL(p*‖p$_θ$), nats: median, 5 to 95 %")
-panels[1].legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
@@ -518,10 +423,10 @@ plt.show()
 # a lower reward are unstable: once a better answer is drawn, it rises. The reference only affects the speed.
 #
 # The first cell checks the sign in all groups, for random policies, and that the others do not move the policy. The second one follows the
-# exact expected step, with $p_{\mathrm{old}}\leftarrow p_\theta$ after each step.
+# exact expected step, with $p_{\mathrm{old}}\leftarrow p_\theta$ after each step (`toy.drift.expected_path`).
 
 # %%
-groups, _ = every_group(4, log_ref)
+groups = all_groups(4, 5)
 mixed = reward[groups].amax(1) > reward[groups].amin(1)
 for seed in range(3):
     log_p = (
@@ -546,27 +451,16 @@ print(
 
 
 # %% tags=["slide"]
-def expected_path(baseline, N, steps, rate=0.2, strength=1.0):
-    """p_theta after that many exact expected steps with p_old = p_theta, from p_ref:
-    [C]."""
-    log_p = log_ref
-    for _ in range(steps):
-        log_p = (
-            log_p + rate * moments(baseline, N, log_p, log_p, strength)[0]
-        ).log_softmax(0)
-    return log_p.exp()
-
-
 print(
     "negative, N=4, exact expected steps:   A      B      C      D      E   E[r]  "
     "KL(p*||p)"
 )
 for steps in (0, 10, 24, 30, 100, 300, 2000):
-    p = expected_path("negative", 4, steps)
+    p = expected_path(step_of("negative"), 4, log_ref, steps=steps).exp()
     print(
         f"{steps:32} ",
         " ".join(f"{x:6.3f}" for x in p.tolist()),
-        f"{p @ reward:6.3f} {divergence(p.log()):9.3f}",
+        f"{p @ reward:6.3f} {divergence(log_target, p.log()):9.3f}",
     )
 print(
     f"{'p*':>32} ",
@@ -592,14 +486,12 @@ print(f"largest strength with full support: {(log_target.exp() / inverted).min()
 print("fixed point                  A      B      C      D      E   KL(p*||p)")
 for strength in (0.0, 0.1, 0.3):
     limit = (log_target.exp() - strength * inverted) / (1 - strength)
-    for name, p in (
-        ("formula, N → ∞", limit),
-        ("exact steps, N=8", expected_path("negative", 8, 400, strength=strength)),
-    ):
+    end = expected_path(step_of("negative", strength), 8, log_ref, steps=400).exp()
+    for name, p in (("formula, N → ∞", limit), ("exact steps, N=8", end)):
         print(
             f"s={strength:.1f} {name:22}",
             " ".join(f"{x:6.3f}" for x in p.tolist()),
-            f"{divergence(p.log()):8.3f}",
+            f"{divergence(log_target, p.log()):8.3f}",
         )
 
 # %% [markdown]
@@ -765,41 +657,21 @@ for name, study in (("none, 2 masks", "act_b"), ("uniform, 2 steps", "path_steps
 # gradient is proportional to $\sum_n w_{\mathrm{real},n}^2$, and that is *smaller* with `uniform`: $\sum_n(w_n-\frac1N)^2=\sum_n
 # w_n^2-\frac1N$. So noise alone is not the explanation. But Adam divides by the size of the gradient. Near the target, weights that sum to
 # zero give a small signal and a small noise, and Adam scales both up to full steps. We can test this on the line: multiply each
-# log-likelihood by $1+\nu\xi$, $\xi\sim\mathcal N(0,1)$, drawn anew in every step, with Adam and with plain gradient descent.
-
-
-# %%
-def noisy_fit(baseline, nu, method, rate, rounds, seed, N=64):
-    """DMPO on the line with log-likelihoods times 1 + νξ in the loss (weights exact);
-    final KL(p*‖p_θ) in nats."""
-    policy, noise = TabularPolicy(line), stream(seed, "noise")
-    optimizer = method(policy.parameters(), lr=rate)
-    for t in range(rounds):
-        log_old = policy.log_prob().detach()
-        cells = draw_cells(log_old, (1, N), stream(seed, "rollout", t))
-        r, log_ratio = line.reward[cells], (line.log_ref - log_old)[cells]
-        weight = target_weights(
-            log_weights(r, log_ratio, alpha=line.alpha)
-        ) - baseline_weights(baseline, r, log_ratio, alpha=line.alpha)
-        for _ in range(4):
-            factor = 1 + nu * torch.randn(
-                cells.shape, dtype=torch.float64, generator=noise
-            )
-            optimizer.zero_grad()
-            wdce(factor * policy.log_prob()[cells], weight).backward()
-            optimizer.step()
-    return kl_divergence(line.log_target, policy.log_prob().detach())
-
+# log-likelihood by $1+\nu\xi$, $\xi\sim\mathcal N(0,1)$, drawn anew in every step, with Adam and with plain gradient descent
+# (`toy.drift.noisy_fit`; the weights stay exact).
 
 # %%
 print("N=64, KL(p*||p_theta), mean of 4 seeds      nu = 0    nu = 1    nu = 3")
-for name, how in (
-    ("Adam", (torch.optim.Adam, 0.03, 60)),
-    ("plain descent", (torch.optim.SGD, 1.0, 120)),
-):
+for name, how in {
+    "Adam": {"optimizer": torch.optim.Adam, "rate": 0.03, "rounds": 60},
+    "plain descent": {"optimizer": torch.optim.SGD, "rate": 1.0, "rounds": 120},
+}.items():
     for baseline in ("none", "uniform"):
         means = [
-            statistics.mean(noisy_fit(baseline, nu, *how, seed) for seed in range(4))
+            statistics.mean(
+                noisy_fit(line, baseline, noise=nu, seed=seed, **how)
+                for seed in range(4)
+            )
             for nu in (0.0, 1.0, 3.0)
         ]
         print(f"{name:14} {baseline:26}", " ".join(f"{x:9.3f}" for x in means))
@@ -815,55 +687,34 @@ for name, how in (
 # which baselines keep their means when you change $s$? At $p^*$, for which $s$ does the noise of `uniform` vanish?
 
 
-# %% tags=["hide-input"]
-def show(N=4, strength=1.0, place="p_ref", draw=True):
+# %%
+def first_step(N, strength, place):
+    """Mean and variance of the first step at a policy, by baseline."""
     log_p = {"p_ref": log_ref, "p*": log_target}[place]
-    found = {b: moments(b, N, log_p, log_p, strength) for b in BASELINES}
-    if draw:
-        _, ax = plt.subplots(figsize=(7, 3.2), layout="constrained")
-        for k, (baseline, (mean, variance)) in enumerate(found.items()):
-            bars = {
-                "color": HUES[k],
-                "label": baseline,
-                "capsize": 2,
-                "error_kw": {"linewidth": 1},
-            }
-            ax.bar(
-                [i + 0.2 * (k - 1.5) for i in range(5)],
-                mean,
-                0.2,
-                yerr=variance.sqrt(),
-                **bars,
-            )
-        ax.set_xticks(
-            range(5),
-            [f"{a}, r={r:g}" for a, r in zip(ANSWERS, reward.tolist(), strict=True)],
-        )
-        label = place.replace("_ref", "$_{ref}$")
-        ax.set(
-            title=f"First step at {label}, N={N}, s={strength:g}: mean ± sd",
-            ylabel="change of the logit",
-            ylim=(-0.7, 0.7),
-        )
-        ax.legend(ncols=4, fontsize=8, loc="lower center")
-        plt.show()
-    return {b: variance.sum().sqrt().item() for b, (_, variance) in found.items()}
+    return {b: expected_step(step_of(b, strength), N, log_p, log_p) for b in BASELINES}
 
 
 for strength in (0.5, 0.9, 1.0):
+    found = first_step(4, strength, "p*").items()
     print(
         f"noise at p*, N=4, s={strength}:",
-        "  ".join(
-            f"{b} {x:.3f}" for b, x in show(4, strength, "p*", draw=False).items()
-        ),
+        "  ".join(f"{b} {variance.sum().sqrt():.3f}" for b, (_, variance) in found),
     )
 
+
 # %% tags=["nbval-ignore-output"] alt="Bars with error bars: the mean change of five logits in the first step at N = 4 for each baseline. The means of none, uniform and model agree; negative differs."
-_ = show()
+def show(N=4, strength=1.0, place="p_ref"):
+    at = place.replace("_ref", "$_{ref}$")
+    title = f"First step at {at}, N={N}, s={strength:g}: mean ± sd"
+    draw_first_step(first_step(N, strength, place), reward, title)
+    plt.show()
+
+
+show()
 
 # %% tags=["nbval-ignore-output"]
 _ = interact(
-    lambda N, strength, place: show(N, strength, place) and None,
+    show,
     N=SelectionSlider(options=(2, 4, 8, 16), value=4),
     strength=FloatSlider(
         value=1.0, min=0.0, max=1.0, step=0.1, continuous_update=False
@@ -902,5 +753,6 @@ _ = interact(
 # - [02 · Mode seeking and mass covering](02_mode_seeking_and_mass_covering.ipynb): the objective whose noise this notebook is about.
 # - The code: [dmpo_ref/weights.py](../dmpo_ref/weights.py) (`baseline_weights`, `model_baseline`),
 #   [dmpo_ref/objectives/base.py](../dmpo_ref/objectives/base.py), [toy/worlds/mixture.py](../toy/worlds/mixture.py),
+#   [toy/enumeration.py](../toy/enumeration.py), [toy/drift.py](../toy/drift.py),
 #   [toy/studies/baselines.py](../toy/studies/baselines.py), [tests/test_mixture.py](../tests/test_mixture.py), the experiments in
 #   [LOG.md](../LOG.md).

@@ -47,7 +47,6 @@ import itertools
 import math
 
 import matplotlib.pyplot as plt
-import numpy as np
 import torch
 from torch.nn.functional import logsigmoid
 
@@ -60,57 +59,46 @@ from dmpo_ref import (
     wdce,
     wddo,
 )
-from toy.figures.demo import BLUE, GREEN, ORANGE, RED
+from toy.enumeration import (
+    SCHEMES,
+    all_masks,
+    bernoulli_sizes,
+    elbo_over_masks,
+    mask_chances,
+    mask_index,
+    mask_sizes,
+    multinomial,
+    scheme_moments,
+    uniform_sizes,
+)
+from toy.figures.losses import draw_minima, draw_schemes, draw_wddo
+from toy.numerics import finite_differences, minimise, show_gradients
 from toy.oracle import kl_divergence, tilted
 from toy.studies.acts import by_name, read
+from toy.tabular import two_tokens
 
 # %% [markdown]
 # ## 1. A masked diffusion model of two tokens
 #
 # A response is $o=(o_1,o_2)$, each 0 or 1. A masked diffusion model gives, for each hidden position, a distribution given what is not
 # hidden. With two positions and two symbols that is six numbers: θ[d, s] is the logit of "token d is 1" when the other token is hidden (s =
-# 0), is a 0 (s = 1) or is a 1 (s = 2).
-
+# 0), is a 0 (s = 1) or is a 1 (s = 2). `toy.tabular.two_tokens` makes a model of them; its `score` is $\log\pi$ of each hidden token:
 
 # %%
-def score(theta, tokens, hidden):
-    """log π(o_d | what is not hidden) at hidden positions, 0 elsewhere; tokens and
-    hidden [..., 2]."""
-    other = torch.where(hidden.flip(-1), 0, 1 + tokens.flip(-1))
-    return logsigmoid((2 * tokens - 1) * theta[torch.arange(2), other]) * hidden
-
-
 ANSWERS = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]])
-ONLY_FIRST, ONLY_SECOND, BOTH = (
-    torch.tensor(mask) for mask in ([True, False], [False, True], [True, True])
-)
 theta_old = torch.tensor([[0.3, -0.8, 0.6], [-0.2, 1.0, 0.4]], dtype=torch.float64)
-print(score(theta_old, ANSWERS, BOTH).exp())
+p_old = two_tokens(theta_old)
+print(p_old.score(ANSWERS, hidden=torch.tensor([True, True])).exp())
 
 # %% [markdown]
 # There are two orders in which the tokens can be unmasked. Along "first, then second" the probability is $\pi(o_1\mid M,M)\,\pi(o_2\mid
 # o_1,M)$. Do the two orders give the same distribution?
 
-
-# %%
-def path_log_probs(theta):
-    """log p(o; σ) of the four answers along both orders, [2, 4]."""
-    both, first, second = (
-        score(theta, ANSWERS, mask) for mask in (BOTH, ONLY_FIRST, ONLY_SECOND)
-    )
-    return torch.stack([both[:, 0] + second[:, 1], both[:, 1] + first[:, 0]])
-
-
-def marginal(theta):
-    """log p(o) = log of the mean over orders, [4]."""
-    return path_log_probs(theta).logsumexp(dim=0) - math.log(2)
-
-
 # %%
 for name, values in (
-    ("1 then 2", path_log_probs(theta_old)[0]),
-    ("2 then 1", path_log_probs(theta_old)[1]),
-    ("p_old", marginal(theta_old)),
+    ("1 then 2", p_old.path_log_probs()[0]),
+    ("2 then 1", p_old.path_log_probs()[1]),
+    ("p_old", p_old.log_prob()),
 ):
     print(f"{name:10s}", [f"{p:.3f}" for p in values.exp().tolist()])
 
@@ -125,31 +113,16 @@ for name, values in (
 #
 # Here $L=2$ and three masks: both hidden (probability 1/2, weight 1), or one of the two (probability 1/4 each, weight 2).
 
-
 # %%
-def mask_estimates(theta):
-    """The estimate (L/m) Σ log π of each of the three masks, [3, 4]."""
-    return torch.stack(
-        [
-            w * score(theta, ANSWERS, mask).sum(-1)
-            for w, mask in ((1, BOTH), (2, ONLY_FIRST), (2, ONLY_SECOND))
-        ]
-    )
-
-
-CHANCE = torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64)
-
-
-def exact_elbo(theta):
-    return CHANCE @ mask_estimates(theta)
-
-
-torch.testing.assert_close(exact_elbo(theta_old), path_log_probs(theta_old).mean(dim=0))
+first, second, both = p_old.mask_estimates()  # (L/m) Σ log π, by what is hidden
+elbo = first / 4 + second / 4 + both / 2
+torch.testing.assert_close(elbo, p_old.elbo())
+torch.testing.assert_close(elbo, p_old.path_log_probs().mean(dim=0))
 print(
     "log p_old",
-    [f"{x:.3f}" for x in marginal(theta_old).tolist()],
+    [f"{x:.3f}" for x in p_old.log_prob().tolist()],
     "\nELBO     ",
-    [f"{x:.3f}" for x in exact_elbo(theta_old).tolist()],
+    [f"{x:.3f}" for x in elbo.tolist()],
 )
 
 # %% [markdown]
@@ -213,7 +186,7 @@ masks = draw_masks(
 )
 theta = (theta_old + 0.3).requires_grad_()
 log_prob = sequence_log_prob(
-    score(theta, tokens[:, :, None], masks.hidden), masks
+    two_tokens(theta).score(tokens[:, :, None], masks.hidden), masks
 )  # -L_hat, averaged over masks, [1, 4]
 library, by_hand = (
     wdce(log_prob / 2, weight - 1 / 4),
@@ -228,6 +201,8 @@ print(f"by hand {by_hand.item():.6f}, dmpo_ref.losses.wdce {library.item():.6f}"
 #
 # $$\frac{\partial\,\mathrm{WDCE}}{\partial\theta_{d,s}}=-\frac1{L}\sum_n w_{\mathrm{real}}[n]\;
 #   \frac1R\sum_{r:\ d\text{ masked, other in state }s}\frac L{m_r}\,\bigl(o_{n,d}-\mathrm{sigmoid}(\theta_{d,s})\bigr).$$
+#
+# The formula, autograd, and finite differences of `wdce_by_hand` (`toy.numerics`) side by side:
 
 
 # %%
@@ -243,29 +218,6 @@ def log_prob_gradients(theta, tokens, masks):
                 masks.weight[0, n, r] / masks.hidden.shape[2] * residual
             )
     return gradient
-
-
-# %%
-def finite_differences(function, theta, h=1e-5):
-    gradient = torch.zeros_like(theta)
-    for index in np.ndindex(*theta.shape):
-        step = torch.zeros_like(theta)
-        step[index] = h
-        gradient[index] = (function(theta + step) - function(theta - step)) / (2 * h)
-    return gradient
-
-
-def show_gradients(formula, autograd, numeric):
-    """The three side by side, and whether they agree."""
-    for name, values in {
-        "by hand": formula,
-        "autograd": autograd,
-        "finite differences": numeric,
-    }.items():
-        row = (f"{round(x, 5) + 0.0:8.5f}" for x in values.flatten().tolist())
-        print(f"{name:20s}", *row)
-    largest = max((formula - autograd).abs().max(), (numeric - autograd).abs().max())
-    print("largest difference below 1e-9:", largest.item() < 1e-9)
 
 
 # %%
@@ -294,17 +246,17 @@ odds = torch.stack(
      torch.stack([p[:, 1].sum() / p[:, 0].sum(), p[0, 1] / p[0, 0], p[1, 1] / p[1, 0]])]
 )  # fmt: skip
 theta_star = odds.log().requires_grad_()
+optimum = two_tokens(theta_star)
 (gradient,) = torch.autograd.grad(
-    wdce(exact_elbo(theta_star)[None] / 2, log_target.exp()[None]), theta_star
+    wdce(optimum.elbo()[None] / 2, log_target.exp()[None]), theta_star
 )
 print("gradient is 0:", gradient.abs().max().item() < 1e-12)
 print(
     "KL(p*||p_theta) "
-    f"{abs(kl_divergence(log_target, marginal(theta_star).detach())):.4f} nats"
+    f"{abs(kl_divergence(log_target, optimum.log_prob().detach())):.4f} nats"
 )
 print(
-    "largest gap "
-    f"{(marginal(theta_star) - exact_elbo(theta_star)).abs().max().item():.4f} nats"
+    f"largest gap {(optimum.log_prob() - optimum.elbo()).abs().max().item():.4f} nats"
 )
 
 # %% [markdown]
@@ -361,6 +313,7 @@ def wddo_by_hand(delta, weight):
     return total
 
 
+# %%
 draw = stream(0, "delta")
 delta = 4 * torch.rand(3, 8, generator=draw, dtype=torch.float64) - 2
 some_weight = torch.rand(3, 8, generator=draw, dtype=torch.float64).softmax(dim=-1)
@@ -392,27 +345,7 @@ print(
 )
 
 # %% tags=["nbval-ignore-output", "slide", "hide-input"] alt="Left: the loss of WDDO against Delta for three weights, each with its minimum at log Nw. Right: minus its gradient, falling through 0 there; dashed constants for WDCE."
-figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
-x = torch.linspace(-5, 4, 200, dtype=torch.float64)
-for nw, color in zip((0.1, 1.0, 3.0), (BLUE, ORANGE, GREEN), strict=True):
-    left.plot(
-        x, -nw * logsigmoid(x) - logsigmoid(-x), color=color, label=f"N·w = {nw:g}"
-    )
-    left.plot(math.log(nw), nw * math.log1p(1 / nw) + math.log1p(nw), "o", color=color)
-    right.plot(x, nw * torch.sigmoid(-x) - torch.sigmoid(x), color=color)
-    right.plot(x, 0 * x + (nw - 1) / 2, "--", color=color, linewidth=0.9)
-left.set(
-    xlabel="Δ = log p$_θ$ − log p$_{old}$, nats",
-    ylabel="loss of one rollout × N",
-    title="WDDO: a minimum at Δ = log N·w",
-    ylim=(0, 6),
-)
-left.legend(fontsize=8)
-right.set(
-    xlabel="Δ, nats",
-    ylabel="−gradient in log p$_θ$ × N",
-    title="−gradient; dashed: half of WDCE − uniform",
-)
+draw_wddo((0.1, 1.0, 3.0))
 plt.show()
 
 # %% [markdown]
@@ -433,7 +366,7 @@ weight_8 = (log_target.exp().repeat(2) / 2)[None]  # rollouts (o, order), N = 8
 
 
 def losses_on_paths(theta):
-    log_policy = path_log_probs(theta).flatten()[None]
+    log_policy = two_tokens(theta).path_log_probs().flatten()[None]
     return wddo(log_policy + math.log(4), weight_8), wdce(log_policy, weight_8 - 1 / 8)
 
 
@@ -446,18 +379,15 @@ print(
     "WDDO / WDCE - uniform, at the start:",
     [f"{x:.3f}" for x in (of_wddo / of_wdce).flatten().tolist()],
 )
-print(
-    "at p*: gradient of WDDO is 0:",
-    torch.autograd.grad(losses_on_paths(theta_star)[0], theta_star)[0]
-    .abs()
-    .max()
-    .item()
-    < 1e-12,
+
+# %%
+wddo_at_target, wdce_at_target = (
+    torch.autograd.grad(loss, theta_star, retain_graph=True)[0].abs().max().item()
+    for loss in losses_on_paths(theta_star)
 )
-of_wdce = torch.autograd.grad(losses_on_paths(theta_star)[1], theta_star)[0]
+print("at p*: gradient of WDDO is 0:", wddo_at_target < 1e-12)
 print(
-    "at p*: largest component of the gradient of WDCE - uniform: "
-    f"{of_wdce.abs().max().item():.3f}"
+    f"at p*: largest component of the gradient of WDCE - uniform: {wdce_at_target:.3f}"
 )
 
 # %% [markdown]
@@ -482,18 +412,18 @@ print(
 # The gradient of WDDO in θ by the chain rule, with the derivative found above: the coefficient
 # $-w\,\mathrm{sigmoid}(-\Delta)+\mathrm{sigmoid}(\Delta)/N$ times the gradient of each log-probability.
 
+
 # %%
-old = sequence_log_prob(score(theta_old, tokens[:, :, None], masks.hidden), masks)
+def log_prob_of(t):
+    scores = two_tokens(t).score(tokens[:, :, None], masks.hidden)
+    return sequence_log_prob(scores, masks)
 
 
 def wddo_of(t):
-    return wddo(
-        sequence_log_prob(score(t, tokens[:, :, None], masks.hidden), masks) - old,
-        weight,
-    )
+    return wddo(log_prob_of(t) - log_prob_of(theta_old), weight)
 
 
-delta = log_prob.detach() - old
+delta = log_prob.detach() - log_prob_of(theta_old)
 coefficient = -weight * torch.sigmoid(-delta) + torch.sigmoid(delta) / 4
 formula = torch.einsum(
     "n,nds->ds", coefficient[0], log_prob_gradients(start_point, tokens, masks)
@@ -526,7 +456,8 @@ show_gradients(formula, autograd, numeric)
 # ## 4. Masks: where the noise is
 #
 # Both losses estimate $\log p_\theta$ from random masks. How noisy is that? Take the tiny Sudoku policy, a test puzzle with L = 6 blanks,
-# and 32 answers that it drew. There are only $2^6-1=63$ non-empty masks; one call scores all of them.
+# and 32 answers that it drew. There are only $2^6-1=63$ non-empty masks; one call scores all of them. (`toy.enumeration.all_masks` lists
+# them, with the empty one.)
 
 # %%
 from dmpo_ref import (
@@ -540,6 +471,7 @@ from dmpo_ref import (
     sample,
 )
 
+# %%
 config = load_config("toy_sudoku")
 policy, tokenizer = load_policy(config.model, torch.device("cpu"))
 task = build_task(config.task)
@@ -564,17 +496,13 @@ print(
 )
 
 # %%
-SETS = [frozenset(s) for m in range(L + 1) for s in itertools.combinations(range(L), m)]
-hidden = torch.zeros(1, 32, len(SETS), rollout.tokens.shape[-1], dtype=torch.bool)
-for r, s in enumerate(SETS):
-    hidden[:, :, r, blanks[list(s)]] = True
-every_mask = Masks(hidden, hidden, torch.ones(1, 32, len(SETS), dtype=torch.float64))
+hidden = torch.zeros(1, 32, 2**L, rollout.tokens.shape[-1], dtype=torch.bool)
+hidden[..., blanks] = all_masks(L)
+every_mask = Masks(hidden, hidden, torch.ones(1, 32, 2**L, dtype=torch.float64))
 with torch.no_grad():
-    cost = -token_log_prob(policy, rollout, every_mask, vocabulary)[0].sum(
-        dim=-1
-    )  # Σ over the masked of −log π, [32, 64]
-COSTS = [dict(zip(SETS, row, strict=True)) for row in cost.tolist()]
-NELBO = [sum(c[s] / len(s) / math.comb(L, len(s)) for s in SETS if s) for c in COSTS]
+    scores = token_log_prob(policy, rollout, every_mask, vocabulary)[0]
+cost = -scores.sum(dim=-1).T  # Σ over the masked of −log π, [64 masks, 32 answers]
+NELBO = elbo_over_masks(cost)
 print("exact NELBO of the first ten answers:", *(f"{x:.2f}" for x in NELBO[:10]))
 
 # %%
@@ -583,9 +511,10 @@ print(
     "the estimate (L/m) * cost"
 )
 for m in range(1, L + 1):
-    estimates = np.array([L / m * COSTS[0][s] for s in SETS if len(s) == m])
+    estimates = L / m * cost[mask_sizes(L) == m, 0]
     print(
-        f"{m:3d} {len(estimates):6d} {estimates.mean():13.2f} {estimates.std():10.2f}"
+        f"{m:3d} {len(estimates):6d} {estimates.mean():13.2f} "
+        f"{estimates.std(correction=0):10.2f}"
     )
 
 # %% [markdown]
@@ -604,32 +533,19 @@ for m in range(1, L + 1):
 #
 # The test of a scheme needs no model. All masks of one size are equally likely, so the expected estimate is
 # $\sum_m a_m\cdot(\text{mean cost of size }m)$ with $a_m=\mathbb E[\text{weight}\cdot 1_{|S|=m}]$; the NELBO wants $a_m=1/m$. Also in the
-# table: complementary pairs as one might write them at first, $m\sim U\{1..L\}$, weights $L/m$ and $L/(L-m)$.
-
-
-# %%
-def bernoulli_sizes(L, low):
-    """P(|S| = m), m = 0..L, for positions hidden with probability p ~ U[low, 1]: Gauss-
-    Legendre, exact for polynomials."""
-    nodes, weights = np.polynomial.legendre.leggauss(L + 2)
-    p = low + (1 - low) * (nodes + 1) / 2
-    return np.array(
-        [
-            math.comb(L, m) * (weights / 2) @ (p**m * (1 - p) ** (L - m))
-            for m in range(L + 1)
-        ]
-    )
+# table: complementary pairs as one might write them at first, $m\sim U\{1..L\}$, weights $L/m$ and $L/(L-m)$. The chances of the sizes of
+# `paper`, `toy.enumeration.bernoulli_sizes`, are integrals over $u$.
 
 
 # %%
 def coefficients(scheme, L):
     """a_m for m = 1..L, mean over the two masks of a pair."""
-    m = np.arange(1, L + 1)
+    m = torch.arange(1, L + 1, dtype=torch.float64)
     if scheme == "naive pairs":
-        return (1 / m + np.where(m < L, 1 / m, 0)) / 2
+        return (1 / m + torch.where(m < L, 1 / m, 0)) / 2
     if scheme.startswith("paper"):
         size = bernoulli_sizes(L, 0.1 if scheme == "paper" else 0.0)
-        return L / m * (size[1:] + size[::-1][1:]) / 2
+        return L / m * (size[1:] + size.flip(0)[1:]) / 2
     return 1 / m
 
 
@@ -638,7 +554,7 @@ print("a_m * m for m =          ", *(f"{m:6d}" for m in range(1, L + 1)))
 for scheme in ("exact", "antithetic", "naive pairs", "paper, p ~ U[0, 1]", "paper"):
     print(
         f"{scheme:25s}",
-        *(f"{x:6.3f}" for x in coefficients(scheme, L) * np.arange(1, L + 1)),
+        *(f"{x:6.3f}" for x in coefficients(scheme, L) * torch.arange(1, L + 1)),
     )
 
 # %% [markdown]
@@ -654,7 +570,7 @@ for scheme in ("exact", "antithetic", "naive pairs", "paper, p ~ U[0, 1]", "pape
 # Six tokens are few. What does the last row look like for a response of 256?
 
 # %%
-a = coefficients("paper", 256) * np.arange(1, 257)
+a = coefficients("paper", 256) * torch.arange(1, 257)
 print(
     "a_m * m for `paper`, L = 256:",
     *(f"m = {m}: {a[m - 1]:.2f}  " for m in (1, 13, 26, 64, 128, 192, 230, 243, 256)),
@@ -680,7 +596,7 @@ for scheme in ("exact", "stratified", "antithetic", "paper"):
         drawn = ((sizes == m) * masks.weight[0]).mean(dim=-1)
         worst = max(
             worst,
-            abs(drawn.mean().item() - coefficients(scheme, L)[m - 1])
+            abs(drawn.mean().item() - coefficients(scheme, L)[m - 1].item())
             / (drawn.std().item() / 20_000**0.5),
         )
     print(
@@ -692,9 +608,8 @@ for scheme in ("exact", "stratified", "antithetic", "paper"):
 # visible, the harder the prediction. Which estimate does each scheme give?
 
 # %%
-total_cost = np.array([1.44, 1.76, 2.08, 2.40]) * np.arange(
-    1, 5
-)  # of a mask with m = 1..4 hidden
+mean_cost = torch.tensor([1.44, 1.76, 2.08, 2.40], dtype=torch.float64)  # of a token
+total_cost = mean_cost * torch.arange(1, 5)  # of a mask with m = 1..4 hidden
 for scheme in ("exact", "antithetic", "naive pairs", "paper"):
     print(f"{scheme:12s} {coefficients(scheme, 4) @ total_cost:.2f} nats")
 
@@ -705,85 +620,16 @@ for scheme in ("exact", "antithetic", "naive pairs", "paper"):
 #
 # Two forward passes (R = 2). The variance of each scheme is a finite sum over masks: for pairs over all sets S, for independent masks half
 # of the variance of one. For `stratified` the two sizes are $m$ and $m+L/2$ with $m\sim U\{1..L/2\}$ (L even), and the positions are
-# independent.
-
-
-# %%
-def variance(values, chances):
-    return chances @ values**2 - (chances @ values) ** 2
-
-
-def chance_of(s, low):
-    """Probability of exactly this set, sizes uniform on low..L."""
-    return 1 / (L + 1 - low) / math.comb(L, len(s))
-
-
-def estimates(COST):
-    """L/m · cost of every mask of an answer, by size m."""
-    return {
-        m: np.array([L / m * COST[s] for s in SETS if len(s) == m])
-        for m in range(1, L + 1)
-    }
-
+# independent. `toy.enumeration.scheme_moments` has the five sums:
 
 # %%
-def exact_moments(COST):
-    """Exact mean and variance of the estimate of one answer's NELBO from two
-    independent masks."""
-    one, chances = (
-        np.concatenate([*estimates(COST).values()]),
-        np.array([chance_of(s, 1) for s in SETS if s]),
-    )
-    return chances @ one, variance(one, chances) / 2
-
-
-def stratified_moments(COST):
-    """The same for sizes m and m + L/2."""
-    of_size = estimates(COST)
-    halves = [(of_size[m], of_size[m + L // 2]) for m in range(1, L // 2 + 1)]
-    means = np.array([(a.mean() + b.mean()) / 2 for a, b in halves])
-    return means.mean(), means.var() + np.mean(
-        [(a.var() + b.var()) / 4 for a, b in halves]
-    )
-
-
-# %%
-def pair_moments(COST, low, factor, chance):
-    """The same for a set S of at least `low` positions and its complement, with weights
-    factor/size; chance(S) of drawing S."""
-    sets, full = [s for s in SETS if len(s) >= low], frozenset(range(L))
-    pairs = np.array(
-        [
-            sum(factor / max(len(side), 1) * COST[side] for side in (s, full - s)) / 2
-            for s in sets
-        ]
-    )
-    chances = np.array([chance(s) for s in sets])
-    return chances @ pairs, variance(pairs, chances)
-
-
-# %%
-BERNOULLI = bernoulli_sizes(L, 0.1)
-MOMENTS = {
-    "exact": exact_moments,
-    "stratified": stratified_moments,
-    "antithetic": lambda COST: pair_moments(COST, 0, L + 1, lambda s: chance_of(s, 0)),
-    "naive pairs": lambda COST: pair_moments(COST, 1, L, lambda s: chance_of(s, 1)),
-    "paper": lambda COST: pair_moments(
-        COST, 0, L, lambda s: BERNOULLI[len(s)] / math.comb(L, len(s))
-    ),
-}
-
-# %%
-EXACT = {
-    scheme: np.array([moments(c) for c in COSTS]) for scheme, moments in MOMENTS.items()
-}  # [32, 2]
+EXACT = {scheme: scheme_moments(scheme, cost) for scheme in SCHEMES}  # two of [32]
 print(
     "mean over 32 answers      bias, nats    standard deviation of one estimate, R = "
     "2    root mean square error of 32 pairs"
 )
-for scheme, values in EXACT.items():
-    bias, deviation = (values[:, 0] - NELBO).mean(), math.sqrt(values[:, 1].mean())
+for scheme, (mean, variance) in EXACT.items():
+    bias, deviation = (mean - NELBO).mean().item(), variance.mean().sqrt().item()
     print(
         f"{scheme:20s} {round(bias, 9) + 0.0:14.3f} {deviation:24.3f} "
         f"{math.hypot(bias, deviation / 32**0.5):40.3f}"
@@ -793,9 +639,6 @@ for scheme, values in EXACT.items():
 # These are formulas of our own, so compare them with the library: 20,000 draws for the first answer.
 
 # %%
-bit = 2 ** torch.arange(L)
-cost_of = torch.zeros(2**L, dtype=torch.float64)
-cost_of[[sum(2**i for i in s) for s in SETS]] = cost[0]
 DRAWN = {}
 for scheme in ("exact", "stratified", "antithetic", "paper"):
     masks = draw_masks(
@@ -804,8 +647,9 @@ for scheme in ("exact", "stratified", "antithetic", "paper"):
         2,
         [stream(0, "variance", scheme)],
     )
-    drawn = (masks.weight * cost_of[(masks.hidden * bit).sum(dim=-1)]).mean(dim=-1)[0]
-    mean, deviation = EXACT[scheme][0, 0], math.sqrt(EXACT[scheme][0, 1])
+    drawn = (masks.weight * cost[mask_index(masks.hidden), 0]).mean(dim=-1)[0]
+    mean, variance = (x[0].item() for x in EXACT[scheme])  # of answer 1
+    deviation = math.sqrt(variance)
     off = abs(drawn.mean().item() - mean) / (deviation / 20_000**0.5)
     DRAWN[scheme] = (mean, drawn.mean().item(), deviation, drawn.std().item())
     print(
@@ -822,51 +666,20 @@ for scheme, numbers in DRAWN.items():
     print(f"{scheme:12s}", " ".join(f"{x:7.3f}" for x in numbers))
 
 # %%
-once = [
-    s for s in SETS if 0 in s and len(s) < L
-]  # each pair of a set and its complement once
-sides = [
-    sorted(L / len(t) * COSTS[0][t] for t in (s, frozenset(range(L)) - s)) for s in once
-]
+estimates = L / mask_sizes(L) * cost[:, 0]
+once = slice(1, 2 ** (L - 1))  # mask i and mask 2^L - 1 - i are complements
+sides = torch.stack([estimates[once], estimates.flip(0)[once]], dim=1).sort().values
 print(
-    f"{len(once)} pairs; in {sum(easier < 0.01 for easier, _ in sides)} of them the "
+    f"{len(sides)} pairs; in {(sides[:, 0] < 0.01).sum()} of them the "
     "easier side costs less than 0.01 nats"
 )
 
 # %% tags=["nbval-ignore-output", "hide-input"] alt="Left: the estimates of every mask by number of hidden tokens, scattered about the exact NELBO. Centre: the harder against the easier side of 31 complementary pairs; most easier sides are near 0. Right: mean and standard deviation of five schemes; naive pairs and paper have means below the exact line."
-figure, (left, centre, right) = plt.subplots(
-    1, 3, figsize=(11, 3.2), layout="constrained"
-)
-for m, values in estimates(COSTS[0]).items():
-    left.plot([m] * len(values), values, "o", color=BLUE, markersize=4, alpha=0.5)
-left.axhline(NELBO[0], color="0.3", linestyle="--", label="exact NELBO")
-left.set(
-    xlabel="hidden tokens m", ylabel="(L/m) · cost, nats", title="Answer 1: every mask"
-)
-left.legend(fontsize=8)
-centre.plot(
-    [harder for _, harder in sides],
-    [easier for easier, _ in sides],
-    "o",
-    color=GREEN,
-    markersize=4,
-    alpha=0.6,
-)
-centre.set(
-    xlabel="estimate from the harder side, nats",
-    ylabel="from its complement, nats",
-    title=f"The {len(once)} pairs",
-)
-for k, (scheme, values) in enumerate(EXACT.items()):
-    color = RED if scheme in ("naive pairs", "paper") else BLUE
-    right.errorbar(
-        k, values[0, 0], yerr=math.sqrt(values[0, 1]), fmt="o", capsize=4, color=color
-    )
-right.axhline(NELBO[0], color="0.3", linestyle="--")
-right.set(xticks=range(5), ylabel="nats", title="Mean ± standard deviation, R = 2")
-right.set_xticklabels(
-    EXACT, rotation=20, fontsize=8, ha="right", rotation_mode="anchor"
-)
+of_answer_1 = {
+    scheme: (mean[0].item(), variance[0].sqrt().item())
+    for scheme, (mean, variance) in EXACT.items()
+}
+draw_schemes(cost[:, 0], NELBO[0].item(), sides, of_answer_1)
 plt.show()
 
 # %% [markdown]
@@ -888,30 +701,7 @@ plt.show()
 # $e^{\Delta_n}=w_n$. Does it matter, when $p_\theta$ must sum to 1? Minimise both over all distributions of four answers,
 # $p_{\mathrm{old}}$ uniform, each answer drawn once. (By default that code also *sums* $\log p_\theta$ over the R masks, where
 # $\log p_{\mathrm{old}}$ is a mean. At $p_\theta=p_{\mathrm{old}}$, $\Delta$ is then $R-1$ times the log-probability instead of 0.)
-
-
-# %%
-def minimise(loss, start):
-    """The minimum by L-BFGS in float64, and whether the gradient there is 0."""
-    parameter = start.clone().requires_grad_()
-    optimizer = torch.optim.LBFGS(
-        [parameter],
-        max_iter=2000,
-        tolerance_grad=1e-12,
-        tolerance_change=1e-16,
-        line_search_fn="strong_wolfe",
-    )
-
-    def closure():
-        optimizer.zero_grad()
-        value = loss(parameter)
-        value.backward()
-        return value
-
-    optimizer.step(closure)
-    closure()
-    assert parameter.grad.abs().max() < 1e-7
-    return parameter.detach()
+# `toy.numerics.minimise` is L-BFGS in float64, and raises if the gradient at its end is not 0.
 
 
 # %% tags=["slide"]
@@ -981,42 +771,32 @@ for name, rows in by_name(read("variants")).items():
 # sigmoid is not linear. On two tokens we can separate them: minimise the exact expectation over all answers and all masks, for one fixed
 # $p_{\mathrm{old}}$, and see where the minimum is.
 #
-# Three masks, so R draws are counts $(k_1,k_2,k_3)$ with multinomial probabilities.
+# Three masks, so R draws are counts $(k_1,k_2,k_3)$ with multinomial probabilities, which `toy.enumeration.multinomial` lists.
 
 
 # %%
-def mask_mixtures(R):
-    """How often each of the three masks occurs among R, as shares [K, 3], and the
-    probability of each case [K]."""
-    counts = [(a, b, R - a - b) for a in range(R + 1) for b in range(R + 1 - a)]
-    ways = [
-        math.factorial(R)
-        / math.prod(map(math.factorial, k))
-        * math.prod(c**i for c, i in zip(CHANCE.tolist(), k, strict=True))
-        for k in counts
-    ]
-    return torch.tensor(counts, dtype=torch.float64) / R, torch.tensor(
-        ways, dtype=torch.float64
-    )
+CHANCE = mask_chances(uniform_sizes(2, 1))[1:]  # of the three masks: 1/4, 1/4, 1/2
 
 
-# %%
-def expected_wddo(theta, shares, chances, theta_old=theta_old):
+def expected_wddo(theta, counts, chances, theta_old=theta_old):
     """E over masks of −E_{p*} log sigmoid(Δ) − E_{p_old} log sigmoid(−Δ), with Δ on the
     same masks, averaged before the sigmoid."""
-    delta = shares @ (mask_estimates(theta) - mask_estimates(theta_old))  # [K, 4]
+    model, old = two_tokens(theta), two_tokens(theta_old)
+    shares = counts / counts.sum(dim=1, keepdim=True)  # [K, 3]
+    delta = shares @ (model.mask_estimates() - old.mask_estimates())  # [K, 4]
     return -chances @ (
-        logsigmoid(delta) @ log_target.exp()
-        + logsigmoid(-delta) @ marginal(theta_old).exp()
+        logsigmoid(delta) @ log_target.exp() + logsigmoid(-delta) @ old.log_prob().exp()
     )
 
 
+# %%
 def expected_wddo_on_paths(theta):
     """The same with exact log-probabilities: rollouts are an answer and an order."""
-    delta = path_log_probs(theta) - path_log_probs(theta_old)
+    log_old = p_old.path_log_probs()
+    delta = two_tokens(theta).path_log_probs() - log_old
     return -(
         logsigmoid(delta) @ log_target.exp()
-        + (logsigmoid(-delta) * path_log_probs(theta_old).exp()).sum(dim=-1)
+        + (logsigmoid(-delta) * log_old.exp()).sum(dim=-1)
     ).mean()
 
 
@@ -1026,62 +806,37 @@ fits["ELBO, all masks"] = minimise(
     lambda t: expected_wddo(t, CHANCE[None], torch.ones(1, dtype=torch.float64)),
     theta_old,
 )
-for R in (16, 8, 4, 2, 1):
-    shares, chances = mask_mixtures(R)
+draws = {R: multinomial(R, CHANCE.log()) for R in (16, 8, 4, 2, 1)}
+for R, cases in draws.items():
     fits[f"ELBO, R = {R}"] = minimise(
-        lambda t, a=shares, b=chances: expected_wddo(t, a, b), theta_old
+        lambda t, cases=cases: expected_wddo(t, *cases), theta_old
     )
 fits["WDCE, any R"] = minimise(
-    lambda t: wdce(exact_elbo(t)[None], log_target.exp()[None]), theta_old
+    lambda t: wdce(two_tokens(t).elbo()[None], log_target.exp()[None]), theta_old
 )
-f = torch.tensor(
-    coefficients("paper", 2) * [1, 2]
-)  # what `paper` multiplies each size by
+size = mask_sizes(2)[1:]
+factor = size * coefficients("paper", 2)[size - 1]  # what `paper` multiplies it by
 fits["WDCE, paper"] = minimise(
-    lambda t: -(CHANCE * f[[1, 0, 0]]) @ mask_estimates(t) @ log_target.exp(), theta_old
+    lambda t: -(CHANCE * factor) @ two_tokens(t).mask_estimates() @ log_target.exp(),
+    theta_old,
 )
-KL = {name: kl_divergence(log_target, marginal(theta)) for name, theta in fits.items()}
-for name, theta in fits.items():
+
+# %%
+ends = {name: two_tokens(theta).log_prob() for name, theta in fits.items()}
+KL = {name: kl_divergence(log_target, log_p) for name, log_p in ends.items()}
+for name, log_p in ends.items():
     print(
         f"{name:16s} KL(p*||p_theta) {abs(KL[name]):.4f}   ",
-        [f"{p:.3f}" for p in marginal(theta).exp().tolist()],
+        [f"{p:.3f}" for p in log_p.exp().tolist()],
     )
 
 # %% tags=["nbval-ignore-output", "hide-input"] alt="Left: KL(p*||p_theta) at the minimum of WDDO with ELBOs falls from 0.10 at R = 1 to the dashed line of all masks. Right: probabilities of four answers at the minimum; exact paths agree with p*, one mask is flatter."
-figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
-Rs = [1, 2, 4, 8, 16]
-left.plot(
-    Rs,
-    [KL[f"ELBO, R = {R}"] for R in Rs],
-    "o-",
-    color=ORANGE,
-    label="WDDO, R masks: gap and noise",
-)
-left.axhline(
+draw_minima(
+    {R: KL[f"ELBO, R = {R}"] for R in (1, 2, 4, 8, 16)},
     KL["ELBO, all masks"],
-    color=GREEN,
-    linestyle="--",
-    label="WDDO, all masks: gap alone",
+    {k: ends[k].exp() for k in ("path, exact", "ELBO, all masks", "ELBO, R = 1")},
+    log_target.exp(),
 )
-left.set(
-    xlabel="masks per rollout, R",
-    ylabel="KL(p*‖p$_θ$), nats",
-    title="The minimum of WDDO with ELBOs",
-    ylim=(0, None),
-)
-left.legend(fontsize=8)
-for k, (name, color) in enumerate(
-    {"path, exact": BLUE, "ELBO, all masks": GREEN, "ELBO, R = 1": ORANGE}.items()
-):
-    right.bar(
-        np.arange(4) + 0.2 * k, marginal(fits[name]).exp(), 0.2, color=color, label=name
-    )
-right.bar(np.arange(4) + 0.6, log_target.exp(), 0.2, color="0.7", label="p*")
-right.set(xticks=np.arange(4) + 0.3, xticklabels=["00", "01", "10", "11"])
-right.set(
-    xlabel="answer", ylabel="probability", title="The four answers at the minimum"
-)
-right.legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
@@ -1094,12 +849,12 @@ plt.show()
 
 # %%
 for R in (1, 2, 4):
-    theta, shares_and_chances, row = theta_old, mask_mixtures(R), []
+    theta, row = theta_old, []
     for _ in range(6):
         theta = minimise(
-            lambda t, rest=(*shares_and_chances, theta): expected_wddo(t, *rest), theta
+            lambda t, rest=(*draws[R], theta): expected_wddo(t, *rest), theta
         )
-        row.append(kl_divergence(log_target, marginal(theta)))
+        row.append(kl_divergence(log_target, two_tokens(theta).log_prob()))
     print(
         f"R = {R}: KL(p*||p_theta) after rounds 1 to 6:",
         *(f"{abs(kl):.4f}" for kl in row),
@@ -1151,6 +906,7 @@ def prepare(name):
     )
 
 
+# %%
 for name in ("wdce", "wddo"):
     config, objective, experience = prepare(name)
     stored = None if experience.log_old is None else tuple(experience.log_old.shape)
@@ -1246,4 +1002,5 @@ for name in ("wdce", "wddo"):
 #
 # The weight baseline has a [notebook of its own](04_weight_baseline.ipynb). The code: [losses.py](../dmpo_ref/losses.py),
 # [objectives/](../dmpo_ref/objectives/dmpo.py), [masking.py](../dmpo_ref/masking.py), [likelihood.py](../dmpo_ref/likelihood.py), and
-# their tests, [test_losses.py](../tests/test_losses.py) and [test_masking.py](../tests/test_masking.py).
+# their tests, [test_losses.py](../tests/test_losses.py) and [test_masking.py](../tests/test_masking.py). What this notebook lists and sums:
+# [toy/enumeration.py](../toy/enumeration.py), [toy/tabular.py](../toy/tabular.py), [toy/numerics.py](../toy/numerics.py).

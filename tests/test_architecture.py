@@ -45,8 +45,9 @@ FLAT = {
     "minimal",
 }  # the method, in reading order
 TOY_FLOORS = (
-    ("oracle", "loading", "options", "notebook", "small_llada"),
-    ("worlds",),
+    ("oracle", "loading", "options", "notebook", "small_llada", "numerics"),
+    ("enumeration", "worlds"),
+    ("tabular", "drift"),
     ("reference", "acts"),
     ("text_reference",),
     ("figures",),

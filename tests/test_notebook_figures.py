@@ -1,0 +1,122 @@
+"""The pictures of notebooks 03 to 05 show the numbers that they are given."""
+
+import numpy as np
+import pytest
+import torch
+from matplotlib import pyplot as plt
+
+from toy.figures.losses import draw_minima, draw_schemes, draw_wddo
+from toy.figures.weights import draw_descent, draw_drift, draw_first_step, draw_ratios, draw_rollouts, draw_self_normalising
+from toy.worlds.mixture import BASELINES, make_world
+
+REWARD = torch.tensor([0.0, 0.25, 1.0, 0.5, 2.0], dtype=torch.float64)
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
+def heights(ax):
+    return [[bar.get_height() for bar in bars] for bars in ax.containers]
+
+
+def legend(ax):
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def test_rollouts_on_a_line_weigh_one_and_the_bars_are_in_order():
+    world = make_world(16, ([[0.0]], 2.0, [1.0]), ([[-2.0], [2.0]], 0.6, [1.0, 1.5]), 1.0)
+    left, right = draw_rollouts(world, 1e9, 10).axes  # α → ∞: all weights are 1/N
+    sticks = next(lines for lines in left.collections if lines.get_label() == "weight of the rollouts there")
+    tops = np.array([segment[1, 1] for segment in sticks.get_segments()])
+    assert len(tops) == 16 and tops.sum() == pytest.approx(1)
+    assert heights(right)[0] == pytest.approx([1.0] * 10)
+    assert right.get_title() == "ESS = 1.00"
+    (bars,) = heights(draw_rollouts(world, 0.2, 10).axes[1])
+    assert bars == sorted(bars, reverse=True) and sum(bars) == pytest.approx(10)
+
+
+def test_expected_weights_by_group_size_and_divergence_by_round():
+    expected = {2: torch.tensor([0.4, 0.3, 0.2, 0.1]), 8: torch.tensor([0.3, 0.3, 0.2, 0.2])}
+    left, right = draw_self_normalising(expected, torch.full((4,), 0.25), {4: [1.0, 0.1], 16: [1.0, 0.01]}).axes
+    curves = [line for line in left.get_lines() if line.get_label().startswith("answer")]
+    np.testing.assert_allclose([line.get_ydata() for line in curves], torch.stack(list(expected.values())).T)
+    assert all(list(line.get_xdata()) == [2, 8] for line in curves)
+    assert [list(line.get_ydata()) for line in right.get_lines()] == [[1.0, 0.1], [1.0, 0.01]]
+    assert legend(right) == ["N = 4", "N = 16"]
+
+
+def test_estimated_against_true_ratios():
+    truth = torch.tensor([[0.0, 1.0], [2.0, -1.0]])
+    estimates = {"path": truth + 1, "masks": 2 * truth, "none": 0 * truth}
+    panels = draw_ratios(truth, estimates, {"path": 1.0, "masks": 1.5, "none": 1.5}).axes
+    for panel, estimate in zip(panels, estimates.values(), strict=True):
+        dots = panel.get_lines()[0]
+        np.testing.assert_allclose(np.stack(dots.get_data()), torch.stack([truth.flatten(), estimate.flatten()]))
+    assert panels[1].get_title() == "masks: error 1.50 nats"
+
+
+def test_answers_before_and_after_steps_on_a_group():
+    ends = {(name, steps): torch.arange(5) * steps / 1000 for name in ("none", "uniform", "model") for steps in (4, 40, 400)}
+    panels = draw_descent(torch.full((5,), 0.2), ends, (4, 400), REWARD, torch.full((5,), 0.3)).axes
+    for ax, name in zip(panels, ("none", "uniform", "model"), strict=True):
+        assert ax.get_title() == f"baseline {name}"
+        np.testing.assert_allclose(heights(ax), torch.stack([torch.full((5,), 0.2), ends[name, 4], ends[name, 400]]), rtol=1e-6)
+    assert [label.get_text() for label in panels[0].get_xticklabels()] == ["A\nr=0", "B\nr=0.25", "C\nr=1", "D\nr=0.5", "E\nr=2"]
+    assert sorted(legend(panels[2])) == ["4 steps", "400 steps", "p$_{old}$", "p*"]
+
+
+def test_the_middle_line_of_many_runs_is_their_median():
+    runs = torch.arange(101, dtype=torch.float64).expand(3, -1) / 100
+    curves = {key: {name: runs * (k + 1) for k, name in enumerate(BASELINES)} for key in ((1.0, 4), (2.0, 16))}
+    first, second = draw_drift(curves).axes
+    assert (first.get_title(), second.get_title()) == ("N = 4, rate 1", "N = 16, rate 2")
+    assert [line.get_ydata().tolist() for line in first.get_lines()] == [[0.5 * (k + 1)] * 3 for k in range(4)]
+    band = first.collections[0].get_paths()[0].vertices[:, 1]
+    assert (band.min(), band.max()) == pytest.approx((0.05, 0.95))
+    assert legend(second) == list(BASELINES)
+
+
+def test_the_first_step_has_its_mean_and_its_standard_deviation():
+    found = {name: (REWARD / 10 * k, torch.full((5,), 0.04, dtype=torch.float64)) for k, name in enumerate(BASELINES)}
+    (ax,) = draw_first_step(found, REWARD, "a step").axes
+    bars = [container for container in ax.containers if hasattr(container, "patches")]
+    np.testing.assert_allclose([[bar.get_height() for bar in group] for group in bars], torch.stack([mean for mean, _ in found.values()]))
+    errors = bars[2].errorbar.lines[2][0].get_segments()
+    np.testing.assert_allclose([segment[1, 1] - segment[0, 1] for segment in errors], [0.4] * 5)
+    assert ax.get_title() == "a step" and legend(ax) == list(BASELINES)
+
+
+def test_the_loss_of_a_rollout_has_its_minimum_at_the_dot():
+    left, right = draw_wddo((0.1, 1.0, 3.0)).axes
+    curves, dots = left.get_lines()[::2], left.get_lines()[1::2]
+    pulls = right.get_lines()[::2]
+    for curve, dot, pull in zip(curves, dots, pulls, strict=True):
+        x, y = np.asarray(curve.get_xdata()), np.asarray(curve.get_ydata())
+        assert x[y.argmin()] == pytest.approx(dot.get_xdata()[0], abs=x[1] - x[0])
+        assert y.min() == pytest.approx(dot.get_ydata()[0], abs=1e-3)
+        np.testing.assert_allclose(-np.gradient(y, x)[1:-1], np.asarray(pull.get_ydata())[1:-1], atol=1e-3)
+
+
+def test_every_mask_every_pair_every_scheme():
+    cost = torch.tensor([0.0, 1.0, 2.0, 5.0], dtype=torch.float64)  # none, first, second, both of two tokens
+    sides = torch.tensor([[2.0, 4.0]], dtype=torch.float64)
+    left, centre, right = draw_schemes(cost, 3.25, sides, {"exact": (3.25, 1.0), "paper": (3.0, 0.5)}).axes
+    dots = [line for line in left.get_lines() if line.get_label() != "exact NELBO"]
+    assert [list(np.asarray(line.get_ydata())) for line in dots] == [[2.0, 4.0], [5.0]]
+    assert [list(line.get_xdata()) for line in dots] == [[1, 1], [2]]
+    assert (centre.get_lines()[0].get_xdata()[0], centre.get_lines()[0].get_ydata()[0]) == (4.0, 2.0)
+    assert centre.get_title() == "The 1 pairs"
+    assert [bars.lines[0].get_ydata()[0] for bars in right.containers] == [3.25, 3.0]
+    assert [label.get_text() for label in right.get_xticklabels()] == ["exact", "paper"]
+
+
+def test_minima_by_number_of_masks_and_the_four_answers_there():
+    ends = {name: torch.full((4,), 0.1 * k) for k, name in enumerate(("path", "all", "one"), start=1)}
+    left, right = draw_minima({1: 0.1, 4: 0.02}, 0.003, ends, torch.full((4,), 0.25)).axes
+    assert left.get_lines()[0].get_xydata().tolist() == [[1, 0.1], [4, 0.02]]
+    assert left.get_lines()[1].get_ydata()[0] == 0.003
+    np.testing.assert_allclose(heights(right), [[0.1] * 4, [0.2] * 4, [0.3] * 4, [0.25] * 4], rtol=1e-6)
+    assert legend(right) == ["path", "all", "one", "p*"]

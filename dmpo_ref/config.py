@@ -164,7 +164,7 @@ class WeightConfig:
         "estimate of log p_ref − log p_old: along the rollout's order (random_order only), both ELBOs on the same masks, "
         "or 0 (the reference is the rollout policy, so the target moves with it)",
     )
-    elbo_masks: Literal["exact", "stratified", "antithetic", "gauss", "paper"] = option(
+    elbo_masks: Literal["exact", "stratified", "systematic", "antithetic", "gauss", "paper"] = option(
         "antithetic", "mask scheme of the ELBOs of `log_ratio: elbo`, as in loss.masks"
     )
     elbo_num_masks: int = option(4, "masks for each ELBO of `log_ratio: elbo`", symbol="R", bound=MASKS)
@@ -190,7 +190,7 @@ class LossConfig:
         "complement; `spg`, `espo`, `gdsd`, `stable_drl` loss.masks; `gdpo` masks `gauss`; `agrpo` num_masks steps of the path; "
         "`reinforce`, `trace_rl`, `log_variance`, `trajectory_balance` the whole path"
     )  # fmt: skip
-    masks: Literal["exact", "stratified", "antithetic", "gauss", "paper", "path", "path_steps"] = option(
+    masks: Literal["exact", "stratified", "systematic", "antithetic", "gauss", "paper", "path", "path_steps"] = option(
         "antithetic",
         "wdce, wddo, spg, espo, gdsd, stable_drl: masks of the NELBO (`paper` is biased, `gauss` if L > 2R); `path`: the rollout's own "
         "order, exact log-probability; `path_steps`: num_masks of its steps, drawn afresh, an unbiased estimate of the same",

@@ -53,8 +53,8 @@ def draw_masks(scheme: str, response_mask: Tensor, num_masks: int, generators: l
     """Draw R masks for every response under one of `SCHEMES`.
 
     Args:
-        scheme: "exact", "stratified", "antithetic" (all unbiased), "gauss" (unbiased where L ≤ 2R) or "paper" (biased, kept
-            for comparison).
+        scheme: "exact", "stratified", "systematic", "antithetic" (all unbiased), "gauss" (unbiased where L ≤ 2R) or "paper" (biased,
+            kept for comparison).
         response_mask: [G, N, S] bool, the generated positions; L is their number in each row.
         num_masks: R ≥ 1; if it is odd, the last mask of a paired scheme has no partner.
         generators: one for each of the G prompts.
@@ -155,10 +155,27 @@ def exact(response: Tensor, L: Tensor, size_u: Tensor, position_u: Tensor) -> tu
 
 def stratified(response: Tensor, L: Tensor, size_u: Tensor, position_u: Tensor) -> tuple[Tensor, Tensor]:
     """m_j = 1 + ⌊L(j + U)/R⌋, j = 0..R−1, with one U for all masks of a row, weight L/m_j. Unbiased."""
-    R = size_u.shape[-1]
-    j = torch.arange(R, device=response.device)
-    m = 1 + (L * (j + size_u[..., :1]) / R).long().clamp(max=L - 1)  # rounding may reach L
+    m = stratified_sizes(L, size_u)
     return smallest(response, position_u, m), L / m.double()
+
+
+def systematic(response: Tensor, L: Tensor, size_u: Tensor, position_u: Tensor) -> tuple[Tensor, Tensor]:
+    """The sizes of `stratified`, and positions that are spread as evenly: successive pieces of one random order, weight L/m_j. Unbiased.
+
+    The order is walked through again and again; each mask begins where the one before it ended. So every mask by itself is a uniformly
+    random set of its size, and together they hide all positions equally often, to within one.
+    """
+    m = stratified_sizes(L, size_u)
+    place = position_u[..., :1, :].masked_fill(~response[..., :1, :], torch.inf).argsort(dim=-1).argsort(dim=-1)
+    start = (m.cumsum(dim=-1) - m).unsqueeze(-1)
+    return response & ((place - start) % L.unsqueeze(-1) < m.unsqueeze(-1)), L / m.double()
+
+
+def stratified_sizes(L: Tensor, size_u: Tensor) -> Tensor:
+    """m_j = 1 + ⌊L(j + U)/R⌋, j = 0..R−1, with the first uniform of a row as U. [..., R] int."""
+    R = size_u.shape[-1]
+    j = torch.arange(R, device=L.device)
+    return 1 + (L * (j + size_u[..., :1]) / R).long().clamp(max=L - 1)  # rounding may reach L
 
 
 def antithetic(response: Tensor, L: Tensor, size_u: Tensor, position_u: Tensor) -> tuple[Tensor, Tensor]:
@@ -208,7 +225,14 @@ def gauss_legendre(num_nodes: int) -> tuple[Tensor, Tensor]:
     return (node + 1) / 2, vector[0].square()
 
 
-SCHEMES = {"exact": exact, "stratified": stratified, "antithetic": antithetic, "gauss": gauss, "paper": paper}
+SCHEMES = {
+    "exact": exact,
+    "stratified": stratified,
+    "systematic": systematic,
+    "antithetic": antithetic,
+    "gauss": gauss,
+    "paper": paper,
+}
 
 
 def smallest(response: Tensor, position_u: Tensor, m: Tensor) -> Tensor:

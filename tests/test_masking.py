@@ -9,7 +9,7 @@ import torch
 
 from dmpo_ref.masking import SCHEMES, draw_masks, draw_path_steps, masks_from_uniforms, path_masks, path_steps_from_uniforms, stream
 
-UNBIASED = ["exact", "stratified", "antithetic"]
+UNBIASED = ["exact", "stratified", "systematic", "antithetic"]
 
 
 def subset_scores(length: int) -> dict[frozenset, float]:
@@ -33,8 +33,8 @@ def estimates(masks, scores) -> torch.Tensor:
 def all_uniforms(length: int, num_masks: int):
     """Uniforms that visit every size and every order of positions equally often.
 
-    Masks of one row share nothing but the size draw (stratified) or the set (antithetic pairs), and expectation is
-    linear, so the same order may be given to all of them.
+    Masks of one row share nothing but the size draw (stratified), the order (systematic) or the set (antithetic pairs), and expectation
+    is linear, so the same order may be given to all of them.
     """
     # Both the sizes 1..L and, for pairs, 0..L are cut points of multiples of 1 / (L (L + 1)).
     grid = length * (length + 1)
@@ -154,17 +154,38 @@ def test_only_response_positions_are_masked_and_rows_may_differ_in_length(scheme
     response[1, :, 1:9] = True
     masks = draw_masks(scheme, response, 4, [stream(1, g) for g in range(2)])
     assert not (masks.hidden & ~response.unsqueeze(2)).any()
-    if scheme in UNBIASED[:2]:
+    if scheme in UNBIASED[:3]:
         m = masks.hidden.sum(dim=-1)
         assert (m >= 1).all()
         L = response.sum(dim=-1, keepdim=True)
         torch.testing.assert_close(masks.weight, L / m.double())
 
 
-def test_stratified_sizes_cover_the_range():
+@pytest.mark.parametrize("scheme", ["stratified", "systematic"])
+def test_stratified_sizes_cover_the_range(scheme):
     response = torch.ones(1, 50, 12, dtype=torch.bool)
-    sizes = draw_masks("stratified", response, 12, [stream(2)]).hidden.sum(dim=-1)
+    sizes = draw_masks(scheme, response, 12, [stream(2)]).hidden.sum(dim=-1)
     assert torch.equal(sizes.sort(dim=-1).values, torch.arange(1, 13).expand(1, 50, -1))
+
+
+def test_systematic_masks_walk_through_one_order():
+    """By hand: L = 4, R = 2, U = 0.6: sizes 1 + ⌊4·0.3⌋ = 2 and 1 + ⌊4·0.8⌋ = 4; the order of the positions is 3, 0, 4, 1."""
+    response = torch.tensor([[[True, True, False, True, True]]])
+    order = torch.tensor([0.3, 0.9, 0.0, 0.1, 0.5]).expand(1, 1, 2, -1).double()
+    size_u = torch.tensor([[[0.6, 0.0]]]).double()
+    masks = masks_from_uniforms("systematic", response, size_u, order)
+    assert masks.hidden[0, 0].int().tolist() == [[1, 0, 0, 1, 0], [1, 1, 0, 1, 1]]
+    assert masks.weight[0, 0].tolist() == [2.0, 1.0]
+    size_u[..., 0] = 0.1  # sizes 1 and 3: the first in the order, then all others
+    masks = masks_from_uniforms("systematic", response, size_u, order)
+    assert masks.hidden[0, 0].int().tolist() == [[0, 0, 0, 1, 0], [1, 1, 0, 0, 1]]
+    assert masks.weight[0, 0].tolist() == pytest.approx([4, 4 / 3])
+
+
+@pytest.mark.parametrize(("L", "R"), [(5, 2), (5, 4), (7, 3), (32, 4)])
+def test_systematic_masks_hide_every_position_about_equally_often(L, R):
+    hidden = draw_masks("systematic", torch.ones(1, 100, L, dtype=torch.bool), R, [stream(3)]).hidden[0].sum(dim=1)
+    assert (hidden.amax(dim=-1) - hidden.amin(dim=-1)).max() <= 1
 
 
 def test_streams_depend_on_every_part_of_the_key_and_not_on_the_global_state():
@@ -284,10 +305,11 @@ def test_paper_hides_with_probability_0_1_to_1_and_then_the_others():
     assert one.weight.flatten().tolist() == pytest.approx([3, 1.5])
 
 
+@pytest.mark.parametrize("scheme", ["stratified", "systematic"])
 @pytest.mark.parametrize("num_masks", [1, 2, 4])
-def test_the_largest_uniform_does_not_make_a_stratified_mask_larger_than_the_response(num_masks):
+def test_the_largest_uniform_does_not_make_a_stratified_mask_larger_than_the_response(scheme, num_masks):
     """j + U is rounded to R there; the size is L, and not L + 1 or 1."""
     size_u = torch.full((1, 1, num_masks), 1 - 2**-53, dtype=torch.float64)
     response = torch.ones(1, 1, 7, dtype=torch.bool)
-    masks = masks_from_uniforms("stratified", response, size_u, torch.rand(1, 1, num_masks, 7, dtype=torch.float64))
+    masks = masks_from_uniforms(scheme, response, size_u, torch.rand(1, 1, num_masks, 7, dtype=torch.float64))
     assert (masks.hidden.sum(dim=-1)[0, 0, -1], masks.weight[0, 0, -1]) == (7, 1)

@@ -112,10 +112,15 @@ def trajectory(tokenizer: PreTrainedTokenizerBase, rollout: Rollout, prompt: int
 
 def texts_of_tokens(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> list[str]:
     """The text of each token. In a byte-level tokenizer a token may be part of a character; at most four make up a whole one."""
+    alone = {token: str(tokenizer.decode([token])) for token in set(tokens)}  # a puzzle has five different tokens in its 16 cells
     texts: list[str] = []
     while len(texts) < len(tokens):
-        start = len(texts)
-        parts = [str(tokenizer.decode(tokens[start : start + n])) for n in range(1, min(4, len(tokens) - start) + 1)]
-        n = next((n for n, text in enumerate(parts, start=1) if "\ufffd" not in text), 1)
-        texts += [""] * (n - 1) + [parts[n - 1]]
+        start, text, n = len(texts), alone[tokens[len(texts)]], 1
+        for more in range(2, min(4, len(tokens) - start) + 1):
+            if "\ufffd" not in text:
+                break
+            text, n = str(tokenizer.decode(tokens[start : start + more])), more
+        if "\ufffd" in text:  # no character begins here
+            text, n = alone[tokens[start]], 1
+        texts += [""] * (n - 1) + [text]
     return texts

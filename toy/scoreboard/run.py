@@ -14,6 +14,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr
 from dataclasses import asdict, fields
+from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean
@@ -168,11 +169,10 @@ def run_puzzles(cell: Cell) -> dict[str, Any]:
     """Train the policy of a cell and measure it exactly, in the mean over its puzzles; returns the cell with the results."""
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        puzzle_file = Path(folder) / "puzzles.csv"
-        write_puzzles(puzzle_file, [Puzzle(puzzle, solutions(puzzle)[0]) for puzzle in cell.puzzle.split()])
+        puzzle_file = write_puzzle_file(Path(folder), cell.puzzle)
         files = (f"output={folder}/run", f"task.train={puzzle_file}", f"task.test={puzzle_file}", f"seed={cell.seed}")
         config = load_config("toy_two_solutions", *files, "train.checkpoint_every=1000000", "evaluation.num_items=1", *cell.overrides)
-        worlds, curve = list(load_puzzles(config)), []
+        worlds, curve = enumerate_puzzles(cell.puzzle, config.weight.alpha), []
         every = max(1, config.train.rounds // cell.measurements)
 
         def on_round(done: int, policy: Module) -> dict[str, float]:
@@ -193,6 +193,21 @@ def run_puzzles(cell: Cell) -> dict[str, Any]:
         "forward_rows": count_rows(config, cell.puzzle.split()[0]),
         "seconds": round(time.perf_counter() - start, 1),
     }  # fmt: skip
+
+
+@lru_cache(maxsize=2)  # a worker has many cells of one puzzle after another, and seven blanks take half a minute
+def enumerate_puzzles(puzzles: str, alpha: float) -> list[TwoSolutions]:
+    """The puzzles with the exact distribution of the reference policy and p*."""
+    with tempfile.TemporaryDirectory() as folder:
+        puzzle_file = write_puzzle_file(Path(folder), puzzles)
+        return list(load_puzzles(load_config("toy_two_solutions", f"task.train={puzzle_file}", f"weight.alpha={alpha}")))
+
+
+def write_puzzle_file(folder: Path, puzzles: str) -> Path:
+    """A file with the puzzles, one or more with a space between them, each with one of its solutions."""
+    file = folder / "puzzles.csv"
+    write_puzzles(file, [Puzzle(puzzle, solutions(puzzle)[0]) for puzzle in puzzles.split()])
+    return file
 
 
 def distance(world: TwoSolutions, exact: Exact) -> float:

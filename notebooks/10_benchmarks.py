@@ -38,14 +38,8 @@ from IPython.display import Image, display
 from dmpo_ref import load_config
 from dmpo_ref.cli import main
 from dmpo_ref.config import TaskConfig
-from dmpo_ref.evaluation.gradings import (
-    describe_item,
-    format_scores,
-    grade_files,
-    pass_at_k,
-    summarise,
-    wilson,
-)
+from dmpo_ref.evaluation.gradings import grade_files, pass_at_k, summarise, wilson
+from dmpo_ref.evaluation.report import describe_item, format_scores
 from dmpo_ref.evaluation.table import PUBLISHED, as_columns, draw_table, format_table
 from dmpo_ref.tasks import TASKS
 from toy import RESULTS

@@ -142,7 +142,7 @@ def test_the_version_is_that_of_the_package(capsys):
     [
         (["pretrain-toy", "steps=21", "output={taken}"], "exists; give a folder that does not"),
         (["pretrain-toy", "steps=21", "learning_rate=inf"], "must be finite and above 0"),
-        (["plan", "toy_sudoku", "--flops", "nan"], "flops=nan: must be above 0"),
+        (["plan", "toy_sudoku", "--flops", "nan"], "flops=nan: must be finite and above 0"),
         (["export", "{taken}/nothing", "{taken}/merged", "--merge"], "no checkpoint there"),
     ],
 )

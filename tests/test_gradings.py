@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from dmpo_ref.cli import main
-from dmpo_ref.evaluation.gradings import format_scores, grade_files, pass_at_k, summarise, wilson
+from dmpo_ref.evaluation.gradings import grade_files, pass_at_k, summarise, wilson
+from dmpo_ref.evaluation.report import format_scores
 from dmpo_ref.evaluation.table import as_columns, read_runs
 
 GRID = "1234341221434321"
@@ -62,6 +63,28 @@ def test_shards_of_one_setting_are_one_row_and_settings_are_kept_apart(tmp_path)
     published_file(tmp_path, "countdown_instruct_512_256_0", COUNTDOWN[2:], gen_length=512)
     scores = [s for s in summarise(grade_files(sorted(tmp_path.glob("*.json")))[0]) if s.grading == "published"]
     assert [(s.length, s.right, s.total) for s in scores] == [(256, 1, 1), (256, 2 + 1 + 0, 4 + 3 + 2), (512, 0, 2)]
+
+
+def test_shards_that_cannot_be_of_one_evaluation_are_named(tmp_path):
+    def grade(*shards):
+        files = [published_file(tmp_path, f"countdown_instruct_256_128_{rank}", records) for rank, records in shards]
+        return grade_files(files)[1]
+
+    half, rest = ([record(f"Numbers: [1, 2, 3], target {n}", [[1, 2, 3], n], "") for n in numbers] for numbers in ((4, 5, 6), (7, 8, 9)))
+    assert grade((0, half), (1, rest)) == [] and grade((3, half)) == []
+    assert grade((0, half), (1, rest), (2, half[:1])) == [
+        f"{tmp_path}/countdown_instruct_256_128_2_generations.json has the questions of "
+        f"{tmp_path}/countdown_instruct_256_128_0_generations.json, and both are counted; give each answer once"
+    ]
+    assert grade((0, half), (2, rest)) == [
+        f"{tmp_path}/countdown_instruct_256_128: the file of process 1 is missing, and its answers with it"
+    ]
+
+
+def test_a_link_to_itself_is_one_line(tmp_path):
+    (tmp_path / "loop.jsonl").symlink_to(tmp_path / "loop.jsonl")
+    (problem,) = grade_files([tmp_path / "loop.jsonl"])[1]
+    assert "loop.jsonl" in problem and "\n" not in problem
 
 
 def test_sudoku_counts_blank_cells_as_published_and_puzzles_strictly(tmp_path):

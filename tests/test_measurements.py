@@ -221,6 +221,17 @@ def test_a_row_that_fails_is_named_and_the_others_stay(monkeypatch, capsys):
     assert shown.err.splitlines()[-1] == "dmpo: 1 of 2 measurements failed, see the lines below the table"
 
 
+def test_where_every_row_fails_each_is_named(monkeypatch, capsys):
+    monkeypatch.setattr(bench, "output_of", lambda call, *, timeout: {"why": "failed: no"})
+    assert main(["bench", "loss"]) == 2
+    shown = capsys.readouterr()
+    assert [line for line in shown.out.splitlines() if "failed" in line][:2] == [
+        "loss: library failed: no",
+        "loss: straightforward failed: no",
+    ]
+    assert shown.err.splitlines()[-1] == "dmpo: 2 of 2 measurements failed, see the lines below the table"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

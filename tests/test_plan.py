@@ -480,7 +480,7 @@ def test_mistakes_are_one_line(small_run, overrides, arguments, message):
     [
         ("v100", {}, "gpu=v100: choose among h100, h200, a100, rtx4090, rtx3090"),
         ("x" * 5000, {}, "gpu=xxx"),
-        ("h100", {"flops": 0}, "flops=0: must be above 0"),
+        ("h100", {"flops": 0}, "flops=0: must be finite and above 0"),
         ("h100", {"bandwidth": float("nan")}, "bandwidth=nan"),
         ("h100", {"gpu_memory": -1}, "gpu_memory=-1"),
     ],

@@ -1,5 +1,6 @@
 """`dmpo table`: runs beside the published numbers, as text and as bars."""
 
+import json
 import math
 
 import pytest
@@ -31,6 +32,29 @@ def test_two_runs_that_the_table_would_call_the_same_are_refused(tmp_path):
         (tmp_path / f"{name}.jsonl").write_text(results_text(line()))
     with pytest.raises(ValueError, match=r"x_sudoku: another run of .*, x has sudoku at length None too"):
         as_columns(read_runs([tmp_path])[0])
+
+
+@pytest.mark.parametrize(
+    ("policy", "options", "is_one_run"),
+    [
+        ({"weights": "b"}, {}, False),
+        ({"weights": "a"}, {"seed": 3}, False),
+        ({"weights": "a"}, {"evaluation.sampler.temperature": 1.0}, False),
+        ({"weights": "a"}, {"evaluation.sampler.steps": 64, "evaluation.num_samples": 2}, True),
+    ],
+)
+def test_what_stands_in_one_column_was_made_by_one_policy_in_one_way(policy, options, is_one_run, tmp_path):
+    for name, length, made_by, more in (("base", 128, {"weights": "a"}, {}), ("other", 256, policy, options)):
+        header, *answers = results_text(line(), length=length).splitlines(keepends=True)
+        made = json.loads(header)
+        made |= {"policy": made_by, "setting": made["setting"] | {"seed": 0, "evaluation.sampler.temperature": 0.0} | more}
+        (tmp_path / f"sudoku_{length}_x.jsonl").write_text("".join([json.dumps(made) + "\n", *answers]))
+    scores, _ = read_runs([tmp_path])
+    if is_one_run:
+        assert len(as_columns(scores)) == 2  # published and strict
+        return
+    with pytest.raises(ValueError, match=r"sudoku_128_x and .*sudoku_256_x would stand in one column, but have other policies"):
+        as_columns(scores)
 
 
 def test_published_files_of_three_lengths_are_one_column_named_by_its_pace(tmp_path):

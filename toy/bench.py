@@ -123,7 +123,7 @@ def format_table(rows: list[dict[str, Any]], machine: dict[str, Any]) -> str:
         cells += ["" if read is None else f"{read:.0%}", str(row.get("forwards", "")), str(row.get("fed", ""))]
         cells.append(f"{row['outside']:.1%}" if "outside" in row else "")
         lines.append(cells)
-    table = tabulate(lines, HEADERS, "plain", disable_numparse=True, colalign=["left", *["right"] * 11])
+    table = tabulate(lines or [[""] * len(HEADERS)], HEADERS, "plain", disable_numparse=True, colalign=["left", *["right"] * 11])
     foot = f"the machine was not measured: {machine.get('why')}"
     if ceiling:
         rates = f"{ceiling / 1e9:,.0f} GFLOP/s in a large matrix product, {machine['bytes_per_second'] / 1e9:,.1f} GB/s in a copy"

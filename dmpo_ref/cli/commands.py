@@ -17,7 +17,8 @@ from accelerate import Accelerator
 from dmpo_ref.cli.grading import report_problems
 from dmpo_ref.config import Config, ModelConfig
 from dmpo_ref.evaluation.answering import with_newest
-from dmpo_ref.evaluation.gradings import describe_kinds, format_scores, grade_files, summarise
+from dmpo_ref.evaluation.gradings import grade_files, summarise
+from dmpo_ref.evaluation.report import describe_kinds, format_scores
 from dmpo_ref.evaluation.results import describe_cost, evaluate_to_file, grid
 from dmpo_ref.forecast.hardware import choose_gpu
 from dmpo_ref.forecast.page import format_plan, format_variants

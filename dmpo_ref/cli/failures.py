@@ -30,7 +30,9 @@ SETTINGS = "sampler.micro_batch, train.score_micro_batch or loss.micro_batch"
 MEMORY = f"out of memory; lower {SETTINGS}, set model.gradient_checkpointing=true, or lower train.num_rollouts (see dmpo plan)"
 # What libraries say, in a plain RuntimeError, when a resource is used up or missing.
 USED_UP = {
-    r"out of memory|can't allocate memory|not enough memory|bad_alloc|[Uu]nable to allocate|Cannot allocate|overflow": MEMORY,
+    r"out of memory|can't allocate memory|not enough memory|bad_alloc|[Uu]nable to allocate|Cannot allocate"
+    r"|(size calculation|multiplication) overflow": MEMORY,
+    r"without overflow": "a number became larger than its type can hold; lower optimizer.learning_rate",
     r"can't start new thread|Resource temporarily unavailable": "no more threads can be started; set threads=1, or end other programs",
     r"gloo|NCCL|Connection (closed|reset)|Broken pipe|TCPStore|process ?group": "another process of this run has ended "
     "(its own message says why) or cannot be reached; start all of them again, with --resume if a checkpoint was saved",

@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 
 from dmpo_ref.cli.terminal import complain
-from dmpo_ref.evaluation.gradings import as_result, describe_item, format_scores, grade_files, summarise
+from dmpo_ref.evaluation.gradings import grade_files, summarise
+from dmpo_ref.evaluation.report import as_result, describe_item, format_scores
 from dmpo_ref.evaluation.table import PUBLISHED, as_columns, draw_table, format_table, read_runs, with_numbers
 from dmpo_ref.runtime.files import write_atomically
 

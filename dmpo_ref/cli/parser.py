@@ -87,8 +87,10 @@ def add_config_commands(commands: Any) -> None:
     command.add_argument("--resume", action="store_true", help="continue the run in the output folder from its newest checkpoint")
 
     command = add("sample", "Let the policy answer one test item, or one of your own, and show the answers.")
-    command.add_argument("--item", type=int, default=0, help="number of the test item, from 0 (default 0)")
-    command.add_argument("--puzzle", help="an item given as text instead: 16 digits with 0 for blanks, 30,100,93=23, or a question")
+    chosen = command.add_mutually_exclusive_group()
+    chosen.add_argument("--item", type=int, default=0, help="number of the test item, from 0 (default 0)")
+    forms = "16 digits with 0 for blanks, 30,100,93=23, or a question"
+    chosen.add_argument("--puzzle", type=as_text, help=f"an item given as text instead: {forms}")
     command.add_argument("--num-samples", type=int, default=1, help="answers to draw (default 1)")
     command.add_argument(
         "--draw",
@@ -135,7 +137,7 @@ def add_other_commands(commands: Any) -> None:
     command = add_command(
         commands, "commands", "rerun", "Repeat a run into a new folder and compare the metrics; exit code 1 if they differ."
     )
-    command.add_argument("run_folder", metavar="FOLDER", help="folder of a run; the new one is FOLDER_rerun, or output=…")
+    command.add_argument("run_folder", type=as_name, metavar="FOLDER", help="folder of a run; the new one is FOLDER_rerun, or output=…")
     command.add_argument("overrides", nargs="*", default=[], metavar="key=value")
 
     about = "A page that replays the answers which a run has logged, token by token; for any browser, without a server."
@@ -171,13 +173,26 @@ def options_page(options: dict[str, Option]) -> str:
 
 
 def as_name(text: str) -> str:
-    """A file or folder; `~`, which a shell leaves alone in `--output=~/x`, is the home folder."""
+    """A file or folder, not "" as from `--output "$UNSET"`; `~`, which a shell leaves alone in `--output=~/x`, is the home folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the name is empty; is a variable of the shell not set?")
     return os.path.expanduser(text)
 
 
+def as_text(text: str) -> str:
+    """An item given as text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # Python keeps such bytes as half characters
+        raise argparse.ArgumentTypeError("the text is not UTF-8") from None
+    return text
+
+
 def as_words(text: str) -> list[str]:
-    """`a,b` as a list."""
-    return [word.strip() for word in text.split(",") if word.strip()]
+    """`a,b` as a list, which is not empty."""
+    if not (words := [word.strip() for word in text.split(",") if word.strip()]):
+        raise argparse.ArgumentTypeError(f"{text!r} is an empty list; leave the option out, or name at least one")
+    return words
 
 
 def as_lengths(text: str) -> list[int]:

@@ -13,16 +13,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
-
 from dmpo_ref.tasks import TASKS
-from dmpo_ref.tasks.base import Grade, Verdict, accuracy_by_kind
+from dmpo_ref.tasks.base import Grade, Verdict
 
 PUBLISHED_NAMES = {"math": "math500"}  # names of tasks in published files that differ from those here
 Z = 1.959963984540054  # 97.5 % quantile of the normal distribution: 95 % intervals
+GROW_WITH_LENGTH = {f"evaluation.sampler.{name}" for name in ("response_length", "steps", "block_length", "micro_batch")}
 COST = ".timing.jsonl"  # ending of the files that hold the cost of the answers in a results file
 NO_TRUTH = Verdict(0, 0, None, "nowhere", "the ground truth is null, as published files have it for negative ones; left out")
 NEVER_ASKED = Verdict(0, 1, None, "not asked", "prompt and answer together are longer than the model can read; counts as wrong")
@@ -38,6 +38,8 @@ class Item:
         run: the run it belongs to: the path as given, without the ending and the number of the process.
         task, length: name of the task; generation length in tokens, None where the task's template fixes it.
         generation: the raw text; None if it was never asked.
+        made_by: policy, seed and sampler of a results file, as text; "" for published files, which do not say.
+        question: as the file has it.
     """
 
     file: Path
@@ -48,6 +50,8 @@ class Item:
     length: int | None
     generation: str | None
     grade: Grade
+    made_by: str = ""
+    question: Any = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,7 @@ class Score:
         num_items: different items. The interval counts these: the cells of one puzzle and the samples of one item are not
             independent.
         pass_at: k → share of items solved by at least one of k samples, where items have several (strict grading only).
+        made_by: as in `Item`.
     """
 
     run: str
@@ -71,6 +76,7 @@ class Score:
     num_items: int
     pass_at: dict[int, float]
     left_out: int = 0
+    made_by: str = ""
 
     @property
     def accuracy(self) -> float:
@@ -90,11 +96,14 @@ def grade_files(paths: Iterable[str | Path]) -> tuple[list[Item], list[str]]:
         the graded answers, and one line for each thing that could not be read; the readable part of a damaged file is graded.
     """
     files: dict[Path, Path] = {}
-    for path in map(Path, paths):
-        if not path.name.endswith(COST):
-            files.setdefault(path.resolve(), path)
     items: list[Item] = []
     problems: list[str] = []
+    for path in map(Path, paths):
+        try:
+            if not path.name.endswith(COST):
+                files.setdefault(path.resolve(), path)
+        except RuntimeError:  # before Python 3.13
+            problems.append(f"{path} is a link that leads to itself")
     for path in files.values():
         try:
             for found in grade_file(path):
@@ -104,7 +113,24 @@ def grade_files(paths: Iterable[str | Path]) -> tuple[list[Item], list[str]]:
                     problems.append(found)
         except (OSError, ValueError) as error:
             problems.append(str(error))
-    return items, problems
+    return items, problems + describe_shards(items)
+
+
+def describe_shards(items: list[Item]) -> list[str]:
+    """What is wrong with the published files of a run, one for each process: a number is missing, or two hold the same questions."""
+    problems = []
+    by_run: dict[str, dict[Path, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for item in items:
+        if item.file.suffix == ".json":
+            by_run[item.run][item.file].add(str(item.question))
+    for run, files in by_run.items():
+        numbers = {int(found[1]): file for file in files if (found := re.search(r"_([0-9]{1,4})(?:_generations)?$", file.stem))}
+        if len(numbers) == len(files) > 1 and (missing := set(range(min(numbers), max(numbers))) - numbers.keys()):
+            problems.append(f"{run}: the file of process {min(missing)} is missing, and its answers with it")
+        for first, second in combinations(files, 2):
+            if 2 * len(files[first] & files[second]) > min(len(files[first]), len(files[second])):
+                problems.append(f"{second} has the questions of {first}, and both are counted; give each answer once")
+    return problems
 
 
 def grade_file(path: Path) -> Iterator[Item | str]:
@@ -122,8 +148,11 @@ def read_results(path: Path, text: str) -> Iterator[Item | str]:
     """A results file of `dmpo evaluate`."""
     lines = text.removesuffix("\n").split("\n")
     try:
-        setting = json.loads(lines[0])["setting"]
+        header = json.loads(lines[0])
+        setting = header["setting"]
         task, length = setting["task.name"], setting["evaluation.sampler.response_length"]
+        chosen = {key: value for key, value in setting.items() if key == "seed" or key.startswith("evaluation.sampler.")}
+        made_by = json.dumps([header.get("policy"), {key: value for key, value in chosen.items() if key not in GROW_WITH_LENGTH}])
     except (IndexError, KeyError, TypeError, ValueError, RecursionError):
         raise ValueError(f"{path}: the first line must say what was evaluated, as dmpo evaluate writes it") from None
     check_setting(path, task, length)
@@ -140,7 +169,7 @@ def read_results(path: Path, text: str) -> Iterator[Item | str]:
             remedy = "; if it was cut off, the same dmpo evaluate completes it" if isinstance(error, json.JSONDecodeError) else ""
             yield f"{path}, line {number}: {describe_bad_line(error)}{remedy}"
             continue
-        yield Item(path, index, sample, run, task, length, record["generation"], grade)
+        yield Item(path, index, sample, run, task, length, record["generation"], grade, made_by)
 
 
 def read_generations(path: Path, text: str) -> Iterator[Item | str]:
@@ -170,7 +199,7 @@ def read_generations(path: Path, text: str) -> Iterator[Item | str]:
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             yield f"{path}, item {index}: {describe_bad_line(error)}"
             continue
-        yield Item(path, index, 0, run, task, length, generation, grade)
+        yield Item(path, index, 0, run, task, length, generation, grade, question=question)
 
 
 def parse_generations(text: str) -> tuple[list[Any] | None, Any, bool]:
@@ -250,7 +279,8 @@ def summarise(items: list[Item]) -> list[Score]:
                 by_item[item.file, item.index].append(item.grade.correct)
             right, total = sum(verdict.right for _, verdict in graded), sum(verdict.total for _, verdict in graded)
             pass_at = pass_at_k(list(by_item.values())) if grading == "strict" else {}
-            scores.append(Score(run, task, length or None, grading, right, total, len(by_item), pass_at, len(group) - len(graded)))
+            left_out = len(group) - len(graded)
+            scores.append(Score(run, task, length or None, grading, right, total, len(by_item), pass_at, left_out, group[0].made_by))
     return scores
 
 
@@ -271,48 +301,3 @@ def wilson(share: float, n: int) -> tuple[float, float]:
     centre = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
     half = Z / (1 + Z**2 / n) * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
     return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def format_scores(scores: list[Score]) -> str:
-    """A table for a terminal, one line for each run × task × length × grading."""
-    rows = []
-    for score in scores:
-        right = f"{score.right}/{score.total}" + " cells" * (score.task == "sudoku" and score.grading == "published")
-        low, high = score.interval
-        left_out = [f"{score.left_out} without a ground truth left out"] if score.left_out else []
-        more = "  ".join([*(f"pass@{k} {100 * value:.2f} %" for k, value in score.pass_at.items()), *left_out])
-        accuracy, interval = f"{100 * score.accuracy:.2f} %", f"{100 * low:.2f} – {100 * high:.2f}"
-        rows.append((score.run, score.task, score.length or "-", score.grading, right, accuracy, interval, more))
-    headers = ("run", "task", "length", "grading", "right", "accuracy", "95 % interval", "")
-    return tabulate(rows, headers, tablefmt="plain", disable_numparse=True)
-
-
-def describe_kinds(items: list[Item]) -> str:
-    """Strict accuracy by kind of item, and which items were never asked, indented."""
-    by_kind = accuracy_by_kind(item.grade for item in items if item.grade.strict.total)
-    text = "  strict, by kind: " + ", ".join(f"{kind} {100 * share:.1f} %" for kind, share in by_kind.items())
-    if never := sorted({item.index for item in items if item.generation is None}):
-        shown = ", ".join(map(str, never[:10])) + (", …" if len(never) > 10 else "")
-        text += f"\n  never asked, counted as wrong: {len(never)} items longer than the model can read, index {shown}"
-    return text
-
-
-def as_result(item: Item) -> dict[str, Any]:
-    """A graded answer as a line of `dmpo grade --output`."""
-    grade = item.grade
-    result = {"file": str(item.file), "index": item.index, "sample": item.sample, "task": item.task, "length": item.length}
-    marks = [verdict.right == verdict.total if verdict.total else None for verdict in (grade.published, grade.strict)]
-    result |= {"answer": grade.strict.answer, "published": marks[0], "strict": marks[1]}
-    if item.task == "sudoku":
-        result |= {"cells_right": grade.published.right, "cells_blank": grade.published.total}
-    return result
-
-
-def describe_item(item: Item) -> str:
-    """What was read from an answer, where, and why it is right or wrong, under both gradings."""
-    lines = [f"{item.file}, item {item.index}, sample {item.sample} ({item.task}, length {item.length or 'of the template'})"]
-    for name, verdict in (("published", item.grade.published), ("strict", item.grade.strict)):
-        several = f"{verdict.right} of {verdict.total}" if verdict.total else "left out"
-        mark = "right" if verdict.right == verdict.total > 0 else "wrong" if verdict.total == 1 else several
-        lines.append(f"  {name:<9} {mark}: read {verdict.answer!r} from {verdict.source}; {verdict.reason}")
-    return "\n".join(lines)

@@ -76,11 +76,15 @@ def as_columns(scores: list[Score]) -> list[Column]:
     """One column for each run and grading. A run is a folder and what its files have in common besides task and length.
 
     Raises:
-        ValueError: two runs of one name have the same task and length.
+        ValueError: two runs of one name have the same task and length, or other policies, seeds or options of the sampler.
     """
     columns: dict[tuple[str, str], Column] = {}
+    first: dict[str, Score] = {}
     for score in scores:
         run, grading = run_name(score), score.grading
+        if (other := first.setdefault(run, score)).made_by != score.made_by:
+            problem = f"{other.run} and {score.run} would stand in one column, but have other policies, seeds or sampler options"
+            raise ValueError(f"{problem}; put them into folders of their own")
         left_out = f"; {score.left_out} answers without a ground truth are left out" if score.left_out else ""
         values = columns.setdefault((run, grading), Column(f"{run}, {grading}", f"graded here, {grading}{left_out}", {})).values
         if (score.task, score.length) in values:

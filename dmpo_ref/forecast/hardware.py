@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 
@@ -54,8 +55,8 @@ def choose_gpu(name: str, *, flops: float | None = None, bandwidth: float | None
     if name not in GPUS:
         raise ValueError(f"gpu={name:.50}: choose among {', '.join(GPUS)}, and give other numbers by --flops, --bandwidth, --gpu-memory")
     for key, value in {"flops": flops, "bandwidth": bandwidth, "gpu_memory": gpu_memory}.items():
-        if value is not None and not value > 0:  # NaN is not
-            raise ValueError(f"{key}={value}: must be above 0")
+        if value is not None and not 0 < value < math.inf:  # NaN is not
+            raise ValueError(f"{key}={value}: must be finite and above 0")
     gpu = GPUS[name]
     return replace(
         gpu,

@@ -138,5 +138,5 @@ def problem_of(entry: dict[str, Any]) -> str | None:
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a number and not a bool."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """Whether it is a number that a float can hold, and not a bool."""
+    return isinstance(value, float) or type(value) is int and abs(value) < 1e300

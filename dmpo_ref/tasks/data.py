@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+HALF = re.compile("[\ud800-\udfff]")  # JSON can hold half of a pair of surrogates, UTF-8 cannot
+
 
 def read_rows(source: str, columns: tuple[str, ...]) -> list[dict[str, Any]]:
     """Rows of a local CSV, JSON or JSON-lines file, or of a hub data set given as `name:split` or `name:config:split`.
@@ -30,6 +32,8 @@ def read_rows(source: str, columns: tuple[str, ...]) -> list[dict[str, Any]]:
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict) or any(row.get(column) is None for column in columns):
             raise ValueError(f"{source}, row {number}: the columns {', '.join(columns)} are needed; got {str(row)[:80]}")
+        if HALF.search("".join(map(str, row.values()))):
+            raise ValueError(f"{source}, row {number}: half a character, such as \\ud800, is no text; got {str(row)[:80]!r}")
     return rows
 
 
@@ -38,7 +42,7 @@ def read_data_file(path: Path) -> list[dict[str, Any]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:  # Excel's CSV files start with a byte order mark
             if path.suffix == ".csv":
-                return list(csv.DictReader(file))
+                return list(csv.DictReader(file, strict=True))  # else a quote that is not closed swallows the rows after it
             if path.suffix == ".jsonl":
                 return [read_line(line, number) for number, line in enumerate(file, start=1) if line.strip()]
             if path.suffix == ".json":

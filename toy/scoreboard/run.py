@@ -40,6 +40,7 @@ from toy.worlds.mixture import TabularPolicy, fit_forward, world_1d, world_2d
 from toy.worlds.sudoku import solutions
 
 PASS_AT = 8
+START = b'{"suite": '  # of every line
 NEEDED = {*(field.name for field in fields(Cell)), "kl_target_policy", "valid", "seconds"}  # the fields of every row
 
 
@@ -87,13 +88,16 @@ def read_rows(file: Path, version: int | str) -> Rows:
         ValueError: a line is broken, or was written by another version of the suite.
     """
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    cut_off = file.read_bytes().rpartition(b"\n")[2] if file.is_file() else b""
+    if not cut_off.startswith(START[: len(cut_off)]):
+        raise ValueError(f"{file}: the last line is not a result of the scoreboard, and has no end; give another --output, or remove it")
     for number, row in enumerate(read_lines(file) if file.is_file() else [], start=1):
         if row is None or "suite" not in row:
             raise ValueError(f"{file}: line {number} is not a result of the scoreboard; remove that line")
         if row["suite"] != version:
             other = f"{file}: line {number} is of version {shorten(row['suite'])} of the suite, and this is {version}"
             raise ValueError(f"{other}; give another --output, or remove the file to run all again")
-        if not row.keys() >= NEEDED:
+        if not row.keys() >= NEEDED or not all(isinstance(row[name], int | float) for name in ("kl_target_policy", "seconds")):
             raise ValueError(f"{file}: line {number} is not a result of the scoreboard; remove that line")
         rows.setdefault(key_of(row), row)  # two runs at once may have had the same cell
     return list(rows.values())

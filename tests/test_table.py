@@ -44,7 +44,7 @@ def test_two_runs_that_the_table_would_call_the_same_are_refused(tmp_path):
     ],
 )
 def test_what_stands_in_one_column_was_made_by_one_policy_in_one_way(policy, options, is_one_run, tmp_path):
-    for name, length, made_by, more in (("base", 128, {"weights": "a"}, {}), ("other", 256, policy, options)):
+    for length, made_by, more in ((128, {"weights": "a"}, {}), (256, policy, options)):
         header, *answers = results_text(line(), length=length).splitlines(keepends=True)
         made = json.loads(header)
         made |= {"policy": made_by, "setting": made["setting"] | {"seed": 0, "evaluation.sampler.temperature": 0.0} | more}

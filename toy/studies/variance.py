@@ -113,34 +113,59 @@ def exact_elbo(n: int, N: int) -> Tensor:
     return found.expand(N, -1, -1)
 
 
+def by_spread(rollout: Rollout, tables: Tables, R: int) -> Draw:
+    """m drawn in proportion to the root mean square of its term of the estimate, over all rollouts and sets of size m."""
+    response, n = rollout.response_mask.unsqueeze(2), len(tables.blanks)
+    score = tables.value.sum(dim=-1)[tables.answer].double()
+    sizes = torch.tensor([bin(s).count("1") for s in range(2**n)])
+    spread = torch.stack([(score[:, sizes == m] / m).square().mean().sqrt() for m in range(1, n + 1)])
+    p = spread / spread.sum()
+
+    def draw(k: int) -> Masks:
+        g, (_, N, _, S) = stream(k, "by spread"), response.shape
+        m = torch.multinomial(p, N * R, replacement=True, generator=g).view(1, N, R) + 1
+        hidden = smallest(response.expand(-1, -1, R, -1), torch.rand(1, N, R, S, generator=g), m)
+        return Masks(hidden, hidden, 1 / (m * p[m - 1]))
+
+    return draw
+
+
+def mirrored(rollout: Rollout, n: int) -> Draw:
+    """Two sizes m and n + 1 − m, m ~ U{1..n}; in one random order, the second set begins where the first one ends.
+
+    That is `antithetic` without its empty side: the sets share one position, and their weights times sizes are always n.
+    """
+    response = rollout.response_mask.unsqueeze(2)
+
+    def draw(k: int) -> Masks:
+        g, (_, N, _, S) = stream(k, "mirrored"), response.shape
+        m = 1 + (torch.rand(1, N, 1, generator=g) * n).long().clamp(max=n - 1)
+        m = torch.cat([m, n + 1 - m], dim=-1)
+        place = torch.rand(1, N, 1, S, generator=g).masked_fill(~response, torch.inf).argsort(dim=-1).argsort(dim=-1)
+        hidden = response & ((place - (m.cumsum(dim=-1) - m).unsqueeze(-1)) % n < m.unsqueeze(-1))
+        return Masks(hidden, hidden, n / m.double())
+
+    return draw
+
+
+def gauss(rollout: Rollout) -> Draw:
+    """∫ (1/t) E[Σ over Bernoulli(t) masks] dt by three Gauss nodes: exact for n ≤ 6, because the integrand has degree n − 1."""
+    response = rollout.response_mask.unsqueeze(2)
+    nodes, weights = (torch.tensor(x) / 2 for x in np.polynomial.legendre.leggauss(3))
+    t = nodes + 0.5
+
+    def draw(k: int) -> Masks:
+        _, N, _, S = response.shape
+        hidden = response & (torch.rand(1, N, 3, S, generator=stream(k, "gauss"), dtype=torch.float64) < t.unsqueeze(-1))
+        return Masks(hidden, hidden, (3 * weights / t).expand(1, N, 3))
+
+    return draw
+
+
 def schemes(rollout: Rollout, tables: Tables) -> dict[str, Draw]:
     """Every scheme by name, with R: as in training, and those that are not worth an option."""
-    response, N, S = rollout.response_mask, rollout.tokens.shape[1], rollout.tokens.shape[-1]
-    n = len(tables.blanks)
+    response, N = rollout.response_mask, rollout.tokens.shape[1]
     found: dict[str, Draw] = {}
-
-    def by_spread(R: int) -> Draw:
-        """m drawn in proportion to the root mean square of its term of the estimate, over all rollouts and sets of size m."""
-        score = tables.value.sum(dim=-1)[tables.answer].double()
-        sizes = torch.tensor([bin(s).count("1") for s in range(2**n)])
-        spread = torch.stack([(score[:, sizes == m] / m).square().mean().sqrt() for m in range(1, n + 1)])
-        p = spread / spread.sum()
-
-        def draw(k: int) -> Masks:
-            g = stream(k, "by spread")
-            m = torch.multinomial(p, N * R, replacement=True, generator=g).view(1, N, R) + 1
-            full = response.unsqueeze(2).expand(-1, -1, R, -1)
-            hidden = smallest(full, torch.rand(1, N, R, S, generator=g), m)
-            return Masks(hidden, hidden, 1 / (m * p[m - 1]))
-
-        return draw
-
-    def gauss(k: int) -> Masks:
-        """∫ (1/t) E[Σ over Bernoulli(t) masks] dt by three Gauss nodes: exact for n ≤ 6, because the integrand has degree n − 1."""
-        nodes, weights = (torch.tensor(x) / 2 for x in np.polynomial.legendre.leggauss(3))
-        t = nodes + 0.5
-        hidden = response.unsqueeze(2) & (torch.rand(1, N, 3, S, generator=stream(k, "gauss"), dtype=torch.float64) < t.unsqueeze(-1))
-        return Masks(hidden, hidden, (3 * weights / t).expand(1, N, 3))
 
     def own(name: str, R: int) -> Draw:
         return lambda k: draw_masks(name, response, R, streams(k, "masks", [0]))
@@ -155,12 +180,12 @@ def schemes(rollout: Rollout, tables: Tables) -> dict[str, Draw]:
 
         return draw
 
-    for name in ("exact", "stratified", "antithetic", "paper"):
+    for name in ("exact", "stratified", "systematic", "antithetic", "paper"):
         for R in (2, 4):
             found[f"{name}, R={R}"] = own(name, R)
     found |= {f"{name} shared, R=2": shared(name) for name in ("exact", "antithetic")}
-    found |= {"exact by spread, R=2": by_spread(2), "gauss, R=3": gauss}
-    found["path"] = lambda k: path_masks(rollout.step, rollout.num_steps)
+    found |= {"mirrored, R=2": mirrored(rollout, len(tables.blanks)), "exact by spread, R=2": by_spread(rollout, tables, 2)}
+    found |= {"gauss, R=3": gauss(rollout), "path": lambda k: path_masks(rollout.step, rollout.num_steps)}
     for R in (1, 2, 4):
         found[f"path_steps, R={R}"] = steps(R)
     return found

@@ -128,6 +128,37 @@ def test_an_answer_is_found_where_models_write_it(form, answer):
     assert marked_answer(form.format(answer))[0] == answer
 
 
+TOUCHED = yaml.safe_load(Path("tests/cases/boxes.yaml").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(("task", "truth", "right", "texts"), TOUCHED, ids=[f"{case[0]} {case[1]} {case[2]}" for case in TOUCHED])
+def test_what_touches_a_box_changes_it(task, truth, right, texts):
+    for text in texts:
+        verdict = TASKS[task].grade(item_of(task, truth), text.replace("⏎", "\n")).strict
+        assert bool(verdict.right) is right, (text, verdict.reason)
+
+
+UNITS = [  # of a MATH problem whose truth has no unit, and what it asks for
+    ("How many dollars does the book cost?", "12", ["12\\text{ dollars}", "\\$12"], ["12¢", "12\\text{ euros}"]),
+    ("What is angle A, in degrees?", "60", ["60^\\circ", "60\\text{ degrees}"], ["60\\text{ radians}", "60\\%", "60\\text{ cm}"]),
+    ("How many hours does the trip take?", "3", ["3\\text{ hours}", "3"], ["3\\text{ minutes}", "3\\text{ days}", "3\\text{ miles}"]),
+    ("How many square centimeters is it?", "12", ["12\\text{ cm}^2", "12\\text{ square cm}"], ["12\\text{ m}^2", "12\\text{ cm}^3"]),
+    ("How many feet is it? Express your answer in yards.", "12", ["12\\text{ yards}", "12"], ["12\\text{ miles}"]),
+    ("What percent of the students passed?", "50", ["50\\%", "50", "50\\text{ percent}"], ["5000\\%", "0.5\\%"]),
+    ("What is the probability, as a percentage?", "0.5", ["0.5\\%"], ["50"]),
+    ("Find $a+b+c$.", "25", ["a+b+c=25", "a + b + c = 25", "25"], ["a+b=25", "abc=25", "a+b+c=24"]),
+    ("What is the value of $\\sin A$?", "1", ["\\sin A = 1", "\\sin(A)=1"], ["\\cos A = 1", "\\sin B = 1"]),
+    ("Compute\n\\[\\lim_{x\\to 0} f(x).\\]", "2", ["\\lim_{x\\to 0} f(x) = 2"], ["\\lim_{x\\to 1} f(x) = 2"]),
+    ("Find $x$ with $2x = 8$.", "4", ["x=4"], ["2x=4"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("problem", "truth", "right", "wrong"), UNITS, ids=[case[0][:30] for case in UNITS])
+def test_a_problem_says_which_unit_and_which_expression_are_asked_for(problem, truth, right, wrong):
+    for answer, is_right in [*((answer, True) for answer in right), *((answer, False) for answer in wrong)]:
+        assert (comparison.describe_difference(truth, answer, problem) is None) is is_right, answer
+
+
 @pytest.mark.parametrize(
     ("text", "found"),
     [
@@ -159,6 +190,9 @@ def test_where_no_whole_answer_is_the_reading_says_so(text, found):
         ("math500", "1,1,2", "\\boxed{1,2,2}", "not equal; the right answer is 1,1,2"),
         ("math500", "5", "\\boxed{9^{9^{9}}}", "too long, too large or too slow to compare; the right answer is 5"),
         ("math500", "5", "<answer></answer>", "an empty answer"),
+        ("math500", "5", "$-\\boxed{5}$", "'-' beside the last \\boxed may change it"),
+        ("gsm8k", "5", "\\boxed{5} million", "'million' beside the number may change it"),
+        ("gsm8k", "5", "\\boxed{6, or 9-4 = 5}", "6 is stated before the equation"),
         ("countdown", [[30, 100, 93], 37], "\\boxed{30+100-93x}", "not an expression: 'x' where an operator or the end should be"),
         ("sudoku", ["1204301201434320", "1234341221434321"], "<answer>1</answer>", "1 digits, a grid has 16"),
     ],

@@ -193,9 +193,10 @@ def sides_of(answer: str) -> list[str]:
     text = plain(answer)
     name = re.match(r"\s*([A-Za-z][A-Za-z ]{0,40}):", text)
     text = re.sub(r"[.;]\s*$", "", text[name.end() :] if name and is_label(name[1]) else text).strip()
-    for mark in ("**", '"', "'"):  # bold, quoted
+    for mark in ("**", "__", "*", "_", '"', "'"):  # bold, italic, quoted
         text = text.removeprefix(mark).removesuffix(mark).strip() if text.startswith(mark) and text.endswith(mark) else text
-    sides = re.sub(r"\( ?= ?([0-9]+) ?\)$", r"= \1", text).split("=")
+    text = re.sub(r"^(?:#+|python\b)? ?=?(?!=)", "", text)  # a heading, the language of a block of code, "= 30 + 7"
+    sides = re.sub(r"\( ?= ?([0-9]+) ?\)$", r"= \1", text).replace("==", "=").split("=")
     return sides[1:] if len(sides) > 1 and re.fullmatch(r"\s*[A-Za-z][A-Za-z ]{0,40}", sides[0]) and is_label(sides[0]) else sides
 
 

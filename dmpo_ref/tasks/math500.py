@@ -160,7 +160,7 @@ def strict_verdict(item: Problem, text: str) -> Verdict:
         return Verdict(0, 1, None, "nowhere" if answer is None else source, source if answer is None else "an empty answer")
     if not item.answer:
         return Verdict(0, 1, answer, source, "the right answer is not known")
-    problem = describe_difference(item.answer, answer)
+    problem = describe_difference(item.answer, answer, item.problem)
     return Verdict(int(problem is None), 1, answer, source, f"{problem or 'equal'}; the right answer is {item.answer}")
 
 

@@ -30,7 +30,7 @@ PYTHON_OPERATORS = {
 }
 BRACKETS = {"(": ")", "[": "]", "{": "}"}
 PLAIN = str.maketrans("•∗", "**")
-COMMANDS = {"times": "*", "cdot": "*", "ast": "*", "div": "/", "frac": r"\frac"}
+COMMANDS = {"times": "*", "cdot": "*", "ast": "*", "bullet": "*", "centerdot": "*", "div": "/", "frac": r"\frac"}
 COMMANDS |= dict.fromkeys(("implies", "Rightarrow", "Longrightarrow", "rightarrow", "to"), "=")
 GROUPED = re.compile(r"(?<![0-9.])[0-9]{1,3}(?:[, ][0-9]{3})+(?![0-9.])")
 TIMES = re.compile(r"(?<=[0-9)\]}])( ?)[xX]( ?)(?=[0-9(\[{\\])")
@@ -135,7 +135,8 @@ def plain(text: str) -> str:
     From `one_writing` the commands `\times \cdot \div` become operators, so does x between operands (as in 2 x 3); arrows become =;
     `\text{…}` its content; `1,000` is 1000; dollar signs go. A command that is none of these stays, for `evaluate_expression` to refuse.
     """
-    text = re.sub(r"\\text\{([^{}]*)\}", r" \1 ", one_writing(text)).replace("$", " ")
+    text = re.sub(r"\\text\{([^{}]*)\}", r" \1 ", one_writing(re.sub(r"\\math(?:bin|rel|op)\b", "", text))).replace("$", " ")
+    text = re.sub(r"\{ ?(\\[a-z]+|[-+*/]) ?\}", r" \1 ", re.sub(r"\\([*{}])", r"\1", text))  # \* in Markdown; a sign in braces
     text = re.sub(r"\\([A-Za-z]+)", lambda found: COMMANDS.get(found[1], found[0]), text)
     text = re.sub(r"[-=]>", "=", GROUPED.sub(lambda number: re.sub("[, ]", "", number[0]), text))
     return TIMES.sub(r"\1*\2", text).translate(PLAIN)

@@ -6,60 +6,34 @@ math-verify alone ignores what it cannot read: words and units after a number, t
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 
+from dmpo_ref.tasks.answers.asked import IN_MEASURE, PERCENTAGE, asked_measure, asked_power
 from dmpo_ref.tasks.answers.equality import are_equal
 from dmpo_ref.tasks.answers.marked import closing
-from dmpo_ref.tasks.answers.units import NO_UNIT, read_unit
-from dmpo_ref.tasks.answers.writing import one_writing
+from dmpo_ref.tasks.answers.statement import NAME, names_a_value, tidy, without_asked
+from dmpo_ref.tasks.answers.units import GLUED, MEASURES, read_unit
 
 MAX_LENGTH, MAX_PARTS, MAX_DEPTH = 2000, 40, 12  # characters of an answer that is looked at, values of a list, lists in lists
 NOT_EQUAL, UNDECIDED = "not equal", "too long, too large or too slow to compare"
 
 WORDS = re.compile(r"(?:\\text\{ ?\(?[A-Za-z][^{}]*\}|[A-Za-z]{4,})[0-9 ]*")
-CHOICE = re.compile(r"(?:\\text\{)? ?\(([A-Z])\) ?\}?((?:\\[a-z]+|[^A-Za-z(\\])*)")
-IN_BASE = re.compile(r"\(?(-?[0-9][0-9A-F]*)\)?(?:_\{?([0-9]+)\}?)?")
+CHOICE = re.compile(r"(?:\\text\{)? ?\(([A-Z])\) ?\}?((?:\\[a-z]+|[^A-Za-z(\\?'])*)")
+# A choice with its text: C. Monday
+CHOSEN = re.compile(r"(?:\\text\{ ?)?\(?([A-Z])(?:[).:]\}? ?(?!.*(?:\b(?:or|and|not|wrong|false|incorrect)\b|\([A-Z]\)|[?])).*)?")
+IN_BASE = re.compile(r"(\()?(-?[0-9][0-9A-F]*)(?(1)\))(?:_\{?([0-9]+)\}?)?")
 BRACKETS = r"[()\[\]{}]"
 RELATION = re.compile(r"[<>]|\\(?:[lg]e(?:q|qslant)?|[lg]t|neq?|approx|sim)(?![A-Za-z])")
 SEPARATOR = r",|;|\\(?:lor|vee)(?![A-Za-z])|\\text\{,? ?(?:or|and) ?\}|(?<![A-Za-z\\])(?:or|and)(?![A-Za-z])"
 UPPER, LOWER = r"\\pm(?![A-Za-z])", r"\\mp(?![A-Za-z])"
-ARGUMENTS = r"\((?:-?[A-Za-z0-9]+|\\[a-z]+)(?:,(?:[A-Za-z0-9]+|\\[a-z]+))*\)"
-NAME = re.compile(
-    rf"((?:m?\\angle ?[A-Z]{{1,3}}|\|[A-Z]{{2}}\||\[[A-Z]{{3,}}\]"
-    rf"|\\overline\{{[A-Z]+\}}|\\text\{{[A-Za-z ]*\}}|\\[A-Za-z]+|[A-Za-z ]+|{ARGUMENTS})"
-    rf"(?:\^\{{-1\}})?(?:{ARGUMENTS})?'*(?:_(?:[A-Za-z0-9]|\{{[^{{}}]*\}}))?)(?:=|\\equiv|\\in(?![A-Za-z])|:)(.*)"
-)
-# Short words that are no products of letters where they stand before =.
-SHORT_NAMES = {
-    *(
-        "all",
-        "ans",
-        "area",
-        "arg",
-        "avg",
-        "cost",
-        "deg",
-        "det",
-        "dim",
-        "for",
-        "gcd",
-        "gcf",
-        "hcf",
-        "is",
-        "lcm",
-        "let",
-        "lim",
-        "max",
-        "mean",
-    ),
-    *("min", "mod", "new", "num", "of", "our", "rate", "rem", "side", "size", "so", "sum", "the", "time", "val", "vol", "we"),
-}
-FUNCTIONS = {r"\frac", r"\sqrt", "sin", "cos", "tan", "log"}  # without what they are taken of
 THOUSANDS = re.compile(r"(?<![0-9.,{])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,])")
-UNIT_START = re.compile(r"\\text\{|(?<=[0-9)}\]])(?=[A-Za-z]{2})|(?<= )(?=[A-Za-z])|\^\\circ|[%$€£¥¢₹]|\( ?\\bmod|\(? ?\\p?mod(?![A-Za-z])")
+UNIT_START = re.compile(
+    rf"\\frac\{{\\text|\\text\{{|(?<=[0-9)}}\]])(?=(?:{GLUED}|[A-Za-z]{{4,}})(?![A-Za-z]))|"
+    r"(?<= )(?=[A-Za-z])|\^\\circ|[%$€£¥¢₹]|\( ?\\bmod|\(? ?\\p?mod(?![A-Za-z])"
+)
 LETTERS = re.compile(r"\\text\{[^{}]*\}|\\[A-Za-z]+|[A-Za-z]")
 # Commands that math-verify reads correctly. Any other in an answer must be in the truth too, as must its letters.
 READ = r"""
@@ -67,68 +41,55 @@ READ = r"""
     \leq \leqslant \ge \geq \geqslant \ne \neq \lt \gt \lfloor \rfloor \lceil \rceil e i
 """
 ODD = re.compile(r"[0-9] [0-9.]|[0-9]e[+-]?[0-9]|[?~:\"#@&`$%]|\*\*|[^\x00-\x7f]")
-STATED = r"(?:the )?(?:final |correct )?answers?(?: is| are)?(?![A-Za-z0-9]) ?:? ?"
-TIDY: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [  # after `one_writing`, in this order
-    (re.compile(rf"^(?:#+ ?|\\therefore(?![A-Za-z])|∴)|^(?:\\text\{{ ?{STATED}\}}|{STATED}(?!$)) ?:?", flags=re.IGNORECASE), ""),
-    (re.compile(r"^([0-9]+) ?\\bmod ?\{?([1-9][0-9]{0,8})\}?$"), lambda found: str(int(found[1]) % int(found[2]))),
-    (re.compile(r"^(?:\\text\{ ?)?(?:option|choice) \(?([A-Z])\)?(?: ?\})?$", flags=re.IGNORECASE), r"\\text{(\1)}"),
-    (
-        re.compile(r"(?<![0-9])([0-9]*)\.([0-9]*)(?: ?\\(?:overline|bar|dot) ?\{?|\((?=[0-9]+\)))([0-9]+)[})]?"),
-        lambda found: repeating(*found.groups()),
-    ),
-    (re.compile(r"(?<![0-9./}])([0-9]+) ([0-9]+) ?/ ?([0-9]+)(?![0-9.])"), r"\1\\frac{\2}{\3}"),
-    (re.compile(r"(?<![0-9.,{])[0-9]{1,3}(?: [0-9]{3})+(?![0-9,])"), lambda number: number[0].replace(" ", "")),
-    (re.compile(r"(?<![\\^_A-Za-z}\]])\{([^{}]*)\}(?!\{)"), r"\1"),
-    (re.compile(r"\\text\{ ?(-?[0-9][0-9.,/]*)(?= )"), r"\1\\text{"),
-    (re.compile(r"(?<![0-9A-Za-z.]) | (?![0-9A-Za-z.])"), ""),  # the rest stays: 5 6 is not 56
-    (re.compile(r"\.$|^[+=]"), ""),
-]
 
 
-def describe_difference(truth: str, answer: str) -> str | None:
+def describe_difference(truth: str, answer: str, problem: str = "") -> str | None:
     """Why an answer is not the truth, in LaTeX both; None if they are equal.
 
-    Values are equal as numbers, exactly, or as expressions. In a list or set the order does not count, but how often a value occurs
-    does; in a pair, an interval and a matrix the order counts, and so do the brackets. A unit may be left out, a different one is wrong;
-    a percentage equals its number or a hundredth of it; a base may be left out, and so may `\\pmod`. A name before a value (`x =`) is
-    optional; any other equation is not a value. In multiple choice the letter counts, whatever value follows. Words, letters and
-    commands that are not in the truth and are not known to leave a value unchanged make an answer wrong.
+    Values are equal as numbers, exactly, or as expressions. In a list or set the order does not count, but how often a value occurs does;
+    in a pair, an interval and a matrix the order counts, and so do the brackets. A unit may be left out, a different one is wrong; a
+    percentage equals a hundredth of its number, and the number itself from 1; a base may be left out, and so may `\\pmod`. A name before a
+    value (`x =`) is optional; any other equation is not a value. In multiple choice the letter counts, whatever value follows. Words,
+    letters and commands that are not in the truth and are not known to leave a value unchanged make an answer wrong. The problem, if it is
+    given, says what may stand before = (`a+b` where that is asked for) and which unit an answer may have.
     """
     if len(answer) > MAX_LENGTH:
         return f"more than {MAX_LENGTH} characters"
-    truth, answer = tidy(truth), tidy(answer)
+    truth, answer = tidy(truth), without_asked(tidy(answer), problem)
+    if PERCENTAGE.search(problem.casefold()) and not re.search(r"%|per ?cent", truth):
+        answer = re.sub(r" ?%$|\\text\{ ?per ?cent ?\}$", "", answer)  # what is asked for in percent is no hundredth
     if truth == answer:
         return None
-    choices = [CHOICE.fullmatch(text) for text in (truth, answer)]
+    choices = [CHOICE.fullmatch(truth), CHOICE.fullmatch(answer) or CHOSEN.fullmatch(answer)]
     if choices[0] and choices[1]:
         return None if choices[0][1] == choices[1][1] else f"the choice {choices[1][1]}"
     if WORDS.fullmatch(truth) or WORDS.fullmatch(answer):
-        return None if bare_words(truth) == bare_words(answer) else "not the same words"
+        words, others = bare_words(truth), bare_words(answer)
+        is_name = words.isupper() and len(words) > 1 and "text" not in truth  # the segment ABCD, not the word YES
+        return None if (words == others if is_name else words.casefold() == others.casefold()) else "not the same words"
     bases = [IN_BASE.fullmatch(text) for text in (truth, answer)]
-    if bases[0] and bases[1] and (bases[0][2] or bases[1][2]):
-        if bases[1][2] not in (None, bases[0][2] or "10"):
+    if bases[0] and bases[1] and (bases[0][3] or bases[1][3]):
+        if bases[1][3] not in (None, bases[0][3] or "10"):
             return "numbers in two bases"
-        return None if bases[0][1].lstrip("0") == bases[1][1].lstrip("0") else NOT_EQUAL
+        return None if bases[0][2].lstrip("0") == bases[1][2].lstrip("0") else NOT_EQUAL
     parts = parse(truth), parse(answer)
     if not parts[0].parts:
         answer = join_thousands(answer)
     if not parts[1].parts:
         truth = join_thousands(truth)
-    return find_difference([parse(truth)], [parse(answer)])
+    return find_difference([parse(truth)], [parse(answer)]) or other_unit(truth, answer, problem)
 
 
-def tidy(text: str) -> str:
-    """An answer in a uniform way of writing, without meaningless spaces."""
-    text = one_writing(text)
-    for pattern, new in TIDY:
-        text = pattern.sub(new, text.strip())
-    return text
-
-
-def repeating(whole: str, fixed: str, period: str) -> str:
-    """A repeating decimal as a fraction: 0.1666… is (16 − 1)/90."""
-    above = int(f"0{whole}{fixed}{period}") - int(f"0{whole}{fixed}")
-    return rf"\frac{{{above}}}{{{(10 ** len(period) - 1) * 10 ** len(fixed)}}}"
+def other_unit(truth: str, answer: str, problem: str) -> str | None:
+    """Why the unit of an answer is not the one that a problem names, where the truth has none; None if it is."""
+    name, (_, unit) = asked_measure(problem)[0], with_unit(answer)
+    base, _, power = unit.partition("^")
+    if not unit or with_unit(truth)[1] or base not in MEASURES or base == "unit":
+        return None
+    if name and base not in (name, *map(read_unit, IN_MEASURE.findall(problem.casefold()))):
+        return f"{base} in place of {name}"
+    asked = asked_power(problem, name) if power else ""
+    return f"{unit} in place of {name}^{asked}" if asked and power != asked else None
 
 
 def join_thousands(text: str) -> str:
@@ -137,8 +98,10 @@ def join_thousands(text: str) -> str:
 
 
 def bare_words(text: str) -> str:
-    """Words of an answer without `\\text`, brackets and case."""
-    return " ".join(re.sub(r"\\text|[{}().]", " ", text).casefold().split())
+    """Words of an answer without `\\text`, brackets, quotes, an article, and what stands before =, as in "The graph is an ellipse"."""
+    words = re.sub(r"\\text|[{}().\"]|^ ?'(?=.*'$)|'$(?<=[a-z]')", " ", text)
+    name, _, last = words.rpartition("=")
+    return re.sub("^(?:an?|the) (?=[a-z]{3})", "", " ".join((last if names_a_value(name.strip()) else words).split()), flags=re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -163,14 +126,16 @@ def parse(text: str, depth: int = 0) -> Part:
     if depth > MAX_DEPTH:
         return Part("", (), text)
     inside = partial(parse, depth=depth + 1)
-    if matrix := re.fullmatch(r"\\begin\{[a-z]*matrix\}((?:(?!\\begin).)*)\\end\{[a-z]*matrix\}", text):
+    if matrix := re.fullmatch(r"\\begin\{[pbB]?(?:small)?matrix\}((?:(?!\\begin).)*)\\end\{[pbB]?(?:small)?matrix\}", text):
         rows = [split(row, "&") for row in split(matrix[1], r"\\\\")]
         return join_parts(f"matrix {[len(row) for row in rows]}", [inside(entry) for row in rows for entry in row], text)
     for form, separator in (("{}", SEPARATOR), ("∪", r"\\cup(?![A-Za-z])")):
         if len(pieces := split(text, separator)) > 1:
             return join_parts(form, [inside(piece) for piece in pieces], text)
-    if (named := NAME.fullmatch(text)) and names_a_value(named[1]):
-        return replace(inside(named[2].strip()), name=named[1].strip())
+    named = NAME.fullmatch(text)
+    if named and names_a_value(named[1]) and (named[1] not in LETTERS.findall(named[2]) or RELATION.search(named[2])):
+        value = inside(named[2].strip())
+        return replace(value, name=value.name if value.name and " " in named[1] else named[1].strip())  # "The line is y = 2x"
     if text.startswith(r"\{") and text.endswith(r"\}"):
         return join_parts("{}", [inside(piece) for piece in split(text[2:-2], SEPARATOR)], text)
     ends = text[:1] + text[-1:]
@@ -184,14 +149,6 @@ def parse(text: str, depth: int = 0) -> Part:
         both = [re.sub(UPPER, plus, re.sub(LOWER, minus, text)).removeprefix("+") for plus, minus in ("+-", "-+")]
         return join_parts("{}", [Part("", (), one) for one in both], text)
     return Part("", (), text)
-
-
-def names_a_value(text: str) -> bool:
-    """Whether what stands before = names a value; not a product (`xy`, `a b`), nor words that change a number (twice the area)."""
-    words = text.split() if re.fullmatch("[A-Za-z ]+", text) else ["a", "phrase"]
-    only_letters = all(len(word) == 1 or word.islower() and len(word) < 5 and word not in SHORT_NAMES for word in words)
-    is_product = only_letters and len("".join(words)) > 1 and not text.isupper()
-    return not is_product and text not in FUNCTIONS and not NO_UNIT & set(re.findall("[a-z]{2,}", text.casefold()))
 
 
 def split(text: str, separator: str) -> list[str]:
@@ -234,6 +191,12 @@ def find_difference(truth: Sequence[Part], answer: Sequence[Part], *, in_order: 
 
 def compare_one(truth: Part, answer: Part) -> str | None:
     """Why a part differs from that of the truth; None if it does not."""
+    if RELATION.search(truth.text) and re.search(r"\bor\b|\\lor", truth.text) and re.search(r"\band\b|\\land", answer.text):
+        return "and in place of or"
+    names = {part.name for part in answer.parts}
+    if truth.form + answer.form == "(){}" and "" not in names and len(names) == len(answer.parts):
+        in_order = sorted(answer.parts, key=lambda part: (part.name[0] == "\\", part.name))  # x = 2, y = 3; r = 2, θ = 3
+        answer = Part("()", tuple(replace(part, name="") for part in in_order), answer.text)
     if truth.form != answer.form:
         if RELATION.search(truth.text + answer.text) and truth.form + answer.form in ("()", "[]", "(]", "[)"):
             return decide(truth.text, answer.text)
@@ -261,7 +224,11 @@ def compare_values(truth: str, answer: str) -> str | None:
     (truth, unit), (answer, other) = with_unit(truth), with_unit(answer)
     if unit and other and unit != other:
         return f"{other} in place of {unit}"
+    if other == "degree" and not unit and "\\pi" in truth:
+        return "degrees in place of radians"
     problem = describe_doubt(truth, answer) or decide(truth, answer)
+    if problem is None and other == "%" and not unit and not re.fullmatch(r"-?0*[1-9][0-9]*(?:\.[0-9]+)?", truth):
+        problem = NOT_EQUAL  # 50% for 50, but half a percent is not one half
     if problem == NOT_EQUAL and "%" in (unit, other) and unit != other:
         problem = decide(*(rf"\frac{{{text}}}{{100}}" if one == "%" else text for text, one in ((truth, unit), (answer, other))))
     return problem

@@ -5,29 +5,41 @@ from __future__ import annotations
 import re
 
 from dmpo_ref.tasks.answers.marked import marked_answer, until_end
-from dmpo_ref.tasks.answers.writing import usual_form
+from dmpo_ref.tasks.answers.writing import CHARACTERS, usual_form
 
 MAX_ANSWER = 1000  # characters in which the strict grading looks for more than a grid
 
-SEPARATORS = re.compile(r"[\s|+,;/\[\](){}`*$\"'│─┼-]+")  # what may stand between the digits of a grid
-LABEL = re.compile(r"\br(?:ow)?\s*([0-9])(?![0-9])\s*(?:is\b)?\s*[:.)=]?", flags=re.IGNORECASE)
+# What may stand between the digits of a grid.
+SEPARATORS = re.compile(r"[\s|+,;/\[\](){}`*$\"'•\u2500-\u257f-]+|={2,}|:-+:?|^\s*>", flags=re.MULTILINE)
+LABEL = re.compile(  # "Row 1:", "r1 =", "1." at the start of a line
+    r"(?:\br(?:ow)?\s*#?|^\s*\(?(?=[1-4][.)]\s))([0-9])(?![0-9])\s*(?:is\b)?\s*(?:[:.)=]|\\to)?", flags=re.IGNORECASE | re.MULTILINE
+)
 ORDINALS = ["first", "second", "third", "fourth"]
-ORDINAL = re.compile(rf"\b({'|'.join(ORDINALS)}) row\b", flags=re.IGNORECASE)
-LATEX = re.compile(r"\\(?:begin|end) ?\{[a-z]*(?:matrix|array)\}(?:\{[clr| ]*\})?|\\\\|&|\\hline")  # around and between cells
+ORDINAL = re.compile(rf"(?:\bthe )?\b(?:({'|'.join(ORDINALS)})|([1-4])(?:st|nd|rd|th)) row\b", flags=re.IGNORECASE)
+LATEX = re.compile(  # around and between cells
+    r"\\(?:begin|end) ?\{(?:[a-z]*(?:matrix|array)|tabular)\}(?:\{[clr| ]*\})?|\\\\|&|\\hline|\\[\[\]()]"
+    r"|\\(?:left|right)(?![a-z])|\\(?:text|math)[a-z]*(?=\{)"
+)
 # What may stand before a grid: a name of it, the language of a block of code.
+LEAD = """
+    a answer are as board complete completed correct digits filled final follows grid here is my output puzzle result so solution solved
+    sudoku the therefore thus
+"""
 STATED = re.compile(
-    r"^\s*(?:\*\*)?(?:the )?(?:final |correct |completed? |solved )*(?:answer|solution|grid|sudoku|puzzle)(?: grid)?(?: is)?(?:\s*:|\b)"
-    r"|(?<=```)[a-z]+(?=\n)",
+    rf"^[\s#*>]*(?:(?:(?:{'|'.join(LEAD.split())})\b(?:'s\b)?|4x4\b|16(?= digits))[\s,*]*)+[:=]?|(?<=```)[a-z]+(?=\n)",
     flags=re.IGNORECASE,
 )
 # Words that may describe a grid on the lines after it, with the digits 1 to 4.
 ABOUT = """
     a all and answer are block blocks box boxes cell cells clue clues column columns complete completed constraint constraints contain
-    contains correct digit digits each every exactly filled final follows from given grid has have here holds in is it keeps kept
-    number numbers of once puzzle row rows satisfies so solution solved subgrid sudoku the this to using valid with
+    condition conditions contains correct digit digits each every exactly filled final follows four from given grid has have here holds
+    in is it keeps kept meets number numbers of once puzzle repetition requirements row rows rules satisfies satisfying so solution
+    solved subgrid sudoku the this to using valid which with without
 """
-COMMENT = rf"(?=[a-z])(?:(?:{'|'.join(ABOUT.split())})\b|2x2|(?<![0-9])[1-4](?![0-9])|[ .,:;!\s-])*"
-COMMENTED = re.compile(rf"(?P<grid>[^a-z]*?)(?:[.!]|[.!]?\n\s*{COMMENT})?", flags=re.IGNORECASE)
+# A range of digits, or one alone: several in a row are another grid.
+SOME_DIGITS = r"(?<![0-9])1(?: ?- ?|, 2, 3,? (?:and )?| (?:to|through) )4(?![0-9])|2x2|4x4|(?<![0-9])(?<!\bis )(?<!: )[1-4](?![^a-z]*[0-9])"
+COMMENT = rf"(?=[a-z])(?:(?:{'|'.join(ABOUT.split())})\b|{SOME_DIGITS}|[ .,:;!\s-])*"
+COMMENTED = re.compile(rf"(?P<grid>[^a-z]*?)(?:[.!]|(?:[.!]\s|\n)\s*{COMMENT})?", flags=re.IGNORECASE)
 
 
 def read_grid(text: str) -> tuple[str, str]:
@@ -43,9 +55,9 @@ def read_grid(text: str) -> tuple[str, str]:
         answer, source = until_end(text), "the whole text"
     if len(answer) > MAX_ANSWER:
         return SEPARATORS.sub("", answer), source
-    answer = STATED.sub("", LATEX.sub(" ", "".join(map(usual_form, answer)))).strip()
-    labelled = ORDINAL.sub(lambda name: f"row {ORDINALS.index(name[1].casefold()) + 1}", answer.replace("*", ""))
+    answer = STATED.sub("", LATEX.sub(" ", "".join(map(usual_form, answer)).translate(CHARACTERS))).strip()
+    labelled = ORDINAL.sub(lambda name: f"row {name[2] or ORDINALS.index(name[1].casefold()) + 1}", answer.replace("*", ""))
     if LABEL.findall(labelled) == ["1", "2", "3", "4"]:
-        answer = re.sub(r"[.,;]\s*\n", "\n", LABEL.sub("", labelled))
+        answer = re.sub(r"[.,;](?=\s|$)", "", LABEL.sub("", labelled))
     found = COMMENTED.fullmatch(answer)
     return SEPARATORS.sub("", found["grid"] if found else answer), source

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections import deque
 from collections.abc import Iterator
+
+from dmpo_ref.tasks.answers.units import GLUED
 
 END_TOKENS = ("<|eot_id|>", "<|endoftext|>")  # of a chat turn and of a text, for LLaDA
 NO_ANSWER = "no <answer> and no \\boxed"
+NOT_CLOSED = (None, "the last \\boxed is not closed")
 
 
 def until_end(text: str) -> str:
@@ -19,6 +21,25 @@ def until_end(text: str) -> str:
 BOX = re.compile(r"\\\.?(?:boxed|fbox|framebox)\s*\{|(?:(?<![A-Za-z\\])b|\x08)oxed\s*\{")
 OPEN = re.compile(r"(?<!/)<answer>")
 CLOSE = re.compile(r"<[/\\]+ ?<?/?[aA]nswer ?>?|</[a-z]{0,6}$")
+# What changes a box from outside, on its line: a sign, an operation, a relation, a denial. A bullet, a quote, an arrow, bold type do not.
+OPENING, CLOSING = r"(?:[ \t~${(\[]|\\[(\[])*$", r"(?:[ \t~$)}\]]|\\[)\]])*"
+COMMANDS = r"(?:times|cdot|div|pm|mp|pi|sqrt(?: ?\[[^\]]*\])?|[dt]?frac(?: ?\{[^{}]*\})?)(?![A-Za-z])"
+CHANGES_BEFORE = re.compile(
+    r"[-−–][${(\[]*$|[0-9]$|(?<![A-Za-z\\])[A-Za-z]$|(?:(?:[0-9)}]|(?<![A-Za-z\\])[A-Za-z]) ?(?:[-−–+*]|[<>]=?)|[/^√×·÷±≥≤≠≈<]"
+    rf"|\\(?:{COMMANDS}|(?:neq?|not|[gl]eq?(?:slant)?|[gl]t|approx|x?cancel)(?![A-Za-z]))"
+    r"|(?:\b(?:not|never|cannot|minus|negative|than|half of|twice|at (?:least|most))|n't)"
+    rf"(?: be| exactly| equal| to| need| have| get| make| pay)* ?\}}?){OPENING}",
+    flags=re.IGNORECASE,
+)
+CHANGES_AFTER = re.compile(
+    rf"\.?[0-9]|(?!(?:{GLUED}|a|st|nd|rd|th)(?![A-Za-z]))[A-Za-z]{{1,2}}(?![A-Za-z])"
+    rf"|{CLOSING}(?:\^(?! ?{{? ?\\?(?:circ|deg|text|mathrm|th))|[+×·÷±√]|[-−–/] ?[0-9]|\*[0-9(]|\\{COMMANDS}|[xyzn](?![A-Za-z])"
+    r"|(?:\\text\{ ?)?(?:(?:is|was) (?:not|wrong|false|incorrect)|or (?:more|less|fewer)|squared|cubed|factorial)\b)"
+)
+MULTIPLE = re.compile(rf"{CLOSING}(?:\\text\{{)? ?((?:hundred|thousand|million|billion|trillion|dozen)(?:th)?s?)\b")
+INDEX = r"(?:_\{?[0-9]\}?)?"
+JOINT = re.compile(rf"[\s$]*(?:[,;]|(?:,\s*)?(?:\\text\s?\{{\s?(?:or|and)\s?\}}|\b(?:or|and)\b))[\s$]*(?:([A-Za-z]){INDEX} ?= ?[$]*)?")
+TAG = re.compile(r"</?[A-Za-z][^<>\s]*>")
 
 
 def last_answer(text: str) -> tuple[int, int, int] | None:
@@ -43,18 +64,64 @@ def marked_answer(text: str) -> tuple[str | None, str]:
     """
     text = until_end(text)
     answer = last_answer(text)
-    box = deque(BOX.finditer(text), maxlen=1)
-    if box and (answer is None or box[0].start() >= answer[0]):
-        start = box[0].end()
-        inside = answer is not None and answer[2] >= 0 and start <= answer[1]
-        rest = text[: answer[1]] if answer and inside else text
-        if (end := closing(rest, start - 1, r"(?s:\\.)|[{}]")) >= 0:  # \{ and \} are signs, not braces
-            return text[start:end].strip(), "the last \\boxed"
-        if inside:
-            return rest[start:].strip(), "the last \\boxed, which the end of the answer closes"
     if answer is None:
-        return None, "the last \\boxed is not closed" if box else NO_ANSWER
-    return text[answer[0] : answer[1]].strip(), "the last <answer>"
+        return read_boxes(text) or (None, NO_ANSWER)
+    start, end, behind = answer
+    if behind >= 0 and (found := read_boxes(text[behind:])) and found != NOT_CLOSED:
+        return found
+    if (found := read_boxes(text[start:end], is_closed=behind >= 0)) and found != NOT_CLOSED:
+        return found
+    return text[start:end].strip(), "the last <answer>"
+
+
+def read_boxes(text: str, *, is_closed: bool = False) -> tuple[str | None, str] | None:
+    """The content of the last box of a text and where it was found; None and why, if it cannot be told; None alone without a box.
+
+    A box in another is read with all that stands in the outer one. Boxes with nothing but `,` `;` `or` `and` between them are one list.
+    What changes the box from outside (see `CHANGES_AFTER`, `CHANGES_BEFORE`) makes the answer doubtful.
+
+    Args:
+        is_closed: whether the end of the text closes what is open.
+    """
+    boxes = find_boxes(text)
+    if not boxes:
+        return None
+    first, start, end = boxes[-1]
+    if end < 0:
+        return (text[start:].strip(), "the last \\boxed, which the end of the answer closes") if is_closed else NOT_CLOSED
+    last = end
+    for outer, inside, closed in reversed(boxes[:-1]):
+        if closed > last:
+            if re.sub(r"\\text|[{}$\s]", "", text[inside:first] + text[last + 1 : closed]):
+                start, end = inside, closed
+            first, last = outer, closed
+    parts = [text[start:end].strip()]
+    behind, change = MULTIPLE.match(text, last + 1), CHANGES_AFTER.match(text, last + 1)
+    for before, inside, closed in reversed(boxes):
+        if 0 <= closed < first:
+            joined = JOINT.fullmatch(text, closed + 1, first)
+            name = rf"(?<![A-Za-z]){joined[1]}{INDEX} ?= ?[$]*$" if joined and joined[1] else ""
+            if joined is None or name and not re.search(name, text[max(0, before - 20) : before]):
+                break
+            first = before
+            parts.append(text[inside:closed].strip())
+    line = text[max(0, first - 80) : first].rpartition("\n")[2]
+    if change := change or CHANGES_BEFORE.search(TAG.sub(" ", line)):
+        return None, f"{' '.join(change[0].split())[:40]!r} beside the last \\boxed may change it"
+    content = ", ".join(reversed(parts)) + (f"\\text{{ {behind[1]}}}" if behind else "")
+    return content, "the last \\boxed" if len(parts) == 1 else "the last \\boxed and those before it"
+
+
+def find_boxes(text: str) -> list[tuple[int, int, int]]:
+    """Where each box begins, its content begins and its content ends, −1 if it is not closed. Linear in the text."""
+    boxes = {found.end() - 1: found.start() for found in BOX.finditer(text)}
+    ends, opened = dict.fromkeys(boxes, -1), []
+    for found in re.finditer(r"(?s:\\.)|[{}]", text):  # \{ and \} are signs, not braces
+        if found[0] == "{":
+            opened.append(found.start())
+        elif found[0] == "}" and opened and (brace := opened.pop()) in ends:
+            ends[brace] = found.start()
+    return [(start, brace + 1, ends[brace]) for brace, start in boxes.items()]
 
 
 def closed_answers(text: str) -> Iterator[str]:

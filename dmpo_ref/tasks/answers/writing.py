@@ -19,8 +19,9 @@ SIGNS = {
     "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "δ": r"\delta ", "ε": r"\epsilon ", "θ": r"\theta ", "λ": r"\lambda ", "μ": r"\mu ",
     "π": r"\pi ", "ρ": r"\rho ", "σ": r"\sigma ", "φ": r"\phi ", "ϕ": r"\phi ", "ω": r"\omega ", "Δ": r"\Delta ", "Θ": r"\Theta ",
     "∠": r"\angle ", "。": ".", "、": ",", "“": '"', "”": '"', "’": "'", "‘": "'", "【": "[", "】": "]",
+    "⟹": r"\implies ", "⟶": r"\to ", "➜": r"\to ", "➡": r"\to ", "⨯": r"\times ", "⋆": r"\cdot ", "➕": "+", "➗": r"\div ",
 }  # fmt: skip
-NOTHING = dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff", "")  # characters without width
+NOTHING = dict.fromkeys("\u200b\u200c\u200d\u200e\u2060\ufe0e\ufe0f\ufeff✓✔✅☑", "")  # without width, or ornaments
 CHARACTERS = str.maketrans(SIGNS | NOTHING | dict.fromkeys(MINUS, "-"))
 RAISED, LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹ⁿ", "₀₁₂₃₄₅₆₇₈₉"
 LEVEL = str.maketrans(RAISED + LOWERED + "⁻⁺", "0123456789n0123456789-+")
@@ -35,16 +36,18 @@ UNICODE: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [ 
 TEXT_FONT = r"text(?:bf|it|rm|tt|sf|up|md|normal)?|emph|[mh]box"
 MATH_FONT = r"math(?:rm|bf|it|sf|tt|normal)|operatorname"
 LAYOUT = r"left|right|[bB]ig{1,2}[lrm]?|(?:display|text)style|normalsize|rm|bf|it|bfseries|[lL]arge|LARGE|[hH]uge|small|limits"
+SIGN = r"(?<= )[A-Za-z]|\\(?:pi|theta)(?![A-Za-z])"  # above or below a fraction's line, without braces
 LATEX_REWRITES = [  # in this order
     (r"\\(?:text)?color ?\{[^{}]*\}", ""),
     (r"\\[hv]space\*? ?\{[^{}]*\}", " "),
     (r"(?<!\\)\\[()\[\]]", ""),
-    (r"\{,\}|(?<=[0-9]), ?\\! ?(?=[0-9]{3})", ","),
-    (r"\\!|(?<!\\)\\$", ""),
+    (r"(?<=[0-9])(?:\{,\}|, ?\\! ?)(?=[0-9]{3}(?![0-9]))", ""),
+    (r"\{,\}", ","),
+    (r"\\!|(?<!\\)\\$|(?:\\(?:\\|newline|checkmark|(?:black)?square|qed)\s*)+$", ""),
     (r"(?<!\\)\\[,;:> ]|\\(?:q?quad|enspace|thinspace)(?![A-Za-z])|(?<=[0-9A-Za-z}{])~(?=[A-Za-z\\])", " "),
     (rf"\\(?:{LAYOUT})(?![A-Za-z])", ""),
     (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
-    (r"\\frac ?(?:\{([^{}]*)\}|([0-9])) ?(?:\{([^{}]*)\}|([0-9])(?![0-9]))", r"\\frac{\1\2}{\3\4}"),
+    (rf"\\frac ?(?:\{{([^{{}}]*)\}}|([0-9]|{SIGN})) ?(?:\{{([^{{}}]*)\}}|([0-9](?![0-9])|[A-Za-z]|{SIGN}))", r"\\frac{\1\2}{\3\4}"),
     (r"\\[lr]?vert(?![A-Za-z])", "|"),
     (r"\\log_ ?([0-9]) ?(?=[0-9(])", r"\\log_{\1}"),
     (r"(?<=[0-9)]) ?pi(?![A-Za-z])", r"\\pi "),
@@ -60,6 +63,8 @@ LATEX_REWRITES = [  # in this order
     (r"(?<=[0-9]) ?\^ ?(?:\{ ?o ?\}|o(?![A-Za-z])|\\text\{ ?o ?\})", r"^\\circ "),
     (r"\^ ?(?:\\(?:circ|degree)(?![A-Za-z])|\{ ?\\(?:circ|degree) ?\})|\\degree(?![A-Za-z])", r"^\\circ "),
 ]
+SPEEDS = {"mph": "miles/hour", "km?ph|kmh": "km/hour", "mpg": "miles/gallon", "mps": "m/s", "gpm": "gallons/minute", "sqft": "square feet"}
+LATEX_REWRITES += [(rf"(?<![A-Za-z\\])(?i:{short})(?![A-Za-z])", long) for short, long in SPEEDS.items()]
 LATEX = [(re.compile(expression), replacement) for expression, replacement in LATEX_REWRITES]
 
 

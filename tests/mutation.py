@@ -49,6 +49,7 @@ TESTS = {  # module → the test files that are about it
     "tasks/answers/grid": ("test_sudoku", "test_strict"),
     "tasks/answers/marked": ("test_strict", "test_gsm8k", "test_math500"),
     "tasks/answers/numerals": ("test_strict", "test_gsm8k"),
+    "tasks/answers/statement": ("test_strict", "test_math500"),
     "tasks/answers/units": ("test_strict",),
     "tasks/answers/writing": ("test_strict",),
     "models/files": ("test_fingerprint", "test_hostile_checkpoints", "test_loading"),

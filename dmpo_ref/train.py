@@ -25,7 +25,7 @@ from dmpo_ref.models.llada import LLaDAModelLM
 from dmpo_ref.models.loading import latest_checkpoint
 from dmpo_ref.objectives.base import Objective
 from dmpo_ref.runtime.checkpoint import save_checkpoint
-from dmpo_ref.runtime.files import claim
+from dmpo_ref.runtime.files import as_lines, claim
 from dmpo_ref.runtime.interrupt import Interrupted, StopSignal
 from dmpo_ref.runtime.logs import describe_answers, describe_round
 from dmpo_ref.runtime.processes import is_first_process
@@ -64,7 +64,7 @@ def train(
     Args:
         task: replaces the task of the config; an object like `tasks.sudoku.Sudoku`.
         reward: replaces the task's reward; a function of the item and the answer's text.
-        objective: replaces the one that `config.loss` names. Like `reward` it is not recorded; give it again to resume.
+        objective: replaces the one that `config.loss` names. Like `task` and `reward` it is known by name only; give it again to resume.
         on_round: called after every round with (rounds done, policy), by every process; its return value is added to the metrics.
         resume: continue the run in `config.output` from its newest checkpoint.
 
@@ -156,5 +156,6 @@ def end_round(
     of_round, of_steps = processes.mean(collected), [processes.mean(step) for step in steps]
     entries: list[dict[str, Any]] = [{"round": state.round - 1, **of_step, **of_round, **state.counters} for of_step in of_steps]
     entries[-1] |= last
+    state.last_line = as_lines(entries[-1:])
     run.log.write(entries, answers)
     return entries

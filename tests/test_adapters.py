@@ -111,6 +111,40 @@ def test_a_run_resumes_from_adapters_of_another_task_and_with_the_base_that_the_
     assert all(torch.equal(a, b) for a, b in zip(whole.policy.parameters(), resumed.policy.parameters(), strict=True))
 
 
+def other_number(folder):
+    """Half added to one number of the first file of weights."""
+    file = min(folder.glob("*.safetensors"))
+    weights = load_file(file)
+    weights[min(weights)].view(-1)[0] += 0.5
+    save_file(weights, file, {"format": "pt"})
+
+
+def test_adapters_know_their_base_by_its_contents_wherever_it_is(folder, capfd):
+    assert main(["train", "llada_sudoku", "model.path=base", "model.lora_rank=2", "output=run", *SMALL]) == 0
+    assert main(["export", "run", "exported"]) == 0
+    shutil.copytree(folder / "base", folder / "moved")
+    other_number(folder / "base")
+    for source in ("run", "exported"):
+        for command in (
+            ("export", source, "out", "--merge"),
+            ("export", source, "out"),
+            ("evaluate", "llada_sudoku", f"model.path={source}", *SMALL, "--output", "out"),
+            ("sample", "llada_sudoku", f"model.path={source}", *SMALL),
+        ):
+            capfd.readouterr()
+            assert main([*command]) == 2
+            error = capfd.readouterr().err
+            assert error.count("\n") == 1 and f"{folder / 'base'} are not those that these adapters were trained on; put that base" in error
+            assert not (folder / "out").exists()
+    for source in ("run/checkpoint-000002", "exported"):
+        settings(folder / source, base_model_name_or_path=str(folder / "moved"))
+        assert main(["export", source, f"{source}-out", "--merge"]) == 0
+        settings(folder / source, base_model_name_or_path=str(folder / "base"))
+        for name in ("checkpoint.json", "digests.json"):  # as an earlier version wrote them
+            (folder / source / name).unlink(missing_ok=True)
+        assert main(["export", source, f"{source}-again", "--merge"]) == 0
+
+
 FIRST = "base_model.model.model.transformer.blocks.0.attn_out.lora_A.weight"
 MISFITS = {
     "no key fits": (lambda name, weight: [(name.replace("blocks", "layers"), weight)], "missing keys in the weights, first"),

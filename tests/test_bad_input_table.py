@@ -35,6 +35,7 @@ OVERRIDES = {  # word of the command line → what its line must hold
     "optimizer.weight_decay=1e300": "optimizer.weight_decay=1e+300",
     "optimizer.weight_decay=1e6": "optimizer.weight_decay=1000000.0: learning_rate · weight_decay must be at most 1",
     "optimizer.learning_rate=1e300": "optimizer.learning_rate=1e+300: must be finite and above 0",
+    "optimizer.learning_rate=3e38": "a number became larger than its type can hold; lower optimizer.learning_rate",
     "optimizer.learning_rate=-1e-4": "optimizer.learning_rate=-0.0001",
     "optimizer.beta1=1": "optimizer.beta1=1.0: must lie in [0, 1)",
     "optimizer.max_grad_norm=0": "optimizer.max_grad_norm=0.0: must be above 0",

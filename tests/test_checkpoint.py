@@ -22,6 +22,9 @@ def run(small_run):
     """A run whose buffer holds a round."""
     prepared = prepare_run(small_run("train.reuse_rounds=1", "loss.name=wddo", "train.keep_checkpoints=2"))
     prepared.state.buffer = [collect_round(prepared)]
+    for weight in prepared.policy.parameters():
+        weight.grad = torch.zeros_like(weight)
+    prepared.state.optimizer.step()
     prepared.state.round = prepared.state.step = 1
     return prepared
 
@@ -40,6 +43,8 @@ def same(a, b) -> bool:
 def test_counters_buffer_and_optimiser_come_back(run, tmp_path):
     run.state.counters["rollouts"] = 99
     (tmp_path / "run").mkdir()
+    run.state.last_line = '{"round": 0, "step": 1}\n'
+    (tmp_path / "run/metrics.jsonl").write_text(run.state.last_line)
     save(run)
     again = prepare_run(run.config, resume=True)
     assert (again.state.round, again.state.step, again.state.counters["rollouts"]) == (1, 1, 99)
@@ -64,6 +69,9 @@ def test_only_the_newest_stay(run, tmp_path):
     names = sorted(path.name for path in (tmp_path / "run").iterdir() if path.is_dir())
     assert names == ["checkpoint-000009", "checkpoint-000010"]
     assert latest_checkpoint(tmp_path / "run").name == "checkpoint-000010"
+    run.state.round = 3  # what was just written stays, whatever numbers the others have
+    save(run)
+    assert (tmp_path / "run/checkpoint-000003/state.pt").is_file()
 
 
 def test_only_what_a_run_has_written_is_removed_and_taken_for_its_newest(run, tmp_path):
@@ -109,8 +117,8 @@ def saved(written, tmp_path):
     return dataclasses.replace(written, output=str(tmp_path / "run"))
 
 
-FILES = ["config.json", "digests.json", "model.safetensors", "reference.safetensors", "run.yaml", "state.pt", "tokenizer.json",
-         "tokenizer_config.json"]  # fmt: skip
+FILES = ["checkpoint.json", "config.json", "digests.json", "model.safetensors", "reference.safetensors", "run.yaml", "state.pt",
+         "tokenizer.json", "tokenizer_config.json"]  # fmt: skip
 
 
 def test_the_files_of_a_checkpoint_are_those(saved, tmp_path):
@@ -170,7 +178,7 @@ def test_a_policy_with_a_changed_file_is_not_loaded_from_a_checkpoint(small_run,
 def test_a_checkpoint_whose_digests_were_emptied_is_refused(small_run):
     folder = latest_checkpoint(train(small_run("train.rounds=1")).output)
     (folder / "digests.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"digests.json has no digest of config.json; put a sound copy in its place"):
+    with pytest.raises(ValueError, match=r"digests.json has no digest of checkpoint.json; put a sound copy in its place"):
         load_policy(ModelConfig(path=str(folder)), torch.device("cpu"))
 
 
@@ -237,6 +245,7 @@ CHANGED_STATES = {
     "counters 5": lambda state: state | {"counters": 5},
     "counters of words": lambda state: state | {"counters": {"rollouts": "x", "forward_passes": 1, "seconds": 1.0}},
     "optimizer {}": lambda state: state | {"optimizer": {}},
+    "optimizer without its state": lambda state: state | {"optimizer": state["optimizer"] | {"state": {}}},
     "optimizer 5": lambda state: state | {"optimizer": 5},
     "schedule 5": lambda state: state | {"schedule": 5},
     "buffers 5": lambda state: state | {"buffers": 5},
@@ -253,6 +262,35 @@ def test_a_state_without_digests_that_is_not_one_is_refused_too(saved, tmp_path,
     without_digests(tmp_path, CHANGED_STATES[change])
     with pytest.raises(ValueError, match=r"checkpoint-000002 is incomplete or damaged, .*; move it away, and --resume goes on from .*01,"):
         prepare_run(saved, resume=True)
+
+
+def test_a_reference_that_has_moved_and_is_gone_is_missed_without_digests_too(saved, tmp_path):
+    without_digests(tmp_path, lambda state: state)
+    (tmp_path / "run/checkpoint-000002/reference.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"checkpoint-000002 is incomplete .*: reference.safetensors is missing; move it away, and .*01,"):
+        prepare_run(saved, resume=True)
+
+
+@pytest.mark.parametrize("has_record", [True, False], ids=["", "of an earlier version"])
+def test_a_checkpoint_under_the_number_of_another_round_is_refused(saved, tmp_path, has_record):
+    run, wrong = tmp_path / "run", "checkpoint-000099 holds the state after round 1, not 99; rename it, or move it away"
+    shutil.copytree(run / "checkpoint-000001", run / "checkpoint-000099")
+    if not has_record:
+        for name in ("checkpoint.json", "digests.json"):
+            (run / "checkpoint-000099" / name).unlink()
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=wrong):
+        train(dataclasses.replace(saved, train=dataclasses.replace(saved.train, rounds=3)), resume=True)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    if has_record:
+        with pytest.raises(ValueError, match=wrong):
+            load_policy(ModelConfig(path=str(run)), torch.device("cpu"))
+    flip(run / "checkpoint-000099/state.pt", 0.5)  # nor is one named as whole
+    (run / "checkpoint-000099").rename(run / "checkpoint-000003")
+    shutil.copytree(run / "checkpoint-000002", run / "checkpoint-000100")
+    flip(run / "checkpoint-000100/state.pt", 0.5)
+    with pytest.raises(ValueError, match=r"--resume goes on from .*checkpoint-000002, which is whole"):
+        load_checkpoint(run, saved)
 
 
 def test_a_checkpoint_without_digests_is_loaded(saved, tmp_path):

@@ -57,6 +57,7 @@ CHANGES = {
     "a chat template in a file": ("base", lambda folder: (folder / "chat_template.jinja").write_text("{{ messages }}"), "tokenizer"),
     "a map of special tokens": ("base", lambda folder: (folder / "special_tokens_map.json").write_text("{}"), "tokenizer"),
     "a word of the tokenizer": ("base", lambda folder: flip(folder / "tokenizer.json", 0.5), "tokenizer"),
+    "a tokenizer of another release": ("base", lambda folder: (folder / "tokenizer.4.0.0.json").write_text("{}"), "tokenizer"),
     "lora_alpha": ("adapters", field("adapter_config.json", lora_alpha=1), "adapter_config.json"),
     "a bit of the adapters": ("adapters", lambda folder: flip(folder / "adapter_model.safetensors", 0.9), "weights"),
 }  # fmt: skip

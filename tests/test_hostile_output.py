@@ -87,6 +87,7 @@ def test_an_error_line_is_cut_and_names_both_ends(capsys):
         (RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"), "out of memory; lower"),
         (RuntimeError("numel: integer multiplication overflow"), "out of memory; lower"),
         (torch.OutOfMemoryError("CUDA out of memory."), "out of memory; lower"),
+        (RuntimeError("value cannot be converted to type float without overflow"), "a number became larger than its type can hold; lower"),
         (RuntimeError("can't start new thread"), "no more threads can be started; set threads=1"),
         (RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer"), "another process of this run has ended"),
     ],
@@ -96,7 +97,8 @@ def test_what_the_system_or_a_library_refuses_names_the_remedy(error, line):
 
 
 def test_any_other_error_of_a_library_is_a_bug():
-    assert describe_failure(RuntimeError("shapes do not match")) is None
+    for problem in ("shapes do not match", "a stack overflow"):
+        assert describe_failure(RuntimeError(problem)) is None
 
 
 def test_what_cannot_be_read_is_not_called_no_yaml(tmp_path, monkeypatch, capsys):

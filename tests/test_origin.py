@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 import dmpo_ref
 from dmpo_ref.cli import main
 from dmpo_ref.config import TaskConfig
+from dmpo_ref.objectives import build_objective
 from dmpo_ref.presets.loading import PRESETS, load_config, to_yaml
 from dmpo_ref.runtime.origin import digests_of_data
 from dmpo_ref.tasks.sudoku import Puzzle, Sudoku
@@ -259,8 +260,7 @@ def test_a_rerun_gives_the_same_metrics_bit_for_bit_and_one_line_says_where_not(
     capfd.readouterr()
     assert main(["rerun", "run"]) == 0
     assert capfd.readouterr().out == "equal: every metric of 2 steps, bit for bit; the new run is in run_rerun\n"
-    assert main(["rerun", "run"]) == 0  # as if it had been stopped: it goes on, and compares
-    capfd.readouterr()
+    assert "run_rerun holds a finished run, so nothing would be run; remove it, or choose another" in refused(capfd, "rerun", "run")
     assert main(["rerun", "run", "output=other", "weight.alpha=0.7"]) == 1
     metrics = [json.loads((folder / name / "metrics.jsonl").read_text().splitlines()[0]) for name in ("run", "other")]
     key = next(key for key in metrics[0] if key not in ("seconds", "forward_passes") and metrics[0][key] != metrics[1][key])
@@ -270,6 +270,33 @@ def test_a_rerun_gives_the_same_metrics_bit_for_bit_and_one_line_says_where_not(
     # Of a run that stopped earlier, what both have is compared.
     assert main(["rerun", "run", "output=short", "train.rounds=1"]) == 0
     assert "equal: every metric of 1 steps" in capfd.readouterr().out
+
+
+def test_a_rerun_that_was_stopped_goes_on_and_compares(folder, capfd):
+    assert main(["train", "toy_sudoku", "output=run", *QUICK, "train.keep_checkpoints=2"]) == 0
+    assert main(["rerun", "run"]) == 0
+    shutil.rmtree("run_rerun/checkpoint-000002")
+    capfd.readouterr()
+    assert main(["rerun", "run"]) == 0
+    assert capfd.readouterr().out == "equal: every metric of 2 steps, bit for bit; the new run is in run_rerun\n"
+
+
+@pytest.mark.parametrize("own", ["output=run", "output=./run", "output={}/run", "output=link", "output=run/../run"])
+def test_a_run_is_not_compared_with_itself(folder, capfd, own):
+    assert main(["train", "toy_sudoku", "output=first", *QUICK]) == 0
+    (folder / "first").rename("run")
+    (folder / "link").symlink_to("run")
+    assert "is the run itself, which is to be compared; choose another output" in refused(capfd, "rerun", "run", own.format(folder))
+
+
+@pytest.mark.parametrize("missing", [("reward", "loss"), ("loss",)])
+def test_metrics_without_reward_and_loss_are_no_run_to_be_repeated(folder, capfd, missing):
+    assert main(["train", "toy_sudoku", "output=run", *QUICK]) == 0
+    lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    for name in missing:
+        del lines[-1][name]
+    Path("run/metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert "the lines of metrics.jsonl, with reward and loss, are needed" in refused(capfd, "rerun", "run")
 
 
 def test_a_changed_digit_of_the_metrics_and_another_version_are_seen(folder, capfd):
@@ -292,3 +319,76 @@ def test_what_cannot_be_run_again_is_said(folder, small_run, capfd):
     assert "empty holds no run that could be repeated" in refused(capfd, "rerun", "empty")
     trained = train(small_run("train.rounds=1"), reward=lambda item, text: 0.5)
     assert "was run from Python with reward=, which no file holds" in refused(capfd, "rerun", str(trained.output))
+    known = json.loads((trained.output / "run.json").read_text())
+    starts = [known["starts"][0], known["starts"][0] | {"from_python": []}]  # as an earlier version let it go on
+    (trained.output / "run.json").write_text(json.dumps(known | {"starts": starts}))
+    assert "was run from Python with reward=, which no file holds" in refused(capfd, "rerun", str(trained.output))
+
+
+# What a run goes on with
+
+
+GIVEN = {
+    "reward": lambda config: {"reward": lambda item, text: 0.5},
+    "task": lambda config: {"task": Sudoku(config.task)},
+    "objective": lambda config: {"objective": build_objective(config.loss, config.weight)},
+}
+
+
+@pytest.mark.parametrize("name", GIVEN)
+def test_what_came_from_python_is_given_again_or_the_run_does_not_go_on(folder, small_run, name):
+    def config(rounds, output):
+        return small_run(f"train.rounds={rounds}", "optimizer.schedule=constant", f"output={output}")
+
+    given, seen = GIVEN[name](config(1, "with")), {"on_round": lambda done, policy: {}}
+    train(config(1, "with"), **given, **seen)
+    train(config(1, "without"))
+    before = contents(Path())
+    with pytest.raises(ValueError, match=f"output=with was run with {name}= from Python; give it again, from Python, or choose another"):
+        train(config(2, "with"), resume=True)
+    with pytest.raises(ValueError, match=f"output=without was run without {name}= from Python; leave it out, or choose another"):
+        train(config(2, "without"), **given, resume=True)
+    assert contents(Path()) == before
+    assert len(train(config(2, "with"), **given, resume=True).metrics) == 4
+    assert len(train(config(2, "without"), **seen, resume=True).metrics) == 4
+
+
+def test_other_versions_are_one_line_of_warning(folder, capfd):
+    command = ("train", "toy_sudoku", "output=run", *QUICK)
+    assert main([*command]) == 0
+    known = json.loads((folder / "run/run.json").read_text())
+    known["starts"][-1]["versions"]["torch"] = "1.0"
+    (folder / "run/run.json").write_text(json.dumps(known))
+    capfd.readouterr()
+    assert main([*command, "train.rounds=3", "--resume"]) == 0
+    warning = "dmpo: warning: run goes on with other versions, so its numbers may differ: torch 1.0 then, "
+    assert [line[: len(warning)] for line in capfd.readouterr().err.splitlines() if "warning" in line] == [warning]
+    assert main([*command, "train.rounds=4", "--resume"]) == 0
+    assert "warning" not in capfd.readouterr().err
+
+
+LOGS = {  # what is left of four lines, of two steps in each of two rounds → what is said
+    "nothing": (lambda lines: None, "has no line of round 0"),
+    "no line": (lambda lines: [], "has no line of round 0"),
+    "the first round": (lambda lines: lines[:2], "has no line of round 1"),
+    "the second round": (lambda lines: lines[2:], "has no line of round 0"),
+    "all but the last line": (lambda lines: lines[:3], "does not end round 1 with the line of step 4 that this run wrote"),
+    "a last line of another run": (
+        lambda lines: [*lines[:3], lines[3].replace('"seconds": ', '"seconds": 1')], "does not end round 1 with the line of step 4"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("left", LOGS)
+def test_a_run_goes_on_only_after_its_own_metrics(folder, capfd, left):
+    command = ("train", "toy_sudoku", "output=run", *QUICK, "train.steps_per_round=2", "train.rounds=3")
+    assert main([*command[:-1], "train.rounds=2"]) == 0
+    keep, problem = LOGS[left]
+    file = folder / "run/metrics.jsonl"
+    whole = file.read_text()
+    lines = keep(whole.splitlines(keepends=True))
+    file.unlink() if lines is None else file.write_text("".join(lines))
+    line = refused(capfd, *command, "--resume")
+    assert f"run/metrics.jsonl {problem}" in line and "put the file of this run back, or start another run" in line
+    file.write_text(whole)
+    assert main([*command, "--resume"]) == 0

@@ -12,7 +12,7 @@ from dmpo_ref.presets.loading import load_config
 from dmpo_ref.rollout import Experience
 from dmpo_ref.runtime.files import read_entries, write_atomically
 from dmpo_ref.runtime.logs import RunLog, describe_answers, describe_round
-from dmpo_ref.runtime.processes import Processes, check_division, check_launch
+from dmpo_ref.runtime.processes import Processes, check_division, check_launch, is_first_process
 from dmpo_ref.runtime.prompts import PromptStream, find_fitting
 from dmpo_ref.runtime.state import TrainState, build_optimizer
 from dmpo_ref.tasks.base import BLANK
@@ -183,7 +183,7 @@ LINE, NEXT = '{"round": 0, "step": 1}\n', '{"round": 0, "step": 2}\n'
 def test_a_line_that_no_run_has_written_is_named_and_the_run_goes_on_without_it(tmp_path, name, line):
     config = load_config("toy_sudoku", f"output={tmp_path}")
     (tmp_path / name).write_text(LINE + line + "\n" + NEXT)
-    with pytest.raises(ValueError, match=rf"{name}, line 2: not an entry of a run, .*; remove the line or move the file away, then"):
+    with pytest.raises(ValueError, match=rf"{name}, line 2: not an entry of a run, .*; remove the line, or move the file away if"):
         RunLog(config, Processes(), before_round=1)
     (tmp_path / name).write_text(LINE + NEXT)
     assert len(RunLog(config, Processes(), before_round=1).entries[name]) == 2
@@ -199,8 +199,32 @@ def test_a_last_line_that_a_crash_cut_off_in_the_middle_of_a_letter_is_dropped(t
 
 def test_a_folder_in_the_place_of_a_log_is_named(tmp_path):
     (tmp_path / "metrics.jsonl").mkdir()
-    with pytest.raises(OSError, match=r"metrics\.jsonl cannot be read: Is a directory"):
+    with pytest.raises(ValueError, match=r"metrics\.jsonl is not a file; move it away"):
         RunLog(load_config("toy_sudoku", f"output={tmp_path}"), Processes(), before_round=1)
+
+
+def test_a_pipe_in_the_place_of_a_log_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "metrics.jsonl")
+    with pytest.raises(ValueError, match=r"metrics\.jsonl is not a file; move it away"):
+        read_entries(tmp_path / "metrics.jsonl", before_round=1)
+
+
+@pytest.mark.parametrize(
+    ("environment", "is_first"),
+    [
+        ({}, True),
+        ({"RANK": "1"}, True),  # left over in a shell: the lock on the folder must stay
+        ({"RANK": "1", "WORLD_SIZE": "1"}, True),
+        ({"RANK": "0", "WORLD_SIZE": "2"}, True),
+        ({"RANK": "1", "WORLD_SIZE": "2"}, False),
+    ],
+)
+def test_a_rank_counts_only_where_there_are_several_processes(monkeypatch, environment, is_first):
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert is_first_process() == is_first
 
 
 def test_a_file_that_cannot_be_written_is_named_and_the_old_one_stays_alone(tmp_path, monkeypatch):
@@ -236,6 +260,10 @@ def test_prompts_that_cannot_be_shared_are_refused():
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
+        (
+            {"ACCELERATE_USE_MEGATRON_LM": "true"},
+            r"Megatron-LM is not supported; use ddp_8_gpus\.yaml \(adapters\) or fsdp2_8_gpus\.yaml",
+        ),
         (
             {"ACCELERATE_USE_DEEPSPEED": "true"},
             r"DeepSpeed was removed in version 0\.2\.0; use ddp_8_gpus\.yaml \(adapters\) or fsdp2_8_gpus\.yaml",

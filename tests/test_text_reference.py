@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import pickle
 import random
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 import toy.text_reference as text
@@ -17,7 +21,8 @@ from dmpo_ref.likelihood import build_vocabulary
 from dmpo_ref.masking import stream
 from dmpo_ref.presets.loading import PRESETS
 from dmpo_ref.tasks.encoding import answer_texts
-from toy.options import TextPretrainConfig
+from toy.options import PretrainConfig, TextPretrainConfig
+from toy.reference import pretrain
 from toy.text_reference import (
     STATE,
     TextRun,
@@ -147,6 +152,88 @@ def test_a_state_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch
         text.pretrain_text(tiny(tmp_path / "run"))
     assert torch.load(tmp_path / "run" / STATE, weights_only=True)["step"] == 5
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [text.LOG, STATE]
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A pre-training with its state after step 10 of 21; the parts of that state."""
+    output, take_step = tmp_path_factory.mktemp("stopped") / "run", TextRun.take_step
+
+    def stop_at_13(run, step):
+        if step == 13:
+            raise KeyboardInterrupt
+        return take_step(run, step)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(TextRun, "take_step", stop_at_13)
+        text.pretrain_text(tiny(output))
+    return output, torch.load(output / STATE, weights_only=True)
+
+
+def flipped(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+STATES = {
+    "cut off": lambda file, state: file.write_bytes(file.read_bytes()[:-200]),
+    "empty": lambda file, state: file.write_bytes(b""),
+    "text": lambda file, state: file.write_text("hello"),
+    "one byte": lambda file, state: flipped(file),
+    "another pickle": lambda file, state: file.write_bytes(pickle.dumps(Path("x"))),
+    "another dictionary": lambda file, state: torch.save({"a": 1}, file),
+    "no schedule": lambda file, state: torch.save({name: part for name, part in state.items() if name != "schedule"}, file),
+    "an earlier step": lambda file, state: torch.save(state | {"step": 5}, file),
+    "a step that is no number": lambda file, state: torch.save(state | {"step": "x"}, file),
+    "no moments": lambda file, state: torch.save(state | {"optimizer": state["optimizer"] | {"state": {}}}, file),
+}
+
+
+@pytest.mark.parametrize("kind", STATES)
+def test_a_damaged_state_is_one_line(stopped, tmp_path, kind):
+    shutil.copytree(stopped[0], tmp_path / "run")
+    STATES[kind](tmp_path / "run" / STATE, stopped[1])
+    before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    with pytest.raises(ValueError, match="training.pt is damaged: .*; put a copy of it back, or start again elsewhere$") as caught:
+        text.pretrain_text(tiny(tmp_path / "run"), resume=True)
+    assert "\n" not in str(caught.value)
+    assert {path: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
+@pytest.mark.parametrize("log", [None, "", "x\n", "[1]\n", '{"a": 1}\n', '{"step": "x"}\n', '{"step": 5}\n'])
+def test_a_log_that_is_not_of_the_steps_done_is_one_line(stopped, tmp_path, log):
+    shutil.copytree(stopped[0], tmp_path / "run")
+    file = tmp_path / "run" / text.LOG
+    file.unlink() if log is None else file.write_text(log)
+    with pytest.raises(ValueError, match="log.jsonl is not the log of the 10 steps done; put that back, or start again elsewhere$"):
+        text.pretrain_text(tiny(tmp_path / "run"), resume=True)
+    assert (file.read_text() if file.exists() else None) == log
+
+
+def full_disk(*_, **__):
+    raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+def test_a_full_disk_at_the_end_leaves_the_state_to_go_on_from(stopped, tmp_path, monkeypatch):
+    shutil.copytree(stopped[0], tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr("transformers.modeling_utils.safe_save_file", full_disk)
+        with pytest.raises(OSError, match="cannot be written: .*No space left on device .*, then go on with --resume$"):
+            text.pretrain_text(tiny(tmp_path / "run"), resume=True)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [text.LOG, STATE]
+    (tmp_path / "run" / "checkpoint").mkdir()  # a kill between the checkpoint and its place
+    (tmp_path / "run" / "checkpoint" / "config.json").write_text("{}")
+    text.pretrain_text(tiny(tmp_path / "run"), resume=True)
+    assert {path.name for path in (tmp_path / "run").iterdir()} >= {text.LOG, "config.json", "model.safetensors", "tokenizer.json"}
+    assert not (tmp_path / "run" / "checkpoint").exists() and not (tmp_path / "run" / STATE).exists()
+
+
+def test_a_full_disk_under_the_grid_policy_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.modeling_utils.safe_save_file", full_disk)
+    with pytest.raises(OSError, match=r"grid cannot be written: .*No space left .*, then repeat the command$"):
+        pretrain(PretrainConfig(output=str(tmp_path / "grid"), steps=21, batch_size=2, width=8, layers=1))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture(scope="module")

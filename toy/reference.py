@@ -20,7 +20,7 @@ from dmpo_ref.likelihood import Vocabulary, build_vocabulary, sequence_log_prob,
 from dmpo_ref.masking import draw_masks, stream
 from dmpo_ref.models.llada import LLaDAConfig, LLaDAModelLM
 from dmpo_ref.rollout import given_responses
-from dmpo_ref.runtime.files import claim
+from dmpo_ref.runtime.files import claim, written_whole
 from dmpo_ref.tasks.encoding import encode
 from dmpo_ref.tasks.sudoku import Puzzle, Sudoku
 from toy.options import PretrainConfig, check_options
@@ -42,7 +42,7 @@ def pretrain(config: PretrainConfig) -> tuple[LLaDAModelLM, PreTrainedTokenizerB
     The loss is the mean over answers of L_θ(o|q) / L with masks of the `exact` scheme.
 
     Raises:
-        OSError, ValueError: an option that is out of range, a folder that cannot be made or that another process writes to.
+        OSError, ValueError: an option that is out of range, a folder that cannot be made or that another process writes to, a full disk.
     """
     check_options(config)
     with claim(Path(config.output)):
@@ -72,9 +72,9 @@ def fit(config: PretrainConfig) -> tuple[LLaDAModelLM, PreTrainedTokenizerBase]:
         schedule.step()
         optimizer.zero_grad()
     model.eval()
-    output = Path(config.output)
-    model.save_pretrained(output)
-    tokenizer.save_pretrained(output)
+    with written_whole(Path(config.output), "repeat the command") as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
     return model, tokenizer
 
 

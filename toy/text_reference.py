@@ -9,8 +9,10 @@ from __future__ import annotations
 import random
 import time
 from dataclasses import asdict
+from operator import index
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -24,7 +26,8 @@ from dmpo_ref.masking import draw_masks, stream
 from dmpo_ref.models.files import first_line
 from dmpo_ref.models.llada import LLaDAConfig, LLaDAModelLM
 from dmpo_ref.rollout import Rollout, given_responses
-from dmpo_ref.runtime.files import EntryFile, claim, read_lines
+from dmpo_ref.runtime.checkpoint import DAMAGED
+from dmpo_ref.runtime.files import EntryFile, claim, discard, read_lines, written_whole
 from dmpo_ref.tasks import TASKS
 from dmpo_ref.tasks.answers.marked import END_TOKENS
 from dmpo_ref.tasks.base import Task
@@ -150,7 +153,12 @@ def pretrain_text(config: TextPretrainConfig, *, resume: bool = False) -> Path:
         if resume:
             run.load(output / STATE)
         run.fit(output)
-        write_checkpoint(output, model.eval().bfloat16(), fields, words)
+        discard(output / "checkpoint")  # of a process that died here
+        with written_whole(output / "checkpoint", "go on with --resume") as folder:
+            write_checkpoint(folder, model.eval().bfloat16(), fields, words)
+        for file in (output / "checkpoint").iterdir():
+            file.replace(output / file.name)
+        (output / "checkpoint").rmdir()
         (output / STATE).unlink(missing_ok=True)
     return output
 
@@ -185,8 +193,16 @@ class TextRun:
         self.step = 0
 
     def fit(self, output: Path) -> None:
-        """The steps that are left. Every `save_every` of them the state is saved and the mean losses are logged."""
-        log = EntryFile(output / LOG, [line for line in read_lines(output / LOG) if line and line["step"] <= self.step])
+        """The steps that are left. Every `save_every` of them the state is saved and the mean losses are logged.
+
+        Raises:
+            ValueError: the log of the steps done has other lines than this class writes, or does not end with the last of them.
+        """
+        entries = [line or {} for line in read_lines(output / LOG)]
+        steps = [entry.get("step") for entry in entries]
+        if not all(type(step) is int for step in steps) or self.step not in [*steps, 0]:
+            raise ValueError(f"{output / LOG} is not the log of the {self.step} steps done; put that back, or start again elsewhere")
+        log = EntryFile(output / LOG, [entry for entry in entries if entry["step"] <= self.step])
         losses: dict[str, list[float]] = {}
         start = time.perf_counter()
         for step in tqdm(range(self.step, self.config.steps), initial=self.step, total=self.config.steps, desc="pretrain", disable=None):
@@ -237,13 +253,25 @@ class TextRun:
         """Continue from a saved state.
 
         Raises:
-            ValueError: there is none, or one of other options.
+            ValueError: there is none, one of other options, or one that is damaged.
         """
         if not path.is_file():
             raise ValueError(f"{path}: there is nothing to resume; start without --resume")
-        saved = torch.load(path, weights_only=True, map_location=self.model.device)
-        if changed := [key for key, value in asdict(self.config).items() if saved["options"][key] != value and key not in FREE]:
-            raise ValueError(f"{changed[0]} was {saved['options'][changed[0]]} in {path.parent}; give the same, or another output")
-        for name in ("model", "optimizer", "schedule"):
-            getattr(self, name).load_state_dict(saved[name])
-        self.step = saved["step"]
+        changed: list[str] = []
+        try:
+            with ZipFile(path) as archive:
+                if broken := archive.testzip():  # torch writes checksums, and does not look at them
+                    raise ValueError(f"{broken} in it is not as it was written")
+            saved = torch.load(path, weights_only=True, map_location=self.model.device)
+            then = saved["options"]
+            changed = [f"{key} was {then[key]}" for key, value in asdict(self.config).items() if then[key] != value and key not in FREE]
+            if not changed:
+                for name in ("model", "optimizer", "schedule"):
+                    getattr(self, name).load_state_dict(saved[name])
+                self.step = index(saved["step"])
+                if not self.optimizer.state or self.step != self.schedule.last_epoch:
+                    raise ValueError(f"its parts are not of the same step {self.step}")
+        except (*DAMAGED, BadZipFile) as error:
+            raise ValueError(f"{path} is damaged: {first_line(error)}; put a copy of it back, or start again elsewhere") from error
+        if changed:
+            raise ValueError(f"{changed[0]} in {path.parent}; give the same, or another output")

@@ -26,13 +26,13 @@ from dmpo_ref.forecast.plan import make_plan
 from dmpo_ref.forecast.variants import plan_variants
 from dmpo_ref.masking import stream
 from dmpo_ref.models.fingerprint import fingerprint_parts
-from dmpo_ref.models.loading import base_of, latest_checkpoint, load_policy, read_config
+from dmpo_ref.models.loading import base_of, latest_checkpoint, load_policy, number_of, read_config
 from dmpo_ref.plots.replay import group_of, save_replay
 from dmpo_ref.presets.loading import load_config
 from dmpo_ref.runtime.export import export
 from dmpo_ref.runtime.files import claim, read_entries
 from dmpo_ref.runtime.logs import first_difference
-from dmpo_ref.runtime.origin import read_run, versions
+from dmpo_ref.runtime.origin import changed_versions, given_in, read_run
 from dmpo_ref.runtime.processes import build_accelerator
 from dmpo_ref.samplers import sample
 from dmpo_ref.samplers.checks import check_lengths
@@ -58,25 +58,27 @@ def run_train(args: argparse.Namespace) -> None:
 def run_rerun(args: argparse.Namespace) -> int:
     """`dmpo rerun`: 0 if every metric is the same bit for bit, else 1."""
     folder = Path(args.run_folder)
-    then, known = read_entries(folder / "metrics.jsonl", before_round=sys.maxsize), read_run(folder)
-    if not then or not (folder / "config.yaml").is_file():
-        raise FileNotFoundError(f"{folder} holds no run that could be repeated: config.yaml and the lines of metrics.jsonl are needed")
-    start = known["starts"][-1] if known.get("starts") else {"versions": {}, "from_python": []}
-    if start["from_python"]:
-        raise ValueError(f"{folder} was run from Python with {start['from_python'][0]}=, which no file holds; repeat it there")
+    then, starts = read_entries(folder / "metrics.jsonl", before_round=sys.maxsize), read_run(folder).get("starts", [])
+    if not then or not (folder / "config.yaml").is_file() or not all({"reward", "loss"} <= entry.keys() for entry in then):
+        needed = "config.yaml and the lines of metrics.jsonl, with reward and loss, are needed"
+        raise FileNotFoundError(f"{folder} holds no run that could be repeated: {needed}")
+    if given := given_in(starts):
+        raise ValueError(f"{folder} was run from Python with {given[0]}=, which no file holds; repeat it there")
     config = load_config(folder / "config.yaml", *args.overrides)
-    if config.output == load_config(folder / "config.yaml").output:
+    if not any(word.startswith("output=") for word in args.overrides):
         config = replace(config, output=f"{folder}_rerun")
-    trained = train(config, resume=latest_checkpoint(Path(config.output)) is not None)
+    if Path(config.output).resolve() == folder.resolve():
+        raise ValueError(f"output={config.output} is the run itself, which is to be compared; choose another output")
+    newest = latest_checkpoint(Path(config.output))
+    if newest is not None and number_of(newest) >= config.train.rounds:
+        raise ValueError(f"{config.output} holds a finished run, so nothing would be run; remove it, or choose another output")
+    trained = train(config, resume=newest is not None)
     difference = first_difference(then, trained.metrics)
     if difference is None:
         steps = min(len(then), len(trained.metrics))
         print(f"equal: every metric of {steps} steps, bit for bit; the new run is in {trained.output}")
         return 0
-    changed = [
-        f"{name} {start['versions'][name]} then, {new} now" for name, new in versions().items() if start["versions"].get(name, new) != new
-    ]
-    print("; ".join([f"different at {difference}", *changed, f"the new run is in {trained.output}"]))
+    print("; ".join([f"different at {difference}", *changed_versions(starts), f"the new run is in {trained.output}"]))
     return 1
 
 

@@ -20,7 +20,7 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 # Files that decide answers: each that is in a checkpoint is in its digests.json too.
 LISTED = (
     *("*.safetensors", "*config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json"),
-    *("*.jinja", "vocab*", "merges.txt", "state.pt"),
+    *("*.jinja", "vocab*", "merges.txt", "state.pt", "checkpoint.json"),
 )
 DIGESTS = "digests.json"  # version 0.2.0 and earlier wrote none
 CHUNK_BYTES = 2**22
@@ -71,6 +71,17 @@ def digest(file: Path) -> str:
         while chunk := content.read(CHUNK_BYTES):
             total.update(chunk)
     return total.hexdigest()
+
+
+def digest_all(folder: Path, files: list[Path]) -> str:
+    """SHA-256 of the paths below a folder, and the contents, of several files."""
+    lines = [f"{file.relative_to(folder)} {digest(file)}\n" for file in files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def digests_of_model(folder: Path) -> dict[str, str]:
+    """SHA-256 of config.json and of the weights of a model without adapters. Every byte is read."""
+    return {"config.json": digest(folder / "config.json"), "weights": digest_all(folder, weight_files(folder))}
 
 
 def write_digests(folder: Path) -> None:

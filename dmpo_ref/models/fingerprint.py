@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
-
-from huggingface_hub import try_to_load_from_cache
-
-from dmpo_ref.models.files import digest, weight_files
-from dmpo_ref.models.loading import base_of, locate
+from dmpo_ref.models.files import digest, digest_all, digests_of_model
+from dmpo_ref.models.loading import base_of, on_disk
 
 TOKENIZER_FILES = (
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("tokenizer.json", "tokenizer.*.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja"),
     *("vocab.json", "vocab.txt", "merges.txt", "tokenizer.model"),
 )
@@ -32,12 +27,8 @@ def fingerprint_parts(path: str) -> dict[str, str]:
     Raises:
         FileNotFoundError, ValueError: no checkpoint there, or a file of it is missing or broken.
     """
-    folder = locate(path)
-    if isinstance(folder, str):
-        cached = [try_to_load_from_cache(folder, name) for name in ("adapter_config.json", "config.json")]
-        if not (found := [file for file in cached if isinstance(file, str)]):
-            return {"hub name": f"{folder}, not in the cache"}
-        folder = Path(found[0]).parent
+    if (folder := on_disk(path)) is None:
+        return {"hub name": f"{path}, not in the cache"}
     words = sorted(file for pattern in TOKENIZER_FILES for file in folder.glob(pattern))
     tokenizer = {"tokenizer": digest_all(folder, words)} if words else {}
     if base := base_of(folder):
@@ -45,10 +36,4 @@ def fingerprint_parts(path: str) -> dict[str, str]:
         parts = {part: digest(folder / name) for part, name in named.items()} | tokenizer
         below = fingerprint_parts(base)
         return parts | {f"base {name}": value for name, value in below.items() if not (words and name == "tokenizer")}
-    return {"config.json": digest(folder / "config.json"), "weights": digest_all(folder, weight_files(folder))} | tokenizer
-
-
-def digest_all(folder: Path, files: list[Path]) -> str:
-    """SHA-256 of the paths below a folder, and the contents, of several files."""
-    lines = [f"{file.relative_to(folder)} {digest(file)}\n" for file in files]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return digests_of_model(folder) | tokenizer

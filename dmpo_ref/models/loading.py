@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from torch.nn import Module
 from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase
 from transformers.utils import cached_file
@@ -18,13 +19,15 @@ from transformers.utils import logging as transformers_logging
 
 from dmpo_ref.config import ModelConfig
 from dmpo_ref.models.adapters import load_adapters, quiet
-from dmpo_ref.models.files import check_digests, check_shapes, first_line, read_object, read_shapes, weight_files
+from dmpo_ref.models.files import check_digests, check_shapes, digests_of_model, first_line, read_object, read_shapes, weight_files
 from dmpo_ref.models.llada import LLaDAConfig, LLaDAModelLM
 from dmpo_ref.models.tokenizers import has_tokenizer, load_tokenizer
 
 # Fields of config.json that ask for weights of another kind, or from another file.
 NOT_READ = ("quantization_config", "transformers_weights")
 FOR_TRAINING = ("state.pt", "reference.safetensors")  # large files of a run's checkpoint that decide no answer
+CHECKPOINT = "checkpoint-[0-9]+"  # the name of its folder
+RECORD = "checkpoint.json"  # of a run's checkpoint: its round and, for adapters, digests of their base; 0.2.0 and earlier wrote none
 
 
 def load_policy(
@@ -42,16 +45,43 @@ def load_policy(
     Raises:
         FileNotFoundError: a local folder that is missing or is not a checkpoint.
         ValueError: a config that this model class does not implement, weights or adapters that do not fit it, a tokenizer that
-            cannot be read or whose mask token is another one.
+            cannot be read or whose mask token is another one; a checkpoint under the number of another round, or adapters whose
+            base has other contents than the one they were trained on (the caller who gives `base` compares).
     """
     path = locate(config.path)
-    if base := base or base_of(path):
+    record = read_record(Path(path))
+    check_number(Path(path), record.get("round"))
+    below = base_of(path) if base is None else base
+    if below:
         check_digests(Path(path), skip=FOR_TRAINING)
-        model = load_adapters(load_base(replace(config, path=base), device), Path(path), trainable=trainable, lean=config.lora_lean)
+        network = load_base(replace(config, path=below), device)
+        if base is None:
+            check_base(Path(path), below, record)
+        model = load_adapters(network, Path(path), trainable=trainable, lean=config.lora_lean)
     else:
         model = load_base(config, device)
-    words = path if not base or has_tokenizer(path) else locate(base)
+    words = path if not below or has_tokenizer(path) else locate(below)
     return model.eval(), load_tokenizer(words, model.config)
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself, see `RECORD`; {} if it has no such file."""
+    return read_object(folder / RECORD) if (folder / RECORD).is_file() else {}
+
+
+def check_number(folder: Path, number: Any) -> None:
+    """Refuse a folder named `checkpoint-` and digits that holds another round than these: the newest one is found by its number."""
+    if number is not None and re.fullmatch(CHECKPOINT, folder.name) and number_of(folder) != number:
+        raise ValueError(f"{folder} holds the state after round {number!r:.50}, not {number_of(folder)}; rename it, or move it away")
+
+
+def check_base(folder: Path, base: str, record: dict[str, Any]) -> None:
+    """Refuse adapters on another base than theirs, by contents; where it lies does not matter. Without a record they are accepted."""
+    where = on_disk(base)
+    if "base" in record and where is not None and record["base"] != digests_of_model(where):
+        problem = f"the weights or the config.json of the base {base} are not those that these adapters were trained on"
+        remedy = f"put that base back, or remove {RECORD} and digests.json if it was changed on purpose"
+        raise ValueError(f"{folder}: {problem}; {remedy}")
 
 
 def load_base(config: ModelConfig, device: torch.device) -> LLaDAModelLM:
@@ -128,6 +158,14 @@ def locate(path: str) -> Path | str:
     folder = latest_checkpoint(Path(path)) or Path(path)
     is_hub_name = path.count("/") == 1 and path[0] not in "./" and not folder.parent.is_dir()
     return path if is_hub_name else folder
+
+
+def on_disk(path: str) -> Path | None:
+    """`locate`, with the folder in the cache for a hub name: that of the files that loading it would take; None if it has none."""
+    if isinstance(where := locate(path), Path):
+        return where
+    cached = [try_to_load_from_cache(where, name) for name in ("adapter_config.json", "config.json")]
+    return next((Path(file).parent for file in cached if isinstance(file, str)), None)
 
 
 def base_of(folder: Path | str) -> str | None:
@@ -211,5 +249,9 @@ def latest_checkpoint(output: Path) -> Path | None:
 
 def checkpoints(output: Path) -> list[Path]:
     """The complete checkpoints of a run, oldest first: the folders named `checkpoint-` and digits, and no others."""
-    found = [path for path in output.glob("checkpoint-*") if re.fullmatch("checkpoint-[0-9]+", path.name) and path.is_dir()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")))
+    return sorted((path for path in output.glob("checkpoint-*") if re.fullmatch(CHECKPOINT, path.name) and path.is_dir()), key=number_of)
+
+
+def number_of(checkpoint: Path) -> int:
+    """The number in the name of a checkpoint: rounds done."""
+    return int(checkpoint.name.removeprefix("checkpoint-"))

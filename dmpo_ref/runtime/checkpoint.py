@@ -7,6 +7,7 @@ Random streams are keyed by their purpose (`masking.stream`), so there is no gen
 from __future__ import annotations
 
 import dataclasses
+import json
 from contextlib import suppress
 from operator import index
 from pathlib import Path
@@ -22,14 +23,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from dmpo_ref.config import Config, SamplerConfig, flat
 from dmpo_ref.models.adapters import trained_weights
 from dmpo_ref.models.files import check_digests, first_line, write_digests
-from dmpo_ref.models.loading import checkpoints
+from dmpo_ref.models.loading import RECORD, check_number, checkpoints
 from dmpo_ref.models.reference import Reference
 from dmpo_ref.models.sharding import gather_optimizer, gather_shards, shard_optimizer
 from dmpo_ref.models.tokenizers import save_tokenizer
 from dmpo_ref.presets.loading import load_run_config, to_yaml
 from dmpo_ref.rollout import Experience, Rollout
 from dmpo_ref.runtime.files import discard, force_to_disk, written_whole
-from dmpo_ref.runtime.origin import record_checkpoint
+from dmpo_ref.runtime.origin import digests_of_base, record_checkpoint
 from dmpo_ref.runtime.processes import Processes, is_first_process
 from dmpo_ref.runtime.state import TrainState
 
@@ -55,12 +56,12 @@ def save_checkpoint(
     kept = state.buffer[-train.reuse_rounds :] if train.reuse_rounds else []
     buffers = processes.gather([experience.to(cpu) for experience in kept])
     weights = gather_shards(trained_weights(policy), keep=processes.is_main) if processes.shards else None
-    has_moved = reference is not None and 0 < train.resync_every <= state.round
-    moved = gather_shards(reference.state(), keep=processes.is_main) if reference and has_moved else {}
+    moved = gather_shards(reference.state(), keep=processes.is_main) if reference and has_moved(config, state.round) else {}
     saved = {
         "round": state.round,
         "step": state.step,
         "counters": state.counters,
+        "last_line": state.last_line,
         "origin": state.origin,
         "optimizer": gather_optimizer(state.optimizer, keep=processes.is_main),
         "schedule": state.schedule.state_dict(),
@@ -68,6 +69,11 @@ def save_checkpoint(
     }
     if processes.is_main:
         write_checkpoint(config, policy, tokenizer, weights, moved, saved)
+
+
+def has_moved(config: Config, rounds: int) -> bool:
+    """Whether p_ref is no longer the policy that the run started from, after so many rounds."""
+    return 0 < config.train.resync_every <= rounds
 
 
 def write_checkpoint(
@@ -95,13 +101,16 @@ def write_checkpoint(
         if reference:
             save_file({name: value.contiguous() for name, value in reference.items()}, temporary / "reference.safetensors")
         torch.save(saved, temporary / "state.pt")
+        base = digests_of_base(saved.get("origin", {})) if config.model.lora_rank else {}
+        (temporary / RECORD).write_text(json.dumps({"round": saved["round"]} | ({"base": base} if base else {})) + "\n")
         write_digests(temporary)
         for log in output.glob("*.jsonl"):
             force_to_disk(log)
     force_to_disk(output)
     record_checkpoint(output, saved["round"])
     for older in checkpoints(output)[: -config.train.keep_checkpoints]:
-        if (older / "run.yaml").is_file() and not older.is_symlink():  # folders of other programs stay
+        # Folders of other programs stay, and the new one even where another has a higher number.
+        if (older / "run.yaml").is_file() and not older.is_symlink() and older != folder:
             discard(older)
 
 
@@ -121,8 +130,11 @@ class Checkpoint:
         if then != processes.count and any(self.buffers):
             raise ValueError(f"{self.folder} was written by {then} processes, with a part each; resume with {then}, not {processes.count}")
         try:
-            state.round, state.step = index(self.state["round"]), index(self.state["step"])
+            state.round, state.step = self.state["round"], index(self.state["step"])
+            state.last_line = self.state.get("last_line", "")
             state.counters = {name: self.state["counters"][name] + 0 for name in state.counters}
+            if state.step and not self.state["optimizer"]["state"]:
+                raise ValueError("state.pt: the optimiser has no state")
             state.optimizer.load_state_dict(shard_optimizer(self.state["optimizer"], state.optimizer))
             state.schedule.load_state_dict(self.state["schedule"])
         except DAMAGED as error:
@@ -144,6 +156,7 @@ def load_checkpoint(output: Path, config: Config) -> Checkpoint | None:
         then, checkpoint = read_checkpoint(found[-1])
     except DAMAGED as error:
         raise ValueError(describe_damage(found[-1], error)) from error
+    check_number(found[-1], checkpoint.state["round"])
     check_same(then, config, may_move="origin" in checkpoint.state)
     return checkpoint
 
@@ -161,6 +174,7 @@ def read_checkpoint(folder: Path) -> tuple[Config, Checkpoint]:
     state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True, mmap=True)
     buffers = [[as_experience(stored) for stored in buffer] for buffer in state.pop("buffers")]
     reference = load_file(folder / "reference.safetensors") if (folder / "reference.safetensors").is_file() else {}
+    state["round"] = index(state["round"])
     return then, Checkpoint(folder, state, reference, buffers)
 
 
@@ -170,7 +184,7 @@ def describe_damage(folder: Path, error: Exception) -> str:
     remedy = "put a copy of it back, or remove the run and start again"
     for older in reversed(known[: known.index(folder)]):
         with suppress(*DAMAGED):
-            read_checkpoint(older)
+            check_number(older, read_checkpoint(older)[1].state["round"])
             remedy = f"move it away, and --resume goes on from {older}, which is whole"
             break
     return f"{folder} is incomplete or damaged, so it cannot be resumed from: {first_line(error).partition(';')[0]}; {remedy}"

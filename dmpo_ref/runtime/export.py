@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
 from dmpo_ref.config import ModelConfig
-from dmpo_ref.models.loading import base_of, latest_checkpoint, load_policy, read_config
+from dmpo_ref.models.loading import RECORD, base_of, latest_checkpoint, load_policy, read_config, read_record
 from dmpo_ref.models.tokenizers import save_tokenizer
 from dmpo_ref.runtime.files import claim, written_whole
 
@@ -37,10 +38,13 @@ def export(source: Path, target: Path, *, merge: bool) -> str:
     merged: Any = cast(Any, model).merge_and_unload() if merge else model
     if broken := [name for name, weight in merged.state_dict().items() if not weight.isfinite().all()]:
         raise ValueError(f"{source}: the weights {broken[0]} are not finite, so nothing is written; take an earlier checkpoint")
+    record = {name: value for name, value in read_record(folder).items() if name == "base" and not merge}
     with claim(target.with_name(f".{target.name}.partial"), option=""), written_whole(target, "repeat the command") as folder:
         check_absent(target)  # another process may have written it since
         merged.save_pretrained(folder)
         save_tokenizer(tokenizer, folder)
+        if record:
+            (folder / RECORD).write_text(json.dumps(record) + "\n")
     return "merged checkpoint" if merge else "adapters" if base else "checkpoint"
 
 

@@ -123,9 +123,14 @@ def read_lines(path: Path) -> list[dict[str, Any] | None]:
     """The lines of a file of JSON objects, None for each that holds something else; [] if there is no file.
 
     Text after the last line break was cut off by a crash, and is left out.
+
+    Raises:
+        ValueError: something else than a file, such as a pipe, which would be waited for.
     """
     if not path.exists():
         return []
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file; move it away, or give another name")
     lines: list[dict[str, Any] | None] = []
     for line in read_bytes(path).split(b"\n")[:-1]:
         try:
@@ -147,7 +152,7 @@ def read_entries(path: Path, *, before_round: int) -> list[dict[str, Any]]:
         entry = line or {}
         place = entry.get("round"), entry.get("step", number)  # answers have no step
         if not all(type(count) is int for count in place) or place <= before:
-            remedy = "remove the line or move the file away, then the same command goes on"
+            remedy = "remove the line, or move the file away if no run wrote it"
             raise ValueError(f"{path}, line {number}: not an entry of a run, a JSON object with its round, in order; {remedy}")
         entries.append(entry)
         before = place

@@ -14,9 +14,10 @@ from dmpo_ref.config import Config, flat
 from dmpo_ref.objectives.base import need
 from dmpo_ref.presets.loading import to_yaml
 from dmpo_ref.rollout import Experience, Rollout
-from dmpo_ref.runtime.files import EntryFile, read_entries, write_atomically
+from dmpo_ref.runtime.files import EntryFile, as_lines, read_entries, write_atomically
 from dmpo_ref.runtime.origin import record_start
 from dmpo_ref.runtime.processes import Processes
+from dmpo_ref.runtime.state import TrainState
 from dmpo_ref.tasks.encoding import trajectory
 from dmpo_ref.weights import effective_sample_size
 
@@ -62,6 +63,25 @@ class RunLog:
             self.processes.prepared = None
             self.processes.accelerator.free_memory()
             self.processes.accelerator.end_training()
+
+
+def check_earlier(entries: list[dict[str, Any]], state: TrainState, output: Path) -> None:
+    """Refuse to go on after metrics that are not those of the rounds done, all of which a resumed run returns.
+
+    Args:
+        entries: of metrics.jsonl before the round of the state; later ones, of a run that was killed after them, do not matter.
+
+    Raises:
+        ValueError: a round has no entry, or the last entry is not the one that the run had written when it saved this state.
+    """
+    if missing := sorted(set(range(state.round)) - {entry["round"] for entry in entries}):
+        problem = f"has no line of round {missing[0]}"
+    elif entries and (entries[-1].get("step") != state.step or state.last_line not in ("", as_lines(entries[-1:]))):
+        problem = f"does not end round {state.round - 1} with the line of step {state.step} that this run wrote"
+    else:
+        return
+    remedy = f"put the file of this run back, or start another run from its policy, model.path={output}"
+    raise ValueError(f"{output / 'metrics.jsonl'} {problem}, which --resume goes on after; {remedy}")
 
 
 def first_difference(then: list[dict[str, Any]], now: list[dict[str, Any]]) -> str | None:

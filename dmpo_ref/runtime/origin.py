@@ -11,6 +11,7 @@ import json
 import platform
 import subprocess
 import sys
+from collections.abc import Collection
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -63,6 +64,12 @@ def digests_of_start(config: Config) -> dict[str, str]:
     return {f"model.path {name}": value for name, value in fingerprint_parts(config.model.path).items() if "tokenizer" not in name}
 
 
+def digests_of_base(origin: dict[str, str]) -> dict[str, str]:
+    """Of the digests of an origin those of p_ref's model, as `digests_of_model` names them; {} if they are not all there."""
+    found = {name: origin.get(f"model.path {name}", "") for name in ("config.json", "weights")}
+    return found if all(found.values()) else {}
+
+
 def check_origin(then: dict[str, str], now: dict[str, str], config: Config) -> None:
     """Refuse to resume with other contents under the same names.
 
@@ -75,6 +82,38 @@ def check_origin(then: dict[str, str], now: dict[str, str], config: Config) -> N
             what = f"{part} of p_ref in it" if part else "contents"
             problem = f"{option}={get_option(config, option)}: the {what} are not those that {config.output} was run with"
             raise ValueError(f"{problem}; put them back, or choose another output")
+
+
+def check_given(config: Config, from_python: Collection[str]) -> None:
+    """Refuse to resume without an argument from Python that the run had, or with one that it had not; `on_round` changes no number.
+
+    Raises:
+        ValueError: the first such argument.
+    """
+    if not (starts := read_run(Path(config.output)).get("starts")):  # as of an earlier version
+        return
+    then, now = set(given_in(starts)) - {"on_round"}, set(from_python) - {"on_round"}
+    for name in sorted(then ^ now):
+        what, remedy = ("with", "give it again, from Python") if name in then else ("without", "leave it out")
+        raise ValueError(f"output={config.output} was run {what} {name}= from Python; {remedy}, or choose another output")
+
+
+def given_in(starts: list[dict[str, Any]]) -> list[str]:
+    """Names of the arguments from Python of any start of a run."""
+    return sorted({name for start in starts for name in start["from_python"]})
+
+
+def changed_versions(starts: list[dict[str, Any]]) -> list[str]:
+    """What is of another version now than when a run was last started, in words."""
+    then = starts[-1]["versions"] if starts else {}
+    return [f"{name} {then[name]} then, {new} now" for name, new in versions().items() if then.get(name, new) != new]
+
+
+def warn_of_versions(config: Config) -> None:
+    """One line on stderr if a run goes on with other versions than it was last started with: its numbers may then differ."""
+    if changed := changed_versions(read_run(Path(config.output)).get("starts", [])):
+        problem = f"{config.output} goes on with other versions, so its numbers may differ"
+        print(f"dmpo: warning: {problem}: {'; '.join(changed)}", file=sys.stderr)
 
 
 def record_start(config: Config, *, round_number: int, from_python: list[str]) -> None:

@@ -43,8 +43,11 @@ def is_on(variable: str) -> bool:
 
 
 def is_first_process() -> bool:
-    """Whether this is the process that writes, as the launcher says; known before there is an `Accelerator`."""
-    return os.environ.get("RANK", "0") == "0"
+    """Whether this is the process that writes, as the launcher says; known before there is an `Accelerator`.
+
+    A RANK without a WORLD_SIZE above 1 is of no launcher: it must not switch off the lock on a folder.
+    """
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
 
 
 def check_launch(config: Config) -> None:
@@ -55,6 +58,8 @@ def check_launch(config: Config) -> None:
     """
     if is_on("ACCELERATE_USE_DEEPSPEED"):
         raise ValueError("DeepSpeed was removed in version 0.2.0; use ddp_8_gpus.yaml (adapters) or fsdp2_8_gpus.yaml (all weights)")
+    if is_on("ACCELERATE_USE_MEGATRON_LM"):
+        raise ValueError("Megatron-LM is not supported; use ddp_8_gpus.yaml (adapters) or fsdp2_8_gpus.yaml (all weights)")
     for variable, (name, needed) in (ALWAYS | (WITH_FSDP if is_on("ACCELERATE_USE_FSDP") else {})).items():
         if (given := os.environ.get(variable, needed).lower()) != needed:
             raise ValueError(f"{name}={given} in the accelerate config is not supported; use {needed}, as in presets/accelerate")

@@ -20,9 +20,9 @@ from dmpo_ref.objectives import build_objective
 from dmpo_ref.objectives.base import Objective
 from dmpo_ref.presets.checks import NO_PATH
 from dmpo_ref.presets.loading import validate
-from dmpo_ref.runtime.checkpoint import Checkpoint, load_checkpoint
-from dmpo_ref.runtime.logs import RunLog
-from dmpo_ref.runtime.origin import check_origin, check_output, digests_of_data, digests_of_start
+from dmpo_ref.runtime.checkpoint import Checkpoint, describe_damage, has_moved, load_checkpoint
+from dmpo_ref.runtime.logs import RunLog, check_earlier
+from dmpo_ref.runtime.origin import check_given, check_origin, check_output, digests_of_data, digests_of_start, warn_of_versions
 from dmpo_ref.runtime.processes import Processes, build_accelerator, check_division
 from dmpo_ref.runtime.prompts import PromptStream, find_fitting
 from dmpo_ref.runtime.state import TrainState, build_optimizer
@@ -65,6 +65,8 @@ def prepare_run(
         from_python: names of the arguments of `train` that no config holds; they are recorded.
     """
     config, checkpoint = open_run(validate(config), resume=resume)
+    if checkpoint is not None:
+        check_given(config, from_python)
     task = task or build_task(config.task)
     train_items, test_items = task.load(config.task.train), task.load(config.task.test)
     origin = digests_of_data(config, task, train_items, test_items)
@@ -94,6 +96,9 @@ def prepare_run(
     count_forwards(policy, reference, state, processes)
     prompts = PromptStream(train_items, config.train.prompts_per_round, config.seed, processes.index, processes.count)
     log = RunLog(config, processes, before_round=state.round, from_python=from_python)
+    check_earlier(log.earlier, state, Path(config.output))
+    if processes.is_main and checkpoint is not None:
+        warn_of_versions(config)
     return RunParts(config, task, objective, policy, tokenizer, vocabulary, reference, prompts, test_items, state, log, processes)
 
 
@@ -158,6 +163,8 @@ def load_reference(config: Config, checkpoint: Checkpoint | None, policy: Module
         processes.shard(reference.network)
     if checkpoint is not None and checkpoint.reference:
         reference.load(checkpoint.reference)
+    elif checkpoint is not None and has_moved(config, checkpoint.state["round"]):
+        raise ValueError(describe_damage(checkpoint.folder, FileNotFoundError("reference.safetensors is missing")))
     return reference
 
 

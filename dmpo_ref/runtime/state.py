@@ -23,6 +23,7 @@ class TrainState:
         round, step: rounds and gradient steps done.
         buffer: experience of the newest rounds, oldest first.
         counters: rollouts of all processes, forward passes of this one, seconds.
+        last_line: of metrics.jsonl, written at the end of the newest round; "" if an earlier version saved the state.
         origin: digests of the data and of the p_ref that the run started from; see `runtime.origin`.
         clock: time at which `counters["seconds"]` was last updated; it is not saved.
     """
@@ -33,6 +34,7 @@ class TrainState:
     step: int = 0
     buffer: list[Experience] = field(default_factory=list)
     counters: dict[str, float] = field(default_factory=lambda: {"rollouts": 0, "forward_passes": 0, "seconds": 0.0})
+    last_line: str = ""
     origin: dict[str, str] = field(default_factory=dict)
     clock: float = field(default_factory=time.perf_counter)
 

@@ -28,13 +28,13 @@ coverage: $(INSTALLED)
 test-kill: $(INSTALLED)
 	$(BIN)/python -m pytest -m "long or not long" -s tests/test_kills.py
 
-# The tests with the lowest releases that pyproject.toml allows, in an environment of its own. Those of the book and of the extras `gym`
-# and `harness` need newer tools.
+# The tests with the lowest releases that pyproject.toml allows, in an environment of its own. Those of the book, of the
+# notebooks and of the extras `gym` and `harness` need newer tools.
 test-lowest: $(BIN)/python
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet -c constraints-lowest.txt torch==$$(sed -n 's/^torch==//p' constraints-lowest.txt)
 	.venv-lowest/bin/python -m pip install --quiet -c constraints-lowest.txt -e ".[benchmarks,track]" pytest hypothesis
-	.venv-lowest/bin/python -m pytest $(foreach file,book exercises harness reasoning_gym,--ignore tests/test_$(file).py)
+	.venv-lowest/bin/python -m pytest $(foreach file,book claims exercises harness notebooks reasoning_gym,--ignore tests/test_$(file).py)
 
 # The book that make book built, and JupyterLab, in a browser: needs Chromium (apt-get install chromium chromium-driver), and npm for
 # the rules of accessibility.

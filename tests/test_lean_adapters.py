@@ -1,7 +1,10 @@
 """Adapters in passes without a gradient: fewer bytes, the error of the bfloat16 model, and PEFT's own numbers everywhere else."""
 
+from inspect import signature
+
 import pytest
 import torch
+from peft import LoraConfig
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dmpo_ref.config import ModelConfig
@@ -131,7 +134,7 @@ def test_everywhere_else_the_numbers_are_those_of_peft(folder, case):
                 layer.lora_B["default"].bias = torch.nn.Parameter(torch.linspace(-1, 1, layer.out_features))
         if case == "dora":
             for layer in layers:
-                layer.update_layer("default", 4, lora_alpha=64, config=dora())
+                layer.update_layer("default", 4, lora_alpha=64, **dora(layer))
         if case == "training":
             model.train()
         if case == "adapters off":
@@ -150,10 +153,11 @@ def test_without_a_gradient_they_are_not(folder):
     assert not torch.equal(*(logits(policy(folder, lean=lean)) for lean in (True, False)))
 
 
-def dora():
-    from peft import LoraConfig
-
-    return LoraConfig(r=4, lora_alpha=64, use_dora=True)
+def dora(layer):
+    """What makes a layer DoRA, as its version of PEFT wants it: one config, or in 0.18 each option."""
+    if "config" in signature(layer.update_layer).parameters:
+        return {"config": LoraConfig(r=4, lora_alpha=64, use_dora=True)}
+    return {"lora_dropout": 0.0, "init_lora_weights": True, "use_rslora": False, "use_dora": True}
 
 
 def test_a_step_a_re_sync_and_a_merge_are_seen_at_once(folder):

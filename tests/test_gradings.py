@@ -72,6 +72,7 @@ def test_shards_that_cannot_be_of_one_evaluation_are_named(tmp_path):
 
     half, rest = ([record(f"Numbers: [1, 2, 3], target {n}", [[1, 2, 3], n], "") for n in numbers] for numbers in ((4, 5, 6), (7, 8, 9)))
     assert grade((0, half), (1, rest)) == [] and grade((3, half)) == []
+    assert grade((0, half), (1, [*rest, half[0]])) == []  # a puzzle that the data have twice
     assert grade((0, half), (1, rest), (2, half[:1])) == [
         f"{tmp_path}/countdown_instruct_256_128_2_generations.json has the questions of "
         f"{tmp_path}/countdown_instruct_256_128_0_generations.json, and both are counted; give each answer once"

@@ -17,6 +17,7 @@ from dmpo_ref.models.llada import LLaDAModelLM
 from dmpo_ref.presets.loading import load_config
 from dmpo_ref.train import train
 from toy.acts import load_two_solutions
+from toy.scoreboard import run
 from toy.scoreboard.command import check_hours, seconds_per_cell
 from toy.scoreboard.report import interval, methods_table, sizes_table, write_interval
 from toy.scoreboard.run import append, cells_to_run, count_rows, current_rows, measure, read_rows, run_cell, run_cells, together
@@ -344,3 +345,16 @@ def test_what_cannot_be_is_one_line_and_nothing_is_run(tmp_path, monkeypatch, ca
     found = capsys.readouterr().err
     assert line in found and len(found.strip().splitlines()) == 1
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before
+
+
+def test_puzzles_are_enumerated_once_for_each_alpha(monkeypatch):
+    run.enumerate_puzzles.cache_clear()
+    calls, load = [], run.load_puzzles
+    monkeypatch.setattr(run, "load_puzzles", lambda config: calls.append(config.weight.alpha) or load(config))
+    puzzle = "4123321403400430"
+    (world,), (again,), (other,) = (run.enumerate_puzzles(puzzle, alpha) for alpha in (0.2, 0.2, 0.5))
+    assert calls == [0.2, 0.5] and again is world
+    for found, alpha in ((world, 0.2), (other, 0.5)):  # log p* − log p_ref = r/α − log Z, and the reward of an answer is 0 to 1
+        tilt = found.log_target - found.exact.log_prob
+        assert (tilt.max() - tilt.min()).item() == pytest.approx(1 / alpha, abs=1e-9)
+    run.enumerate_puzzles.cache_clear()

@@ -24,7 +24,7 @@ from dmpo_ref.likelihood import Vocabulary
 from dmpo_ref.tasks.encoding import decode, encode
 
 MAX_STATES = 5**8  # 390,625 forward rows; one more blank would take minutes
-ROWS_PER_FORWARD = 256
+ROWS_PER_FORWARD = 256  # larger tensors take longer in all: their memory is asked from the system each time
 
 
 @dataclass

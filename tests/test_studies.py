@@ -32,14 +32,16 @@ def test_the_table_of_the_acts_has_the_means_and_medians_of_the_stored_runs(tmp_
     (tmp_path / "book/figures").mkdir(parents=True)
     acts.show()
     printed = capsys.readouterr().out
-    shown, variants = cells_of(printed), cells_of(printed.split("\nvariants,")[1].split("\n\n")[0])
+    shown = cells_of(printed)
     for name, rows in acts.by_name(rows_of("act_a")).items():
         rates = [statistics.mean(row[when]["temperature_1"] for row in rows) for when in ("before", "after")]
         assert shown[name][:3] == [str(len(rows)), *(f"{rate:.3f}" for rate in rates)]
-    for name, rows in acts.by_name(rows_of("variants")).items():
-        before, after = ([row[when]["kl_target_policy"] for row in rows] for when in ("before", "after"))
-        medians = [f"{x:.4f}" for x in (statistics.median(before), statistics.median(after), max(after))]
-        assert variants[name][:4] == [str(len(rows)), *medians]
+    for experiment in ("act_b", "variants"):
+        section = cells_of(printed.split(f"\n{experiment},")[1].split("\n\n")[0])
+        for name, rows in acts.by_name(rows_of(experiment)).items():
+            before, after = ([row[when]["kl_target_policy"] for row in rows] for when in ("before", "after"))
+            medians = [f"{x:.4f}" for x in (statistics.median(before), statistics.median(after), max(after))]
+            assert section[name][:4] == [str(len(rows)), *medians]
     assert (tmp_path / "book/figures/group_size.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -17,13 +17,16 @@ import contextlib
 import copy
 import os
 import random
+import runpy
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+MUTATED = ROOT / "tests" / "mutated"  # its sitecustomize.py puts a mutant in the place of a module
 TESTS = {  # module → the test files that are about it
     "rollout": ("test_experience", "test_losses"),
     "masking": ("test_masking", "test_losses"),
@@ -180,22 +183,18 @@ def passes(path: Path, source: str, tests: tuple[str, ...]) -> bool:
 
 
 def run_tests(path: Path, source: str, tests: tuple[str, ...]) -> int:
-    """Exit code of pytest where the loader reads `source` for `path`."""
-    from importlib.machinery import SourceFileLoader
-
+    """Exit code of pytest where this process, and every Python process that it starts, reads `source` for `path`."""
     import pytest
 
-    read = SourceFileLoader.get_data
-
-    def get_data(self: SourceFileLoader, name: str) -> bytes:
-        if name.endswith(".pyc") and Path(name).name.split(".")[0] == path.stem:
-            raise OSError  # the cache is of the file as it is
-        return source.encode() if Path(name) == path else read(self, name)
-
-    SourceFileLoader.get_data = get_data  # type: ignore[method-assign]
-    SourceFileLoader.set_data = lambda *_, **__: None  # type: ignore[method-assign]
-    files = [str(ROOT / "tests" / f"{name}.py") for name in tests]
-    return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", *files]))
+    with tempfile.TemporaryDirectory() as folder:
+        mutant = Path(folder) / path.name
+        mutant.write_text(source, encoding="utf-8")
+        os.environ |= {"MUTATED": str(path), "MUTANT": str(mutant)}
+        sys.path.insert(0, str(MUTATED))
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(MUTATED), os.environ.get("PYTHONPATH")]))
+        runpy.run_path(str(MUTATED / "sitecustomize.py"))
+        files = [str(ROOT / "tests" / f"{name}.py") for name in tests]
+        return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", *files]))
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def verify_pair(truth: str, answer: str) -> bool:
     gold, target = read(truth), read(answer)
     if not all(isinstance(value, sympy.Expr) for value in (gold, target)):
         return bool(verify(gold, target, float_rounding=DIGITS, numeric_precision=DIGITS, timeout_seconds=None))
-    symbols = sorted((gold - target).free_symbols | gold.free_symbols | target.free_symbols, key=str)
+    symbols = sorted(gold.free_symbols | target.free_symbols, key=str)
     for start in POINTS if symbols else POINTS[:1]:
         point = {symbol: start + sympy.Rational(n * n + 1, 7 * n + 3) for n, symbol in enumerate(symbols)}
         point |= {symbol: sympy.I for symbol in symbols if symbol.name == "i"}
@@ -88,5 +88,5 @@ def read(text: str) -> Any:
 
     decimals = r"(?<![0-9])([0-9]*)\.([0-9]+)"
     text = re.sub(decimals, lambda found: rf"(\frac{{{int(found[1] + found[2])}}}{{{10 ** len(found[2])}}})", text)
-    text = normalize_latex(text, NormalizationConfig(basic_latex=True, malformed_operators=True, nits=True, boxed="none"))
+    text = normalize_latex(text, NormalizationConfig(basic_latex=True, malformed_operators=True, boxed="none"))
     return latex2sympy(text, is_real=True, normalization_config=None, conversion_config=ConversionConfig(lowercase_symbols=False))

@@ -21,12 +21,13 @@ def until_end(text: str) -> str:
 BOX = re.compile(r"\\\.?(?:boxed|fbox|framebox)\s*\{|(?:(?<![A-Za-z\\])b|\x08)oxed\s*\{")
 OPEN = re.compile(r"(?<!/)<answer>")
 CLOSE = re.compile(r"<[/\\]+ ?<?/?[aA]nswer ?>?|</[a-z]{0,6}$")
-# What changes a box from outside, on its line: a sign, an operation, a relation, a denial. A bullet, a quote, an arrow, bold type do not.
+# What changes a box from outside, on its line: a sign, an operation, a bound, a denial. A bullet, a quote, an arrow, bold type do not; nor
+# does ≈, as a number that was asked for rounded is boxed behind it.
 OPENING, CLOSING = r"(?:[ \t~${(\[]|\\[(\[])*$", r"(?:[ \t~$)}\]]|\\[)\]])*"
 COMMANDS = r"(?:times|cdot|div|pm|mp|pi|sqrt(?: ?\[[^\]]*\])?|[dt]?frac(?: ?\{[^{}]*\})?)(?![A-Za-z])"
 CHANGES_BEFORE = re.compile(
-    r"[-−–][${(\[]*$|[0-9]$|(?<![A-Za-z\\])[A-Za-z]$|(?:(?:[0-9)}]|(?<![A-Za-z\\])[A-Za-z]) ?(?:[-−–+*]|[<>]=?)|[/^√×·÷±≥≤≠≈<]"
-    rf"|\\(?:{COMMANDS}|(?:neq?|not|[gl]eq?(?:slant)?|[gl]t|approx|x?cancel)(?![A-Za-z]))"
+    r"[-−–][${(\[]*$|[0-9]$|(?<![A-Za-z\\])[A-Za-z]$|(?:(?:[0-9)}]|(?<![A-Za-z\\])[A-Za-z]) ?(?:[-−–+*]|[<>]=?)|[/^√×·÷±≥≤≠<]"
+    rf"|\\(?:{COMMANDS}|(?:neq?|not|[gl]eq?(?:slant)?|[gl]t|x?cancel)(?![A-Za-z]))"
     r"|(?:\b(?:not|never|cannot|minus|negative|than|half of|twice|at (?:least|most))|n't)"
     rf"(?: be| exactly| equal| to| need| have| get| make| pay)* ?\}}?){OPENING}",
     flags=re.IGNORECASE,

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from dmpo_ref.config import ModelConfig, TaskConfig
 from dmpo_ref.models.loading import load_policy
 from dmpo_ref.rollout import Prompts
+from dmpo_ref.tasks.answers.grid import read_grid
 from dmpo_ref.tasks.base import BLANK
 from dmpo_ref.tasks.encoding import decode, encode
 from dmpo_ref.tasks.sudoku import Puzzle, Sudoku, is_solution, read_puzzles, write_puzzles
@@ -494,3 +495,10 @@ def test_a_csv_file_that_excel_wrote(tmp_path):
     """Excel puts a byte order mark before the first line."""
     (tmp_path / "own.csv").write_text("\ufeffPuzzle,Solution\n2341412314323210,2341412314323214\n", encoding="utf-8")
     assert [item.puzzle for item in read_puzzles(tmp_path / "own.csv")] == ["2341412314323210"]
+
+
+@pytest.mark.parametrize(("length", "is_read"), [(1000, True), (1001, False)])
+def test_words_around_a_grid_are_read_in_an_answer_of_up_to_1000_characters(length, is_read):
+    rows = "Row 1: 1234", "Row 2: 3412\nRow 3: 2143\nRow 4: 4321"
+    answer = rows[0] + "\n" * (length - len("".join(rows))) + rows[1]
+    assert (read_grid(f"<answer>{answer}</answer>")[0] == "1234341221434321") is is_read

@@ -14,7 +14,7 @@ from dmpo_ref.plots.style import COLORS
 from dmpo_ref.weights import baseline_weights, log_weights, target_weights
 from toy.figures.mixture import plot_fits
 from toy.oracle import kl_divergence
-from toy.worlds.mixture import GaussianMixturePolicy, World, draw_cells, make_world, reverse_objective
+from toy.worlds.mixture import GaussianMixturePolicy, World, draw_cells, fit, forward_objective, make_world, reverse_objective
 
 SIZES, START, STEPS = (1, 2, 3), 1, 1500  # Gaussians in the policy, seed of their means, steps of Adam
 RATE, WIDTH = 1.5, 0.5  # of the update: its length, and how far a rollout has an effect
@@ -30,14 +30,8 @@ def fit_exactly(world: World, num_components: int, *, forward: bool) -> Tensor:
     """log p_θ [C] of a mixture of Gaussians, narrow at the start, after STEPS steps of Adam on the exact divergence."""
     policy = GaussianMixturePolicy(world, num_components, seed=START)
     policy.log_scales.data -= 0.5
-    optimizer = torch.optim.Adam(policy.parameters(), lr=0.03)
-    for _ in range(STEPS):
-        log_prob = policy.log_prob()
-        loss = -(world.log_target.exp() @ log_prob) if forward else reverse_objective(world, log_prob)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return policy.log_prob().detach()
+    objective = forward_objective if forward else reverse_objective
+    return fit(world, policy, objective, steps=STEPS, learning_rate=0.03)[-1]
 
 
 def draw_figure_2(path: Path) -> None:

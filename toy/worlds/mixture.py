@@ -9,7 +9,9 @@ distribution, what remains is the noise of N rollouts, and what the weight basel
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from einops import rearrange, reduce
@@ -59,6 +61,10 @@ class World:
         nearest = torch.cdist(self.points, self.modes).argmin(dim=-1)
         return torch.zeros(len(self.modes), dtype=log_prob.dtype).index_add(0, nearest, log_prob.detach().exp())
 
+    def mode_ratios(self, log_prob: Tensor) -> Tensor:
+        """`mode_mass` over that of p*, [C] → [M]; near 0 where a mode is dropped."""
+        return self.mode_mass(log_prob) / self.mode_mass(self.log_target)
+
 
 def world_1d(num_bins: int = 64, *, alpha: float = 1.0) -> World:
     """A line of num_bins cells on [−6, 6]; p_ref is broad, p* has four modes. See `make_world`."""
@@ -74,12 +80,21 @@ def world_2d(num_bins: int = 32, *, alpha: float = 1.0) -> World:
     return make_world(num_bins, reference, bumps, alpha)
 
 
-class TabularPolicy(nn.Module):
-    """p_θ = softmax(logits), one logit for each cell, started at p_ref."""
+def two_modes(distance: float, *, alpha: float = 1.0, heights: tuple[float, float] = (1.0, 1.0)) -> World:
+    """A line of 96 cells on [−6, 6]; bumps of width 0.6 at ± `distance`, the left one first in `heights`. See `make_world`."""
+    return make_world(96, ([[0.0]], 3.0, [1.0]), ([[-distance], [distance]], 0.6, list(heights)), alpha)
 
-    def __init__(self, world: World) -> None:
+
+class TabularPolicy(nn.Module):
+    """p_θ = softmax(logits), one logit for each cell.
+
+    Args:
+        logits: [C] at the start; log p_ref if they are not given.
+    """
+
+    def __init__(self, world: World, logits: Tensor | None = None) -> None:
         super().__init__()
-        self.logits = nn.Parameter(world.log_ref.clone())
+        self.logits = nn.Parameter((world.log_ref if logits is None else logits).clone())
 
     def log_prob(self) -> Tensor:
         """log p_θ of every cell, [C] float64."""
@@ -116,7 +131,16 @@ class GaussianMixturePolicy(nn.Module):
         return log_bumps(self.points, self.means, self.log_scales.exp(), log_height).log_softmax(dim=0)
 
 
+def one_gaussian(world: World, mean: float, deviation: float) -> GaussianMixturePolicy:
+    """A policy of one Gaussian that starts at a mean and a standard deviation, the same along every axis."""
+    policy = GaussianMixturePolicy(world, 1)
+    policy.means.data.fill_(mean)
+    policy.log_scales.data.fill_(math.log(deviation))
+    return policy
+
+
 GridPolicy = TabularPolicy | GaussianMixturePolicy
+Objective = Callable[[World, Tensor], Tensor]  # of log p_θ [C], a scalar to be minimised
 
 
 @dataclass
@@ -198,15 +222,42 @@ def fit_reverse(world: World, policy: GridPolicy, *, rounds: int = 60, steps_per
     Args:
         policy: has `log_prob() -> [C]`; trained in place, with Adam.
     """
-    optimizer, history = torch.optim.Adam(policy.parameters(), lr=learning_rate), History()
-    history.record(world, policy.log_prob())
-    for _ in range(rounds):
-        for _ in range(steps_per_round):
-            optimizer.zero_grad()
-            reverse_objective(world, policy.log_prob()).backward()
-            optimizer.step()
-        history.record(world, policy.log_prob())
+    steps, history = rounds * steps_per_round, History()
+    for log_prob in fit(world, policy, reverse_objective, steps=steps, learning_rate=learning_rate, every=steps_per_round):
+        history.record(world, log_prob)
     return history
+
+
+def fit(
+    world: World,
+    policy: GridPolicy,
+    objective: Objective,
+    *,
+    steps: int = 200,
+    learning_rate: float = 0.1,
+    every: int | None = None,
+    method: Callable[..., Any] = torch.optim.Adam,
+) -> list[Tensor]:
+    """Minimise an objective by exact gradients over the grid; log p_θ [C] at the start, after every so many steps, and at the end.
+
+    Args:
+        policy: has `log_prob() -> [C]`; trained in place.
+        every: steps between two of the results; None for the start and the end alone.
+        method: of `torch.optim`, called with the parameters and `lr=learning_rate`.
+    """
+    optimizer, film = method(policy.parameters(), lr=learning_rate), [policy.log_prob().detach()]
+    for step in range(1, steps + 1):
+        optimizer.zero_grad()
+        objective(world, policy.log_prob()).backward()
+        optimizer.step()
+        if step == steps or (every and step % every == 0):
+            film.append(policy.log_prob().detach())
+    return film
+
+
+def forward_objective(world: World, log_prob: Tensor) -> Tensor:
+    """E_{p*}[−log p_θ] = KL(p*‖p_θ) + entropy of p*, in nats. [C] → scalar."""
+    return -(world.log_target.exp() @ log_prob)
 
 
 def reverse_objective(world: World, log_prob: Tensor) -> Tensor:

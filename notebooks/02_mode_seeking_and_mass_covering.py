@@ -223,21 +223,13 @@ for name, log_prob in {"p*": world.log_target, "one Gaussian": one}.items():
 
 # %%
 widths = torch.linspace(0.4, 3.0, 27, dtype=torch.float64)
-gaussians = torch.stack(
-    [
-        (-torch.cdist(world.points, world.points).square() / (2 * s**2)).log_softmax(
-            dim=-1
-        )
-        for s in widths
-    ]
-)
-reverse_kl = (gaussians.exp() * (gaussians - world.log_target)).sum(
-    dim=-1
-)  # [widths, means]
-near = torch.cdist(world.points, world.modes).argmin(dim=-1)
+squared = torch.cdist(world.points, world.points).square()
+gaussians = torch.stack([(-squared / (2 * s**2)).log_softmax(dim=-1) for s in widths])
+# [widths, means]
+reverse_kl = (gaussians.exp() * (gaussians - world.log_target)).sum(dim=-1)
 print("mode   best reverse KL near it   its width   -log(share of the mode)")
 for mode in range(5):
-    value, place = reverse_kl[:, near == mode].min(dim=1)[0].min(dim=0)
+    value, place = reverse_kl[:, world.nearest == mode].min(dim=1)[0].min(dim=0)
     print(
         f"{mode + 1:4d} {value:25.2f} {widths[place]:11.1f} "
         f"{-target_share[mode].log():25.2f}"
@@ -400,15 +392,16 @@ starts = {  # objective, mean and standard deviation of the Gaussian
     "reverse, from a mode": (reverse_objective, lambda d: (d, 0.5)),
     "reverse, from a broad start": (reverse_objective, lambda d: (0.2, 3.0)),
 }
-share, cost = {name: [] for name in starts}, {name: [] for name in starts}
+share = {name: [] for name in starts}
+cost = {name: [] for name in starts if "reverse" in name}
 for name, (objective, place) in starts.items():
     for d, line in zip(distances, lines, strict=True):
         p = fit(line, one_gaussian(line, *place(d)), objective)[-1]
         share[name].append(line.mode_mass(p)[0].item())
-        cost[name].append(kl_divergence(p, line.log_target))
+        if name in cost:
+            cost[name].append(kl_divergence(p, line.log_target))
 
 # %%
-del cost["forward, from a mode"]  # not what it minimises
 print("distance            ", *(f"{d:6.1f}" for d in distances))
 for title, table in (("left mode's share", share), ("reverse KL, nats", cost)):
     for name, values in table.items():
@@ -437,7 +430,7 @@ plt.show()
 # in proportion, and sum minus the gradient (the "pull") over the cells of that mode, by autograd.
 
 # %%
-first = torch.cdist(world.points, world.modes).argmin(dim=-1) == 0
+first = world.nearest == 0
 print("  epsilon   forward pull   reverse pull   chance that 16 rollouts hit the mode")
 for epsilon in (1e-1, 1e-2, 1e-4, 1e-8):
     faded = (world.log_target + math.log(epsilon) * first).log_softmax(0)

@@ -13,9 +13,13 @@ from toy.worlds.mixture import (
     GaussianMixturePolicy,
     TabularPolicy,
     World,
+    fit,
     fit_forward,
     fit_reverse,
+    forward_objective,
+    one_gaussian,
     reverse_objective,
+    two_modes,
     world_1d,
     world_2d,
 )
@@ -47,6 +51,70 @@ def test_the_target_has_the_modes_it_claims_and_each_has_its_share(world, modes)
     assert len(shares) == modes
     assert shares.sum().item() == pytest.approx(1)
     assert shares.min().item() > 0.5 / modes
+
+
+def test_a_cell_belongs_to_the_mode_at_the_smallest_distance():
+    world = world_2d(6)
+    squared = ((world.points[:, None].numpy() - world.modes.numpy()) ** 2).sum(axis=-1)
+    chosen = squared[range(36), world.nearest.numpy()]
+    np.testing.assert_allclose(chosen, squared.min(axis=1))
+    assert set(world.nearest.tolist()) == set(range(5))
+
+
+def test_a_policy_that_is_the_target_on_some_modes_has_their_ratios_and_pays_minus_log_of_their_share():
+    world = world_2d(16)
+    kept = torch.tensor([True, False, True, True, False])
+    share = sum(numpy_target(world)[i] for i, mode in enumerate(world.nearest.tolist()) if kept[mode])
+    log_prob = world.log_target.masked_fill(~kept[world.nearest], -torch.inf).log_softmax(dim=0)
+    np.testing.assert_allclose(world.mode_ratios(log_prob), np.where(kept, 1 / share, 0), rtol=1e-12)
+    policy = TabularPolicy(world, log_prob.clamp(min=-1e3))
+    history = fit_reverse(world, policy, rounds=0)
+    assert history.reverse_kl == [pytest.approx(-np.log(share))]
+
+
+@pytest.mark.parametrize(("distance", "alpha", "heights"), [(1.0, 1.0, (1.0, 1.0)), (2.5, 0.5, (1.0, 3.0))])
+def test_two_modes_on_a_line(distance, alpha, heights):
+    """p* ∝ N(0, 3²) · (h₁ e^{−(x+d)²/2·0.6²} + h₂ e^{−(x−d)²/2·0.6²})^{1/α}"""
+    world = two_modes(distance, alpha=alpha, heights=heights)
+    x = np.linspace(-6, 6, 96)
+    bumps = sum(h * np.exp(-((x - c) ** 2) / 0.72) for h, c in zip(heights, (-distance, distance), strict=True))
+    p = np.exp(-(x**2) / 18) * bumps ** (1 / alpha)
+    np.testing.assert_allclose(world.log_target.exp(), p / p.sum(), rtol=1e-9)
+    assert world.modes.flatten().tolist() == [-distance, distance]
+
+
+def test_one_gaussian_starts_where_it_is_put():
+    world = two_modes(1.0)
+    x = world.points[:, 0].numpy()
+    p = np.exp(-((x - 0.7) ** 2) / (2 * 1.3**2))
+    np.testing.assert_allclose(one_gaussian(world, 0.7, 1.3).log_prob().exp().detach(), p / p.sum(), rtol=1e-12)
+    plane = world_2d(8)
+    squared = ((plane.points.numpy() - 0.5) ** 2).sum(axis=1)
+    p = np.exp(-squared / 8)
+    np.testing.assert_allclose(one_gaussian(plane, 0.5, 2.0).log_prob().exp().detach(), p / p.sum(), rtol=1e-12)
+
+
+def test_a_fit_takes_gradient_steps_and_keeps_every_second_distribution_and_the_last():
+    """The gradient of the forward objective in the logits is p_θ − p*."""
+    world = world_1d(8)
+    logits = torch.linspace(-1, 2, 8, dtype=torch.float64)
+    film = fit(world, TabularPolicy(world, logits), forward_objective, steps=5, learning_rate=0.4, every=2, method=torch.optim.SGD)
+    z, seen = np.linspace(-1, 2, 8), []
+    for _ in range(6):
+        p = np.exp(z) / np.exp(z).sum()
+        seen.append(p)
+        z = z - 0.4 * (p - numpy_target(world))
+    np.testing.assert_allclose(torch.stack(film).exp(), [seen[0], seen[2], seen[4], seen[5]], rtol=1e-12)
+    assert logits.tolist() == torch.linspace(-1, 2, 8, dtype=torch.float64).tolist(), "the start that was given has not moved"
+    assert len(fit(world, TabularPolicy(world), reverse_objective, steps=5)) == 2
+
+
+def test_the_forward_objective_is_the_divergence_and_the_entropy_of_the_target():
+    world = world_1d(16)
+    q = torch.randn(16, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).log_softmax(0)
+    p = numpy_target(world)
+    expected = (p * (np.log(p) - q.numpy())).sum() - (p * np.log(p)).sum()
+    assert forward_objective(world, q).item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_the_recorded_divergences_are_those_of_numpy():

@@ -1,4 +1,4 @@
-"""The pictures of notebooks 03 to 05 show the numbers that they are given."""
+"""The pictures of the notebooks show the numbers that they are given."""
 
 import numpy as np
 import pytest
@@ -6,6 +6,7 @@ import torch
 from matplotlib import pyplot as plt
 
 from toy.figures.losses import draw_minima, draw_schemes, draw_wddo
+from toy.figures.modes import draw_dropped, draw_far_mode, draw_fits
 from toy.figures.weights import draw_descent, draw_drift, draw_first_step, draw_ratios, draw_rollouts, draw_self_normalising
 from toy.worlds.mixture import BASELINES, make_world
 
@@ -120,3 +121,37 @@ def test_minima_by_number_of_masks_and_the_four_answers_there():
     assert left.get_lines()[1].get_ydata()[0] == 0.003
     np.testing.assert_allclose(heights(right), [[0.1] * 4, [0.2] * 4, [0.3] * 4, [0.25] * 4], rtol=1e-6)
     assert legend(right) == ["path", "all", "one", "p*"]
+
+
+def test_modes_dropped_are_those_below_the_threshold():
+    some = torch.full((6, 5), 1.0, dtype=torch.float64)
+    some[0, :3] = 0.05  # three modes of the first start, one of the last
+    some[5, 4] = 0.09
+    ratios = {("forward", 1): 0 * some, ("forward", 3): some, ("reverse", 1): some, ("reverse", 3): 2 * some}
+    left, centre, right, scale = draw_dropped(ratios, shown=3, threshold=0.1).axes
+    assert (left.get_title(), centre.get_title()) == ("forward, 3 Gaussians", "reverse, 3 Gaussians")
+    np.testing.assert_allclose(left.images[0].get_array(), some)
+    np.testing.assert_allclose(centre.images[0].get_array(), 2 * some)
+    assert [line.get_xydata().tolist() for line in right.get_lines()] == [[[1, 5], [3, 4 / 6]], [[1, 4 / 6], [3, 0]]]
+    assert legend(right) == ["forward", "reverse"] and scale.get_ylabel() == "share / share under p*"
+
+
+def test_the_far_mode_and_what_its_fits_pay():
+    share = {"forward": [0.5, 0.4], "reverse": [0.5, 0.0], "reverse, broad": [0.5, 0.3]}
+    cost = {"reverse": [0.0, 0.69], "reverse, broad": [0.0, 1.0]}
+    left, right = draw_far_mode((1.0, 2.0), share, cost).axes
+    assert [line.get_xydata().tolist() for line in left.get_lines()] == [[[1, a], [2, b]] for a, b in share.values()]
+    assert [list(line.get_ydata()) for line in right.get_lines() if line.get_label() in cost] == list(cost.values())
+    assert (legend(left), legend(right)) == (list(share), list(cost))
+    # A fit has one color in both panels.
+    colors = [{line.get_label(): line.get_color() for line in ax.get_lines()} for ax in (left, right)]
+    assert all(colors[0][name] == colors[1][name] for name in cost)
+
+
+def test_fits_on_a_line_are_densities():
+    world = make_world(16, ([[0.0]], 2.0, [1.0]), ([[-2.0], [2.0]], 0.6, [1.0, 1.5]), 1.0)
+    (ax,) = draw_fits(world, world.log_ref, world.log_target, "two fits").axes
+    curves = {line.get_label(): np.asarray(line.get_ydata()) for line in ax.get_lines()}
+    assert {name: y.sum() * 12 / 15 for name, y in curves.items()} == pytest.approx(dict.fromkeys(curves, 1.0))
+    np.testing.assert_allclose(curves["fit by KL(p*‖p$_θ$), forward"], curves["reference p$_{ref}$"])
+    assert ax.get_title() == "two fits"

@@ -56,10 +56,14 @@ class World:
         """log p*(x) = log p_ref(x) + r(x)/α − log Z, [C] float64."""
         return tilted(self.log_ref, self.reward, self.alpha)
 
+    @property
+    def nearest(self) -> Tensor:
+        """The number, from 0, of the mode to which each cell lies nearest, [C]."""
+        return torch.cdist(self.points, self.modes).argmin(dim=-1)
+
     def mode_mass(self, log_prob: Tensor) -> Tensor:
         """Probability of the cells that lie nearest to each mode, [C] → [M]; sums to 1."""
-        nearest = torch.cdist(self.points, self.modes).argmin(dim=-1)
-        return torch.zeros(len(self.modes), dtype=log_prob.dtype).index_add(0, nearest, log_prob.detach().exp())
+        return torch.zeros(len(self.modes), dtype=log_prob.dtype).index_add(0, self.nearest, log_prob.detach().exp())
 
     def mode_ratios(self, log_prob: Tensor) -> Tensor:
         """`mode_mass` over that of p*, [C] → [M]; near 0 where a mode is dropped."""

@@ -38,31 +38,20 @@ start()
 # %% tags=["hide-input"]
 import itertools
 from dataclasses import replace
-from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import torch
 from ipywidgets import FloatSlider, interact
 from tabulate import tabulate
 
-from dmpo_ref import (
-    Prompts,
-    SamplerConfig,
-    answer_texts,
-    build_task,
-    build_vocabulary,
-    encode,
-    load_config,
-    load_policy,
-    sample,
-    stream,
-)
-from dmpo_ref.likelihood import Vocabulary
-from dmpo_ref.plots.traces import draw_trace, paint, trace
-from toy.figures.demo import BLUE, COLORS, GREEN, ORANGE, RED
+from dmpo_ref import SamplerConfig, answer_texts, encode, load_config
+from dmpo_ref.plots.traces import draw_trace, trace
+from toy.figures.samplers import draw_boards, draw_fed, draw_strips, draw_tradeoffs
 from toy.loading import load
+from toy.sampling import Spy, answer, forwards_alone, num_right
 from toy.studies.acts import read as read_results
 from toy.studies.text import ask, draw_samplers, table_of_samplers
+from toy.worlds.sentences import QUESTION, Library, draw, watch
 
 # %% [markdown]
 # ## 1. A model that knows nine sentences
@@ -85,17 +74,10 @@ SENTENCES = {
     f"{fact} {end}": p * q
     for (fact, p), (end, q) in itertools.product(FACTS.items(), ENDS.items())
 }
-MASK, QUESTION, END = "·", "?", "<end>"
-WORDS = [
-    MASK,
-    QUESTION,
-    END,
-    *sorted({word for sentence in SENTENCES for word in sentence.split()}),
-]
-ID = {word: i for i, word in enumerate(WORDS)}
+library = Library(SENTENCES)
 print(
-    f"{len(SENTENCES)} sentences of 12 words, {len(WORDS)} words; probabilities add "
-    f"up to {sum(SENTENCES.values()):.2f}"
+    f"{len(SENTENCES)} sentences of 12 words, {len(library.words)} words; probabilities "
+    f"add up to {sum(SENTENCES.values()):.2f}"
 )
 
 # %% [markdown]
@@ -105,96 +87,21 @@ print(
 # $$\pi(o_d=v\mid o_{\text{seen}})=\sum_k p(k\mid o_{\text{seen}})\,e_{kd}(v),\qquad
 #   p(k\mid o_{\text{seen}})\propto p(k)\prod_{s\ \text{seen}}e_{ks}(o_s).$$
 #
-# It takes the same arguments as a LLaDA model (`visible` and `position_ids` are for WINO, below), so every sampler of the library runs on
-# it. Masked positions give no evidence; the first position is the prompt, a question mark.
-
-
-# %%
-class Library:
-    def __init__(self, sentences, length=12):
-        lines = [[QUESTION, *s.split(), *[END] * (length - 12)] for s in sentences]
-        ids = torch.tensor([[ID[word] for word in line] for line in lines]).unsqueeze(2)
-        noise = torch.linspace(1e-3, 2e-3, 1 + length, dtype=torch.float64).view(
-            1, -1, 1
-        )  # not all the same: no ties
-        self.emission = (noise / len(WORDS)).repeat(len(lines), 1, len(WORDS))
-        self.emission.scatter_add_(
-            2, ids, (1 - noise).repeat(len(lines), 1, 1)
-        )  # [K, S, V]
-        self.log_prior = torch.tensor(
-            list(sentences.values()), dtype=torch.float64
-        ).log()
-
-    def __call__(
-        self,
-        input_ids,
-        select,
-        attention_mask=None,
-        position_ids=None,
-        visible=None,
-        cache=None,
-    ):
-        B, S = input_ids.shape
-        position = (
-            torch.arange(S).expand(B, S) if position_ids is None else position_ids
-        )
-        seen = (
-            torch.ones(B, S, S, dtype=torch.float64)
-            if visible is None
-            else visible.double()
-        )
-        evidence = self.emission[:, position, input_ids].log() * (input_ids != ID[MASK])
-        posterior = (
-            self.log_prior[:, None, None] + torch.einsum("bqs,kbs->kbq", seen, evidence)
-        ).softmax(dim=0)
-        probability = torch.einsum(
-            "kbq,kbqv->bqv", posterior, self.emission[:, position]
-        )
-        return SimpleNamespace(logits=probability.log()[select])
-
+# `Library` ([toy/worlds/sentences.py](../toy/worlds/sentences.py)) computes this. It takes the same arguments as a LLaDA model, so every
+# sampler of `dmpo_ref` runs on it: `draw` runs one. Masked positions give no evidence; the first position is the prompt, a question mark.
 
 # %%
-def question(length=12):
-    response = (torch.arange(1 + length) > 0)[None]
-    tokens = torch.where(response, ID[MASK], ID[QUESTION])
-    return Prompts(tokens, torch.ones_like(response), ~response, response)
-
-
-def draw(name, model=None, *, num=1, temperature=0.0, length=12, ends=(), **options):
-    config = SamplerConfig(name=name, temperature=temperature, **options)
-    generators = [stream(0, "sentences", num)]
-    return sample(
-        model or library,
-        question(length),
-        config,
-        words,
-        num_rollouts=num,
-        generators=generators,
-        end_tokens=ends,
-    )
-
-
-def read(tokens):
-    return " ".join(
-        WORDS[i] for i in tokens.tolist() if WORDS[i] not in (QUESTION, END)
-    )
-
-
-library = Library(SENTENCES)
-words = Vocabulary(
-    ID[MASK], torch.tensor([word not in (MASK, QUESTION) for word in WORDS])
-)
-print(read(draw("random_order").tokens[0, 0]))
+print(library.read(draw(library, "random_order").tokens[0, 0]))
 
 # %% [markdown]
 # First, without any rule: what does the model predict when everything is masked? Sort the positions by *confidence*, the probability of the
 # most probable word.
 
 # %%
-logits = library(question().tokens, torch.ones(1, 13, dtype=torch.bool)).logits[1:]
-confidence, best = words.restrict(logits).softmax(dim=-1).max(dim=-1)
+logits = library(library.question().tokens, library.question().response_mask).logits
+confidence, best = library.vocabulary.restrict(logits).softmax(dim=-1).max(dim=-1)
 for d in confidence.argsort(descending=True, stable=True).tolist():
-    print(f"position {d + 1:2d}  {WORDS[best[d]]:8s} {confidence[d]:.3f}")
+    print(f"position {d + 1:2d}  {library.words[best[d]]:8s} {confidence[d]:.3f}")
 
 # %% [markdown]
 # Put the most probable words together: *January is a summer month of 31 days.* Summer, because two of the three months are summer months;
@@ -204,41 +111,16 @@ for d in confidence.argsort(descending=True, stable=True).tolist():
 # ## 2. Every rule, step by step
 #
 # All samplers share one loop: a forward pass, a proposed word for each blank, and a rule that says which of the proposals to keep. To watch
-# it, we put a small class between the sampler and the model, which records what is fed.
-
-
-# %%
-class Spy:
-    def __init__(self, model):
-        self.model, self.fed = model, []
-
-    def __call__(self, **inputs):
-        cache, tokens = inputs.get("cache"), inputs["input_ids"]
-        self.fed.append((slice(None) if cache is None else cache.fed, tokens))
-        return self.model(**inputs)
-
-
-def watch(name, **options):
-    spy = Spy(library)
-    rollout = draw(name, spy, **options)
-    for _, tokens in spy.fed[1:]:
-        print("  ", read(tokens[0, 1:13]))
-    print(
-        "  ",
-        read(rollout.tokens[0, 0]),
-        f"  ({rollout.forwards} forward{'s' * (rollout.forwards > 1)})",
-    )
-
-
-# %% [markdown]
+# it, `watch` puts a spy between the sampler and the model, and prints what is fed.
+#
 # **`random_order`** keeps one proposal, at a random position: twelve words, twelve forward passes. **`random`** has a fixed number of steps
 # and divides the positions evenly among them, also at random. (The temperature is 0 in this section: a proposal is the most probable word.)
 
 # %%
 print("random_order")
-watch("random_order")
+watch(library, "random_order")
 print("random, steps = 4")
-watch("random", steps=4)
+watch(library, "random", steps=4)
 
 # %% [markdown]
 # **`confidence`** (low-confidence remasking, LLaDA, [arXiv:2502.09992](https://arxiv.org/abs/2502.09992)) has a fixed number of steps too,
@@ -248,7 +130,7 @@ watch("random", steps=4)
 # %%
 for steps in (4, 3, 1):
     print(f"confidence, steps = {steps}")
-    watch("confidence", steps=steps)
+    watch(library, "confidence", steps=steps)
 
 # %% [markdown]
 # With one step it falls into the trap. With three steps it must take four words in a step, and takes *January* and *summer* together. With
@@ -261,7 +143,7 @@ for steps in (4, 3, 1):
 # %%
 for threshold in (0.9, 0.5, 0.3):
     print(f"threshold, τ = {threshold}")
-    watch("threshold", threshold=threshold)
+    watch(library, "threshold", threshold=threshold)
 
 # %% [markdown]
 # τ = 0.9 takes the five words that are the same in all sentences, then 31 alone, since no word reaches 0.9; then the month can only be
@@ -282,7 +164,7 @@ for f in (1.0, 4.0):
         f"factor, f = {f:g}: confidence / demand",
         "  ".join(f"{c:.2f}/{max(demand, 0):.2f}" for c, demand in kept),
     )
-    watch("factor", factor=f)
+    watch(library, "factor", factor=f)
 
 # %% [markdown]
 # With f = 1 the sixth word, 31, has confidence 0.70 and would need 0.86. With f = 4 it is kept, and so is summer, but the month (0.40
@@ -297,9 +179,9 @@ for f in (1.0, 4.0):
 
 # %%
 print("wino, τ = 0.3, τ_back = 0.5")
-watch("wino", threshold=0.3, back_threshold=0.5)
+watch(library, "wino", threshold=0.3, back_threshold=0.5)
 print("wino, τ = 0.3, τ_back = 0.9")
-watch("wino", threshold=0.3, back_threshold=0.9)
+watch(library, "wino", threshold=0.3, back_threshold=0.9)
 
 # %% [markdown]
 # The first forward pass makes the mistake: *January … summer … 31*. The second one adds the ending, and takes back *January* (not a summer
@@ -317,9 +199,9 @@ watch("wino", threshold=0.3, back_threshold=0.9)
 )
 def explore(tau, tau_back):
     print("threshold")
-    watch("threshold", threshold=tau)
+    watch(library, "threshold", threshold=tau)
     print("wino")
-    watch("wino", threshold=tau, back_threshold=tau_back)
+    watch(library, "wino", threshold=tau, back_threshold=tau_back)
 
 
 # %% [markdown]
@@ -336,29 +218,17 @@ RUNS = {
     "factor, f = 4": ("factor", {"factor": 4.0}),
     "wino, τ = 0.3, τ_back = 0.5": ("wino", {"threshold": 0.3, "back_threshold": 0.5}),
 }
-SHOWN = {label: draw(name, **options) for label, (name, options) in RUNS.items()}
+SHOWN = {
+    label: draw(library, name, **options) for label, (name, options) in RUNS.items()
+}
 for label, rollout in SHOWN.items():
     print(
         f"{label:28s} forwards {rollout.forwards:2d}, true: "
-        f"{read(rollout.tokens[0, 0]) in SENTENCES}"
+        f"{library.read(rollout.tokens[0, 0]) in SENTENCES}"
     )
 
 # %% tags=["nbval-ignore-output", "hide-input"] alt="A sentence of twelve words for six samplers, each word in the colour of the step that placed it last: random order takes 12 forwards, confidence with 4 steps 4, threshold 6 or 1, factor 2, WINO 3."
-figure, axes = plt.subplots(len(SHOWN), 1, figsize=(7.6, 4.5), layout="constrained")
-figure.suptitle(
-    "When a word was last placed: dark first, yellow last, each strip on its own scale",
-    fontsize=9,
-)
-tokenizer_of_words = SimpleNamespace(decode=lambda ids: WORDS[ids[0]])
-for panel, (label, rollout) in zip(axes, SHOWN.items(), strict=True):
-    pieces, step = trace(tokenizer_of_words, rollout)
-    paint(panel, pieces, step, until=max(step), board=False)
-    panel.set_xlim(0, 48)
-    panel.set_title(
-        f"{label}: {rollout.forwards} forward{'s' * (rollout.forwards > 1)}",
-        loc="left",
-        fontsize=8,
-    )
+draw_strips(library, SHOWN)
 plt.show()
 
 # %% [markdown]
@@ -389,11 +259,11 @@ plt.show()
 # must agree.
 
 # %%
-marginal = words.restrict(logits).softmax(dim=-1)  # [12, V]
-ids = torch.tensor([[ID[word] for word in sentence.split()] for sentence in SENTENCES])
+marginal = library.vocabulary.restrict(logits).softmax(dim=-1)  # [12, V]
+ids = torch.tensor([[library.ids[w] for w in s.split()] for s in SENTENCES])
 together = marginal[torch.arange(12), ids].prod(dim=1)
-one_step = draw("random", num=5000, temperature=1.0, steps=1)
-right = sum(read(tokens) in SENTENCES for tokens in one_step.tokens[0]) / 5000
+one_step = draw(library, "random", num=5000, temperature=1.0, steps=1)
+right = sum(s in SENTENCES for s in map(library.read, one_step.tokens[0])) / 5000
 error = (together.sum().item() * (1 - together.sum().item()) / 5000) ** 0.5
 print(
     f"exact: {together.sum():.4f}; 5000 draws within 4 standard errors: "
@@ -422,9 +292,9 @@ TEXT = {}
 print(f"{'':38s} forwards    true   January  July  June")
 for rule, settings in RULES.items():
     for name, options in settings:
-        rollout = draw(name, num=1000, temperature=1.0, **options)
-        true = [s for s in map(read, rollout.tokens[0]) if s in SENTENCES]
-        forwards = (rollout.step[0].amax(dim=-1) + 1).double().mean().item()
+        rollout = draw(library, name, num=1000, temperature=1.0, **options)
+        true = [s for s in map(library.read, rollout.tokens[0]) if s in SENTENCES]
+        forwards = forwards_alone(rollout).double().mean().item()
         TEXT.setdefault(rule, []).append((forwards, len(true) / 1000))
         share = [
             sum(s.startswith(month) for s in true) / len(true)
@@ -460,16 +330,11 @@ for rule, settings in RULES.items():
 
 # %%
 for name in ("random_order", "random", "confidence", "threshold", "wino"):
-    print(
-        f"{name:14s} log p of its path known: "
-        f"{draw(name, temperature=1.0).path_log_prob is not None}"
-    )
-one_by_one = draw("random", num=1000, temperature=1.0, steps=12)
-same = (
-    (one_by_one.tokens == draw("random_order", num=1000, temperature=1.0).tokens)
-    .all()
-    .item()
-)
+    rollout = draw(library, name, temperature=1.0)
+    print(f"{name:14s} log p of its path known: {rollout.path_log_prob is not None}")
+one_by_one = draw(library, "random", num=1000, temperature=1.0, steps=12)
+in_order = draw(library, "random_order", num=1000, temperature=1.0)
+same = (one_by_one.tokens == in_order.tokens).all().item()
 print(
     f"random with 12 steps and random_order, 1000 sentences each: the same: {same}, "
     f"log p known: {one_by_one.path_log_prob is not None}"
@@ -484,24 +349,12 @@ print(
 
 # %%
 config = load_config("toy_sudoku", "task.generate=all")
-policy, tokenizer = load_policy(config.model, torch.device("cpu"))
-policy = policy.double()
-task, filled_in = build_task(config.task), build_task(load_config("toy_sudoku").task)
-alphabet = build_vocabulary(
-    tokenizer, policy.config.embedding_size, alphabet=task.alphabet
-)
-puzzles = task.load(config.task.test)[:64]
-between = encode(tokenizer, filled_in, puzzles[:1])
+sudoku, between = load(config), load(load_config("toy_sudoku"))
+sudoku.policy.double()
+puzzles = sudoku.task.load(config.task.test)[:64]
 for options in (SamplerConfig("confidence", cache="dual"), SamplerConfig("wino")):
     try:
-        sample(
-            policy,
-            between,
-            options,
-            alphabet,
-            num_rollouts=1,
-            generators=[stream(0, "refused")],
-        )
+        answer(between, puzzles[:1], options)
     except ValueError as error:
         print(error)
 
@@ -509,35 +362,7 @@ for options in (SamplerConfig("confidence", cache="dual"), SamplerConfig("wino")
 # WINO feeds 16 shadow tokens after 32 tokens. They have the position ids of the cells that they stand for, so a network made for 32
 # positions needs no more.
 
-
 # %%
-def solve(puzzles, *, temperature, num=1, **options):
-    """Share solved, forwards that an answer takes on average, the rollout."""
-    config, generators = (
-        SamplerConfig(temperature=temperature, **options),
-        [stream(0, "puzzle", g) for g in range(len(puzzles))],
-    )
-    rollout = sample(
-        policy,
-        encode(tokenizer, task, puzzles),
-        config,
-        alphabet,
-        num_rollouts=num,
-        generators=generators,
-    )
-    answers = answer_texts(tokenizer, rollout)
-    right = sum(
-        task.grade(puzzle, text).correct
-        for puzzle, texts in zip(puzzles, answers, strict=True)
-        for text in texts
-    )
-    return (
-        right / (len(puzzles) * num),
-        (rollout.step.amax(dim=-1) + 1).double().mean().item(),
-        rollout,
-    )
-
-
 BOARDS = {
     "random_order": {},
     "confidence": {"steps": 8},
@@ -546,41 +371,19 @@ BOARDS = {
     "wino": {},
 }
 shown = puzzles[4]  # ten blanks
-WHEN = {
-    name: solve([shown], temperature=0.0, name=name, **options)[2]
-    for name, options in BOARDS.items()
-}
 print("puzzle       ", shown.puzzle)
-for name, rollout in WHEN.items():
-    text = answer_texts(tokenizer, rollout)[0][0]
+WHEN = {}
+for name, options in BOARDS.items():
+    sampler = SamplerConfig(name, temperature=0.0, **options)
+    rollout = WHEN[name] = answer(sudoku, [shown], sampler, purpose="puzzle")
     print(
-        f"{name:13s} {text}  {rollout.forwards:2d} forwards, right: "
-        f"{task.grade(shown, text).correct}"
+        f"{name:13s} {answer_texts(sudoku.tokenizer, rollout)[0][0]}  "
+        f"{rollout.forwards:2d} forwards, right: "
+        f"{num_right(sudoku, [shown], rollout) == 1}"
     )
 
 # %% tags=["nbval-ignore-output", "hide-input"] alt="Five boards with each cell in the colour of the step that placed it: random order needs 16 forwards, confidence 8, threshold 4, factor 3, WINO 2. The clues, framed, come early with the confident samplers."
-figure, axes = plt.subplots(1, 5, figsize=(11, 2.8), layout="constrained")
-figure.suptitle(
-    "When a cell was placed: dark first, yellow last, each board on its own scale; "
-    "framed: given by the prompt",
-    fontsize=9,
-)
-for panel, (name, rollout) in zip(axes, WHEN.items(), strict=True):
-    pieces, step = trace(tokenizer, rollout)
-    paint(panel, pieces, step, until=max(step), board=True)
-    panel.set_title(f"{name}: {rollout.forwards} forwards", fontsize=9)
-    for i, digit in enumerate(shown.puzzle):
-        if digit != "0":
-            panel.add_patch(
-                plt.Rectangle(
-                    (i % 4 + 0.12, i // 4 + 0.12),
-                    0.76,
-                    0.76,
-                    fill=False,
-                    edgecolor=RED,
-                    linewidth=1.2,
-                )
-            )
+draw_boards(sudoku.tokenizer, WHEN, shown.puzzle)
 plt.show()
 
 # %% [markdown]
@@ -592,7 +395,8 @@ plt.show()
 
 # %%
 given = torch.tensor([[cell != "0" for cell in puzzle.puzzle] for puzzle in puzzles])
-at_once = solve(puzzles, temperature=0.0, name="threshold")[2].step[:, 0, 16:] == 0
+greedy = SamplerConfig("threshold", temperature=0.0)
+at_once = answer(sudoku, puzzles, greedy).step[:, 0, 16:] == 0
 copied, guessed = (at_once[cells].double().mean() for cells in (given, ~given))
 print(
     f"placed in the first forward: {copied:.2f} of the given cells, {guessed:.2f} of "
@@ -613,53 +417,28 @@ RULES = {
     "factor": [{"factor": x} for x in (0.5, 1.0, 2.0)],
     "wino": [{"threshold": x} for x in (0.9, 0.6, 0.4)],
 }
-SUDOKU, more_puzzles = {1.0: {}, 0.0: {}}, task.load(config.task.test)[:192]
+SUDOKU, more_puzzles = {}, sudoku.task.load(config.task.test)[:192]
 for temperature, items, num in ((1.0, puzzles, 3), (0.0, more_puzzles, 1)):
     print(f"temperature {temperature:g}: forwards and share solved")
+    SUDOKU[temperature] = {name: [] for name in RULES}
     for name, settings in RULES.items():
-        points = [
-            solve(items, temperature=temperature, num=num, name=name, **options)[:2]
-            for options in settings
-        ]
-        SUDOKU[temperature][name] = [(forwards, rate) for rate, forwards in points]
-        print(
-            f"   {name:11s}",
-            "  ".join(f"{forwards:4.1f}: {rate:.2f}" for rate, forwards in points),
-        )
+        for options in settings:
+            sampler = SamplerConfig(name, temperature=temperature, **options)
+            rollout = answer(sudoku, items, sampler, num_rollouts=num, purpose="puzzle")
+            forwards = forwards_alone(rollout).double().mean().item()
+            rate = num_right(sudoku, items, rollout) / (len(items) * num)
+            SUDOKU[temperature][name].append((forwards, rate))
+        points = (f"{f:4.1f}: {rate:.2f}" for f, rate in SUDOKU[temperature][name])
+        print(f"   {name:11s}", "  ".join(points))
 
 # %% tags=["nbval-ignore-output", "hide-input"] alt="Share of right answers against forwards in three panels. On the sentences the parallel samplers reach 1 with 4 to 6 forwards; on Sudoku they reach with 5 forwards what one token a step needs 16 for."
-figure, axes = plt.subplots(1, 3, figsize=(11, 3.3), layout="constrained")
-LOOK = {
-    "random": ("0.5", "o"),
-    "confidence": (BLUE, "s"),
-    "threshold": (ORANGE, "^"),
-    "factor": (GREEN, "D"),
-    "wino": (COLORS[4], "v"),
-}
-panels = {
-    "Nine sentences, temperature 1": TEXT,
-    "Sudoku, temperature 1": SUDOKU[1.0],
-    "Sudoku, greedy": SUDOKU[0.0],
-}
-for panel, (title, curves) in zip(axes, panels.items(), strict=True):
-    for name, points in curves.items():
-        color, marker = LOOK[name]
-        panel.plot(
-            *zip(*points, strict=True),
-            marker=marker,
-            color=color,
-            markersize=5,
-            linewidth=1,
-            label=name,
-        )
-    panel.set(
-        title=title,
-        xlabel="forwards for an answer",
-        ylabel="share right",
-        ylim=(0, None),
-        xticks=range(0, 17, 4),
-    )
-axes[1].legend(fontsize=8)
+draw_tradeoffs(
+    {
+        "Nine sentences, temperature 1": TEXT,
+        "Sudoku, temperature 1": SUDOKU[1.0],
+        "Sudoku, greedy": SUDOKU[0.0],
+    }
+)
 plt.show()
 
 # %% [markdown]
@@ -699,42 +478,21 @@ plt.show()
 # - `prefix`: the block and everything after it;
 # - `dual`: only the block.
 #
-# The cached keys and values were computed when the block was still masked, so they are approximations. The cell shows which tokens are fed,
-# with block length 4:
+# The cached keys and values were computed when the block was still masked, so they are approximations. A spy between the sampler and the
+# model (`Spy`, [toy/sampling.py](../toy/sampling.py)) records which tokens are fed, with block length 4:
 
 # %%
 FED = {}
 for cache in ("none", "prefix", "dual"):
-    spy = Spy(policy)
-    options = SamplerConfig(
-        name="confidence", block_length=4, cache=cache, temperature=0.0
-    )
-    rollout = sample(
-        spy,
-        encode(tokenizer, task, puzzles[:1]),
-        options,
-        alphabet,
-        num_rollouts=1,
-        generators=[stream(0, "cache")],
-    )
-    FED[cache] = torch.zeros(rollout.forwards, 32)
-    for i, (fed, _) in enumerate(spy.fed):
-        FED[cache][i, fed] = 1
+    spy = Spy(sudoku.policy)
+    sampler = SamplerConfig("confidence", block_length=4, cache=cache, temperature=0.0)
+    rollout = answer(replace(sudoku, policy=spy), puzzles[:1], sampler)
+    FED[cache] = spy.table(32)
     assert FED[cache].sum().item() == rollout.fed_tokens
     print(f"{cache:7s} {rollout.forwards} forwards, {rollout.fed_tokens} tokens fed")
 
 # %% tags=["nbval-ignore-output", "hide-input"] alt="Which positions are fed in each of 16 forward passes: all of them without a cache, the current block and what follows with prefix, the current block alone with dual, but for the first pass of each block."
-figure, axes = plt.subplots(1, 3, figsize=(11, 2.8), layout="constrained")
-for panel, (cache, fed) in zip(axes, FED.items(), strict=True):
-    panel.imshow(fed, cmap="Blues", vmin=0, vmax=1.4, aspect="auto")
-    panel.axvline(15.5, color=ORANGE, linewidth=1.5)
-    panel.set(
-        title=f"cache={cache}: {int(fed.sum())} tokens",
-        xlabel="position (left of the line: prompt)",
-        yticks=range(0, 16, 4),
-    )
-    panel.grid(False)
-axes[0].set(ylabel="forward pass")
+draw_fed(FED, prompt_length=16)
 plt.show()
 
 # %% [markdown]
@@ -742,15 +500,21 @@ plt.show()
 # do harm? The same puzzles, with greedy decoding, with and without a cache:
 
 # %%
-plain = solve(more_puzzles, temperature=0.0, name="confidence", block_length=4)
+in_blocks = SamplerConfig("confidence", temperature=0.0, block_length=4)
+rollouts = {
+    cache: answer(sudoku, more_puzzles, replace(in_blocks, cache=cache))
+    for cache in ("none", "prefix", "dual")
+}
+rates = {
+    cache: num_right(sudoku, more_puzzles, rollout) / len(more_puzzles)
+    for cache, rollout in rollouts.items()
+}
 for cache in ("prefix", "dual"):
-    rate, _, rollout = solve(
-        more_puzzles, temperature=0.0, name="confidence", block_length=4, cache=cache
-    )
-    same = (rollout.tokens == plain[2].tokens)[..., 16:].double().mean().item()
+    same = rollouts[cache].tokens == rollouts["none"].tokens
     print(
-        f"{cache:7s} share solved {rate:.2f} (without cache {plain[0]:.2f}), cells "
-        f"with the same digit {same:.3f}"
+        f"{cache:7s} share solved {rates[cache]:.2f} (without cache "
+        f"{rates['none']:.2f}), cells with the same digit "
+        f"{same[..., 16:].double().mean():.3f}"
     )
 
 # %% [markdown]
@@ -785,16 +549,8 @@ for cache, expected in by_hand.items():
 # What does it answer, and in which order? Dark tokens were placed first.
 
 # %% tags=["nbval-ignore-output"] alt="An answer of the text model, each token in the colour of the forward that placed it: eight forwards for 32 tokens."
-first = encode(text.tokenizer, text.task, chat_puzzles[:1], 32)
 options = replace(chat.evaluation.sampler, name="threshold")
-rollout = sample(
-    text.policy,
-    first,
-    options,
-    text.vocabulary,
-    num_rollouts=1,
-    generators=[stream(0, "text")],
-)
+rollout = answer(text, chat_puzzles[:1], options)
 draw_trace(*trace(text.tokenizer, rollout)).suptitle(
     f"threshold, τ = 0.9: {rollout.forwards} forwards for 32 tokens", fontsize=9
 )
@@ -873,17 +629,16 @@ weight = torch.tensor(
     [0.5 if "winter" in sentence else 0.2 for sentence in SENTENCES],
     dtype=torch.float64,
 )
-asked.emission[:, 0, ID[QUESTION]] = weight
+asked.emission[:, 0, asked.ids[QUESTION]] = weight
 print(
     "  g   expected at the first step   share of January in 2000 sentences   fed "
     "tokens for each"
 )
 for g in (0.0, 1.0, 3.0):
     odds = 2 / 3 * 2.5 ** (g + 1)
-    rollout = draw("random_order", asked, num=2000, temperature=1.0, guidance=g)
-    share = (
-        sum(read(tokens).startswith("January") for tokens in rollout.tokens[0]) / 2000
-    )
+    rollout = draw(asked, "random_order", num=2000, temperature=1.0, guidance=g)
+    months = [asked.read(tokens).split()[0] for tokens in rollout.tokens[0]]
+    share = months.count("January") / 2000
     print(
         f"{g:3g} {odds / (1 + odds):20.3f} {share:30.2f} "
         f"{rollout.fed_tokens / 2000:32.0f}"
@@ -905,10 +660,8 @@ longer = Library(SENTENCES, length=36)
 for name in ("confidence", "wino"):
     texts = []
     for stop in (False, True):
-        rollout = draw(
-            name, longer, length=36, block_length=6, ends=[ID[END]], stop_early=stop
-        )
-        texts.append(read(rollout.tokens[0, 0]))
+        rollout = draw(longer, name, block_length=6, stop_early=stop)
+        texts.append(longer.read(rollout.tokens[0, 0]))
         print(
             f"{name:11s} stop_early={stop!s:6s} {rollout.forwards:2d} forwards, "
             f"{rollout.fed_tokens} tokens fed"
@@ -944,4 +697,5 @@ for name in ("confidence", "wino"):
 #
 # [07 · DMPO on Sudoku](07_dmpo_on_sudoku.ipynb) uses rollouts; [10 · Benchmarks](10_benchmarks.ipynb) evaluates. The code:
 # [samplers/blockwise.py](../dmpo_ref/samplers/blockwise.py), [samplers/proposal.py](../dmpo_ref/samplers/proposal.py),
-# [samplers/wino.py](../dmpo_ref/samplers/wino.py), [plots/traces.py](../dmpo_ref/plots/traces.py).
+# [samplers/wino.py](../dmpo_ref/samplers/wino.py), [plots/traces.py](../dmpo_ref/plots/traces.py),
+# [toy/worlds/sentences.py](../toy/worlds/sentences.py).

@@ -45,7 +45,7 @@ FLAT = {
     "minimal",
 }  # the method, in reading order
 TOY_FLOORS = (
-    ("oracle", "loading", "options", "notebook", "small_llada", "numerics"),
+    ("oracle", "loading", "options", "notebook", "small_llada", "numerics", "sampling"),
     ("enumeration", "worlds"),
     ("tabular", "drift"),
     ("reference", "acts"),

@@ -1,14 +1,20 @@
 """The pictures of the notebooks show the numbers that they are given."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from matplotlib import pyplot as plt
 
+from dmpo_ref.config import SamplerConfig
+from dmpo_ref.rollout import Rollout
 from toy.figures.losses import draw_minima, draw_schemes, draw_wddo
 from toy.figures.modes import draw_dropped, draw_far_mode, draw_fits
+from toy.figures.samplers import draw_boards, draw_fed, draw_strips, draw_tradeoffs
 from toy.figures.weights import draw_descent, draw_drift, draw_first_step, draw_ratios, draw_rollouts, draw_self_normalising
 from toy.worlds.mixture import BASELINES, make_world
+from toy.worlds.sentences import Library, draw
 
 REWARD = torch.tensor([0.0, 0.25, 1.0, 0.5, 2.0], dtype=torch.float64)
 
@@ -155,3 +161,33 @@ def test_fits_on_a_line_are_densities():
     assert {name: y.sum() * 12 / 15 for name, y in curves.items()} == pytest.approx(dict.fromkeys(curves, 1.0))
     np.testing.assert_allclose(curves["fit by KL(p*‖p$_θ$), forward"], curves["reference p$_{ref}$"])
     assert ax.get_title() == "two fits"
+
+
+def test_strips_and_boards_show_the_text_and_frame_the_clues():
+    library = Library({"a b": 0.6, "c d": 0.4}, length=2)
+    rollouts = {"one at a time": draw(library, "confidence"), "at once": draw(library, "random", steps=1)}
+    strips = draw_strips(library, rollouts).axes
+    assert [ax.get_title(loc="left") for ax in strips] == ["one at a time: 2 forwards", "at once: 1 forward"]
+    assert [text.get_text() for text in strips[0].texts] == ["a", "b"]
+    digits = SimpleNamespace(decode=lambda ids: str(ids[0]))
+    tokens, step = torch.tensor([1, 2, 3, 4] * 4).view(1, 1, 16), torch.arange(16).view(1, 1, 16)
+    here = torch.ones(1, 1, 16, dtype=torch.bool)
+    rollout = Rollout(tokens, here, ~here, here, step, None, 16, SamplerConfig(), 16, 256)
+    first, second = draw_boards(digits, {"a": rollout, "b": rollout}, "0" * 5 + "2" + "0" * 9 + "4").axes
+    assert (first.get_title(), second.get_title()) == ("a: 16 forwards", "b: 16 forwards")
+    frames = [patch for patch in first.patches if not patch.get_fill()]
+    assert [(frame.get_x() // 1, frame.get_y() // 1) for frame in frames] == [(1, 1), (3, 3)]  # cells 5 and 15
+    assert [text.get_text() for text in second.texts] == list("1234" * 4)
+
+
+def test_a_curve_for_each_sampler_and_a_row_for_each_pass():
+    points = [(16.0, 0.3), (4.0, 0.2)]
+    left, right = draw_tradeoffs({"one": {"random": points}, "two": {"wino": points[:1], "factor": points}}).axes
+    assert [line.get_xydata().tolist() for line in right.get_lines()] == [[[16, 0.3]], [[16, 0.3], [4, 0.2]]]
+    assert legend(right) == ["wino", "factor"] and (left.get_title(), right.get_title()) == ("one", "two")
+    fed = torch.ones(8, 4)
+    fed[1:, :2] = 0
+    left, right = draw_fed({"none": torch.ones(8, 4), "dual": fed}, prompt_length=2).axes
+    assert (left.get_title(), right.get_title()) == ("cache=none: 32 tokens", "cache=dual: 18 tokens")
+    np.testing.assert_allclose(right.images[0].get_array(), fed)
+    assert right.get_lines()[0].get_xdata()[0] == 1.5

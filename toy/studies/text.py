@@ -29,15 +29,13 @@ from tqdm import tqdm
 from dmpo_ref.config import Config, SamplerConfig
 from dmpo_ref.evaluation.answering import ITEMS_PER_BATCH
 from dmpo_ref.evaluation.gradings import grade_files, wilson
-from dmpo_ref.masking import stream
 from dmpo_ref.models.loading import latest_checkpoint
 from dmpo_ref.plots.style import COLORS, use_style
 from dmpo_ref.presets.loading import load_config
-from dmpo_ref.samplers import sample
-from dmpo_ref.tasks.encoding import answer_texts, encode
 from toy import RESULTS
 from toy.acts import train_or_resume
 from toy.loading import Loaded, load
+from toy.sampling import answer, forwards_alone, num_right
 from toy.studies.acts import by_name, read
 
 TASKS = ("countdown", "sudoku")
@@ -131,12 +129,9 @@ def ask(loaded: Loaded, items: list[Any], sampler: SamplerConfig) -> dict[str, A
     right, forwards, fed, start = 0, 0.0, 0, time.perf_counter()
     for first in range(0, len(items), ITEMS_PER_BATCH):
         asked = items[first : first + ITEMS_PER_BATCH]
-        prompts = encode(loaded.tokenizer, loaded.task, asked, sampler.response_length)
-        generators = [stream(0, "evaluate", first + i) for i in range(len(asked))]
-        rollout = sample(loaded.policy, prompts, sampler, loaded.vocabulary, num_rollouts=1, generators=generators)
-        texts = answer_texts(loaded.tokenizer, rollout)
-        right += sum(loaded.task.grade(item, text).correct for item, [text] in zip(asked, texts, strict=True))
-        forwards += (rollout.step.amax(dim=-1) + 1).sum().item()
+        rollout = answer(loaded, asked, sampler, first=first)
+        right += num_right(loaded, asked, rollout)
+        forwards += forwards_alone(rollout).sum().item()
         fed += rollout.fed_tokens
     seconds, n = time.perf_counter() - start, len(items)
     return {"right": right, "total": n, "forwards": forwards / n, "fed_tokens": fed / n, "seconds": round(seconds / n, 4)}

@@ -76,8 +76,8 @@ SENTENCES = {
 }
 library = Library(SENTENCES)
 print(
-    f"{len(SENTENCES)} sentences of 12 words, {len(library.words)} words; probabilities "
-    f"add up to {sum(SENTENCES.values()):.2f}"
+    f"{len(SENTENCES)} sentences of 12 words, {len(library.words)} words; "
+    f"probabilities add up to {sum(SENTENCES.values()):.2f}"
 )
 
 # %% [markdown]

@@ -620,16 +620,20 @@ plt.show()
 # ## 7. Guidance
 #
 # Classifier-free guidance runs the model twice, with the prompt (logits $c$) and with the prompt masked ($u$), and enlarges the difference:
-# $u+(g+1)(c-u)$. Suppose the question is "cold?", and is asked 2.5 times as often when the answer is January. The odds of winter against
-# summer are 2 : 3 without the question, so we expect $(2/3)\cdot2.5^{\,g+1}$ with guidance, if the season is filled first:
+# $u+(g+1)(c-u)$. Suppose the question is "cold?", and is asked 2.5 times as often when the answer is January:
 
 # %%
 asked = Library(SENTENCES)
-weight = torch.tensor(
+asked.emission[:, 0, asked.ids[QUESTION]] = torch.tensor(
     [0.5 if "winter" in sentence else 0.2 for sentence in SENTENCES],
     dtype=torch.float64,
 )
-asked.emission[:, 0, asked.ids[QUESTION]] = weight
+
+# %% [markdown]
+# The odds of winter against summer are 2 : 3 without the question, so we expect $(2/3)\cdot2.5^{\,g+1}$ with guidance, if the season is
+# filled first:
+
+# %%
 print(
     "  g   expected at the first step   share of January in 2000 sentences   fed "
     "tokens for each"

@@ -113,8 +113,8 @@ def flatten(log_weight: Tensor, log_drawn: Tensor, good: Tensor) -> Tensor:
 
     Together, the good rollouts of a group keep their total weight. Among them, each weighs in proportion to 1/q: the more often q
     draws an answer, the less each of its rollouts weighs. Mode-anchored reward augmentation (MARA, arXiv 2510.20817) takes A from the
-    good answer that is most probable under p_ref; this changes only the odds of good against other answers, at most by the number of
-    good ones.
+    good answer that is most probable under p_ref; this changes only the odds of good against other answers, by a factor between
+    e^((r of that answer − highest r)/α) and the number of good ones.
 
     Args:
         log_weight: [G, N] ℓ of `log_weights`, with the ratio to q.

@@ -305,8 +305,8 @@ print(f"length of p_theta − p_old: {(halfway.exp() - p_ref).norm():.4f}")
 # With `none` the expected step is $\mathbb E[w]-p_\theta$, where $\mathbb E[w]$ is the expected weight on each answer, and the policy stops
 # at $p_\theta=\mathbb E[w]$. With `uniform` it is $\mathbb E[w]-p_{\mathrm{old}}$. That does not contain $p_\theta$, so it is the same in
 # every step of a round: it does not stop by itself. What `model` adds shrinks with $N$: it is halved from each column to the next,
-# $O(1/N)$, as the docstring of `dmpo_ref.weights.model_baseline` says. With exact likelihoods `model` is the safer choice; with few steps
-# in a round the two hardly differ.
+# $O(1/N)$, as the docstring of `dmpo_ref.weights.model_baseline` says. With exact likelihoods `model` is the safer choice; with few small
+# steps in a round the two hardly differ.
 #
 # ## 4. The noise, and why small groups forget
 #
@@ -501,7 +501,7 @@ for strength in (0.0, 0.1, 0.3):
 # ## 6. The small-batch experiment
 #
 # Now a larger problem: a line of 64 cells, $p^*$ with four modes, a policy with one logit per cell, one group of $N$ rollouts a round, 60
-# rounds of 4 Adam steps (`toy.studies.baselines.baseline_study`, the experiment of the README's figure, and of the same kind as the paper's
+# rounds of 4 Adam steps (`toy.studies.baselines.baseline_study`, the figure of [the results](../book/results.md), and of the same kind as the paper's
 # Figure 5). Six seeds; mean ± standard deviation.
 
 # %%

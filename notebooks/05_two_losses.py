@@ -351,9 +351,10 @@ plt.show()
 # %% [markdown]
 # The right panel shows how the two losses are related: the negative gradient with respect to $\log p_\theta$, that is, how strongly each
 # loss raises the log-probability of a rollout. At $\Delta=0$, before the first step, it is $\tfrac12(w_n-\tfrac1N)$ for WDDO:
-# *half of WDCE with the uniform baseline.* After that the gradient of WDDO goes to 0 as Δ reaches $\log Nw_n$. That of WDCE with the
-# uniform baseline is constant: a negative weight lowers the estimate of $\log p_\theta$ for as long as the group is used. (With the
-# baseline `model` it goes to 0 too: [04](04_weight_baseline.ipynb), section 2.)
+# *half of WDCE with the uniform baseline*, if that is not divided by L as published; the direction is the same in any case. After that
+# the gradient of WDDO goes to 0 as Δ reaches $\log Nw_n$. That of WDCE with the uniform baseline is constant: a negative weight lowers
+# the estimate of $\log p_\theta$ for as long as the group is used. (With the baseline `model` it goes to 0 too:
+# [04](04_weight_baseline.ipynb), section 2.)
 #
 # Both facts on the two tokens, along the orders, with exact log-probabilities. A rollout is an answer and an order; there are 8, each
 # equally likely under the uniform policy:
@@ -522,7 +523,7 @@ for m in range(1, L + 1):
 # nats after multiplication by L/m (left figure of section 5). That is where the noise comes from: few sets are hard, and a small hard set
 # has a large weight.
 #
-# `dmpo_ref.masking` has three unbiased schemes, and the published one to compare with:
+# Of the schemes of `dmpo_ref.masking`, three unbiased ones, and the published one to compare with:
 #
 # | scheme | sizes | weights |
 # | --- | --- | --- |
@@ -765,11 +766,12 @@ for name, rows in by_name(read("variants")).items():
         print(f"{name:34s} {kl[1]:10.3f} {kl[2]:9.3f}")
 
 # %% [markdown]
-# (`wdce, model` used exact log-probabilities too; that baseline needs them.) For WDCE without baseline it makes little difference whether
-# it uses exact log-probabilities or masks. WDDO has the lowest median with exact ones (three seeds; `model` is within noise), and ten
-# times that with masks. Two things can bias it: the *gap*, since Δ is then a difference of bounds, and the *noise* of R masks, since the
-# sigmoid is not linear. On two tokens we can separate them: minimise the exact expectation over all answers and all masks, for one fixed
-# $p_{\mathrm{old}}$, and see where the minimum is.
+# (`wdce, model` used exact log-probabilities too; on two steps of the path it ends at 0.018 on the puzzles of
+# [the scoreboard](../book/scoreboard.md).) For WDCE without baseline it makes little difference whether it uses exact log-probabilities or
+# masks. WDDO has the lowest median with exact ones (three seeds; `model` is within noise), and ten times that with masks. Two things can
+# bias it: the *gap*, since Δ is then a difference of bounds, and the *noise* of R masks, since the sigmoid is not linear. On two tokens we
+# can separate them: minimise the exact expectation over all answers and all masks, for one fixed $p_{\mathrm{old}}$, and see where the
+# minimum is.
 #
 # Three masks, so R draws are counts $(k_1,k_2,k_3)$ with multinomial probabilities, which `toy.enumeration.multinomial` lists.
 
@@ -830,7 +832,7 @@ for name, log_p in ends.items():
         [f"{p:.3f}" for p in log_p.exp().tolist()],
     )
 
-# %% tags=["nbval-ignore-output", "hide-input"] alt="Left: KL(p*||p_theta) at the minimum of WDDO with ELBOs falls from 0.10 at R = 1 to the dashed line of all masks. Right: probabilities of four answers at the minimum; exact paths agree with p*, one mask is flatter."
+# %% tags=["nbval-ignore-output", "hide-input"] alt="Left: KL(p*||p_theta) at the minimum of WDDO with ELBOs falls from 0.10 at R = 1 to below the dashed line of all masks at R = 16. Right: probabilities of four answers at the minimum; exact paths agree with p*, one mask is flatter."
 draw_minima(
     {R: KL[f"ELBO, R = {R}"] for R in (1, 2, 4, 8, 16)},
     KL["ELBO, all masks"],
@@ -866,11 +868,12 @@ for R in (1, 2, 4):
 # self-normalising did in [notebook 03](03_weights.ipynb).
 #
 # Then why does the trained policy end ten times further from p\*? The expectation does not explain it; what remains is the noise around
-# it. Look at the table again: WDCE with the uniform baseline, whose gradient is twice that of WDDO at Δ = 0, is good on paths (0.006), and
-# on masks it is the worst row of that table (0.070). With two *steps* of the path, which cost as much as two masks, it ends at 0.012: most
-# of its trouble was the noise of the masks ([04](04_weight_baseline.ipynb), section 7). WDDO has not been run on steps. Neither loss has
-# what WDCE without baseline has: in every step a gradient towards the data, which keeps the policy near them (section 3). This would
-# explain why noise harms them more, but nothing on this page proves it; exercise 4 asks for the proof.
+# it. Look at the table again: WDCE with the uniform baseline, whose gradient has the direction of WDDO's at Δ = 0, is good on paths
+# (0.006), and on masks it is the worst row of that table (0.070). With two *steps* of the path, which cost as much as two masks, it ends at
+# 0.012: most of its trouble was the noise of the masks ([04](04_weight_baseline.ipynb), section 7). WDDO on two steps ends at 0.023 on the
+# puzzles of [the scoreboard](../book/scoreboard.md), where the whole path gives 0.017. Neither loss has what WDCE without baseline has: in
+# every step a gradient towards the data, which keeps the policy near them (section 3). This would explain why noise harms them more, but
+# nothing on this page proves it; exercise 4 asks for the proof.
 #
 # ## 8. The objectives of `train`
 #
@@ -978,8 +981,8 @@ for name in ("wdce", "wddo"):
 #
 # - WDCE is maximum likelihood on weighted rollouts. It is linear in the estimates of log p, so masks may be noisy. At its minimum the
 #   bound is tight and p_θ = p\*.
-# - WDDO trains the policy as a classifier of p\* against p_old; it is stationary at e^Δ = N·w. At the first step its gradient is half of
-#   that of WDCE with the uniform baseline; then it goes to 0.
+# - WDDO trains the policy as a classifier of p\* against p_old; it is stationary at e^Δ = N·w. At the first step its gradient has the
+#   direction of that of WDCE with the uniform baseline; then it goes to 0.
 # - An unbiased mask scheme has expected weight 1/m on size m. `exact`, `stratified` and `antithetic` do; naive pairs and the published
 #   scheme do not.
 # - Softmax weights belong in a sum, not in a mean.

@@ -650,5 +650,5 @@ plt.show()
 # ## Where next
 #
 # [08 · Against its rivals](08_against_its_rivals.ipynb), [09 · From the toy to
-# LLaDA-8B](09_from_the_toy_to_llada.ipynb). The code: [train.py](../dmpo_ref/train.py) (`collect`, `loop`),
-# [experience.py](../dmpo_ref/experience.py), [gradient.py](../dmpo_ref/gradient.py), [toy/studies/acts.py](../toy/studies/acts.py).
+# LLaDA-8B](09_from_the_toy_to_llada.ipynb). The code: [train.py](../dmpo_ref/train.py) (`loop`),
+# [experience.py](../dmpo_ref/experience.py) (`collect`), [gradient.py](../dmpo_ref/gradient.py), [toy/studies/acts.py](../toy/studies/acts.py).

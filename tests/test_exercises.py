@@ -121,7 +121,7 @@ MESSAGES = [  # exercise, a wrong answer, what must be told
         lambda model, answer: model((None,)),
         "positions; the model has 3 for model=SmallModel(3, 2, seed=3), answer=[0, 1, 1]",
     ),
-    ("stratified_sizes", lambda L, R, u: [2] * R, "in one draw, the numbers of masks of two sizes differ by more than 1 for L=4"),
+    ("stratified_sizes", lambda L, R, u: [2] * R, "in one draw, 0 of 4 masks have a size from 1 to 1: too far from 1·R/L for L=4"),
     ("stratified_sizes", lambda L, R, u: [1 + int(L * (j + u + 1e-8) / R) for j in range(R)], "outside 1 to 4 for L=4, R=4, u=0.999999999"),
     ("threshold_count", lambda c, tau: max(1, sum(round(x, 3) >= tau for x in c)), "confidence=[0.8999999, 0.96, 0.95], tau=0.9"),
     ("countdown_grade", lambda t, n, g: 1, "returns 1, not True or False, on a correct answer, for text='30 + 100 - 93', numbers=[30, "),

@@ -105,7 +105,7 @@ def check_size_probability(f: Callable) -> None:
 
 
 def check_stratified_sizes(f: Callable) -> None:
-    """Pooled over the masks and over u, every size is equally frequent; in each draw, as nearly as R allows."""
+    """Pooled over the masks and over u, every size is equally frequent; in each draw, so is every range of sizes, as nearly as R allows."""
     for L, R in ((4, 4), (6, 3), (3, 7), (5, 1), (4, 6)):
         pooled: Counter = Counter()
         steps = 60 * L * R
@@ -115,7 +115,10 @@ def check_stratified_sizes(f: Callable) -> None:
             require(len(sizes) == R, f"{R} sizes are expected", L=L, R=R, u=u)
             require(all(1 <= m <= L for m in sizes), f"a size is outside 1 to {L}", L=L, R=R, u=u)
             count = [sizes.count(m) for m in range(1, L + 1)]
-            require(max(count) - min(count) <= 1, "in one draw, the numbers of masks of two sizes differ by more than 1", L=L, R=R, u=u)
+            for first, last in itertools.combinations(range(L + 1), 2):
+                many, k = sum(count[first:last]), last - first
+                told = f"in one draw, {many} of {R} masks have a size from {first + 1} to {last}: too far from {k}·R/L"
+                require(abs(many * L - k * R) < L, told, L=L, R=R, u=u)
             pooled.update(sizes if i >= 0 else [])
         even = all(pooled[m] == steps * R // L for m in range(1, L + 1))
         require(even, "on average over u, the sizes 1 to L are not equally frequent", L=L, R=R)

@@ -69,7 +69,11 @@ def check_limits(f: Callable) -> None:
         cold, hot = f(p_ref, reward)
         same(cold, (log_ref + r / 1e-3).softmax(dim=0), "p* for α → 0", p_ref=p_ref, reward=reward)
         same(hot, (log_ref + r / 1e12).softmax(dim=0), "p* for α → ∞", p_ref=p_ref, reward=reward)
-    for reward, best in (([-1.0, -1.0 - 1e-9, -1.0], [0.25, 0, 0.75]), ([1e300, 0.0, 1.0], [1, 0, 0])):  # no α is small enough for both
+    for reward, best in (
+        ([-1.0, -1.0 - 1e-9, -1.0], [0.25, 0, 0.75]),
+        ([3.0, 3.0 - 1e-9, 3.0], [0.25, 0, 0.75]),
+        ([1e300, 0.0, 1.0], [1, 0, 0]),
+    ):  # no α is small enough for both
         for limit, got, want in zip(("0", "∞"), f([0.2, 0.2, 0.6], reward), (best, [0.2, 0.2, 0.6]), strict=True):
             same(got, want, f"p* for α → {limit}", p_ref=[0.2, 0.2, 0.6], reward=reward)
 
@@ -100,15 +104,17 @@ def check_expected_weight(f: Callable) -> None:
         ([0.5, 0.5], [0.0, math.log(3)], 2),
         ([0.7, 0.2, 0.1], [0.0, 1.0, 2.0], 3),
         ([0.6, 0.3, 0.1], [0.5, 0.5, 0.5], 4),
+        ([0.5, 0.3, 0.2], [0.0, 900.0, 900.0 + math.log(3)], 2),
     ):
         C = len(p_old)
         want = [0.0] * C
         for counts in itertools.product(range(N + 1), repeat=C):
             if sum(counts) == N:
                 chance = math.factorial(N) * math.prod(p**k / math.factorial(k) for p, k in zip(p_old, counts, strict=True))
-                total = sum(k * math.exp(value) for k, value in zip(counts, log_weight, strict=True))
+                top = max(value for k, value in zip(counts, log_weight, strict=True) if k)
+                each = [k * math.exp(value - top) if k else 0.0 for k, value in zip(counts, log_weight, strict=True)]
                 for o in range(C):
-                    want[o] += chance * counts[o] * math.exp(log_weight[o]) / total
+                    want[o] += chance * each[o] / sum(each)
         same(f(p_old, log_weight, N), want, "the expected weight of an answer", p_old=p_old, log_weight=log_weight, N=N)
 
 

@@ -147,9 +147,10 @@ def expected_weight(p_old, log_weight, N):
     expected = [0.0] * len(p_old)
     for group in itertools.product(range(len(p_old)), repeat=N):
         chance = math.prod(p_old[o] for o in group)
-        total = sum(math.exp(log_weight[o]) for o in group)
+        top = max(log_weight[o] for o in group)
+        total = sum(math.exp(log_weight[o] - top) for o in group)
         for o in group:
-            expected[o] += chance * math.exp(log_weight[o]) / total
+            expected[o] += chance * math.exp(log_weight[o] - top) / total
     return expected
     # END SOLUTION
 

@@ -163,8 +163,9 @@ check(size_probability)
 # %% [markdown]
 # ## 2.7 Stratified sizes (standard)
 #
-# With R masks for one answer it is wasteful to draw the same size twice by chance. Use one $u\in[0,1)$ for all R masks, so that over many
-# draws each size from 1 to L is equally frequent, and in one draw the numbers of masks of any two sizes differ by at most 1.
+# With R masks for one answer it is wasteful to draw sizes that are equal or close by chance. Use one $u\in[0,1)$ for all R masks, so that
+# over many draws each size from 1 to L is equally frequent, and in one draw the sizes are spread: of any k sizes in a row, the number of
+# masks differs from $kR/L$ by less than 1.
 
 
 # %%

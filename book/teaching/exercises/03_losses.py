@@ -110,7 +110,8 @@ check(wddo_delta)
 #
 # Take $N\to\infty$, path log-ratios and $p_{\mathrm{old}}=p_\theta$. With the baseline `negative` at strength s, the expected gradient step
 # pushes θ along $p^*-s\,p^- -(1-s)\,p_\theta$, where $p^-\propto p_{\mathrm{ref}}e^{-r/\alpha}$. (Derive this from 3.2.) Find the fixed
-# point, or return `None` if no fixed point gives every answer a positive probability. What happens at s = 1, the published default?
+# point, or return `None` if no fixed point gives every answer a positive probability. The rewards are not all equal. What happens at s = 1,
+# the published default?
 
 
 # %%

@@ -44,6 +44,15 @@ def best(p_ref, reward, is_best):
     return normalised([p * is_best(r) for p, r in zip(p_ref, reward, strict=True)]), p_ref
 
 
+def in_groups(p_old, weight, N):
+    """Right as long as no weight is infinite and no group has weights of 0 only."""
+    expected = [0.0] * len(p_old)
+    for group in itertools.product(range(len(p_old)), repeat=N):
+        for o in group:
+            expected[o] += math.prod(p_old[x] for x in group) * weight[o] / sum(weight[x] for x in group)
+    return expected
+
+
 def groups_without_order(p_old, log_weight, N):
     expected = [0.0] * len(p_old)
     for group in itertools.combinations_with_replacement(range(len(p_old)), N):
@@ -119,6 +128,7 @@ WRONG = {
         "only one best answer": lambda p, r: ([float(i == r.index(max(r))) for i in range(len(r))], p),
         "uniform for α → ∞": lambda p, r: (normalised([q * (x == max(r)) for q, x in zip(p, r, strict=True)]), [1 / len(p)] * len(p)),
         "the two limits exchanged": lambda p, r: (p, normalised([q * (x == max(r)) for q, x in zip(p, r, strict=True)])),
+        "best by math.isclose": lambda p, r: best(p, r, lambda x: math.isclose(x, max(r))),
         "nearly best is best": lambda p, r: best(p, r, lambda x: x > max(r) - 0.1),
         "a small α, 1e-3": lambda p, r: numeric_limit(p, r, 1e-3),
         "a small α, 1e-12": lambda p, r: numeric_limit(p, r, 1e-12),
@@ -136,6 +146,8 @@ WRONG = {
         "all groups equally likely": indifferent_groups,
         "the weights average to p_old": lambda p, ell, N: p,
         "groups without their orders": groups_without_order,
+        "exponentials overflow": lambda p, ell, N: in_groups(p, [math.exp(x) for x in ell], N),
+        "exponentials vanish": lambda p, ell, N: in_groups(p, [math.exp(x - max(ell)) for x in ell], N),
     },
     "buffer_weights": {
         "the current policy in the denominator": lambda r, ref, pol, t, alpha: (r / alpha + ref - pol[-1]).softmax(dim=-1),

@@ -145,6 +145,7 @@ WRONG = {
         "only the smallest size": lambda V: [1.0] + [0.0] * (len(V) - 1),
     },
     "stratified_sizes": {
+        "neighbouring sizes": lambda L, R, u: [1 + (int(u * L) + j) % L for j in range(R)],
         "the same size R times": lambda L, R, u: [1 + int(L * u)] * R,
         "sizes from 0": lambda L, R, u: [int(L * (j + u) / R) for j in range(R)],
         "evenly spaced without u": lambda L, R, u: [1 + (j * L) // R % L for j in range(R)],

@@ -81,6 +81,12 @@ def grade(
     return is_near and (rule or (lambda a, b: sorted(a) == sorted(b)))(used, numbers)
 
 
+def without_spaces(text, numbers, target):
+    """The numbers are read from the text, the value without its spaces."""
+    given = sorted(re.findall("[0-9]+", text)) == sorted(map(str, numbers))
+    return given and grade(text.replace(" ", ""), numbers, target, rule=lambda *_: True)
+
+
 def right_to_left(text, numbers, target):
     """A parser of its own, in which 100 - 30 - 93 is 100 - (30 - 93)."""
     tokens = re.findall(r"[0-9]+|[-+*/()]", text)
@@ -166,6 +172,9 @@ WRONG = {
         "True is 1": lambda t, n, g: grade(t, n, g, form=r"[0-9True+\-*/() ]+", is_number=lambda x: isinstance(x, int)),
         "zero written as 00": lambda t, n, g: grade(t, n, g, zeros=True),
         "spaces taken out": lambda t, n, g: grade(t.replace(" ", ""), n, g),
+        "spaces taken out of what is computed": without_spaces,
+        "signs of brackets": lambda t, n, g: not re.search(r"(^|[-+*/(]) *[-+] *[0-9]", t) and grade(t, n, g, signs_too=True),
+        "breaks and tabs refused, other white space not": lambda t, n, g: grade(t, n, g, form=r"[0-9+\-*/() \r\x0c\xa0]+"),
         "the left side of an equation": lambda t, n, g: grade(t.split("=")[0], n, g),
         "the first line": lambda t, n, g: grade(t.split("\n")[0], n, g),
         "square brackets": lambda t, n, g: grade(t.translate(str.maketrans("[]", "()")), n, g),

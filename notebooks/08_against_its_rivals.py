@@ -37,22 +37,21 @@ except ImportError:
 start()
 
 # %% tags=["hide-input"]
-import statistics
-import tempfile
 from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import torch
 
-from dmpo_ref import SamplerConfig, encode, load_config, sample, stream, train, wdce
+from dmpo_ref import SamplerConfig, encode, sample, stream, wdce
 from dmpo_ref.config import LossConfig, WeightConfig
 from dmpo_ref.objectives import build_objective
 from dmpo_ref.objectives.diffu_grpo import clip_loss, one_shot_masks
 from dmpo_ref.objectives.log_variance import log_variance
 from dmpo_ref.objectives.reinforce import reinforce
 from dmpo_ref.objectives.wd1 import wd1
-from toy.figures.demo import BLUE, COLORS, GREEN, ORANGE, draw_board
-from toy.oracle import conditional_log_prob, exact_distribution, kl_divergence, rewards
+from toy.figures.rivals import draw_columns, draw_control, draw_runs, draw_solutions
+from toy.oracle import kl_divergence, rewards, with_the_rest
+from toy.products import descend_products, log_product, marginals
 from toy.studies.acts import by_name
 from toy.studies.acts import read as read_study
 from toy.studies.objectives import (
@@ -63,11 +62,12 @@ from toy.studies.objectives import (
     log_order_target,
     lost_a_solution,
     measure,
+    medians,
     read,
     regularised_optimum,
+    train_once,
 )
-
-PURPLE = COLORS[4]
+from toy.tabular import one_shot_marginals
 
 # %% [markdown]
 # ## 1. A puzzle with two answers
@@ -94,9 +94,7 @@ print(f"p*         {p_1:10.3f} {p_2:12.3f} {p_1 + p_2:10.3f}")
 print(f"KL(p*||p_ref) = {before['kl_target_policy']:.3f} nats")
 
 # %% tags=["nbval-ignore-output"] alt="Two filled boards, the solutions of one puzzle. They differ in four of the five blanks."
-figure, boards = plt.subplots(1, 2, figsize=(4.4, 2.4), layout="constrained")
-for axes, answer, name in zip(boards, answers, "12", strict=True):
-    draw_board(axes, world.item.puzzle, answer, f"solution {name}")
+draw_solutions(world.item.puzzle, answers)
 plt.show()
 
 # %% [markdown]
@@ -251,67 +249,19 @@ print(
 for name, rows in final.items():
     for N in (4, 16, 64):
         runs = [row for row in rows if row["num_rollouts"] == N]
-        forward, reverse, solved = (
-            statistics.median(run["after"][key] for run in runs)
-            for key in ("kl_target_policy", "kl_policy_target", "solved")
-        )
-        rarer = statistics.median(min(run["after"]["shares"]) for run in runs)
+        after = medians(runs)
         lost = f"{sum(map(lost_a_solution, runs))}/{len(runs)}"
-        rate = runs[0]["learning_rate"]
         print(
-            f"{name:20s} {N:2d} {rate:14g} {forward:10.4f} {reverse:10.4f} "
-            f"{solved:7.4f} {rarer:15.4f} {lost:>9s}"
+            f"{name:20s} {N:2d} {runs[0]['learning_rate']:14g} "
+            f"{after['kl_target_policy']:10.4f} {after['kl_policy_target']:10.4f} "
+            f"{after['solved']:7.4f} {after['rarer']:15.4f} {lost:>9s}"
         )
 
 # %% [markdown]
 # "Lost" means: less than a tenth of its share of p\*.
 
-
-# %% tags=["hide-input"]
-LOOKS = ((4, BLUE, "o", -0.2), (16, ORANGE, "s", 0.0), (64, GREEN, "^", 0.2))
-
-
-def draw_runs() -> None:
-    figure, (left, right) = plt.subplots(
-        1, 2, figsize=(9.5, 3.6), layout="constrained", sharey=True
-    )
-    for k, rows in enumerate(final.values()):
-        for N, color, marker, shift in LOOKS:
-            runs = [row for row in rows if row["num_rollouts"] == N]
-            place, label = [k + shift] * len(runs), f"N = {N}" if k == 0 else None
-            left.plot(
-                [row["after"]["kl_target_policy"] for row in runs],
-                place,
-                marker,
-                color=color,
-                markersize=4,
-                label=label,
-            )
-            right.plot(
-                [min(row["after"]["shares"]) for row in runs],
-                place,
-                marker,
-                color=color,
-                markersize=4,
-            )
-    left.set_yticks(range(len(final)), list(final))
-    left.set(
-        title="Distance from p*: one mark a run",
-        xlabel="KL(p*‖p$_θ$), nats",
-        xscale="log",
-    )
-    left.invert_yaxis()
-    left.legend(fontsize=7)
-    right.axvline(p_2, color="0.3", linestyle="--", linewidth=1)
-    right.set(
-        title="Probability of the rarer solution (dashed: p*)",
-        xlabel="probability",
-        xlim=(-0.02, 0.52),
-    )
-
-
 # %% tags=["nbval-ignore-output", "slide"] alt="Left: KL(p*||p_theta) of every run by method, on a log scale: WDCE and REINFORCE with KL below 0.02, log-variance from 0.02 to 0.2, plain REINFORCE from 0.1 to 0.3, the one-shot methods above 1. Right: probability of the rarer solution: near 0 for the one-shot methods, from 0.33 to 0.5 for plain REINFORCE, near the dashed line of p* for the others."
-draw_runs()
+draw_runs(final, rarer=p_2)
 plt.show()
 
 # %% [markdown]
@@ -326,13 +276,10 @@ plt.show()
 # Is DMPO the best? We compare the numbers.
 
 # %%
-median = {
-    name: statistics.median(row["after"]["kl_target_policy"] for row in rows)
-    for name, rows in final.items()
-}
 for name in ("WDCE (DMPO)", "REINFORCE, KL", "log-variance", "REINFORCE"):
+    median = medians(final[name])["kl_target_policy"]
     print(
-        f"{name:14s} median KL(p*||p) over 9 runs {median[name]:.4f} nats, forward "
+        f"{name:14s} median KL(p*||p) over 9 runs {median:.4f} nats, forward "
         f"passes in a run {final[name][0]['forward_passes']}"
     )
 one_shot = [
@@ -388,8 +335,8 @@ for name in ("wdce", "diffu_grpo", "wd1", "reinforce", "log_variance"):
 # %%
 variants = by_name(read_study("variants"))
 for name in ("wdce, none", "wdce, none, elbo weights"):
-    ends = [row["after"]["kl_target_policy"] for row in variants[name]]
-    print(f"{name:26s} median KL(p*||p) {statistics.median(ends):.3f} nats")
+    median = medians(variants[name])["kl_target_policy"]
+    print(f"{name:26s} median KL(p*||p) {median:.3f} nats")
 
 # %% [markdown]
 # Then DMPO is eight times as far from p\*, but still nearer than every one-shot objective.
@@ -421,26 +368,16 @@ for row in (
 # Half as many rounds (25) and one seed. The first run is diffu-GRPO with the rate of the table, the second one WDCE with its own rate. The
 # rates differ, but section 6 shows that this is not the cause of the difference. This takes a few seconds.
 
-
 # %%
-def short_run(*overrides, objective=None):
-    size = (
-        "train.rounds=25",
-        "train.num_rollouts=16",
-        "train.prompts_per_round=4",
-        "train.steps_per_round=2",
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        return train(
-            load_config("toy_two_solutions", f"output={folder}/run", *size, *overrides),
-            objective=objective,
-        ).policy
-
-
-grpo = short_run(
-    "loss.name=diffu_grpo", "weight.log_ratio=none", "optimizer.learning_rate=1e-3"
+SHORT = (
+    "train.rounds=25",
+    "train.num_rollouts=16",
+    "train.prompts_per_round=4",
+    "train.steps_per_round=2",
 )
-dmpo = short_run("optimizer.learning_rate=3e-4")
+GRPO = ("loss.name=diffu_grpo", "weight.log_ratio=none")
+grpo = train_once(*SHORT, *GRPO, "optimizer.learning_rate=1e-3").policy
+dmpo = train_once(*SHORT, "optimizer.learning_rate=3e-4").policy
 after_grpo, after_dmpo = measure(grpo), measure(dmpo)
 for name, after, enough in (
     ("diffu-GRPO", after_grpo, 0.95),
@@ -450,58 +387,30 @@ for name, after, enough in (
 print("diffu-GRPO, rarer solution below 0.01:", min(after_grpo["shares"]) < 0.01)
 print("DMPO, rarer solution above 0.3:       ", min(after_dmpo["shares"]) > 0.3)
 
+# %% [markdown]
+# Where is the probability of each policy: on the two solutions, on the four wrong answers that the reference likes best, on the other 1,018?
 
 # %%
-def over_answers(policy):
-    """Probability of solutions 1 and 2, of the four wrong answers that the reference
-    likes best, and of all the rest."""
-    exact = exact_distribution(
-        policy, world.tokenizer, world.task, world.item, world.vocabulary
-    )
-    p = exact.log_prob.exp()
-    shown = p[torch.tensor([*where, *wrong])]
-    return [*shown.tolist(), 1 - shown.sum().item()]
-
-
 wrong = (
     log_target.index_fill(0, torch.tensor(where), -torch.inf).topk(4).indices.tolist()
 )
 columns = {
-    "reference": over_answers(world.policy),
-    "diffu-GRPO": over_answers(grpo),
-    "WDCE (DMPO)": over_answers(dmpo),
+    "reference": world.exact.log_prob,
+    "diffu-GRPO": world.distribution(grpo).log_prob,
+    "WDCE (DMPO)": world.distribution(dmpo).log_prob,
+    "target p*": log_target,
 }
-shown = log_target[torch.tensor([*where, *wrong])].exp().tolist()
-columns["target p*"] = [*shown, 1 - sum(shown)]
+columns = {name: with_the_rest(p, [*where, *wrong]) for name, p in columns.items()}
 print(
     "every column sums to 1:",
     all(abs(sum(column) - 1) < 1e-9 for column in columns.values()),
 )
 
 # %% tags=["nbval-ignore-output", "hide-input"] alt="Exact probabilities after 25 rounds. DMPO has both solutions near p*; diffu-GRPO has nearly everything on solution 1; the reference prefers a wrong answer."
-figure, axes = plt.subplots(figsize=(8, 3.2), layout="constrained")
-for k, ((name, column), color) in enumerate(
-    zip(columns.items(), ("0.6", PURPLE, ORANGE, BLUE), strict=True)
-):
-    axes.bar(
-        [i + 0.2 * (k - 1.5) for i in range(7)], column, 0.2, color=color, label=name
-    )
+for name, column in columns.items():
     print(f"{name:12s} solution 1 {column[0]:.6f}, solution 2 {column[1]:.6f}")
-axes.set_xticks(
-    range(7),
-    [
-        "solution\n1",
-        "solution\n2",
-        *(f"wrong\n{i}" for i in (1, 2, 3, 4)),
-        "1,018\nothers",
-    ],
-)
-axes.set(
-    title="25 rounds: DMPO moves towards p*, diffu-GRPO towards one answer",
-    ylabel="exact probability",
-    ylim=(0, 1.05),
-)
-axes.legend(fontsize=8)
+title = "25 rounds: DMPO moves towards p*, diffu-GRPO towards one answer"
+draw_columns(columns, others=len(log_target) - 6, title=title)
 plt.show()
 
 # %% [markdown]
@@ -565,28 +474,10 @@ print(
 # minimum in closed form. First the forward one.
 
 # %%
-blanks, symbols = (
-    prompts.response_mask[0].nonzero().squeeze(-1),
-    world.vocabulary.allowed.nonzero().squeeze(-1),
-)
-
-
-@torch.no_grad()
-def one_shot_marginals(policy):
-    """π(o_k = a | all blanks hidden), [5, 4]: what the one-shot log-probability
-    multiplies, and how a rollout's first token is drawn."""
-    nothing = torch.zeros(1, len(blanks), dtype=torch.long)
-    return conditional_log_prob(
-        policy, prompts, blanks, symbols, nothing, world.vocabulary, 1.0
-    )[0]
-
-
-exact = exact_distribution(
-    world.policy, world.tokenizer, world.task, world.item, world.vocabulary
-)
-one_hot = (exact.tokens.unsqueeze(-1) == symbols).double()  # [1024, 5, 4]
-log_marginals = torch.einsum("c,cka->ka", log_target.exp(), one_hot).log()
-forward = torch.einsum("cka,ka->c", one_hot, log_marginals)
+symbols = world.vocabulary.allowed.nonzero().squeeze(-1)
+digits = (world.exact.tokens.unsqueeze(-1) == symbols).long().argmax(-1)  # [1024, 5]
+log_marginals = marginals(log_target, digits, 4).log()  # [5, 4]
+forward = log_product(log_marginals, digits)
 forward_kl, forward_shares = (
     kl_divergence(log_target, forward),
     forward[where].exp().tolist(),
@@ -598,23 +489,10 @@ print(
 
 # %% [markdown]
 # We minimise the reverse KL by gradient descent, from eight starts at once: the one-shot marginals of the reference, the marginals of p\*,
-# and six random starts. We do the same for the expected reward without a KL term, from one start.
-
+# and six random starts. We do the same for the expected reward without a KL term, from one start. `descend_products` takes 1,000 Adam
+# steps.
 
 # %%
-def best_products(loss, starts):
-    """log q of products of five cells, [K, 1024], after 1,000 Adam steps from the
-    logits `starts` [K, 5, 4]."""
-    logits = starts.clone().requires_grad_()
-    optimizer = torch.optim.Adam([logits], lr=0.05)
-    for _ in range(1000):
-        log_q = torch.einsum("cka,nka->nc", one_hot, logits.log_softmax(dim=-1))
-        optimizer.zero_grad()
-        loss(log_q).sum().backward()
-        optimizer.step()
-    return log_q.detach()
-
-
 solved = torch.zeros(len(log_target), dtype=torch.float64).index_fill(
     0, torch.tensor(where), 1.0
 )
@@ -622,11 +500,12 @@ drawn = [
     torch.randn(5, 4, dtype=torch.float64, generator=stream(seed, "product"))
     for seed in range(6)
 ]
-starts = torch.stack([one_shot_marginals(world.policy), log_marginals, *drawn])
-by_reverse_kl = best_products(
-    lambda log_q: (log_q.exp() * (log_q - log_target)).sum(dim=-1), starts
+reference = one_shot_marginals(world.policy, prompts, world.vocabulary)
+starts = torch.stack([reference, log_marginals, *drawn])
+by_reverse_kl = descend_products(
+    lambda log_q: (log_q.exp() * (log_q - log_target)).sum(dim=-1), starts, digits
 )
-by_reward = best_products(lambda log_q: -(log_q.exp() @ solved), starts[:1])
+by_reward = descend_products(lambda log_q: -(log_q.exp() @ solved), starts[:1], digits)
 
 # %%
 names = {
@@ -672,23 +551,19 @@ print(
 # learning rate too. Now we change only one: WDCE with the *weights of DMPO*, towards p\*, and the *one-shot* log-probability. An objective
 # is two functions, so we replace the one called `masks`. Both versions run at both rates of section 4.
 
-
 # %%
-def one_shot_wdce(*overrides):
-    own = build_objective(
-        LossConfig(name="wdce"), WeightConfig(alpha=0.2)
-    )  # α does not enter WDCE, the weights carry it
-    return short_run(*overrides, objective=replace(own, masks=one_shot_masks))
-
-
-# %%
-control = one_shot_wdce("optimizer.learning_rate=3e-4")
-faster = "optimizer.learning_rate=1e-3"
+# α does not enter WDCE, the weights carry it
+own = build_objective(LossConfig(name="wdce"), WeightConfig(alpha=0.2))
+one_shot = replace(own, masks=one_shot_masks)
+slower, faster = "optimizer.learning_rate=3e-4", "optimizer.learning_rate=1e-3"
+control = train_once(*SHORT, slower, objective=one_shot).policy
 ends = {
     ("WDCE", 3e-4): after_dmpo,
     ("one-shot WDCE", 3e-4): measure(control),
-    ("WDCE", 1e-3): measure(short_run(faster)),
-    ("one-shot WDCE", 1e-3): measure(one_shot_wdce(faster)),
+    ("WDCE", 1e-3): measure(train_once(*SHORT, faster).policy),
+    ("one-shot WDCE", 1e-3): measure(
+        train_once(*SHORT, faster, objective=one_shot).policy
+    ),
 }
 for rate in (3e-4, 1e-3):
     own, shot = ends["WDCE", rate], ends["one-shot WDCE", rate]
@@ -723,31 +598,27 @@ print(
 # %% [markdown]
 # At both rates it keeps both solutions, but it is a *bad* policy: it solves the puzzle six or seven times out of ten. The usual WDCE, with
 # the same weights, rate and number of steps, solves it in 96 % or more and is almost twenty times nearer to p\*. Look at the first step of
-# sampling, which is drawn from exactly these one-shot marginals (both WDCE policies at rate 3e-4, diffu-GRPO as in section 4):
-
+# sampling, which is drawn from exactly these one-shot marginals (both WDCE policies at rate 3e-4, diffu-GRPO as in section 4). How
+# probable is the digit of solution 1 there, in the h cells where the solutions differ?
 
 # %%
-differ = [
-    c for c, i in enumerate(blanks.tolist()) if answers[0][i] != answers[1][i]
-]  # the h cells, among the five blanks
-
-
-def digits_of_1(log_p):
-    """Probability of solution 1's digit in the h cells where the solutions differ, from
-    log-marginals [5, 4]."""
-    return [log_p[c, int(answers[0][blanks[c]]) - 1].exp().item() for c in differ]
-
-
-first_step = {
+of_1, of_2 = (digits[i] for i in where)
+differ = (of_1 != of_2).nonzero().squeeze(-1)  # the h cells, among the five blanks
+policies = {
     "reference": world.policy,
     "diffu-GRPO": grpo,
     "one-shot WDCE": control,
     "WDCE (DMPO)": dmpo,
 }
-first_step = {
-    name: digits_of_1(one_shot_marginals(policy)) for name, policy in first_step.items()
+at_first = {
+    name: one_shot_marginals(policy, prompts, world.vocabulary)
+    for name, policy in policies.items()
 }
-marginal = digits_of_1(log_marginals)
+first_step = {
+    name: log_p[differ, of_1[differ]].exp().tolist()
+    for name, log_p in {**at_first, "p*": log_marginals}.items()
+}
+marginal = first_step["p*"]
 print("p*        ", [f"{p:.3f}" for p in marginal])
 print("reference ", [f"{p:.3f}" for p in first_step["reference"]])
 for name in ("one-shot WDCE", "WDCE (DMPO)"):
@@ -758,85 +629,15 @@ print(
     all(min(p, 1 - p) < 0.05 for p in first_step["diffu-GRPO"]),
 )
 
-
-# %% tags=["hide-input"]
-SHOWN = {  # color, marker, shift to the side
-    "reference": ("0.6", "o", -0.12),
-    "diffu-GRPO": (PURPLE, "o", -0.06),
-    "one-shot WDCE": (GREEN, "^", 0.0),
-    "WDCE (DMPO)": (ORANGE, "o", 0.06),
-    "p*": (BLUE, "s", 0.12),
-}
-
-
-def draw_first_step(axes):
-    for name, (color, marker, shift) in SHOWN.items():
-        look = {
-            "color": color,
-            "marker": marker,
-            "linestyle": "--" if name == "p*" else "-",
-            "linewidth": 0.8,
-            "label": name,
-        }
-        hollow = {"markerfacecolor": "none"} if name == "p*" else {}
-        axes.plot(
-            [c + shift for c in range(h)],
-            [*first_step.get(name, marginal)],
-            **look,
-            **hollow,
-        )
-    axes.set_xticks(range(h), [f"cell {c + 1}" for c in range(h)])
-    axes.set(
-        title="First step, points set side by side",
-        ylabel="one-shot probability of 1's digit",
-        ylim=(-0.03, 1.03),
-    )
-
-
-# %% tags=["hide-input"]
-def draw_both_solutions(axes):
-    line = torch.linspace(0, 1, 400)
-    axes.fill_between(
-        line, (1 - line ** (1 / h)) ** h, color="0.85", label="what a product can do"
-    )
-    axes.plot([0, 1], [1, 0], color="0.5", linewidth=0.8, label="always solved")
-    shares = {
-        "reference": before,
-        "diffu-GRPO": after_grpo,
-        "one-shot WDCE": ends["one-shot WDCE", 3e-4],
-        "WDCE (DMPO)": after_dmpo,
-    }
-    for name, end in shares.items():
-        axes.plot(
-            *end["shares"],
-            SHOWN[name][1],
-            color=SHOWN[name][0],
-            markersize=8,
-            label=name,
-        )
-    axes.plot(
-        p_1,
-        p_2,
-        "s",
-        color=BLUE,
-        markersize=12,
-        markerfacecolor="none",
-        markeredgewidth=1.5,
-        label="p*",
-    )
-    axes.set(
-        title="Both solutions",
-        xlabel="probability of solution 1",
-        ylabel="probability of solution 2",
-        aspect="equal",
-    )
-    axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.02, 1))
-
-
 # %% tags=["nbval-ignore-output"] alt="Left: one-shot probability of solution 1's digit in four cells; diffu-GRPO at 1, one-shot WDCE, WDCE and p* at 0.6. Right: the probabilities of both solutions; WDCE lies on p*, diffu-GRPO in the corner of solution 1, one-shot WDCE between, above what a product can reach."
-figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 3.6), layout="constrained")
-draw_first_step(left)
-draw_both_solutions(right)
+ends_of = {
+    "reference": before,
+    "diffu-GRPO": after_grpo,
+    "one-shot WDCE": ends["one-shot WDCE", 3e-4],
+    "WDCE (DMPO)": after_dmpo,
+}
+shares = {name: end["shares"] for name, end in ends_of.items()} | {"p*": [p_1, p_2]}
+draw_control(first_step, shares)
 plt.show()
 
 # %% [markdown]
@@ -957,4 +758,4 @@ print(
 #
 # [From the toy to LLaDA](09_from_the_toy_to_llada.ipynb): what changes at 8B parameters. [Benchmarks](10_benchmarks.ipynb): pass@k. The
 # code: [objectives/](../dmpo_ref/objectives/__init__.py), [objectives/base.py](../dmpo_ref/objectives/base.py),
-# [toy/studies/objectives.py](../toy/studies/objectives.py), [toy/oracle.py](../toy/oracle.py).
+# [toy/studies/objectives.py](../toy/studies/objectives.py), [toy/oracle.py](../toy/oracle.py), [toy/products.py](../toy/products.py).

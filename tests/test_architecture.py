@@ -47,7 +47,7 @@ FLAT = {
 TOY_FLOORS = (
     ("oracle", "loading", "options", "notebook", "small_llada", "numerics", "sampling"),
     ("enumeration", "worlds"),
-    ("tabular", "drift"),
+    ("tabular", "drift", "products"),
     ("reference", "acts"),
     ("text_reference",),
     ("figures",),

@@ -11,6 +11,7 @@ from dmpo_ref.config import SamplerConfig
 from dmpo_ref.rollout import Rollout
 from toy.figures.losses import draw_minima, draw_schemes, draw_wddo
 from toy.figures.modes import draw_dropped, draw_far_mode, draw_fits
+from toy.figures.rivals import draw_columns, draw_control, draw_runs, draw_solutions
 from toy.figures.samplers import draw_boards, draw_fed, draw_strips, draw_tradeoffs
 from toy.figures.weights import draw_descent, draw_drift, draw_first_step, draw_ratios, draw_rollouts, draw_self_normalising
 from toy.worlds.mixture import BASELINES, make_world
@@ -191,3 +192,48 @@ def test_a_curve_for_each_sampler_and_a_row_for_each_pass():
     assert (left.get_title(), right.get_title()) == ("cache=none: 32 tokens", "cache=dual: 18 tokens")
     np.testing.assert_allclose(right.images[0].get_array(), fed)
     assert right.get_lines()[0].get_xdata()[0] == 1.5
+
+
+def test_two_solutions_on_boards():
+    solutions = ["1234341221434321", "1234341243212143"]
+    for ax, solution, name in zip(draw_solutions("1234341200000000", solutions).axes, solutions, "12", strict=True):
+        assert "".join(text.get_text() for text in ax.texts) == solution and ax.get_title() == f"solution {name}"
+        assert not ax.patches, "no cell breaks a rule"
+
+
+def test_a_mark_for_each_run_at_its_objective():
+    def run(N, kl, shares):
+        return {"num_rollouts": N, "after": {"kl_target_policy": kl, "shares": shares}}
+
+    final = {"first": [run(4, 0.1, [0.6, 0.3]), run(4, 0.2, [0.2, 0.7])], "second": [run(64, 1.0, [0.9, 0.0])]}
+    left, right = draw_runs(final, rarer=0.38).axes
+    marks = [[line.get_xydata().tolist() for line in ax.get_lines()] for ax in (left, right)]
+    assert marks[0] == [[[0.1, -0.2], [0.2, -0.2]], [], [], [], [], [[1.0, 1.2]]]
+    assert marks[1][:6] == [[[0.3, -0.2], [0.2, -0.2]], [], [], [], [], [[0.0, 1.2]]]
+    assert right.get_lines()[6].get_xdata()[0] == 0.38
+    assert [label.get_text() for label in left.get_yticklabels()] == ["first", "second"]
+    assert legend(left) == ["N = 4", "N = 16", "N = 64"]
+
+
+def test_columns_of_probabilities_side_by_side():
+    columns = {name: [k / 10] * 7 for k, name in enumerate(("reference", "one", "another", "p*"), start=1)}
+    (ax,) = draw_columns(columns, others=1018, title="where it is").axes
+    np.testing.assert_allclose(heights(ax), list(columns.values()))
+    assert legend(ax) == list(columns) and ax.get_title() == "where it is"
+    names = [label.get_text().replace("\n", " ") for label in ax.get_xticklabels()]
+    assert names == ["solution 1", "solution 2", "wrong 1", "wrong 2", "wrong 3", "wrong 4", "1,018 others"]
+
+
+def test_marginals_beside_the_solutions_and_the_region_of_products():
+    first_step = {"reference": [0.3, 0.4], "one-shot WDCE": [0.6, 0.5], "p*": [0.62, 0.6]}
+    shares = {"reference": [0.2, 0.1], "one-shot WDCE": [0.4, 0.2], "p*": [0.6, 0.4]}
+    left, right = draw_control(first_step, shares).axes
+    assert {line.get_label(): list(line.get_ydata()) for line in left.get_lines()} == first_step
+    found = {line.get_label(): [*line.get_xdata(), *line.get_ydata()] for line in right.get_lines()}
+    assert {name: found[name] for name in shares} == shares
+    # The edge of the region for answers that differ in two cells: √q(1) + √q(2) = 1.
+    edge = right.collections[0].get_paths()[0].vertices
+    edge = edge[edge[:, 1] > 0]
+    assert len(edge) > 300
+    np.testing.assert_allclose(np.sqrt(edge).sum(axis=1), 1, atol=1e-5)
+    assert [label.get_text() for label in left.get_xticklabels()] == ["cell 1", "cell 2"]

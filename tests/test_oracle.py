@@ -11,7 +11,7 @@ from dmpo_ref.config import TaskConfig
 from dmpo_ref.likelihood import build_vocabulary
 from dmpo_ref.tasks.sudoku import Puzzle, Sudoku, is_solution
 from tests.helpers import MASK, make_prompts, plain_log_prob, tiny_model
-from toy.oracle import exact_distribution, kl_divergence, rewards, tilted
+from toy.oracle import exact_distribution, kl_divergence, rewards, tilted, with_the_rest
 from toy.worlds.sudoku import build_tokenizer
 
 TOKENIZER = build_tokenizer()
@@ -122,3 +122,8 @@ def test_too_many_blanks_are_one_clear_line():
     with pytest.raises(ValueError, match="9 blanks with 4 values each are 1953125 .* at most 390625") as error:
         exact_distribution(tiny_model(0), TOKENIZER, Sudoku(TaskConfig()), item, words)
     assert "\n" not in str(error.value)
+
+
+def test_probabilities_of_some_answers_and_of_the_rest():
+    log_prob = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64).log()
+    assert with_the_rest(log_prob, [3, 0]) == pytest.approx([0.4, 0.1, 0.5])

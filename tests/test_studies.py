@@ -5,8 +5,12 @@ import statistics
 
 import numpy as np
 import pytest
+import torch
 from matplotlib import pyplot as plt
 
+from dmpo_ref.objectives.base import Objective, follow_path
+from dmpo_ref.presets.loading import load_config
+from dmpo_ref.train import train
 from toy import RESULTS
 from toy.studies import acts, objectives, paper, unimodal, variance
 
@@ -110,3 +114,29 @@ def test_all_figures_of_the_paper_are_written(tmp_path, monkeypatch):
     paper.draw(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"paper_{name}.png" for name in ("1_and_4", "2", "3", "5")]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in tmp_path.iterdir())
+
+
+def test_medians_of_runs_by_hand():
+    ends = [{"kl": 3.0, "shares": [0.5, 0.1]}, {"kl": 1.0, "shares": [0.2, 0.6]}, {"kl": 2.0, "shares": [0.3, 0.4]}]
+    assert objectives.medians([{"after": end} for end in ends]) == {"kl": 2.0, "rarer": 0.2}
+
+
+SMALL = ("train.rounds=1", "train.num_rollouts=4", "train.prompts_per_round=2", "train.steps_per_round=1")
+
+
+def test_a_run_on_the_puzzle_is_that_of_the_preset_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    expected = train(load_config("toy_two_solutions", f"output={tmp_path / 'kept'}", *SMALL))
+    found = objectives.train_once(*SMALL)
+    weights = [[p for p in trained.policy.parameters()] for trained in (expected, found)]
+    assert all(torch.equal(*pair) for pair in zip(*weights, strict=True))
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_an_objective_of_ones_own_is_trained_in_place_of_the_presets():
+    """One whose loss has no gradient leaves the reference as it is."""
+    seen = []
+    still = Objective(follow_path, lambda log_prob, *_: seen.append(log_prob.shape) or 0 * log_prob.sum())
+    trained = objectives.train_once(*SMALL, objective=still)
+    reference = objectives.load_puzzle().policy
+    assert seen and all(torch.equal(*pair) for pair in zip(trained.policy.parameters(), reference.parameters(), strict=True))

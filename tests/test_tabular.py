@@ -9,8 +9,8 @@ import torch
 
 from dmpo_ref.likelihood import sequence_log_prob
 from dmpo_ref.masking import draw_masks, stream
-from tests.helpers import make_prompts, plain_path_log_prob, tiny_model, vocabulary
-from toy.tabular import TabularModel, tabulate, two_tokens
+from tests.helpers import make_prompts, plain_log_prob, plain_path_log_prob, tiny_model, vocabulary
+from toy.tabular import TabularModel, one_shot_marginals, tabulate, two_tokens
 
 THETA = [[0.3, -0.8, 0.6], [-0.2, 1.0, 0.4]]
 
@@ -117,3 +117,13 @@ def test_the_table_of_a_network_holds_what_its_forward_passes_give():
             tokens[blanks] = 4 + table.answers[c]
             expected = plain_path_log_prob(model, tokens, prompts.attention_mask[0], step, (4, 5, 6, 7))
             assert along[c].item() == pytest.approx(expected, rel=1e-10)
+
+
+def test_one_shot_marginals_are_those_of_a_forward_pass_with_all_blanks_hidden():
+    model, prompts = tiny_model(4), make_prompts("1_34|2_1")
+    found = one_shot_marginals(model, prompts, vocabulary())
+    blanks = prompts.response_mask[0].nonzero().flatten().tolist()
+    assert found.shape == (len(blanks), 4) and not found.requires_grad
+    for d, row in zip(blanks, found.tolist(), strict=True):
+        line = prompts.tokens[0], prompts.attention_mask[0], d
+        assert row == pytest.approx([plain_log_prob(model, *line, token, (4, 5, 6, 7)) for token in (4, 5, 6, 7)], rel=1e-10)

@@ -151,6 +151,12 @@ def kl_divergence(log_p: Tensor, log_q: Tensor) -> float:
     return torch.where(log_p > -torch.inf, log_p.exp() * (log_p - log_q), 0.0).sum().item()
 
 
+def with_the_rest(log_prob: Tensor, chosen: list[int]) -> list[float]:
+    """Probabilities of some answers, and of all others together; they add up to 1. [C] → len(chosen) + 1"""
+    shown = log_prob[chosen].exp()
+    return [*shown.tolist(), 1 - shown.sum().item()]
+
+
 def rewards(task, item: Any, exact: Exact) -> Tensor:
     """Reward of every answer, [C] float64."""
     return torch.tensor([sum(task.reward(item, text).values()) for text in exact.texts], dtype=torch.float64)

@@ -85,6 +85,17 @@ def two_tokens(theta: Tensor) -> TabularModel:
     return TabularModel(log_pi, torch.tensor(list(product(range(2), repeat=2))))
 
 
+def one_shot_marginals(model: Module, prompts: Prompts, vocabulary: Vocabulary) -> Tensor:
+    """log π(o_k = a | all n blanks hidden) at the blanks of one prompt, [n, A] float64, at temperature 1.
+
+    The one-shot log-probability adds these, and the first token of a rollout is drawn from one of them.
+    """
+    blanks, symbols = prompts.response_mask[0].nonzero().squeeze(-1), vocabulary.allowed.nonzero().squeeze(-1)
+    nothing = torch.zeros(1, len(blanks), dtype=torch.long)
+    with torch.no_grad():
+        return conditional_log_prob(model, prompts, blanks, symbols, nothing, vocabulary, 1.0)[0]
+
+
 def tabulate(model: Module, prompts: Prompts, vocabulary: Vocabulary, *, temperature: float = 1.0) -> TabularModel:
     """All conditionals of a network at the n blanks of one prompt, from (A + 1)^n forward rows in float64.
 

@@ -30,9 +30,10 @@ from torch import Tensor
 from torch.nn import Module
 from tqdm import tqdm
 
+from dmpo_ref.objectives.base import Objective
 from dmpo_ref.presets.loading import load_config
 from dmpo_ref.tasks.encoding import encode
-from dmpo_ref.train import train
+from dmpo_ref.train import Trained, train
 from toy import RESULTS
 from toy.acts import TwoSolutions, counts, load_two_solutions
 from toy.oracle import conditional_log_prob, kl_divergence, rewards
@@ -99,8 +100,7 @@ def one_run(kind: str, name: str, num_rollouts: int, learning_rate: float, seed:
     size = (f"train.num_rollouts={num_rollouts}", f"train.prompts_per_round={groups}", f"train.steps_per_round={STEPS_PER_ROUND}")
     overrides = (*OBJECTIVES[name][1], *size, f"optimizer.learning_rate={learning_rate}", f"seed={seed}")
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        trained = train(load_config("toy_two_solutions", f"output={folder}/run", *overrides))
+    trained = train_once(*overrides)
     before, target = reference_measures()
     return {
         "kind": kind,
@@ -116,6 +116,17 @@ def one_run(kind: str, name: str, num_rollouts: int, learning_rate: float, seed:
         **counts(trained),
         "seconds": time.perf_counter() - start,
     }
+
+
+def train_once(*overrides: str, objective: Objective | None = None) -> Trained:
+    """Train on the puzzle; the folder of the run is not kept.
+
+    Args:
+        overrides: of the preset toy_two_solutions.
+        objective: in place of the one that `loss.name` says.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        return train(load_config("toy_two_solutions", f"output={folder}/run", *overrides), objective=objective)
 
 
 def measure(policy: Module) -> dict[str, Any]:
@@ -227,6 +238,13 @@ def lost_a_solution(row: dict[str, Any]) -> bool:
     return any(share < wanted / 10 for share, wanted in zip(row["after"]["shares"], row["target"]["target"], strict=True))
 
 
+def medians(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Median over runs of each number in `after`; `rarer` is the probability of the rarer solution."""
+    ends = [row["after"] for row in rows]
+    found = {key: statistics.median(end[key] for end in ends) for key in ends[0] if key != "shares"}
+    return {**found, "rarer": statistics.median(min(end["shares"]) for end in ends)}
+
+
 def show() -> None:
     """Print the sweep and the table."""
     for kind, sizes in (("sweep", (SWEEP_SIZE,)), ("final", SIZES)):
@@ -242,10 +260,8 @@ def show() -> None:
 
 def table_cells(rows: list[dict[str, Any]]) -> list[str]:
     """Medians of the runs of one setting: divergences, probability of solving, of the rarer solution; runs that lost one."""
-    kl = [row["after"]["kl_target_policy"] for row in rows]
-    medians = [statistics.median(row["after"][key] for row in rows) for key in ("kl_order_target_policy", "solved")]
-    rarer = statistics.median(min(row["after"]["shares"]) for row in rows)
-    numbers = (statistics.median(kl), max(kl), *medians, rarer)
+    middle, largest = medians(rows), max(row["after"]["kl_target_policy"] for row in rows)
+    numbers = (middle["kl_target_policy"], largest, *(middle[key] for key in ("kl_order_target_policy", "solved", "rarer")))
     return [f"{number:.4f}" for number in numbers] + [f"{sum(map(lost_a_solution, rows))}/{len(rows)}"]
 
 

@@ -89,6 +89,23 @@ def helper(monkeypatch):
     own.stop()
 
 
+@pytest.mark.parametrize(
+    ("text", "source", "reason"),
+    [
+        (r"so \boxed{7}", r"the last \boxed", "the same string once both are rewritten"),
+        (r"so \boxed{8}", r"the last \boxed", "not the same string once both are rewritten"),
+        ("7", r"the whole text, as there is no \boxed", "the same string once both are rewritten"),
+        (r"\boxed{}<answer>7</answer>", r"the first <answer>, as the last \boxed holds nothing", "the same string once both are rewritten"),
+        (r"\boxed{}", r"the first <answer>, as the last \boxed holds nothing", "no answer"),
+    ],
+)
+def test_a_published_verdict_says_what_it_read_and_why(text, source, reason):
+    verdict = MATH500.grade(Problem("?", "7", "level 3"), text).published
+    assert (verdict.source, verdict.reason) == (source, reason)
+    nothing = MATH500.grade(Problem("?", "", "level 3"), r"\boxed{7}").published
+    assert (nothing.right, nothing.reason) == (0, "the right answer is not known")
+
+
 @pytest.mark.parametrize(("text", "truth", "strict", "published", "why"), CASES, ids=[case[0][:40] for case in CASES])
 def test_both_gradings_of_a_case_worked_by_hand(text, truth, strict, published, why):
     grade = MATH500.grade(Problem("?", truth, "level 3"), text.replace("⏎", "\n"))

@@ -92,6 +92,19 @@ def test_more_rollouts_than_memory_are_refused_before_they_are_drawn():
         load_config("toy_sudoku", "train.num_rollouts=1000000", "train.prompts_per_round=1000000")
 
 
+def test_the_message_has_both_sizes_in_gigabytes(monkeypatch):
+    """10⁹ rollouts of 4 positions in a sequence of 7: 8 · 10⁹ · 35 bytes are 280 GB."""
+    monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 2**22}.__getitem__)
+    with pytest.raises(ValueError, match="the random numbers alone take 280 GB, of 17 here; lower x"):
+        check_memory(SamplerConfig(), 10**9, 4, 7, "x")
+
+
+def test_one_step_is_enough_and_none_is_not():
+    assert draw(SamplerConfig(name="random", steps=1), "12|______").num_steps == 1
+    with pytest.raises(ValueError, match="steps=0 for a response of 6 positions; choose 1 to 6"):
+        draw(SamplerConfig(name="random", steps=0), "12|______")
+
+
 def test_memory_is_that_of_the_random_numbers(monkeypatch):
     """5 rollouts of 4 positions in a sequence of 7: 5 · (4 + 1) · 7 numbers of 8 bytes are 1400; of 2 steps, 840."""
     monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 100, "SC_PHYS_PAGES": 14}.__getitem__)

@@ -15,7 +15,7 @@ from dmpo_ref.rollout import Prompts
 from dmpo_ref.tasks.answers.grid import read_grid
 from dmpo_ref.tasks.base import BLANK
 from dmpo_ref.tasks.encoding import decode, encode
-from dmpo_ref.tasks.sudoku import Puzzle, Sudoku, is_solution, read_puzzles, write_puzzles
+from dmpo_ref.tasks.sudoku import Puzzle, Sudoku, is_solution, published_grid, read_puzzles, write_puzzles
 from tests.cases.sudoku import ALL, AMBIGUOUS, CASES, SWAPPED, TWO
 from toy.reference import careless_answer
 from toy.small_llada import make_checkpoint
@@ -502,3 +502,13 @@ def test_words_around_a_grid_are_read_in_an_answer_of_up_to_1000_characters(leng
     rows = "Row 1: 1234", "Row 2: 3412\nRow 3: 2143\nRow 4: 4321"
     answer = rows[0] + "\n" * (length - len("".join(rows))) + rows[1]
     assert (read_grid(f"<answer>{answer}</answer>")[0] == "1234341221434321") is is_read
+
+
+def test_where_the_published_evaluation_found_the_grid():
+    grid = "1234341221434321"
+    assert published_grid(f"{grid}</answer>") == (grid, "before </answer>")
+    assert published_grid(f"1{grid}</answer>") == (grid, "before </answer>")
+    assert published_grid(grid) == (grid, "16 digits that stand alone")
+    assert published_grid(f"<answer>{grid}</answer>") == (grid, "the first <answer>")
+    assert published_grid(f"</answer> {grid}") == (grid, "after </answer>")
+    assert published_grid("1234") == ("", "nowhere")

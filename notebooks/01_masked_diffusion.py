@@ -62,8 +62,13 @@ from dmpo_ref import (
     stream,
     token_log_prob,
 )
-from dmpo_ref.plots.traces import animate_trace, draw_trace, trace
-from toy.figures.demo import BLUE, GREEN, ORANGE
+from dmpo_ref.plots.traces import animate_trace, trace
+from toy.figures.likelihood import (
+    draw_bound,
+    draw_mask_schemes,
+    draw_orders,
+    draw_schedules,
+)
 from toy.oracle import arrival_log_prob, exact_distribution, exact_elbo
 
 # %% [markdown]
@@ -202,20 +207,7 @@ Image(data=animate_trace(pieces, step, board=True, frames_per_second=2), format=
 # path (section 3) is to the left of each strip.
 
 # %% tags=["nbval-ignore-output", "slide", "hide-input"] alt="Four strips of 16 cells, one for each answer. Clues are grey; the five filled cells have the colour of their step, a different order in each strip; beside each, its log-probability."
-strips = [trace(tokenizer, rollout, sample=n) for n in range(4)]
-pieces = [
-    f" {piece} " if i < 15 else f" {piece}\n"
-    for answer, _ in strips
-    for i, piece in enumerate(answer)
-]
-axes = draw_trace(pieces, [when for _, steps in strips for when in steps]).axes[0]
-axes.set(
-    title="Four answers, each in its own order", xlabel="cells 1 to 16, row by row"
-)
-axes.set_yticks(
-    [n + 0.5 for n in range(4)],
-    [f"log p(o; σ) = {rollout.path_log_prob[0, n]:.2f} nats" for n in range(4)],
-)
+draw_orders(tokenizer, rollout)
 plt.show()
 
 # %% [markdown]
@@ -479,52 +471,8 @@ print(
 )
 
 # %% tags=["nbval-ignore-output", "slide", "hide-input"] alt="Left: histogram of log p(o; sigma) over 120 orders, with the ELBO slightly below log p(o). Centre: exact probabilities of seven answers and their frequencies in 4096 samples, which agree. Right: ELBO against log p(o) of all answers, all on or below the diagonal."
-figure, (left, centre, right_axes) = plt.subplots(
-    1, 3, figsize=(11, 3.2), layout="constrained"
-)
-left.hist(paths, bins=20, color="0.75")
-left.axvline(log_p, color=BLUE, label="log p(o)")
-left.axvline(elbo, color=ORANGE, linestyle="--", label="ELBO: their mean")
-left.set(
-    xlabel="log p(o; σ), nats", ylabel="orders, of 120", title="One answer, every order"
-)
-left.legend(fontsize=8)
 frequency = [counts["library"][exact.texts[c]] / 4096 for c in shown]
-centre.bar(np.arange(7) - 0.2, probability[shown], 0.4, color=BLUE, label="exact")
-centre.bar(np.arange(7) + 0.2, frequency, 0.4, color="0.7", label="4096 samples")
-centre.set(
-    xticks=range(7),
-    xticklabels=range(1, 8),
-    xlabel="answer, most probable first",
-    ylabel="probability",
-    title="The distribution",
-)
-centre.legend(fontsize=8)
-right_axes.plot(
-    exact.log_prob,
-    exact.elbo,
-    "o",
-    color="0.6",
-    markersize=3,
-    label="others, above e⁻³⁰",
-)
-right_axes.plot(
-    exact.log_prob[shown],
-    exact.elbo[shown],
-    "o",
-    color=ORANGE,
-    markersize=5,
-    label="the first seven",
-)
-right_axes.plot([-40, 0], [-40, 0], color=BLUE, linewidth=1, label="no gap")
-right_axes.set(
-    xlabel="log p(o), nats",
-    ylabel="ELBO, nats",
-    title="Bound and truth",
-    xlim=(-30, 0),
-    ylim=(-40, 0),
-)
-right_axes.legend(fontsize=8)
+draw_bound(paths, exact, shown, frequency, num_samples=4096)
 plt.show()
 
 # %% [markdown]
@@ -650,25 +598,8 @@ for name, (h, derivative) in SCHEDULES.items():
     )
 
 # %% tags=["nbval-ignore-output", "hide-input"] alt="Left: how often m of 16 tokens are hidden: evenly for the linear schedule, mostly few for square and cosine. Right: the weight h'/h of the three schedules, falling with the share hidden."
-figure, (left, right_axes) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
-for (name, (h, derivative)), color in zip(
-    SCHEDULES.items(), (BLUE, ORANGE, GREEN), strict=True
-):
-    left.plot(range(17), HOW_OFTEN[name], "o-", markersize=4, color=color, label=name)
-    right_axes.plot(h(t), derivative(t) / h(t), color=color)
-left.set(
-    xlabel="hidden tokens m of L = 16",
-    ylabel="probability",
-    title="How often each size is drawn",
-    ylim=(0, None),
-)
-left.legend(fontsize=8)
-right_axes.set(
-    xlabel="share hidden, h",
-    ylabel="weight h′/h",
-    title="And how it is weighed",
-    ylim=(0, 12),
-)
+weights = {name: (h(t), slope(t) / h(t)) for name, (h, slope) in SCHEDULES.items()}
+draw_schedules(HOW_OFTEN, weights)
 plt.show()
 
 # %% [markdown]
@@ -694,16 +625,7 @@ for scheme, masks in drawn.items():
     print(f"{scheme:11s} hidden tokens {masks.hidden[0, 0].sum(dim=-1).tolist()}")
 
 # %% tags=["nbval-ignore-output", "slide", "hide-input"] alt="Eight masks of 16 positions for each of four schemes, dark where hidden, with their weights. Exact draws any sizes, stratified one of each size class, antithetic and paper draw complementary pairs."
-figure, axes = plt.subplots(1, 4, figsize=(11, 2.9), layout="constrained")
-for panel, (scheme, masks) in zip(axes, drawn.items(), strict=True):
-    panel.imshow(masks.hidden[0, 0], cmap="Blues", vmin=0, vmax=1.3, aspect="auto")
-    for r, weight in enumerate(masks.weight[0, 0].tolist()):
-        panel.text(16.1, r, f"{weight:.2g}", va="center", fontsize=8)
-    panel.text(16.1, -0.75, "weight", va="center", fontsize=8)
-    panel.set(title=scheme, xlabel="position", xticks=[0, 5, 10, 15], yticks=[])
-    panel.grid(False)
-axes[0].set(ylabel="mask", yticks=range(8), yticklabels=range(1, 9))
-figure.suptitle("dark = hidden", fontsize=9)
+draw_mask_schemes(drawn)
 plt.show()
 
 # %% [markdown]

@@ -8,12 +8,15 @@ import torch
 from matplotlib import pyplot as plt
 
 from dmpo_ref.config import SamplerConfig
+from dmpo_ref.masking import Masks
 from dmpo_ref.rollout import Rollout
+from toy.figures.likelihood import draw_bound, draw_mask_schemes, draw_orders, draw_schedules
 from toy.figures.losses import draw_minima, draw_schemes, draw_wddo
 from toy.figures.modes import draw_dropped, draw_far_mode, draw_fits
 from toy.figures.rivals import draw_columns, draw_control, draw_runs, draw_solutions
 from toy.figures.samplers import draw_boards, draw_fed, draw_strips, draw_tradeoffs
 from toy.figures.weights import draw_descent, draw_drift, draw_first_step, draw_ratios, draw_rollouts, draw_self_normalising
+from toy.oracle import Exact
 from toy.worlds.mixture import BASELINES, make_world
 from toy.worlds.sentences import Library, draw
 
@@ -32,6 +35,16 @@ def heights(ax):
 
 def legend(ax):
     return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+DIGITS = SimpleNamespace(decode=lambda ids: str(ids[0]))
+
+
+def filled_boards(N):
+    """N boards with rows 1234, filled cell by cell; the first one has log p(o; σ) = −1, the next −2, …"""
+    tokens, step = torch.tensor([1, 2, 3, 4] * 4).expand(1, N, 16), torch.arange(16).expand(1, N, 16)
+    here = torch.ones(1, N, 16, dtype=torch.bool)
+    return Rollout(tokens, here, ~here, here, step, -torch.arange(1, N + 1)[None].double(), 16, SamplerConfig(), 16, 256)
 
 
 def test_rollouts_on_a_line_weigh_one_and_the_bars_are_in_order():
@@ -170,11 +183,8 @@ def test_strips_and_boards_show_the_text_and_frame_the_clues():
     strips = draw_strips(library, rollouts).axes
     assert [ax.get_title(loc="left") for ax in strips] == ["one at a time: 2 forwards", "at once: 1 forward"]
     assert [text.get_text() for text in strips[0].texts] == ["a", "b"]
-    digits = SimpleNamespace(decode=lambda ids: str(ids[0]))
-    tokens, step = torch.tensor([1, 2, 3, 4] * 4).view(1, 1, 16), torch.arange(16).view(1, 1, 16)
-    here = torch.ones(1, 1, 16, dtype=torch.bool)
-    rollout = Rollout(tokens, here, ~here, here, step, None, 16, SamplerConfig(), 16, 256)
-    first, second = draw_boards(digits, {"a": rollout, "b": rollout}, "0" * 5 + "2" + "0" * 9 + "4").axes
+    rollout = filled_boards(1)
+    first, second = draw_boards(DIGITS, {"a": rollout, "b": rollout}, "0" * 5 + "2" + "0" * 9 + "4").axes
     assert (first.get_title(), second.get_title()) == ("a: 16 forwards", "b: 16 forwards")
     frames = [patch for patch in first.patches if not patch.get_fill()]
     assert [(frame.get_x() // 1, frame.get_y() // 1) for frame in frames] == [(1, 1), (3, 3)]  # cells 5 and 15
@@ -237,3 +247,47 @@ def test_marginals_beside_the_solutions_and_the_region_of_products():
     assert len(edge) > 300
     np.testing.assert_allclose(np.sqrt(edge).sum(axis=1), 1, atol=1e-5)
     assert [label.get_text() for label in left.get_xticklabels()] == ["cell 1", "cell 2"]
+
+
+def test_four_answers_as_strips_with_the_probabilities_of_their_paths():
+    axes = draw_orders(DIGITS, filled_boards(4)).axes[0]
+    assert "".join(text.get_text().strip() for text in axes.texts) == "1234" * 16
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names == [f"log p(o; σ) = -{n}.00 nats" for n in (1, 2, 3, 4)]
+    blind = filled_boards(4)
+    blind.path_log_prob = None
+    with pytest.raises(ValueError, match="the sampler random_order gives no log p"):
+        draw_orders(DIGITS, blind)
+
+
+def test_a_bound_lies_below_and_both_are_those_of_the_orders():
+    """Two orders with 0.2 and 0.4: log p = log 0.3, ELBO = log √0.08."""
+    exact = Exact(list("abc"), torch.zeros(3, 1), torch.tensor([0.3, 0.6, 0.1]).log(), torch.tensor([-2.0, -1.0, -4.0]))
+    left, centre, right = draw_bound(torch.tensor([0.2, 0.4]).log(), exact, [1, 0], [0.7, 0.2], num_samples=10).axes
+    lines = {line.get_label(): line.get_xdata()[0] for line in left.get_lines()}
+    assert lines == pytest.approx({"log p(o)": np.log(0.3), "ELBO: their mean": np.log(0.08) / 2})
+    assert left.get_ylabel() == "orders, of 2" and sum(bar.get_height() for bar in left.patches) == 2
+    np.testing.assert_allclose(heights(centre), [[0.6, 0.3], [0.7, 0.2]], rtol=1e-6)
+    assert legend(centre) == ["exact", "10 samples"]
+    dots = right.get_lines()[1]
+    np.testing.assert_allclose(dots.get_xydata(), [[np.log(0.6), -1], [np.log(0.3), -2]], rtol=1e-6)
+
+
+def test_how_often_a_schedule_draws_a_size_and_how_it_is_weighed():
+    how_often = {name: np.full(5, k / 10) for k, name in enumerate(("linear", "square", "cosine"), start=1)}
+    weights = {name: (np.array([0.1, 0.9]), np.array([5.0, k])) for k, name in enumerate(how_often)}
+    left, right = draw_schedules(how_often, weights).axes
+    assert [list(line.get_ydata()) for line in left.get_lines()] == [[k / 10] * 5 for k in (1, 2, 3)]
+    assert [line.get_xydata().tolist() for line in right.get_lines()] == [[[0.1, 5], [0.9, k]] for k in range(3)]
+    assert left.get_xlabel() == "hidden tokens m of L = 4" and legend(left) == list(how_often)
+
+
+def test_masks_of_schemes_are_dark_where_they_hide_and_have_their_weights():
+    hidden = torch.zeros(1, 1, 2, 16, dtype=torch.bool)
+    hidden[0, 0, 0, :4], hidden[0, 0, 1, 8] = True, True
+    masks = Masks(hidden, hidden, torch.tensor([[[4.0, 16.0]]]))
+    first, second = draw_mask_schemes({"exact": masks, "paper": masks}).axes
+    assert first.images[0].get_array().tolist() == hidden[0, 0].tolist()
+    assert [text.get_text() for text in second.texts] == ["4", "16", "weight"]
+    assert (first.get_title(), second.get_title()) == ("exact", "paper")
+    assert [label.get_text() for label in first.get_yticklabels()] == ["1", "2"]

@@ -308,7 +308,8 @@ def test_a_session_has_ninety_minutes_without_a_gap_two_blocks_by_hand_and_three
 def test_the_students_archive_holds_no_solution(tmp_path, capsys):
     (tmp_path / "slides").mkdir()
     for name in ("1_masked_diffusion", "1_of_another_course"):
-        (tmp_path / "slides" / f"{name}.html").write_text("slides")
+        slide = '<p>a slide</p><aside class="notes">\n<p>the answer</p></aside><p>another</p><aside class="notes"><p>2</p></aside>'
+        (tmp_path / "slides" / f"{name}.html").write_text(slide)
     assert run_packs(["--build", str(tmp_path)]) == 2 and "run make slides and make print first" in capsys.readouterr().err
     (tmp_path / "print").mkdir()
     (tmp_path / "print" / "sheet.pdf").write_bytes(b"%PDF")
@@ -320,6 +321,12 @@ def test_the_students_archive_holds_no_solution(tmp_path, capsys):
             "slides/1_masked_diffusion.html",
         } <= set(names)
         assert "slides/1_of_another_course.html" not in names
+        assert student.read("slides/1_masked_diffusion.html") == b"<p>a slide</p><p>another</p>"
+        for name in names:
+            if name.endswith(".ipynb"):
+                cells = nbformat.reads(student.read(name).decode(), as_version=4).cells
+                assert not any("](.." in cell.source for cell in cells), name
+        assert b"Read notebook 03 before or together with them" in student.read("exercises/01_weights.ipynb")
         assert not any(b"BEGIN SOLUTION" in student.read(name) for name in names)
         assert any(b"BEGIN SOLUTION" in lecturer.read(name) for name in lecturer.namelist())
 

@@ -2,19 +2,24 @@
 
     python book/teaching/packs.py        # build/packs/student.zip, instructor.zip; after make slides and make print
 
-The student's holds the exercises without solutions, the slides, the page "DMPO on one page" and how to install; the instructor's the
-solved exercises, the wrong solutions that the checks are tested on, the session plans and the rubric.
+The student's holds the exercises without solutions, the slides without the speaker's notes, the page "DMPO on one page" and how to
+install; the instructor's the solved exercises, the wrong solutions that the checks are tested on, the session plans and the rubric.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import zipfile
 from pathlib import Path
 
+import nbformat
+
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parents[1]
+NOTES = re.compile(r'<aside class="notes">.*?</aside>', flags=re.DOTALL)
+OUTSIDE = re.compile(r"\[([^\]]*)\]\((?:\.\./)+notebooks/[^)]*\)")  # a link to the repository
 READMES = {
     "student.zip": """Distribution Matching Policy Optimization: course material
 
@@ -54,6 +59,18 @@ def contents(build: Path) -> dict[str, dict[str, Path]]:
     }
 
 
+def for_students(path: Path) -> bytes:
+    """A file as students get it: slides without notes, notebooks without links out of the archive."""
+    if path.suffix == ".html":
+        return NOTES.sub("", path.read_text(encoding="utf-8")).encode()
+    if path.suffix == ".ipynb":
+        notebook = nbformat.read(path, as_version=4)
+        for cell in notebook.cells:
+            cell.source = OUTSIDE.sub(r"\1", cell.source)
+        return nbformat.writes(notebook).encode()
+    return path.read_bytes()
+
+
 def main() -> int:
     """Write both; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -69,7 +86,7 @@ def main() -> int:
         with zipfile.ZipFile(build / "packs" / name, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("README.txt", READMES[name])
             for inside, path in files.items():
-                archive.write(path, inside)
+                archive.writestr(inside, for_students(path) if name == "student.zip" else path.read_bytes())
         print(build / "packs" / name)
     return 0
 

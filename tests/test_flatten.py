@@ -54,6 +54,24 @@ def test_answers_of_hundreds_of_tokens_and_a_small_temperature_stay_finite():
     assert found.isfinite().all() and found[0, 0] > 1999
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_the_odds_of_good_answers_are_those_of_mara_up_to_the_bounds_that_are_stated(seed):
+    """MARA gives each good answer the mass p_ref(z) e^{r_z/α} of the one that is most probable under p_ref."""
+    generator = torch.Generator().manual_seed(seed)
+    p = torch.rand(5, generator=generator, dtype=torch.float64)
+    log_ref, reward = (p / p.sum()).log(), torch.rand(5, generator=generator, dtype=torch.float64)
+    good = reward >= reward.sort().values[2]  # three of them, all different
+    anchor = log_ref.masked_fill(~good, -torch.inf).argmax()
+    augmented = torch.where(good, reward[anchor] + ALPHA * (log_ref[anchor] - log_ref), reward)
+    odds = [(p[good].sum() / p[~good].sum()).item() for p in (tilted(log_ref, augmented, ALPHA).exp(), ours(log_ref, reward, good))]
+    least = ((reward[anchor] - reward.max()) / ALPHA).exp().item()
+    assert least * (1 - 1e-9) <= odds[0] / odds[1] <= 3 * (1 + 1e-9)
+
+
+def ours(log_ref, reward, good):
+    return flattened(log_ref, reward, ALPHA, reward[good].min().item()).exp()
+
+
 def test_the_target_keeps_the_mass_of_good_answers_and_shares_it_evenly():
     """p* in plain Python: the good ones have the mass of p* together, a third each, and what is not good its own."""
     target = [p * math.exp(r / ALPHA) for p, r in zip(P_REF.tolist(), REWARD.tolist(), strict=True)]

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dmpo_ref.models.loading import read_config
+from dmpo_ref.tasks.sudoku import read_puzzles
 from toy import ladder
 from toy.options import TextPretrainConfig
 
@@ -64,6 +65,8 @@ def test_the_stored_rounds_are_within_15_percent_of_the_plan(name):
 
 def test_the_page_has_the_table_of_the_stored_rounds():
     page = Path("book/ladder.md").read_text(encoding="utf-8")
+    blanks = [puzzle.puzzle.count("0") for puzzle in read_puzzles("toy/data/train.csv")]
+    assert f"the boards of `toy_sudoku` have {min(blanks)} to {max(blanks)} blanks, of the 16 that are planned" in page
     for cells in ladder.table(ladder.read()):
         assert f"| {' | '.join(cells)} |" in page
     rows = ladder.read()

@@ -166,7 +166,7 @@ def pretraining_seconds(options: TextPretrainConfig) -> float:
     return options.steps * work.expected(types, GPUS[DEFAULT_GPU])
 
 
-HEADERS = ("rung", "weights", "tokens drawn", "tokens fed", "s", "s, plan", "MB", "MB, plan", "MB / plan", "on")
+HEADERS = ("rung", "weights", "tokens drawn, plan", "tokens fed, plan", "s", "s, plan", "MB", "MB, plan", "MB / plan", "on")
 
 
 def table(rows: dict[str, dict[str, Any]]) -> list[list[str]]:

@@ -144,7 +144,7 @@ def sequence_log_prob(token_log_prob: Tensor, masks: Masks) -> Tensor:
 
         mean_r weight_r · Σ_s token_log_prob_{r,s}
 
-    The ELBO (an unbiased estimate of −L_θ) for the masks of `draw_masks`, exactly log p(o; σ) for `path_masks`.
+    The ELBO for the masks of `draw_masks` (−L_θ in expectation, if their scheme is unbiased), exactly log p(o; σ) for `path_masks`.
     Summed in float64: the difference of two such sums over many tokens must survive cancellation.
     """
     per_mask = reduce(token_log_prob.double(), "g n r s -> g n r", "sum")

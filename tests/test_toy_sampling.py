@@ -51,12 +51,13 @@ def test_every_fed_token_is_in_the_table(sudoku, puzzles):
         assert spy.table(32).sum().item() == rollout.fed_tokens
 
 
-def test_an_answer_is_the_samplers_with_a_stream_for_each_item(sudoku, puzzles):
-    sampler = SamplerConfig("random_order", temperature=1.0)
-    found = answer(sudoku, puzzles[:3], sampler, num_rollouts=2, purpose="a purpose", first=5)
+@pytest.mark.parametrize(("given", "key"), [({}, ("evaluate", 0)), ({"purpose": "a purpose", "first": 5}, ("a purpose", 5))])
+def test_an_answer_is_the_samplers_with_a_stream_for_each_item(sudoku, puzzles, given, key):
+    sampler, (purpose, first) = SamplerConfig("random_order", temperature=1.0), key
+    found = answer(sudoku, puzzles[:3], sampler, num_rollouts=2, **given)
     for i, puzzle in enumerate(puzzles[:3]):
         prompts = encode(sudoku.tokenizer, sudoku.task, [puzzle])
-        streams = [stream(0, "a purpose", 5 + i)]
+        streams = [stream(0, purpose, first + i)]
         alone = sample(sudoku.policy, prompts, sampler, sudoku.vocabulary, num_rollouts=2, generators=streams)
         assert torch.equal(found.tokens[i], alone.tokens[0]) and torch.equal(found.step[i], alone.step[0])
 

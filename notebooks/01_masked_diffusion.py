@@ -22,7 +22,7 @@
 # - that the probability of an *answer* is an average over paths, and how to compute this average without listing all paths;
 # - what the ELBO is, and what its gap to the log-probability measures;
 # - why the number m of hidden tokens is drawn uniformly from 1…L, and why the estimate is multiplied by L/m;
-# - what masks the four mask schemes of the library draw, in pictures.
+# - what masks four schemes of the library draw, in pictures.
 #
 # **You need** softmax, expectation, and Jensen's inequality. **It takes** 45 minutes to read and half a minute to run.
 
@@ -333,22 +333,20 @@ print(f"log p(o) = log of the mean over orders: {log_p:.4f} nats")
 #
 # For five blanks there are only 120 orders; for ten blanks there are 3.6 million. But paths share prefixes: the next prediction of the
 # network depends on *which* blanks are filled, not on the order in which they were filled. Let $P(S)$ be the probability that at some step
-# exactly the blanks in $S$ are filled, with the digits of $o$. The blank filled last can be any $d\in S$, and each of the $L-|S|+1$ blanks
+# exactly the blanks in $F$ are filled, with the digits of $o$. The blank filled last can be any $d\in S$, and each of the $L-|S|+1$ blanks
 # that were open before was equally likely:
 #
-# $$P(S)\;=\;\sum_{d\in S}\frac{P(S\setminus d)\;\pi(o_d\mid o_{S\setminus d})}{L-|S|+1},\qquad P(\varnothing)=1,\quad P(\text{all})=p_\theta(o).$$
+# $$P(F)\;=\;\sum_{d\in F}\frac{P(F\setminus d)\;\pi(o_d\mid o_{F\setminus d})}{L-|F|+1},\qquad P(\varnothing)=1,\quad P(\text{all})=p_\theta(o).$$
 #
 # These are 32 states instead of 120 paths. In five lines, and with `toy.oracle.arrival_log_prob`:
 
 # %%
 P = {(): 1.0}
-for S in SETS:
-    rest = {d: tuple(i for i in S if i != d) for d in S}
-    seen_before = {
-        d: tuple(i for i in range(L) if i not in rest[d]) for d in S
-    }  # hidden when d was filled
-    P[S] = sum(P[rest[d]] * math.exp(LOG_PI[seen_before[d]][d]) for d in S) / (
-        L - len(S) + 1
+for F in SETS:
+    rest = {d: tuple(i for i in F if i != d) for d in F}
+    hidden_before = {d: tuple(i for i in range(L) if i not in rest[d]) for d in F}
+    P[F] = sum(P[rest[d]] * math.exp(LOG_PI[hidden_before[d]][d]) for d in F) / (
+        L - len(F) + 1
     )
 
 place = 2 ** torch.arange(L)
@@ -477,9 +475,10 @@ plt.show()
 
 # %% [markdown]
 # The solutions and the most probable wrong answer have small gaps: in every order, each of their digits is probable. Answers that mix two
-# of these have gaps of 0.7 to 3 nats: in most orders the visible digits soon make the rest of the mixture nearly impossible; in a few
-# orders, where the conflicting blanks are filled early, they do not. So the gap differs from answer to answer. Remember this when two ELBOs
-# are subtracted (as in [03](03_weights.ipynb) and [05](05_two_losses.ipynb)).
+# of these have gaps of 0.7 to 1.7 nats: in most orders the visible digits soon make the rest of the mixture nearly impossible; in a few
+# orders, where the conflicting blanks are filled early, they do not. The largest gap of these seven, 3.0, has another cause: one digit of
+# that answer, the 2 in row 3, is nearly impossible while everything is hidden, and certain when the rest of its row is visible. So the gap
+# differs from answer to answer. Remember this when two ELBOs are subtracted (as in [03](03_weights.ipynb) and [05](05_two_losses.ipynb)).
 #
 # **Check yourself.** The gap between $\log p(o)$ and the ELBO is 0. What does that say?
 #
@@ -611,8 +610,8 @@ plt.show()
 #
 # ## 9. Four mask schemes
 #
-# An estimate from one mask is noisy. With R masks (`loss.num_masks`), there are better choices than independent masks; antithetic pairs
-# need an even R. `dmpo_ref.masking` has four schemes. Look at the figure before you read on: 16 tokens, R = 8 masks of one response, hidden
+# An estimate from one mask is noisy. With R masks (`loss.num_masks`), there are better choices than independent masks. Here are four of
+# the schemes of `dmpo_ref.masking`; antithetic pairs want an even R, or the last mask is an independent one. Look at the figure before you read on: 16 tokens, R = 8 masks of one response, hidden
 # tokens are dark, the weight is to the right of each mask.
 
 # %%

@@ -508,6 +508,7 @@ def test_where_the_published_evaluation_found_the_grid():
     grid = "1234341221434321"
     assert published_grid(f"{grid}</answer>") == (grid, "before </answer>")
     assert published_grid(f"1{grid}</answer>") == (grid, "before </answer>")
+    assert published_grid(f"<b> {grid}\t \n</answer>") == (grid, "before </answer>")
     assert published_grid(grid) == (grid, "16 digits that stand alone")
     assert published_grid(f"<answer>{grid}</answer>") == (grid, "the first <answer>")
     assert published_grid(f"</answer> {grid}") == (grid, "after </answer>")

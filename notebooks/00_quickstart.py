@@ -137,7 +137,8 @@ for position in blanks:
 #
 # The reference is the policy as it is now. The reward is 1 for a solution and 0 for anything else. So $p_{\text{ref}}$ of a
 # solution is multiplied by $e^{1/\alpha}$, that of a wrong answer by 1, and then all are normalised. The ratio of the
-# two solutions stays as it was. On this puzzle all 1,024 answers can be enumerated, so $p^*$ is known exactly:
+# two solutions stays as it was. On this puzzle all 1,024 answers can be enumerated, so $p^*$ is known exactly, and so is
+# the distance to it, $\mathrm{KL}(p^*\|p)=\sum_o p^*(o)\,\ln\frac{p^*(o)}{p(o)}$, in *nats* (natural logarithms):
 
 # %%
 reference = exact_distribution(

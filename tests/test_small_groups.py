@@ -91,16 +91,16 @@ def test_replay_lets_more_rows_through(puzzle):
     assert rows == puzzle.item.puzzle.count("0") * N * (3 + 3 + 7 + 5)
 
 
-def test_runs_are_tuned_then_reported_and_not_done_twice(monkeypatch):
-    monkeypatch.setattr(small_groups, "REFERENCES", {"shipped": None})
+def test_runs_are_tuned_with_the_shipped_reference_then_reported_and_not_done_twice(monkeypatch):
     monkeypatch.setattr(small_groups, "REMEDIES", {"own rollouts": Remedy()})
     first = list(list_runs([]))
-    assert [run["learning_rate"] for run in first] == list(small_groups.RATES)
-    rows = [run | {"kl_target_policy": kl} for run, kl in zip(first, (0.3, 0.1, 0.2), strict=True)]
-    assert best_rate(rows[:2], "shipped", "own rollouts") is None
-    assert best_rate(rows, "shipped", "own rollouts") == 3e-4
+    assert [(run["reference"], run["learning_rate"]) for run in first] == [("shipped", rate) for rate in small_groups.RATES]
+    rows = [run | {"kl_target_policy": kl} for run, kl in zip(first, (0.4, 0.3, 0.1, 0.2), strict=True)]
+    assert best_rate(rows[:3], "own rollouts") is None
+    assert best_rate(rows, "own rollouts") == 3e-4
     second = list(list_runs(rows))
-    assert [(run["world"], run["seed"], run["learning_rate"]) for run in second] == [(PUZZLE, seed, 3e-4) for seed in range(5)]
+    named = [(run["reference"], run["world"], run["seed"], run["learning_rate"]) for run in second]
+    assert named == [(reference, PUZZLE, seed, 3e-4) for reference in ("shipped", "weaker") for seed in range(5)]
     rows += [run | {"kl_target_policy": 0.1} for run in second]
     assert not list(list_runs(rows))
-    assert {run_key(one) for one in of_report(rows, "shipped", "own rollouts")} == {run_key(run) for run in second}
+    assert {run_key(one) for one in of_report(rows, "shipped", "own rollouts")} == {run_key(run) for run in second[:5]}

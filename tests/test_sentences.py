@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from dmpo_ref.config import SamplerConfig
+from dmpo_ref.masking import stream
+from dmpo_ref.samplers import sample
 from toy.sampling import Spy
 from toy.worlds.sentences import END, MASK, QUESTION, Library, draw, watch
 
@@ -30,6 +33,8 @@ def test_words_are_sorted_after_the_special_ones():
     library = Library(SENTENCES, length=3)
     assert library.words == WORDS and library.ids == {word: i for i, word in enumerate(WORDS)}
     assert library.vocabulary.mask_token_id == 0
+    assert library.emission.shape == (3, 4, 7) and Library(SENTENCES).emission.shape == (3, 13, 7)
+    np.testing.assert_allclose(library.emission.sum(dim=2), np.ones((3, 4)), rtol=1e-12)
     assert library.vocabulary.allowed.tolist() == [False, False, True, True, True, True, True]
 
 
@@ -86,7 +91,16 @@ def test_the_path_probability_of_a_drawn_sentence_is_the_product_along_its_order
             product *= chances[WORDS[tokens[d]]] / sum(chances.values())
             seen[d] = WORDS[tokens[d]]
         assert log_prob == pytest.approx(math.log(product), rel=1e-9)
-    assert torch.equal(draw(library, "random_order", num=50, temperature=1.0).tokens, rollout.tokens)
+
+
+def test_a_draw_is_the_samplers_with_a_stream_for_each_number_of_sentences():
+    library = Library(SENTENCES, length=2)
+    config = SamplerConfig("random_order", temperature=1.0)
+    streams = [stream(0, "sentences", 50)]
+    expected = sample(library, library.question(), config, library.vocabulary, num_rollouts=50, generators=streams)
+    assert torch.equal(draw(library, "random_order", num=50, temperature=1.0).tokens, expected.tokens)
+    one = draw(library, "confidence")  # greedy: b with 0.8, then a with 0.5/0.8
+    assert one.tokens.shape == (1, 1, 3) and library.read(one.tokens[0, 0]) == "a b" and one.sampler.temperature == 0
 
 
 def test_a_model_can_stand_before_the_library_and_an_end_token_ends():
@@ -104,3 +118,5 @@ def test_what_is_watched(capsys):
     assert capsys.readouterr().out.splitlines() == [f"   {MASK} b", "   a b   (2 forwards)"]
     watch(library, "confidence", steps=1)
     assert capsys.readouterr().out.splitlines() == ["   a b   (1 forward)"]
+    watch(library, "wino", threshold=0.9)  # feeds shadow slots behind the sentence, which are not shown
+    assert capsys.readouterr().out.splitlines() == [f"   {MASK} b", "   a b   (2 forwards)"]

@@ -185,7 +185,7 @@ for name, loss in losses.items():
 # %% [markdown]
 # The forward one is $\mathrm{KL}(p^*\|p_\theta)$ up to the entropy of p\*, the reverse one $\mathrm{KL}(p_\theta\|p^*)$ up to $\log Z$. From
 # here on we take both from `toy.worlds.mixture` (`forward_objective` and `reverse_objective`), and the loop too (`fit`). They must end at the
-# same distributions, and so must `fit_reverse`, which draws the README's figure.
+# same distributions, and so must `fit_reverse`, which draws the figure of [the results](../book/results.md).
 
 # %%
 objectives = {"forward": forward_objective, "reverse": reverse_objective}
@@ -244,7 +244,8 @@ for mode in range(5):
 # fitted
 # - by forward KL with exact gradients,
 # - by reverse KL with exact gradients (the best case of reward maximisation, because there is no sampling noise),
-# - by DMPO itself, which sees only samples: `fit_forward`, 32 groups of $N=16$ rollouts a round, weights and loss of `dmpo_ref`.
+# - by DMPO itself, which sees only samples: `fit_forward`, 32 groups of $N=16$ rollouts a round, with weights
+#   ([03](03_weights.ipynb)), the baseline `uniform` ([04](04_weight_baseline.ipynb)) and loss ([05](05_two_losses.ipynb)) of `dmpo_ref`.
 
 # %%
 forward, reverse = (
@@ -416,6 +417,7 @@ plt.show()
 # Up to $d\approx1.4$ all three agree: both directions cover both modes. Around 1.6 reverse KL has *two* local minima, and the start decides
 # which one is reached. Dropping a mode is not even the better one there: covering costs 0.55 nats, dropping 0.68. At 2.0 dropping is better
 # (0.69 against 1.07), but the fit from the broad start stays in the middle.
+#
 # ## 7. Can a lost mode be recovered?
 #
 # So far every start gave some probability to every mode. In fine-tuning, a mode may be almost gone after some rounds. Which objective
@@ -489,6 +491,7 @@ for epsilon in (1e-1, 1e-3, 1e-6):
 # mode.
 #
 # For fine-tuning this means: DMPO can keep the modes that the policy still samples, but cannot recover the others.
+#
 # **Check yourself.** A mode has probability $10^{-6}$ under the policy. DMPO draws groups of 16. What brings the mode back?
 #
 # <details class="choice"><summary>A smaller α.</summary>
@@ -497,9 +500,10 @@ for epsilon in (1e-1, 1e-3, 1e-6):
 #
 # </details>
 #
-# <details class="choice"><summary>Nothing but rollouts from somewhere else, for example from $p_{\text{ref}}$.</summary>
+# <details class="choice"><summary>Rollouts from somewhere else, for example from $p_{\text{ref}}$.</summary>
 #
-# **Right.** The samples must contain the mode. `train.reference_share` draws a part of each group from $p_{\text{ref}}$.
+# **Right.** The samples must contain the mode; the policy's own would have to be millions. `train.reference_share` draws a part of each
+# group from $p_{\text{ref}}$.
 #
 # </details>
 #

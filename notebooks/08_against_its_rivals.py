@@ -104,6 +104,7 @@ plt.show()
 #
 # The target multiplies the probability of both solutions by the same $e^{5}$, so p\* keeps the odds that the reference gives them, 62 to
 # 38. A method that only maximises reward has no reason to keep them.
+#
 # ## 2. The objectives, two lines each
 #
 # $A_n=r_n-\bar r$ is the advantage in a group of N rollouts. There are three kinds of log-probability:
@@ -643,6 +644,7 @@ plt.show()
 # %% [markdown]
 # On the left the three lines at 0.6 nearly coincide: one-shot WDCE, WDCE and p\* agree on every marginal. On the right (colours as on the
 # left; p\* is the hollow square) they do not agree on the answers. All products are in the grey corner.
+#
 # ## 7. What the hypothesis explains, and what it does not
 #
 # It explains

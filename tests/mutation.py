@@ -36,7 +36,7 @@ TESTS = {  # module → the test files that are about it
     "experience": ("test_experience", "test_losses"),
     "gradient": ("test_gradient", "test_losses"),
     "samplers/blockwise": ("test_samplers", "test_sampler_matrix", "test_parallel"),
-    "samplers/checks": ("test_steps_and_sizes", "test_parallel", "test_config", "test_bad_input_table"),
+    "samplers/checks": ("test_steps_and_sizes", "test_parallel", "test_config", "test_bad_input_table", "test_sampler_matrix"),
     "samplers/proposal": ("test_samplers", "test_sampler_matrix", "test_parallel"),
     "samplers/rows": ("test_samplers", "test_sampler_matrix", "test_parallel"),
     "samplers/sampling": ("test_samplers", "test_sampler_matrix", "test_steps_and_sizes"),

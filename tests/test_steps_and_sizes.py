@@ -10,7 +10,7 @@ from dmpo_ref.masking import stream
 from dmpo_ref.presets.loading import load_config
 from dmpo_ref.runtime.files import claim
 from dmpo_ref.samplers import sample
-from dmpo_ref.samplers.checks import check_memory
+from dmpo_ref.samplers.checks import check_memory, has_path_log_prob
 from dmpo_ref.weights import coefficient_for_ess
 from tests.helpers import MASK, make_prompts, tiny_model, vocabulary
 from toy.options import PretrainConfig
@@ -83,6 +83,24 @@ def test_a_forecast_counts_no_passes_that_do_nothing():
 def test_sample_checks_its_options_as_the_config_does(options, message):
     with pytest.raises(ValueError, match=message):
         draw(SamplerConfig(**options), "12|______")
+
+
+@pytest.mark.parametrize(
+    ("options", "known"),
+    [
+        ({}, True),
+        ({"temperature": 0.3}, True),
+        ({"temperature": 0.0}, False),
+        ({"guidance": 1.0}, False),
+        ({"stop_early": True}, False),
+        ({"name": "confidence"}, False),
+    ],
+)
+def test_which_rollouts_have_a_path_probability(options, known):
+    config = SamplerConfig(**options)
+    generators = [stream(0, "rollout", 0)]
+    rollout = sample(tiny_model(), make_prompts("12|____"), config, vocabulary(), num_rollouts=1, generators=generators, end_tokens={0})
+    assert (rollout.path_log_prob is not None) is has_path_log_prob(config) is known
 
 
 def test_more_rollouts_than_memory_are_refused_before_they_are_drawn():

@@ -84,6 +84,11 @@ class TwoSolutions(Loaded):
         """Exact distribution of a policy over the answers to the puzzle."""
         return exact_distribution(policy, self.tokenizer, self.task, self.item, self.vocabulary)
 
+    @property
+    def target_shares(self) -> list[float]:
+        """p* of each solution."""
+        return [self.log_target[self.exact.texts.index(text)].exp().item() for text in self.solutions]
+
     def compare(self, exact: Exact) -> dict[str, Any]:
         """Both divergences of a distribution from p*, in nats, and its probability of each solution."""
         return {
@@ -125,7 +130,7 @@ def match_target(output: Path, puzzle_file: Path, *, seed: int, overrides: tuple
         "solutions": puzzle.solutions,
         "alpha": config.weight.alpha,
         "reference_moves": config.train.resync_every > 0,
-        "target_shares": [puzzle.log_target[puzzle.exact.texts.index(text)].exp().item() for text in puzzle.solutions],
+        "target_shares": puzzle.target_shares,
         "before": puzzle.compare(puzzle.exact),
         "after": puzzle.compare(puzzle.distribution(trained.policy)),
         **counts(trained),

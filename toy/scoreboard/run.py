@@ -226,13 +226,12 @@ def measure(world: TwoSolutions, policy: Module) -> dict[str, Any]:
     """
     exact = world.distribution(policy)
     found = world.compare(exact)
-    target = [world.log_target[world.exact.texts.index(text)].exp().item() for text in world.solutions]
     valid = math.fsum(found["shares"])
-    modes = sum(share > wanted / 2 for share, wanted in zip(found["shares"], target, strict=True))
+    modes = sum(share > wanted / 2 for share, wanted in zip(found["shares"], world.target_shares, strict=True))
     return found | {
-        "target_shares": target,
+        "target_shares": world.target_shares,
         "modes": modes,
-        "lost": int(modes < len(target)),
+        "lost": int(modes < len(world.solutions)),
         "valid": valid,
         "pass_at_8": 1 - max(0.0, 1 - valid) ** PASS_AT,
         "entropy": -(exact.log_prob.exp() * exact.log_prob).sum().item(),

@@ -20,7 +20,7 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.8.0"
+__version__ = "0.8.1"
 
 _NAMES = {  # module → its names
     "config": ("Config", "SamplerConfig"),

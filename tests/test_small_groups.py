@@ -1,7 +1,10 @@
 """Replay with the balance heuristic: weights by hand, each policy's own score of each rollout, and without replay the library's loop."""
 
 import copy
+import re
 from math import log
+from pathlib import Path
+from statistics import mean, median
 
 import pytest
 import torch
@@ -104,3 +107,40 @@ def test_runs_are_tuned_with_the_shipped_reference_then_reported_and_not_done_tw
     rows += [run | {"kl_target_policy": 0.1} for run in second]
     assert not list(list_runs(rows))
     assert {run_key(one) for one in of_report(rows, "shipped", "own rollouts")} == {run_key(run) for run in second[:5]}
+
+
+ROWS = small_groups.read_stored()
+
+
+def test_every_run_is_stored():
+    assert not list(list_runs(ROWS)) and len(ROWS) == 5 * (4 + 2 * 5)
+
+
+def test_the_page_has_the_table_and_the_sentences_of_the_stored_runs():
+    page = re.sub(r"\s+", " ", Path("book/scoreboard.md").read_text(encoding="utf-8"))
+    found = {(r, name): of_report(ROWS, r, name) for r in ("shipped", "weaker") for name in small_groups.REMEDIES}
+    kl = {place: median(row["kl_target_policy"] for row in rows) for place, rows in found.items()}
+    for (reference, name), rows in found.items():
+        worst, right = max(row["kl_target_policy"] for row in rows), mean(row["valid"] for row in rows)
+        lost = sum(row["modes"] < len(row["shares"]) for row in rows)
+        numbers = f"{kl[reference, name]:.4f} | {worst:.3f} | {right:.3f} | {lost}/{len(rows)} | {rows[0]['forward_rows']:,}"
+        assert f"| {reference} | {name} | {numbers} |" in page
+    rank = {r: sorted(small_groups.REMEDIES, key=lambda name, r=r: kl[r, name]) for r in ("shipped", "weaker")}
+    assert rank["shipped"][:2] == ["1/4 by p_ref", "replay of 16 rounds"] and rank["shipped"][-1] == "own rollouts"
+    assert rank["weaker"][0] == "replay of 4 rounds" and rank["weaker"][-2:] == ["1/4 by p_ref", "1/2 by p_ref"]
+    own, share = found["weaker", "own rollouts"], found["weaker", "1/4 by p_ref"]
+    before = [rows[0]["valid_before"] for rows in (own, found["shipped", "own rollouts"])]
+    assert f"right in {before[0] * 100:.0f} % of its answers, in place of {before[1] * 100:.0f} %" in page
+    assert f"{kl['weaker', '1/4 by p_ref']:.3f} nats in place of {kl['weaker', 'own rollouts']:.3f}" in page
+    assert f"{mean(row['valid'] for row in share):.3f} right in place of {mean(row['valid'] for row in own):.3f}" in page
+    assert (
+        round(found["shipped", "replay of 16 rounds"][0]["forward_rows"] / own[0]["forward_rows"]) == 12
+        and "at twelve times the rows" in page
+    )
+
+
+def test_the_figure_and_the_table_are_made_from_stored_runs(tmp_path, capsys):
+    small_groups.draw(ROWS, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
+    small_groups.show(ROWS)
+    assert len(capsys.readouterr().out.splitlines()) == 1 + 2 * 5

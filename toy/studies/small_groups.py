@@ -268,7 +268,15 @@ def draw(rows: list[Row], path: Path) -> None:
             ax.scatter(kl, [height] * len(kl), s=26, color=COLORS[0], alpha=0.7, linewidth=0)
             ax.plot([median(kl)] * 2, [height - 0.3, height + 0.3], color=COLORS[1], linewidth=2)
         before = next(row["valid_before"] for row in rows if row["reference"] == reference and row["world"] == REPORT[0][0])
-        ax.set(xscale="log", xlabel="KL(p*‖p$_θ$), nats", title=f"{reference} reference, right in {before:.1%}")
+        ax.set(
+            xscale="log",
+            xlim=(0.001, 0.1),
+            xlabel="KL(p*‖p$_θ$), nats",
+            title=f"{reference} reference: {before:.0%} of its answers are right",
+        )
+        ax.title.set_fontsize(10)
+        ax.set_xticks([0.001, 0.003, 0.01, 0.03, 0.1], ["0.001", "0.003", "0.01", "0.03", "0.1"])
+        ax.minorticks_off()
         ax.set_yticks(range(len(REMEDIES)), list(reversed(REMEDIES)))
     figure.savefig(path, dpi=110)
     plt.close(figure)

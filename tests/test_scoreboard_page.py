@@ -13,6 +13,7 @@ from toy.scoreboard.suite import read_suite
 
 PAGE = Path("book/scoreboard.md")
 TEXT = re.sub(r"\s+", " ", PAGE.read_text(encoding="utf-8"))
+SMALL = "two solutions, A"  # the puzzle of small groups
 SUITE, FILE = read_suite(), RESULTS / "scoreboard.jsonl"
 SCORES = current_rows(SUITE, read_rows(FILE, SUITE["version"]), FILE)
 
@@ -35,18 +36,51 @@ def test_the_tables_of_the_scoreboard_are_those_of_the_stored_runs():
         )
         expected = [f"{statistics.median(kl):.3f}", write_interval(kl), f"{max(kl):.3f}", right, modes, price]
         assert shown[f"{method} 7"] == expected, method
-    for (_, method, _), rows in by_size(SCORES, "groups_per_step").items():
-        kl = [row["kl_target_policy"] for row in rows]
-        right, lost = f"{statistics.mean(row['valid'] for row in rows):.3f}", f"{sum(row['lost'] for row in rows)}/{len(rows)}"
+    sizes, groups = by_size(SCORES, "groups_per_step"), by_size(SCORES, "group_size")
+    for method in SUITE["groups_per_step"]["methods"]:
+        points = [sizes[SMALL, method, size] for size in (4, 16, 64, 256)]
+        kl = [row["kl_target_policy"] for row in points[0]]
+        right, lost = f"{statistics.mean(row['valid'] for row in points[0]):.3f}", f"{sum(row['lost'] for row in points[0])}/{len(kl)}"
         assert shown[f"{method} 5"] == [f"{statistics.median(kl):.4f}", f"{max(kl):.3f}", right, lost], method
-
-
-REPORT = {method: report_rows(SCORES, method) for method in SUITE["methods"]}
-THREE = "three solutions"
+        lost = f"{sum(row['lost'] for rows in points for row in rows)}/{sum(map(len, points))}"
+        assert shown[f"{method} 6"] == [*(f"{median_of(rows):.4f}" for rows in points), lost], method
+    for method in SUITE["group_size"]["methods"]:
+        points = [groups[SMALL, method, N] for N in SUITE["group_size"]["num_rollouts"]]
+        assert all(len(rows) == 3 for rows in points)
+        assert shown[f"{method} 9"] == [f"{median_of(rows):.4f}" for rows in points], method
 
 
 def median_of(rows) -> float:
     return statistics.median(row["kl_target_policy"] for row in rows)
+
+
+def test_what_is_said_of_small_groups():
+    sizes, groups = by_size(SCORES, "groups_per_step"), by_size(SCORES, "group_size")
+    kl = {(method, size): median_of(rows) for (_, method, size), rows in sizes.items()}
+    step, path = "WDCE, path steps", "WDCE, whole path"
+    for name in (step, path):
+        assert (
+            f"from {kl[name + ', uniform', 4]:.3f} to {kl[name + ', 1/4 by p_ref', 4]:.3f} on {name.removeprefix('WDCE, ')}"
+            in TEXT.replace("the whole", "whole")
+        )
+    assert f"they bring `uniform` to {kl[step + ', uniform', 16]:.3f} and {kl[path + ', uniform', 16]:.3f}" in TEXT
+    assert all(kl[name + ", 1/4 by p_ref", 16] > 0.95 * kl[name + ", 1/4 by p_ref", 4] for name in (step, path))
+    assert min(kl[method, 256] for method in SUITE["groups_per_step"]["methods"]) > 0.015
+    assert not any(row["lost"] for rows in (*sizes.values(), *groups.values()) for row in rows)
+    rates = {method: rows[0]["learning_rate"] for (_, method, size), rows in sizes.items() if size == 4}
+    assert {m for m, rate in rates.items() if rate == min(rates.values())} == {step, "WDCE, masks"}
+    assert min(rates.values()) == 3e-5 and sorted(set(rates.values()))[1] == 3e-4
+    of_size = {m: [median_of(groups[SMALL, m, N]) for N in SUITE["group_size"]["num_rollouts"]] for m in SUITE["group_size"]["methods"]}
+    for method in (step, step + ", uniform", step + ", model"):
+        slope = np.polyfit(np.arange(8), np.log(of_size[method]), 1)[0]
+        assert slope > -0.1, method  # nats of log-divergence for each doubling of N: none gets better
+    assert np.polyfit(np.arange(8), np.log(of_size[step + ", negative"]), 1)[0] > 0.05
+    assert all(u > m for u, m in zip(of_size[step + ", uniform"], of_size[step + ", model"], strict=True))
+    assert all(u > n for u, n in zip(of_size[step + ", uniform"], of_size[step], strict=True))
+
+
+REPORT = {method: report_rows(SCORES, method) for method in SUITE["methods"]}
+THREE = "three solutions"
 
 
 def test_what_is_said_of_methods_that_maximise_the_reward_and_of_many_puzzles():

@@ -112,7 +112,7 @@ def draw_shares(rows: Rows, path: Path) -> Path:
 
 def draw_sizes(group_size: Rows, groups_per_step: Rows, path: Path) -> Path:
     """KL(p*‖p_θ) against N at fixed rollouts for each step, and against rollouts for each step at fixed N."""
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained", sharey=True)
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.8), layout="constrained", sharey=True)
     names = sorted({row["method"] for row in (*group_size, *groups_per_step)})
     draw_lines(axes[0], group_size, "num_rollouts", names)
     N, rollouts = ({row[key] for row in rows} for key, rows in (("num_rollouts", groups_per_step), ("rollouts_per_step", group_size)))
@@ -143,7 +143,7 @@ def draw_lines(ax: Axes, rows: Rows, key: str, names: list[str]) -> None:
         ax.scatter([r[key] for r in chosen], [r["kl_target_policy"] for r in chosen], s=12, marker=marker, color=color, alpha=0.7)
     if rows:
         ax.set(xscale="log", yscale="log")
-        ax.legend(fontsize=8)
+        ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, frameon=False)
         at = sorted({row[key] for row in rows})
         ax.set_xticks(at, [str(x) for x in at])
         ax.minorticks_off()

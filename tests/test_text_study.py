@@ -130,7 +130,9 @@ def test_the_page_compares_the_runs_as_they_ended():
     assert 0.4 < (statistics.mean(recipe) - before) / (statistics.mean(exact) - before) < 0.6  # about half
     assert max(recipe) < min(exact) and min(wddo) > max(recipe)
     listed = " and ".join(", ".join(f"{end:.1f}" for end in wddo).rsplit(", ", 1))
-    assert f"ends at {listed} % (seed" in page and f"by {statistics.mean(wddo) - before:.0f} points" in page
+    assert f"ends at {listed} % (seeds 0, 1 and 2), by {statistics.mean(wddo) - before:.0f} points" in page
+    apart = [f"{w - e:+.1f}".replace("-", "−") for w, e in zip(wddo, exact, strict=True)]
+    assert f"that is {apart[0]}, {apart[1]} and {apart[2]} points" in page
     [lower], [higher] = (ends[f"published recipe, learning rate {rate}"] for rate in ("4e-5", "2e-4"))
     assert round((lower - recipe[0]) * 1.28) == 1 and f"one answer higher ({lower:.1f} %), 2e-4 lower ({higher:.1f} %" in page
     [grpo] = ends["diffu-GRPO"]

@@ -77,6 +77,14 @@ def test_an_order_multiplies_its_conditionals_and_probability_is_the_mean_over_o
     np.testing.assert_allclose(model.elbo(), expected.mean(axis=0), rtol=1e-12)
 
 
+def test_the_steps_of_an_order_are_its_conditionals():
+    """Two tokens, order (2, 1), answer 10: the second token is 0 with all hidden, then the first is 1 beside a 0."""
+    theta = torch.tensor([[0.3, -0.8, 0.6], [-0.2, 1.0, 0.4]], dtype=torch.float64)
+    steps = two_tokens(theta).path_steps((1, 0))
+    assert steps.shape == (2, 4)
+    torch.testing.assert_close(steps[:, 2], torch.stack([-theta[1, 0], theta[0, 1]]).sigmoid().log())
+
+
 def test_a_model_with_all_its_answers_is_a_distribution_along_every_order():
     model, _ = three_positions()
     model.answers = torch.tensor(list(product(range(2), repeat=3)))

@@ -41,12 +41,16 @@ class TabularModel:
         state = (torch.where(hidden, 0, 1 + tokens) * (A + 1) ** torch.arange(n)).sum(dim=-1, keepdim=True)
         return self.log_pi[state, torch.arange(n), tokens] * hidden
 
-    def path_log_prob(self, order: Sequence[int]) -> Tensor:
-        """log p(o; σ) = Σ_k log π(o_{σ_k} | o_{σ_1}, …, o_{σ_{k−1}}) of every answer along one order, [C]."""
+    def path_steps(self, order: Sequence[int]) -> Tensor:
+        """log π(o_{σ_k} | o_{σ_1}, …, o_{σ_{k−1}}) of every answer in each step k of one order, [n, C]."""
         hidden = torch.ones(len(order), len(order), dtype=torch.bool)
         for k in range(len(order)):
             hidden[k, list(order[:k])] = False
-        return self.score(self.answers, hidden.unsqueeze(1))[range(len(order)), :, list(order)].sum(dim=0)
+        return self.score(self.answers, hidden.unsqueeze(1))[range(len(order)), :, list(order)]
+
+    def path_log_prob(self, order: Sequence[int]) -> Tensor:
+        """log p(o; σ), the sum of the steps, of every answer along one order, [C]."""
+        return self.path_steps(order).sum(dim=0)
 
     def path_log_probs(self) -> Tensor:
         """log p(o; σ) along all orders, in the order of `itertools.permutations`, [n!, C]."""

@@ -135,6 +135,9 @@ def test_the_page_compares_the_runs_as_they_ended():
     assert f"that is {apart[0]}, {apart[1]} and {apart[2]} points" in page
     [lower], [higher] = (ends[f"published recipe, learning rate {rate}"] for rate in ("4e-5", "2e-4"))
     assert round((lower - recipe[0]) * 1.28) == 1 and f"one answer higher ({lower:.1f} %), 2e-4 lower ({higher:.1f} %" in page
+    [negative] = ends["published recipe, negative"]
+    more = round((negative - recipe[0]) * 1.28)
+    assert f"it ends at {negative:.1f} % on seed 0, {more} answers more than with `uniform`" in page
     [grpo] = ends["diffu-GRPO"]
     answers = round((exact[0] - grpo) * 1.28)
     assert f"ends at {grpo:.1f} % where that run of the same seed ended at {exact[0]:.1f} %: {answers} answers of 128" in page

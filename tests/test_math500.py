@@ -106,6 +106,21 @@ def test_a_published_verdict_says_what_it_read_and_why(text, source, reason):
     assert (nothing.right, nothing.reason) == (0, "the right answer is not known")
 
 
+@pytest.mark.parametrize(
+    ("truth", "answer", "equal"),
+    [
+        (r"\sqrt{2}", r"\sqrt{2}+\frac{5}{10^{41}}", True),  # 3.5e-41 of it: 40 digits agree
+        (r"\sqrt{2}", r"\sqrt{2}+\frac{2}{10^{40}}", False),  # 1.4e-40 of it
+        ("1", " 1" + "+0" * 249, True),  # 500 characters
+        ("1", "1" + "+0" * 250, None),  # 501
+        ("x", "2", False),
+        ("2", "x", False),
+    ],
+)
+def test_how_many_digits_and_characters_are_compared(truth, answer, equal):
+    assert equality.are_equal(truth, answer) is equal
+
+
 @pytest.mark.parametrize(("text", "truth", "strict", "published", "why"), CASES, ids=[case[0][:40] for case in CASES])
 def test_both_gradings_of_a_case_worked_by_hand(text, truth, strict, published, why):
     grade = MATH500.grade(Problem("?", truth, "level 3"), text.replace("⏎", "\n"))

@@ -286,11 +286,11 @@ def main() -> None:
     """Run what is missing; or show the stored runs."""
     parser = argparse.ArgumentParser(prog="python -m toy.studies.small_groups", description=main.__doc__)
     parser.add_argument("what", nargs="?", choices=("run", "show"), default="run")
-    parser.add_argument("--weak", type=Path, help="folder for the weaker reference (a temporary one)")
+    parser.add_argument("--references", type=Path, help="folder in which the weaker reference is made, or is already (a temporary one)")
     args = parser.parse_args()
     if args.what == "run":
         with tempfile.TemporaryDirectory() as folder:
-            run_all(args.weak or Path(folder))
+            run_all(args.references or Path(folder))
     show(read_stored())
     draw(read_stored(), FIGURE)
     print(f"figure: {FIGURE}")

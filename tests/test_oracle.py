@@ -126,4 +126,5 @@ def test_too_many_blanks_are_one_clear_line():
 
 def test_probabilities_of_some_answers_and_of_the_rest():
     log_prob = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64).log()
-    assert with_the_rest(log_prob, [3, 0]) == pytest.approx([0.4, 0.1, 0.5])
+    assert with_the_rest(log_prob, [0]) == pytest.approx([0.1, 0.9])
+    assert with_the_rest(log_prob, [3, 1]) == pytest.approx([0.4, 0.2, 0.4])

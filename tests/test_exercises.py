@@ -73,6 +73,9 @@ def test_there_are_enough_exercises_of_every_level_and_each_has_its_misconceptio
     assert {level for level, _ in found} == set(LEVELS)
     labels = [name for name, _, _ in wrong_answers()]
     assert all(labels.count(name) >= 2 for name in CHECKS) and set(labels) == set(CHECKS)
+    counts = [labels.count(name) for name in CHECKS]
+    page = (TEACHING / "index.md").read_text(encoding="utf-8")
+    assert f"on between {min(counts)} and {max(counts)} wrong solutions" in page
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)

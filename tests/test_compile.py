@@ -64,8 +64,9 @@ def test_a_run_with_adapters_needs_a_few_graphs_all_in_its_first_round(checkpoin
     compiled = train(
         config(checkpoint, tmp_path / "run", *options, "model.compile=default"), on_round=lambda *_: after_round.append(len(graphs)) or {}
     )
-    # Recording, using the cache, adapters off, and two with a gradient; some twice, where sizes happen to be equal.
-    assert 5 <= after_round[0] <= 9
+    # Recording, using the cache, adapters off, and two with a gradient; some twice, where sizes happen to be equal. And as many again for
+    # the last block, which goes on with what is read.
+    assert 5 <= after_round[0] <= 14
     assert after_round[1] == after_round[2] <= after_round[0] + 2
     assert not counters["graph_break"] and not counters["unimplemented"], "something ran as it was, without being compiled"
     assert numbers(compiled) == numbers(eager)

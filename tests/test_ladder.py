@@ -21,13 +21,14 @@ MACHINE = {"flop_per_second": 1e10, "bytes_per_second": 1e10}
 def test_the_memory_of_a_round_is_planned_within_15_percent():
     row = ladder.measure_rung(ladder.Rung("toy", "toy_sudoku", ("train.prompts_per_round=16",)), MACHINE)
     assert 0.85 < row["measured"]["memory"] / row["planned"]["memory"] <= 1
-    assert row["generated"] == 16 * 4 * 16 and row["measured"]["seconds"] > 0
+    assert row["generated"] == 16 * 4 * 8 and row["measured"]["seconds"] > 0
 
 
 @pytest.mark.parametrize(
-    ("overrides", "least"), [((), 0.75), (("model.lora_rank=8",), 0.75), (("model.gradient_checkpointing=true",), 0.55)]
+    ("overrides", "least"), [((), 0.75), (("model.lora_rank=8",), 0.7), (("model.gradient_checkpointing=true",), 0.55)]
 )
 def test_a_gradient_step_of_a_text_model_needs_at_most_what_is_planned(overrides, least):
+    """These masks score half of a response on average, and may score all of it, which is what is planned."""
     rung = ladder.Rung("small", "text_countdown", (*FEW, *overrides), model=TextPretrainConfig(width=64, layers=4))
     row = ladder.measure_rung(rung, MACHINE)
     assert least < row["measured"]["memory"] / row["planned"]["memory"] <= 1

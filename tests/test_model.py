@@ -123,6 +123,25 @@ def test_selected_logits_are_the_same_rows_in_row_major_order(model):
     assert model(tokens, select=torch.zeros_like(select)).logits.shape == (0, model.config.embedding_size)
 
 
+def test_after_the_attention_of_the_last_block_only_what_is_read_is_computed(model):
+    """And the gradient of every weight is that of all logits, of which the same rows are taken."""
+    tokens, rows = torch.tensor([TOKENS, TOKENS[::-1]]), {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, torch.nn.Linear):
+            layer.register_forward_pre_hook(lambda _, x, name=name: rows.__setitem__(name, x[0].shape[:-1].numel()))
+    slots = (torch.tensor([1, 0, 1]), torch.tensor([3, 5, 0]))
+    gradients = []
+    for logits in (model(tokens).logits[slots], model(tokens, select=slots).logits):
+        model.zero_grad()
+        logits.square().sum().backward()
+        gradients.append({name: p.grad.clone() for name, p in model.named_parameters()})
+    last, after = f"blocks.{model.config.n_layers - 1}.", ("attn_out", "ff_proj", "up_proj", "ff_out")
+    for name, number in rows.items():
+        assert number == (3 if name.endswith(".transformer.ff_out") or (last in name and name.endswith(after)) else 12), name
+    for name, whole in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], whole, rtol=1e-4, atol=1e-5 * whole.abs().max().item())
+
+
 @torch.no_grad()
 def test_attention_is_full_the_last_token_changes_the_first_logits(model):
     first = model(torch.tensor([TOKENS])).logits[0, 0]

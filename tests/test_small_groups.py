@@ -81,7 +81,9 @@ def test_without_replay_it_is_the_loop_of_the_library(puzzle, tmp_path, by_refer
     words += f" loss.masks=path weight.baseline=uniform seed=3 optimizer.learning_rate=0.001 train.reference_share={by_reference / N}"
     wanted = train(load_config("toy_two_solutions", *words.split())).policy
     found, rows = train_small(puzzle, Remedy(by_reference=by_reference), learning_rate=1e-3, seed=3, rounds=3)
-    torch.testing.assert_close(found.state_dict(), wanted.state_dict())
+    torch.testing.assert_close(
+        found.state_dict(), wanted.state_dict(), rtol=0, atol=1e-4
+    )  # it reads logits everywhere, `train` where needed
     moved = max((a - b).abs().max().item() for a, b in zip(found.parameters(), puzzle.policy.parameters(), strict=True))
     assert moved > 1e-3
     L = puzzle.item.puzzle.count("0")

@@ -107,10 +107,11 @@ def measure_rung(rung: Rung, machine: dict[str, Any]) -> dict[str, Any]:
         play_round(run, 1)
         seconds = time.perf_counter() - start
         with LiveBytes() as made:
-            prompt_length = play_round(run, 2)
+            P, L = play_round(run, 2)
         measured = {"seconds": seconds, "memory": held_bytes(run) + made.peak}
         here = choose_gpu(DEFAULT_GPU, flops=machine["flop_per_second"], bandwidth=machine["bytes_per_second"])
-        return row | forecast(make_plan(config, prompt_length=prompt_length, gpu=here)) | {"measured": measured}
+        config.sampler.response_length = L  # for the puzzles of the grid, which say themselves how many cells are blank
+        return row | forecast(make_plan(config, prompt_length=P, gpu=here)) | {"measured": measured}
 
 
 def make_model(folder: Path, options: TextPretrainConfig, *, weights: bool) -> str:
@@ -126,8 +127,8 @@ def make_model(folder: Path, options: TextPretrainConfig, *, weights: bool) -> s
     return str(folder)
 
 
-def play_round(run: RunParts, number: int) -> int:
-    """A round of `train` without files and evaluation; the tokens of its longest prompt."""
+def play_round(run: RunParts, number: int) -> tuple[int, int]:
+    """A round of `train` without files and evaluation; what its longest sequence is given, and how many tokens are generated on average."""
     config, (items, position) = run.config, run.prompts.of_round(number)
     models = run.policy, run.reference, run.tokenizer, run.vocabulary
     experience = collect(*models, run.task, items, run.objective, config, position=position).experience
@@ -135,7 +136,8 @@ def play_round(run: RunParts, number: int) -> int:
         batch = choose_batch([experience], k, config, number)
         masks = step_masks(run.objective, batch.rollout, batch.position, config.seed, k, k)
         gradient_step(run.policy, run.state.optimizer, run.vocabulary, run.objective, batch, masks, config)
-    return int(experience.rollout.prompt_mask.sum(dim=-1).max())
+    generated = round(experience.rollout.response_mask.sum(dim=-1).double().mean().item())
+    return int(experience.rollout.attention_mask.sum(dim=-1).max()) - generated, generated
 
 
 def held_bytes(run: RunParts) -> int:

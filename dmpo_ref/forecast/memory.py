@@ -8,11 +8,12 @@ from __future__ import annotations
 from math import ceil
 from typing import Any
 
-from dmpo_ref.config import Config
+from dmpo_ref.config import Config, ModelConfig
 from dmpo_ref.forecast import sizes
 from dmpo_ref.forecast.phases import Phase
 from dmpo_ref.models.llada import LLaDAConfig
 from dmpo_ref.models.vocabulary_head import chunk_size
+from dmpo_ref.objectives import build_objective
 from dmpo_ref.samplers.checks import CONFIDENT
 
 # Bytes a position of one chunk of `proposal.propose` needs for each of the V tokens, at most: the restricted logits (4), and
@@ -46,25 +47,49 @@ def training_bytes(config: Config, model: LLaDAConfig, phases: list[Phase], P: i
 
         scoring        sequences of a call · one block + logits
         gradient step  activations + the larger of logits + the head's gradient, where the backward pass begins, and
-                       sequences of a call · the gradients inside one block
+                       sequences of a call · the gradients inside one block, see `inside_bytes`
 
-    All trained, those gradients are at most b (2 m + 2 d) for a token: of the product in SwiGLU and its two factors, whose input is
-    gone by then, and of the residual stream. With adapters a block's own activations bound them.
-    Activations are, of every sequence, all blocks (checkpointed: one block, and the input of all), the last norm and the head's.
+    Activations are, of every sequence, all blocks (checkpointed: one block, and the input of all), the last norm and the head's. The last
+    block, norm and head keep what they compute where something is scored, at most all L positions.
     """
     V, d, S, b = model.embedding_size, model.d_model, P + L, sizes.element_bytes(config.model)
     is_full = config.model.lora_rank == 0
     *scoring, step = phases
     block = sizes.activation_bytes(model, config.model, S)
     logits = 3 * 4 * min(chunk_size(V), step.batch * L) * V  # float32 logits, their softmax, a temporary
-    final = S * 4 * d + (S * is_full + 2 * L) * b * d  # last norm, and what the head keeps
-    kept = {False: model.n_layers * block, True: model.n_layers * S * d * b + block}
+    pairs = config.loss.masks in ("antithetic", "paper") and config.loss.num_masks % 2 == step.batch % 2 == 0  # which share out all L
+    is_known = build_objective(config.loss, config.weight).needs_path or (config.loss.name in ("wdce", "wddo") and pairs)
+    scored = step.scored if is_known else L  # of a sequence, in the mean of a call
+    last = sizes.activation_bytes(model, config.model, S, scored)
+    final = scored * (4 * d + (1 + 2 * is_full) * b * d)  # last norm, and what the head keeps
+    kept = {False: (model.n_layers - 1) * block + last, True: model.n_layers * S * d * b + max(block * (model.n_layers > 1), last)}
     activations = {checkpointed: step.batch * (size + final) for checkpointed, size in kept.items()}
     head = V * d * b * is_full  # its gradient is added up in place but made by a product of its size
-    inside = S * b * 2 * (model.mlp_hidden_size + d) if is_full else block
+    inside = inside_bytes(model, config.model, S, scored, block, last)
     return {
         "scoring": max((p.batch * block + logits for p in scoring), default=0),
         "gradient step": activations[config.model.gradient_checkpointing] + max(logits + head, step.batch * inside),
         "activations": activations,
         "logits": logits,
     }
+
+
+def inside_bytes(model: LLaDAConfig, options: ModelConfig, S: int, scored: float, block: float, last: float) -> float:
+    """The gradients inside one block of a sequence at their most, less the activations that are gone by then.
+
+        SwiGLU      b (2 m + 2 d) for a token: of the product and its two factors, whose input is gone, and of the residual stream
+        attention   6 b d: of queries, keys, values, what they are made of, the result, and the residual stream
+
+    The last block has SwiGLU where something is scored, and attention when its gate, silu(gate) and up, 3 b m, are gone; the block before
+    it has SwiGLU everywhere, when all of the last block is gone. With adapters a block's own activations bound its gradients.
+
+    Args:
+        block, last: bytes that a block, and the last one, keep of a sequence.
+    """
+    d, m, b = model.d_model, model.mlp_hidden_size, sizes.element_bytes(options)
+    swiglu = b * 2 * (m + d)
+    if options.gradient_checkpointing:  # one block is there at a time
+        return block if options.lora_rank else S * swiglu
+    if options.lora_rank:
+        return max(last, block - last)
+    return max(scored * swiglu, S * b * 6 * d - scored * 3 * b * m, S * swiglu - last)

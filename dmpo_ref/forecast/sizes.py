@@ -6,11 +6,14 @@ r `lora_rank`, S tokens of a sequence, b bytes of a number (2 in bfloat16, 4 in 
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from dmpo_ref.config import ModelConfig
 from dmpo_ref.models.llada import LLaDAConfig
 from dmpo_ref.models.loading import base_of, locate, read_config
 
 KNOWN_8B = "GSAI-ML/LLaDA"
+AFTER_ATTENTION = ("attn_out", "ff_proj", "up_proj", "ff_out")  # layers that the last block applies only where something is read
 NF4_BYTES = 0.5 + 4 / 64  # a weight in 4 bits, and one float32 scale for 64 of them
 
 
@@ -53,14 +56,19 @@ def count_linear(model: LLaDAConfig) -> int:
     return model.n_layers * sum(inputs * outputs for inputs, outputs in linear_layers(model).values())
 
 
+def count_linear_after_attention(model: LLaDAConfig) -> int:
+    """Those of one block that follow its attention."""
+    return sum(inputs * outputs for name, (inputs, outputs) in linear_layers(model).items() if name in AFTER_ATTENTION)
+
+
 def count_parameters(model: LLaDAConfig) -> int:
     """Linear layers and two norms in every block; embedding, head and last norm; learned positions where there is no RoPE."""
     positions = 0 if model.rope else model.max_sequence_length
     return count_linear(model) + (2 * model.n_layers + 2 * model.embedding_size + 1 + positions) * model.d_model
 
 
-def count_adapters(model: LLaDAConfig, options: ModelConfig) -> int:
-    """LoRA adds A [r, inputs] and B [outputs, r] to each target.
+def count_adapters(model: LLaDAConfig, options: ModelConfig, layers: Collection[str] | None = None) -> int:
+    """LoRA adds A [r, inputs] and B [outputs, r] to each target, or to those among some `layers`.
 
     Raises:
         ValueError: a target that is not a linear layer.
@@ -70,7 +78,8 @@ def count_adapters(model: LLaDAConfig, options: ModelConfig) -> int:
     known = linear_layers(model)
     if unknown := set(options.lora_targets) - set(known):
         raise ValueError(f"model.lora_targets: no layer {sorted(unknown)[0]!r}; choose among {', '.join(known)}")
-    return model.n_layers * options.lora_rank * sum(sum(known[name]) for name in set(options.lora_targets))
+    targets = set(options.lora_targets) & set(known if layers is None else layers)
+    return model.n_layers * options.lora_rank * sum(sum(known[name]) for name in targets)
 
 
 def weight_bytes(model: LLaDAConfig, options: ModelConfig) -> float:
@@ -110,26 +119,38 @@ def cache_bytes(model: LLaDAConfig, options: ModelConfig, S: int) -> int:
     return 2 * model.n_layers * key_width(model) * S * element_bytes(options)
 
 
-def activation_bytes(model: LLaDAConfig, options: ModelConfig, S: int) -> float:
+def activation_bytes(model: LLaDAConfig, options: ModelConfig, S: int, scored: int | None = None) -> float:
     """Bytes that one block keeps of one sequence from the forward to the backward pass. For each of its S tokens:
 
-        norms:      2 · (4 d + 4)        their input in float32, and 1 / its root mean square
-        attention:  b (2 d + 2 d_kv)     q, k, v and the result; + 4 heads (log-sum-exp) + b S (the padding mask, as numbers)
-        SwiGLU:     3 b m                gate, silu(gate), up
+        norm, attention:  4 d + 4              its input in float32, and 1 / its root mean square
+                          b (2 d + 2 d_kv)     q, k, v and the result; + 4 heads (log-sum-exp) + b S (the padding mask, as numbers)
+        norm, SwiGLU:     4 d + 4, 3 b m       as before; gate, silu(gate), up
         inputs of linear layers, which the gradient of their weights needs:
-          all trained:  b (4 d + m)      both norms' outputs, before and after their weight, and the input of `ff_out`
-          LoRA:         4 r for each target, and its input: a separate float32 copy in bfloat16 or with dropout (and then
-                        1 byte of mask); else the input itself, which q, k, v share, and gate and up too
+          all trained:    2 b d; b (2 d + m)   each norm's output, before and after its weight; and the input of `ff_out`
+          LoRA:           4 r for each target, and its input: a separate float32 copy in bfloat16 or with dropout (and then
+                          1 byte of mask); else the input itself, which q, k, v share, and gate and up too
 
-    Softmax probabilities [S, S] are never kept: attention is computed in tiles.
+    Softmax probabilities [S, S] are never kept: attention is computed in tiles. What follows attention is kept of `scored` tokens only in
+    the last block, and then also the results of attention there, b d, if they are an input of a trained layer.
     """
+    d, r, b = model.d_model, options.lora_rank, element_bytes(options)
+    attention = 4 * d + 4 + b * (2 * d + 2 * key_width(model)) + 4 * model.n_heads + b * S
+    after = 4 * d + 4 + 3 * b * model.mlp_hidden_size
+    attention += kept_inputs(model, options, set(linear_layers(model)) - set(AFTER_ATTENTION))
+    after += kept_inputs(model, options, set(AFTER_ATTENTION))
+    if scored is None:
+        return S * (attention + after)
+    copied = b * d if r == 0 or ("attn_out" in options.lora_targets and b == 4 and options.lora_dropout == 0) else 0
+    return S * attention + scored * (after + copied)
+
+
+def kept_inputs(model: LLaDAConfig, options: ModelConfig, layers: set[str]) -> float:
+    """Bytes of one token that some linear layers of a block keep for the gradient of their weights, see `activation_bytes`."""
     d, m, r, b = model.d_model, model.mlp_hidden_size, options.lora_rank, element_bytes(options)
-    kept = 2 * (4 * d + 4) + b * (2 * d + 2 * key_width(model)) + 4 * model.n_heads + b * S + 3 * b * m
     if r == 0:
-        return S * (kept + b * (4 * d + m))
-    targets = set(options.lora_targets)
-    kept += 4 * r * len(targets)
+        return b * (2 * d + m * ("ff_out" in layers))  # the input of `attn_out` is the result of attention
+    targets = layers & set(options.lora_targets)
     if b == 4 and options.lora_dropout == 0:
         shared = (bool(targets & {"q_proj", "k_proj", "v_proj"}) + bool(targets & {"ff_proj", "up_proj"})) * d
-        return S * (kept + b * (shared + m * ("ff_out" in targets)))  # the input of `attn_out` is the result of attention
-    return S * (kept + (5 if options.lora_dropout else 4) * sum(linear_layers(model)[name][0] for name in targets))
+        return 4 * r * len(targets) + b * (shared + m * ("ff_out" in targets))
+    return 4 * r * len(targets) + (5 if options.lora_dropout else 4) * sum(linear_layers(model)[name][0] for name in targets)

@@ -77,7 +77,8 @@ def forward_work(model: LLaDAConfig, options: ModelConfig, fed: int, S: int, sco
     blocks, adapters, head = matrix_flops(model, options, fed, S, scored)
     if is_lean(options):  # in the type of the model
         blocks, adapters = blocks + adapters, 0.0
-    moved = fed * (fused_share(options) * model.n_layers * block_bytes(model, options) + norm_bytes(model, options))
+    moved = fused_share(options) * of_blocks(model, fed, scored, *block_bytes(model, options)) + scored * norm_bytes(model, options)
+    moved += scored * read_bytes(model, options)
     moved += scored * model.embedding_size * (cast_bytes(options) + (SAMPLING_BYTES if samples else LOG_SOFTMAX_BYTES))
     return Work(blocks + head, adapters, moved + attention_bytes(model, options, fed, S), kept=sizes.cache_bytes(model, options, S - fed))
 
@@ -95,7 +96,7 @@ def step_work(model: LLaDAConfig, options: ModelConfig, S: int, scored: float) -
     """
     blocks, adapters, head = matrix_flops(model, options, S, S, scored)
     full, c, again = options.lora_rank == 0, cast_bytes(options), int(options.gradient_checkpointing)
-    attention, in_ff_out = attention_flops(model, S, S), 2 * S * model.n_layers * model.d_model
+    attention, in_ff_out = attention_flops(model, S, S), 2 * model.d_model * of_blocks(model, S, scored, 0, 1)
     is_adapted = "ff_out" in options.lora_targets and not full
     blocks_again = blocks - (0 if is_adapted else model.mlp_hidden_size * in_ff_out)
     adapters_again = adapters - (options.lora_rank * in_ff_out if is_adapted else 0)
@@ -103,8 +104,10 @@ def step_work(model: LLaDAConfig, options: ModelConfig, S: int, scored: float) -
     needless = 2 * S * sum(inputs * outputs for inputs, outputs in first.values())
     needless_adapters = 2 * S * options.lora_rank * sum(inputs for name, (inputs, _) in first.items() if name in options.lora_targets)
     own = (2 + full) * (blocks - attention) + 3.5 * attention + again * blocks_again + (4 if full else 2) * head - needless
-    moved = (1 + again) * block_bytes(model, options, trains=True) + backward_bytes(model, options)
-    moved = S * (fused_share(options) * model.n_layers * moved + 3 * norm_bytes(model, options))
+    of_token = zip(block_bytes(model, options, trains=True), backward_bytes(model, options), strict=True)
+    moved = fused_share(options) * of_blocks(model, S, scored, *((1 + again) * forward + backward for forward, backward in of_token))
+    moved += scored * 3 * norm_bytes(model, options)
+    moved += scored * (2 + again) * read_bytes(model, options) + S * read_bytes(model, options) / 2  # gradients, 0 where nothing is read
     softmax = LOG_SOFTMAX_BYTES + 8 + 2 * c  # the exponential, and its cast
     softmax = 2 * softmax + 24 if full else softmax  # computed again, negated, one-hot added, scaled
     moved += scored * model.embedding_size * softmax + (3 + again) * attention_bytes(model, options, S, S)
@@ -140,10 +143,23 @@ def matrix_flops(model: LLaDAConfig, options: ModelConfig, fed: int, S: int, sco
         fed · (2 · weights of the blocks  +  4 · layers · S · d),   fed · 2 · weights of the adapters,   2 · scored · V · d
 
     `fed` of its S tokens go through the blocks and attend to all S (2 S d for the scores and 2 S d for the values, per token
-    and block); the head is applied at `scored` positions.
+    and block); the head is applied at `scored` positions, and so are the layers of the last block that follow its attention: for them,
+    `scored` takes the place of `fed`.
     """
-    blocks = 2 * fed * sizes.count_linear(model) + attention_flops(model, fed, S)
-    return blocks, 2 * fed * sizes.count_adapters(model, options), 2 * scored * model.embedding_size * model.d_model
+    after = sizes.count_linear_after_attention(model)
+    blocks = of_blocks(model, fed, scored, sizes.count_linear(model) / model.n_layers - after, after)
+    after_adapters = sizes.count_adapters(model, options, sizes.AFTER_ATTENTION) / model.n_layers
+    adapters = sizes.count_adapters(model, options) / model.n_layers - after_adapters
+    adapters = of_blocks(model, fed, scored, adapters, after_adapters)
+    return 2 * blocks + attention_flops(model, fed, S), 2 * adapters, 2 * scored * model.embedding_size * model.d_model
+
+
+def of_blocks(model: LLaDAConfig, fed: float, scored: float, attention: float, after: float) -> float:
+    """What all blocks do for a sequence, if one block does `attention` for a token up to its attention and `after` from there on.
+
+    In the last block only what is `scored` goes further than attention: nothing else is read.
+    """
+    return fed * model.n_layers * attention + (fed * (model.n_layers - 1) + scored) * after
 
 
 def attention_flops(model: LLaDAConfig, fed: int, S: int) -> float:
@@ -171,42 +187,53 @@ def norm_bytes(model: LLaDAConfig, options: ModelConfig) -> float:
     return model.d_model * (20 + 2 * cast_bytes(options) + 2 * sizes.element_bytes(options))
 
 
+def read_bytes(model: LLaDAConfig, options: ModelConfig) -> int:
+    """Bytes of copying what is read of a token in the last block: its input and its result of attention, each read and written."""
+    return 4 * sizes.element_bytes(options) * model.d_model
+
+
 def attention_bytes(model: LLaDAConfig, options: ModelConfig, fed: int, S: int) -> float:
     """Bytes of all blocks, forward: queries and results of what is fed, keys and values of all S. The kernel needs no scores in memory."""
     return sizes.element_bytes(options) * model.n_layers * (2 * model.d_model * fed + 2 * sizes.key_width(model) * S)
 
 
-def block_bytes(model: LLaDAConfig, options: ModelConfig, *, trains: bool = False) -> float:
-    """Bytes of one token in the forward pass of one block, without attention.
+def block_bytes(model: LLaDAConfig, options: ModelConfig, *, trains: bool = False) -> tuple[float, float]:
+    """Bytes of one token in the forward pass of one block, without attention itself: up to it, and after it.
 
-    norms        2 · `norm_bytes`
-    rotation     (d + d_kv) (40 + 2 c)     cast, · cos, rotate half (negate, join), · sin, sum, cast
-    residuals    6 b d
-    SwiGLU       5 b m                     SiLU, · up
-    adapters     c for each input, and 16 + b + c for each output: scaled, added, cast; dropout in training 9 for each input
+        norms        `norm_bytes`; the same
+        rotation     (d + d_kv) (40 + 2 c)     cast, · cos, rotate half (negate, join), · sin, sum, cast
+        residuals    0; 6 b d
+        SwiGLU       0; 5 b m                  SiLU, · up
+        adapters     c for each input, and 16 + b + c for each output: scaled, added, cast; dropout in training 9 for each input
 
     Lean adapters move nothing for a token: B times A x is added in the product itself.
     """
     d, b, c = model.d_model, sizes.element_bytes(options), cast_bytes(options)
-    inputs, outputs = (0, 0) if is_lean(options) and not trains else adapted_widths(model, options)
-    moved = 2 * norm_bytes(model, options) + 6 * b * d + 5 * b * model.mlp_hidden_size + rotation_bytes(model, options)
-    return moved + (c + 9 * (trains and options.lora_dropout > 0)) * inputs + (16 + b + c) * outputs
+    until, after = norm_bytes(model, options) + rotation_bytes(model, options), norm_bytes(model, options)
+    after += 6 * b * d + 5 * b * model.mlp_hidden_size
+    if is_lean(options) and not trains:
+        return until, after
+    of_input, of_output = c + 9 * (trains and options.lora_dropout > 0), 16 + b + c
+    adapters = [of_input * inputs + of_output * outputs for inputs, outputs in adapted_widths(model, options)]
+    return until + adapters[0], after + adapters[1]
 
 
-def backward_bytes(model: LLaDAConfig, options: ModelConfig) -> float:
+def backward_bytes(model: LLaDAConfig, options: ModelConfig) -> tuple[float, float]:
     """The same for the backward pass, without what it recomputes.
 
-    norms        2 d (68 + 2 b + 2 c)      and 4 b for the gradient of a trained weight
+    norms        d (68 + 2 b + 2 c), and 4 b d for the gradient of a trained weight; the same
     rotation     as forward
-    gradients    15 b d                    of what is used more than once, added up: x twice, h by q, k, v, by gate and up
-    SwiGLU       9 b m
+    gradients    9 b d; 6 b d              of what is used more than once, added up: x, h by q, k, v; x, h by gate and up
+    SwiGLU       0; 9 b m
     adapters     3 b + c for each input, and 8 + 2 c for each output; dropout 9 for each input
     """
     d, b, c = model.d_model, sizes.element_bytes(options), cast_bytes(options)
-    inputs, outputs = adapted_widths(model, options)
-    moved = 2 * d * (68 + 2 * b + 2 * c + 4 * b * (options.lora_rank == 0)) + rotation_bytes(model, options)
-    moved += 15 * b * d + 9 * b * model.mlp_hidden_size
-    return moved + (3 * b + c + 9 * (options.lora_dropout > 0)) * inputs + (8 + 2 * c) * outputs
+    norm = d * (68 + 2 * b + 2 * c + 4 * b * (options.lora_rank == 0))
+    until = norm + rotation_bytes(model, options) + 9 * b * d
+    after = norm + 6 * b * d + 9 * b * model.mlp_hidden_size
+    of_input, of_output = 3 * b + c + 9 * (options.lora_dropout > 0), 8 + 2 * c
+    adapters = [of_input * inputs + of_output * outputs for inputs, outputs in adapted_widths(model, options)]
+    return until + adapters[0], after + adapters[1]
 
 
 def rotation_bytes(model: LLaDAConfig, options: ModelConfig) -> float:
@@ -214,7 +241,9 @@ def rotation_bytes(model: LLaDAConfig, options: ModelConfig) -> float:
     return model.rope * (model.d_model + sizes.key_width(model)) * (40 + 2 * cast_bytes(options))
 
 
-def adapted_widths(model: LLaDAConfig, options: ModelConfig) -> tuple[int, int]:
-    """Inputs and outputs of all layers of a block that have adapters, added up; 0 without."""
-    layers = [sizes.linear_layers(model)[name] for name in set(options.lora_targets)] if options.lora_rank else []
-    return sum(inputs for inputs, _ in layers), sum(outputs for _, outputs in layers)
+def adapted_widths(model: LLaDAConfig, options: ModelConfig) -> list[tuple[int, int]]:
+    """Inputs and outputs of all layers of a block that have adapters, added up: of those up to attention, and of those after it."""
+    layers, after = sizes.linear_layers(model), set(sizes.AFTER_ATTENTION)
+    targets = set(options.lora_targets) if options.lora_rank else set()
+    parts = [[layers[name] for name in part] for part in (targets - after, targets & after)]
+    return [(sum(inputs for inputs, _ in part), sum(outputs for _, outputs in part)) for part in parts]

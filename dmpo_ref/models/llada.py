@@ -168,7 +168,8 @@ class LLaDAModelLM(PreTrainedModel):
             input_ids: [B, S] token ids, the mask token where something is to be predicted.
             attention_mask: [B, S] bool, False at (left) padding; None means no padding, and allows the fastest kernels, see `Block`.
                 Padded positions are neither attended to nor counted, so that a row's logits do not depend on its batch.
-            select: the K positions at which alone the vocabulary projection is computed: [B, S] bool, or their rows and slots, [K] each.
+            select: the K positions that alone are read: [B, S] bool, or their rows and slots, [K] each. The vocabulary projection is
+                computed there only, and so is what the last block does after its attention.
             targets: [K] ids of tokens to score at the selected positions, in row-major order.
             allowed, temperature: with `targets`: the [V] tokens that the softmax runs over (None: all), and its T > 0.
             cache: keys and values to record, or to use; then `input_ids` and `select` are those of the fed slots only, while
@@ -190,8 +191,9 @@ class LLaDAModelLM(PreTrainedModel):
                 f"{self.config.max_sequence_length}; shorten the prompt or the response"
             )
         transformer = self.model["transformer"]
-        hidden = transformer(input_ids, attention_mask, cache, position_ids, visible)
-        hidden = hidden if select is None else hidden[select]
+        if isinstance(select, Tensor):
+            select = select.nonzero(as_tuple=True)
+        hidden = transformer(input_ids, attention_mask, cache, position_ids, visible, select)
         if targets is None:
             return Prediction(logits=transformer.ff_out(hidden))
         head = transformer.ff_out.weight
@@ -237,8 +239,9 @@ class Transformer(nn.Module):
         cache: KeyValueCache | None = None,
         position_ids: Tensor | None = None,
         visible: Tensor | None = None,
+        select: tuple[Tensor, ...] | None = None,
     ) -> Tensor:
-        """[B, S] → [B, S, d_model], normalised."""
+        """[B, S] → [B, S, d_model], normalised; [K, d_model] with `select`."""
         fed, mask = slice(None) if cache is None else cache.fed, None
         if attention_mask is None:  # what is fed begins where the cache says, not at 0
             position = torch.arange(input_ids.shape[1], device=input_ids.device)[None] + (fed.start or 0)
@@ -260,10 +263,11 @@ class Transformer(nn.Module):
             x = x + self.wpe(position.expand(input_ids.shape))  # its gradient is summed in one order, with a mask or without
         for i, block in enumerate(self.blocks):
             kept = None if cache is None else cache.layer(i)
+            read = select if block is self.blocks[-1] else None
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = self._gradient_checkpointing_func(block.__call__, x, rotation, mask, kept)
+                x = self._gradient_checkpointing_func(block.__call__, x, rotation, mask, kept, read)
             else:
-                x = block(x, rotation, mask, kept)
+                x = block(x, rotation, mask, kept, read)
         return self.ln_f(x)
 
 
@@ -296,6 +300,7 @@ class Block(nn.Module):
         rotation: tuple[Tensor, Tensor] | None,
         visible: Tensor | None,
         kept: LayerCache | None = None,
+        read: tuple[Tensor, ...] | None = None,
     ) -> Tensor:
         h = self.attn_norm(x)
         q, k, v = (rearrange(project(h), "b s (h d) -> b h s d", d=self.head_dim) for project in (self.q_proj, self.k_proj, self.v_proj))
@@ -304,7 +309,10 @@ class Block(nn.Module):
         if kept is not None:
             k, v = kept.update(k, v)
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, enable_gqa=self.grouped)
-        x = x + self.attn_out(rearrange(attended, "b h s d -> b s (h d)"))
+        attended = rearrange(attended, "b h s d -> b s (h d)")
+        if read is not None:  # rows and slots: what comes now concerns each position by itself
+            x, attended = x[read], attended[read]
+        x = x + self.attn_out(attended)
         h = self.ff_norm(x)
         return x + self.ff_out(F.silu(self.ff_proj(h)) * self.up_proj(h))
 

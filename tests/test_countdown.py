@@ -234,7 +234,7 @@ def test_the_prompt_asks_after_as_many_examples_as_wanted():
     assert "Reach 37 with the numbers 30, 100, 93:" in question and "then give the expression in \\boxed{}. Use" in question
     assert all(tag in question for tag in ("<reasoning>", "</reasoning>", "<answer>", "</answer>"))
     assert countdown(prefill=True).prefill == "<reasoning>\n" and countdown().prefill == "" and countdown().template(SUM) is None
-    with pytest.raises(ValueError, match="task.few_shot=4: countdown has 3 worked examples"):
+    with pytest.raises(ValueError, match="task.few_shot=4: Countdown has 3 worked examples"):
         countdown(few_shot=4)
 
 

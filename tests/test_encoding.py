@@ -1,8 +1,57 @@
-"""From tokens to the texts that a replay shows."""
+"""From items to tokens: what a tokenizer does not know is refused. From tokens to the texts that a replay shows."""
 
-from transformers import AutoTokenizer
+import pytest
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from dmpo_ref.tasks.encoding import texts_of_tokens
+from dmpo_ref.tasks.base import BLANK
+from dmpo_ref.tasks.encoding import encode, texts_of_tokens
+
+TOY = PreTrainedTokenizerFast.from_pretrained("toy/checkpoint")  # knows the digits 0 to 4
+
+
+class Pairs:
+    """A task whose items are (prompt, template)."""
+
+    prefill = ""
+
+    def prompt(self, item):
+        return item[0]
+
+    def template(self, item):
+        return item[1]
+
+
+@pytest.mark.parametrize(
+    ("item", "piece"),
+    [(("7", BLANK), "7"), (("12a3b", BLANK), "a"), (("1", f"2{BLANK}9{BLANK}"), "9"), ((f"{TOY.unk_token}é", BLANK), "é")],
+)
+def test_a_character_that_the_tokenizer_does_not_know_is_refused_with_its_item(item, piece):
+    with pytest.raises(ValueError, match="the tokenizer does not know") as caught:
+        encode(TOY, Pairs(), [("12", BLANK), item])
+    assert f"does not know {piece!r} in the prompt or template of item {item!r};" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_unknown_token_that_is_written_out_is_no_unknown_character():
+    """Some tokenizers have one token for the end of a text and for what they do not know; a chat template writes it."""
+    prompts = encode(TOY, Pairs(), [(f"{TOY.unk_token}1", BLANK)])
+    assert prompts.tokens[0, 0] == TOY.unk_token_id and prompts.prompt_mask[0].tolist() == [True, True, False]
+
+
+class SlowTokenizer:
+    """Not a fast one: it has no offsets, but names its pieces."""
+
+    is_fast, unk_token, unk_token_id, mask_token, mask_token_id = False, "?", 0, "_", 1
+
+    def tokenize(self, text):
+        return list(text)
+
+    def __call__(self, texts, add_special_tokens):
+        return type("Encoding", (), {"input_ids": [["_12".find(c) + 1 for c in text] for text in texts]})
+
+
+def test_without_offsets_the_pieces_are_the_tokenizer_s_own():
+    with pytest.raises(ValueError, match="does not know '3' in the prompt or template of item"):
+        encode(SlowTokenizer(), Pairs(), [("1?23", BLANK)])
 
 
 class Bytes:

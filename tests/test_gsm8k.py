@@ -198,7 +198,7 @@ def test_a_prompt_asks_the_question_after_the_worked_examples():
     )
     turns = gsm8k(few_shot=3).prompt(item)
     assert [turn["role"] for turn in turns] == ["user", "assistant"] * 3 + ["user"] and turns[-1] == message
-    with pytest.raises(ValueError, match="few_shot=9: gsm8k has 4 worked examples"):
+    with pytest.raises(ValueError, match="few_shot=9: GSM8K has 4 worked examples"):
         gsm8k(few_shot=9)
 
 

@@ -443,7 +443,7 @@ def test_a_chat_prompt_comes_after_as_many_examples_as_wanted(tmp_path):
     assert chat_task(prefill=True).prefill == "<reasoning>\n"
     (tmp_path / "p.txt").write_text("Solve {puzzle}!")
     assert chat_task(prompt_file=str(tmp_path / "p.txt")).prompt(PUZZLE)[0]["content"] == f"Solve {PUZZLE.puzzle}!"
-    with pytest.raises(ValueError, match="task.few_shot=3: sudoku has 2 worked examples"):
+    with pytest.raises(ValueError, match="task.few_shot=3: Sudoku has 2 worked examples"):
         chat_task(few_shot=3)
 
 

@@ -1,4 +1,4 @@
-"""Reading of data files and of hub data sets, without a network."""
+"""Reading of data files and of hub data sets, without a network; rewards; what a task of one's own lacks."""
 
 import json
 import sys
@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from dmpo_ref.config import TaskConfig
-from dmpo_ref.tasks import build_task
+from dmpo_ref.tasks import TASKS, build_task
+from dmpo_ref.tasks.base import ChatTask, check_task, fill_in
 from dmpo_ref.tasks.data import read_rows
 from dmpo_ref.tasks.gsm8k import GSM8K, Problem
 from dmpo_ref.tasks.math500 import MATH500
 from dmpo_ref.tasks.math500 import Problem as MATHProblem
 from dmpo_ref.tasks.rewards import LARGEST, score_answers
-from dmpo_ref.tasks.sudoku import read_puzzles
+from dmpo_ref.tasks.sudoku import Sudoku, read_puzzles
 
 ROWS = [{"question": "Say “two”, or\n2?", "answer": "#### 2"}, {"question": "Three?", "answer": "#### 3"}]
 COLUMNS = ("question", "answer")
@@ -173,13 +174,43 @@ def test_a_quote_that_is_not_closed_in_a_puzzle_file_is_one_line(tmp_path, lengt
         assert "is a quote not closed?" in str(caught.value)
 
 
-@pytest.mark.parametrize("value", [b"0.7", bytearray(b"1"), "0.7", None, [1], 1e308, -1e308, 10**400, float("nan"), float("inf")])
+NO_REWARDS = [b"0.7", bytearray(b"1"), "0.7", None, [1], 1e308, -1e308, 10**400, float("nan"), float("inf"), 1j, np.ones((2, 2)),
+              torch.tensor(1j), torch.ones(2), torch.ones((), device="meta")]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", NO_REWARDS, ids=str)
 def test_a_reward_that_is_no_number_or_too_large_is_refused(value):
     """Squares of 1e308 have no float: the spread of the group would be NaN."""
     task = GSM8K(TaskConfig(name="gsm8k", train="-", test="-"))
-    with pytest.raises(ValueError, match="reward") as caught:
+    with pytest.raises(ValueError, match=r"reward\(item, text\) returned .* for the answer 'a'; return a (finite )?number") as caught:
         score_answers(task, [Problem("?", "1")], [["a", "b"]], lambda item, text: value)
     assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match=r"returned .* as 'part' for the answer 'a'; return a (finite )?number") as caught:
+        score_answers(Rewarding({"fine": 0.5, "part": value}), [None], [["a", "b"]])
+    assert "\n" not in str(caught.value)
+
+
+class Rewarding:
+    """A task that gives every answer the same reward."""
+
+    def __init__(self, parts):
+        self.parts = parts
+
+    def reward(self, item, text):
+        return self.parts
+
+
+@pytest.mark.parametrize("parts", [0.5, None, [0.5], torch.tensor(0.5)], ids=str)
+def test_a_task_s_reward_that_is_no_dictionary_is_refused(parts):
+    with pytest.raises(ValueError, match=r"returned .* for the answer 'a'; a task's reward returns a dictionary of its parts, such as"):
+        score_answers(Rewarding(parts), [None], [["a"]])
+
+
+def test_parts_of_other_number_types_become_plain_numbers_that_json_can_hold():
+    parts = {"a": np.float32(0.5), "b": torch.tensor(0.25), "c": True, "d": np.int64(2)}
+    total, metrics = score_answers(Rewarding(parts), [None], [["x", "y"]])
+    assert total.tolist() == [[3.75, 3.75]]
+    assert json.loads(json.dumps(metrics)) == {"reward/a": 0.5, "reward/b": 0.25, "reward/c": 1.0, "reward/d": 2.0}
 
 
 def test_a_reward_of_the_largest_size_and_of_other_number_types_is_taken():
@@ -187,3 +218,60 @@ def test_a_reward_of_the_largest_size_and_of_other_number_types_is_taken():
     rewards = iter([LARGEST, -LARGEST, np.float32(0.5), torch.tensor(0.25), True])
     total, metrics = score_answers(task, [Problem("?", "1")], [["a"] * 5], lambda item, text: next(rewards))
     assert total.tolist() == [[1e30, -1e30, 0.5, 0.25, 1.0]] and torch.isfinite(total.var()) and metrics["reward/custom"] == 1.75 / 5
+
+
+# Tasks of one's own
+
+
+class Asking(ChatTask):
+    """The same question for every item, and no worked example."""
+
+    question = r"Say {a} word in \boxed{}."
+
+    def fields(self, item):
+        return {}
+
+
+def test_a_question_without_fields_is_asked_as_it_stands(tmp_path):
+    assert Asking(TaskConfig()).prompt(1) == [{"role": "user", "content": Asking.question}]
+    (tmp_path / "p.txt").write_text("Say {b}.")
+    assert Asking(TaskConfig(prompt_file=str(tmp_path / "p.txt"))).ask(1) == "Say {b}."
+    assert fill_in("{n}, {n} and {{m}}, {x}", {"n": 3, "m": "4"}) == "3, 3 and {4}, {x}"
+
+
+def test_a_prompt_file_is_compared_with_the_fields_also_where_there_is_no_worked_example(tmp_path):
+    (tmp_path / "p.txt").write_text("Say it.")
+    task = type("Naming", (Asking,), {"fields": lambda self, item: {"name": item}})(TaskConfig(prompt_file=str(tmp_path / "p.txt")))
+    with pytest.raises(ValueError, match="p.txt does not contain {name}, where the item is to be put"):
+        task.prompt("x")
+
+
+def test_what_a_task_in_words_lacks_is_named_as_its_own():
+    with pytest.raises(ValueError, match="task.few_shot=1: Asking has 0 worked examples; give 0 to that many"):
+        Asking(TaskConfig(few_shot=1))
+    with pytest.raises(ValueError, match="task Silent has no question; set it"):
+        type("Silent", (ChatTask,), {})(TaskConfig())
+    with pytest.raises(ValueError, match="task Bare has no fields; write the method"):
+        type("Bare", (ChatTask,), {"question": "?"})(TaskConfig()).ask(1)
+
+
+@pytest.mark.parametrize("build", [*TASKS.values()], ids=lambda build: build.__name__)
+def test_the_project_s_own_tasks_have_what_train_needs(build):
+    check_task(build(TaskConfig(train="a", test="b")))
+
+
+def test_what_a_task_from_python_lacks_is_named():
+    with pytest.raises(ValueError, match=r"task=Sudoku is a class; give an object of it, as in task=Sudoku\(\)"):
+        check_task(Sudoku)
+    with pytest.raises(ValueError, match="task Asking has no load, grade, reward; dmpo_ref.tasks.base.Task says what each must be"):
+        check_task(Asking(TaskConfig()))
+    with pytest.raises(ValueError, match="task object has no load, prompt, template, grade, alphabet, prefill;"):
+        check_task(object(), has_reward=True)
+    task = Sudoku(TaskConfig())
+    task.grade = None
+    with pytest.raises(ValueError, match="task Sudoku has no grade;"):
+        check_task(task)
+    task = Sudoku(TaskConfig())
+    task.alphabet = ""
+    with pytest.raises(ValueError, match="task Sudoku has an empty alphabet; give the characters that may be generated, or None for free"):
+        check_task(task)

@@ -112,35 +112,66 @@ class Task(Protocol):
         """The item, or an answer to it, for a person to read."""
 
 
+def check_task(task: Any, *, has_reward: bool = False) -> None:
+    """Check that a task from Python has what `train` calls, so that nothing is found missing after hours.
+
+    Args:
+        has_reward: a reward function replaces the task's own, which may then be missing.
+
+    Raises:
+        ValueError: a class instead of an object, a method or an attribute that is missing, an empty alphabet.
+    """
+    if isinstance(task, type):
+        raise ValueError(f"task={task.__name__} is a class; give an object of it, as in task={task.__name__}()")
+    methods = ["load", "prompt", "template", "grade"] + ["reward"] * (not has_reward)
+    missing = [name for name in methods if not callable(getattr(task, name, None))]
+    missing += [name for name in ("alphabet", "prefill") if not hasattr(task, name)]
+    name = type(task).__name__
+    if missing:
+        raise ValueError(f"task {name} has no {', '.join(missing)}; dmpo_ref.tasks.base.Task says what each must be")
+    if task.alphabet is not None and not task.alphabet:
+        raise ValueError(f"task {name} has an empty alphabet; give the characters that may be generated, or None for free text")
+
+
 class ChatTask:
     """Base class of tasks that ask in chat messages and are answered in free text.
 
-    A subclass has `grade` and sets `question`, a text with `{name}` for each of `fields(item)`, and `examples`, pairs of an
-    item and a worked answer. `task.prompt_file` replaces the text; `task.few_shot` puts that many examples before the question, as earlier
-    turns of the conversation; `task.prefill` starts the answer with `<reasoning>`.
+    A subclass sets `question`, a text with `{name}` for each of `fields(item)`, and has the methods of `Task` that are not here. It may
+    set `examples`, pairs of an item and a worked answer. `task.prompt_file` replaces the text; `task.few_shot` puts that many examples
+    before the question, as earlier turns of the conversation; `task.prefill` starts the answer with `<reasoning>`.
     """
 
     alphabet: str | None = None
     question: str
-    examples: tuple[tuple[Any, str], ...]
+    examples: tuple[tuple[Any, str], ...] = ()
     grade: Callable[[Any, str], Grade]
 
     def __init__(self, config: TaskConfig):
-        if not 0 <= config.few_shot <= len(self.examples):
-            raise ValueError(
-                f"task.few_shot={config.few_shot}: {config.name} has {len(self.examples)} worked examples; give 0 to that many"
-            )
+        name, known = type(self).__name__, len(self.examples)
+        if not hasattr(self, "question"):
+            raise ValueError(f"task {name} has no question; set it to the text that asks about an item, with its fields in braces")
+        if not 0 <= config.few_shot <= known:
+            raise ValueError(f"task.few_shot={config.few_shot}: {name} has {known} worked examples; give 0 to that many")
         self.config = config
-        self.text = self.question if config.prompt_file is None else read_prompt(config.prompt_file, self.fields(self.examples[0][0]))
+        self.text = self.question if config.prompt_file is None else read_prompt(config.prompt_file)
         self.prefill = REASONING if config.prefill else ""
+        for item, _ in self.examples[:1]:
+            self.ask(item)  # a prompt file that does not fit is refused before any item is loaded
 
     def fields(self, item: Any) -> dict[str, str]:
         """The values that the text of the question may name in braces."""
-        raise NotImplementedError
+        raise ValueError(f"task {type(self).__name__} has no fields; write the method, or return {{}} from it")
 
     def ask(self, item: Any) -> str:
-        """The question about an item."""
-        return fill_in(self.text, self.fields(item))
+        """The question about an item.
+
+        Raises:
+            ValueError: `task.prompt_file` does not name one of its fields.
+        """
+        fields, file = self.fields(item), self.config.prompt_file
+        if file is not None and (missing := [name for name in fields if f"{{{name}}}" not in self.text]):
+            raise ValueError(f"task.prompt_file={file} does not contain {{{missing[0]}}}, where the item is to be put")
+        return fill_in(self.text, fields)
 
     def prompt(self, item: Any) -> str | list[dict[str, str]]:
         """The conversation so far, as chat messages."""
@@ -156,29 +187,26 @@ class ChatTask:
     def show(self, item: Any, text: str | None = None) -> str:
         """The item, or an answer to it with what the strict grading read from it."""
         if text is None:
-            return "\n".join(self.fields(item).values())
+            return "\n".join(map(str, self.fields(item).values()))
         verdict = self.grade(item, text).strict
         return f"{self.prefill}{text}\n[{verdict.source}: {verdict.reason}]"
 
 
 def fill_in(text: str, fields: dict[str, str]) -> str:
     """Put values in place of `{name}`; other braces, as in LaTeX, stay."""
-    return re.sub("|".join(re.escape(f"{{{name}}}") for name in fields), lambda found: fields[found[0][1:-1]], text)
+    return re.sub(r"\{([^{}]*)\}", lambda found: str(fields.get(found[1], found[0])), text)
 
 
-def read_prompt(path: str, fields: dict[str, str]) -> str:
-    """A prompt file; it must name every field of the task.
+def read_prompt(path: str) -> str:
+    """A prompt file.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a field is missing, or the file is not UTF-8 text.
+        ValueError: the file is not UTF-8 text.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"task.prompt_file={path}: no such file; give a text with {', '.join(f'{{{name}}}' for name in fields)}")
+        raise FileNotFoundError(f"task.prompt_file={path}: no such file; give a text with the task's fields in braces")
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")  # an editor's byte-order mark is not part of the prompt
+        return Path(path).read_text(encoding="utf-8-sig")  # an editor's byte-order mark is not part of the prompt
     except UnicodeDecodeError as error:
         raise ValueError(f"task.prompt_file={path} is not UTF-8 text: {error}") from error
-    if missing := [name for name in fields if f"{{{name}}}" not in text]:
-        raise ValueError(f"task.prompt_file={path} does not contain {{{missing[0]}}}, where the item is to be put")
-    return text

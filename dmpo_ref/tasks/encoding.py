@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from dmpo_ref.config import ModelConfig
+from dmpo_ref.config import ModelConfig, shorten
 from dmpo_ref.likelihood import Vocabulary, build_vocabulary
 from dmpo_ref.models.files import first_line
 from dmpo_ref.models.llada import LLaDAModelLM
@@ -26,8 +26,8 @@ def encode(tokenizer: PreTrainedTokenizerBase, task: Task, items: list, response
         response_length: L, positions of a free response (one without a template).
 
     Raises:
-        ValueError: an item with nothing to generate, chat messages without a chat template, a free response without a length,
-            or a length for a response that has a template.
+        ValueError: an item with nothing to generate or with characters that the tokenizer does not know, chat messages without a chat
+            template, a free response without a length, or a length for a response that has a template.
     """
     prompts, templates = [task.prompt(item) for item in items], [task.template(item) for item in items]
     if None in templates and response_length is None:
@@ -37,6 +37,10 @@ def encode(tokenizer: PreTrainedTokenizerBase, task: Task, items: list, response
     texts = [prompt if isinstance(prompt, str) else chat_text(tokenizer, prompt) + task.prefill for prompt in prompts]
     texts += [(template or "").replace(BLANK, tokenizer.mask_token) for template in templates]
     ids = tokenizer(texts, add_special_tokens=False).input_ids
+    for item, text, row in zip(items * 2, texts, ids, strict=True):
+        if tokenizer.unk_token_id in row and (piece := unknown_piece(tokenizer, text, row)):
+            problem = f"the tokenizer does not know {shorten(repr(piece), 40)} in the prompt or template of item {shorten(repr(item), 60)}"
+            raise ValueError(f"{problem}; write it in characters that it knows, or use a model whose tokenizer does")
     free = [tokenizer.mask_token_id] * (response_length or 0)
     rows = [
         (prompt, free if template is None else response)
@@ -56,6 +60,16 @@ def encode(tokenizer: PreTrainedTokenizerBase, task: Task, items: list, response
         prompt_mask[i, start : start + len(prompt)] = True
     response_mask = (tokens == tokenizer.mask_token_id) & attention_mask & ~prompt_mask
     return Prompts(tokens, attention_mask, prompt_mask, response_mask, padded=not attention_mask.all())
+
+
+def unknown_piece(tokenizer: PreTrainedTokenizerBase, text: str, ids: list[int]) -> str | None:
+    """The first part of a text that became the unknown token without being its name."""
+    if tokenizer.is_fast:
+        pieces = [text[start:end] for start, end in tokenizer(text, add_special_tokens=False, return_offsets_mapping=True).offset_mapping]
+    else:
+        pieces = tokenizer.tokenize(text)
+    unknown = (piece for piece, token in zip(pieces, ids, strict=True) if token == tokenizer.unk_token_id)
+    return next((piece for piece in unknown if piece != tokenizer.unk_token), None)
 
 
 def chat_text(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> str:

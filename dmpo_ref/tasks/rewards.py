@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dmpo_ref.config import shorten
 from dmpo_ref.tasks.base import Task
-from dmpo_ref.weights import check_finite
 
 LARGEST = 1e30  # the spread of a group of larger rewards may not be finite
 
@@ -29,11 +29,16 @@ def score_answers(
     """
 
     def components(item: Any, text: str) -> dict[str, float]:
-        return task.reward(item, text) if reward is None else {"custom": as_number(reward(item, text), text)}
+        if reward is not None:
+            return {"custom": as_number(reward(item, text), text)}
+        parts = task.reward(item, text)
+        if not isinstance(parts, Mapping):
+            expected = "a task's reward returns a dictionary of its parts, such as {'solved': 1.0}"
+            raise ValueError(f"{returned(parts, text)}; {expected}")
+        return {name: as_number(value, text, f" as {name!r}") for name, value in parts.items()}
 
     scores = [[components(item, text) for text in row] for item, row in zip(items, texts, strict=True)]
     total = torch.tensor([[sum(parts.values()) for parts in row] for row in scores], dtype=torch.float64)
-    check_finite(total, "reward")
     by_name: dict[str, list[float]] = defaultdict(list)
     for parts in (parts for row in scores for parts in row[:own]):
         for name, value in parts.items():
@@ -41,15 +46,19 @@ def score_answers(
     return total, {f"reward/{name}": sum(values) / len(values) for name, values in by_name.items()}
 
 
-def as_number(value: Any, text: str) -> float:
-    """The value that a reward function returned; ValueError unless it is a number."""
+def as_number(value: Any, text: str, part: str = "") -> float:
+    """The value that a reward returned for an answer, or for one part of it; ValueError unless it is a number."""
     try:
         if isinstance(value, (str, bytes, bytearray)):  # float("0.7") would be taken
             raise TypeError
         number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"reward(item, text) returned {repr(value)[:60]} for the answer {text[:40]!r}; return a number") from None
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # the last from tensors that are complex or have no data
+        raise ValueError(f"{returned(value, text, part)}; return a number") from None
     if not abs(number) <= LARGEST:
-        limit = f"return a finite number, at most {LARGEST:.0e} in size"
-        raise ValueError(f"reward(item, text) returned {number} for the answer {text[:40]!r}; {limit}")
+        raise ValueError(f"{returned(number, text, part)}; return a finite number, at most {LARGEST:.0e} in size")
     return number
+
+
+def returned(value: Any, text: str, part: str = "") -> str:
+    """What a reward returned, in words."""
+    return f"reward(item, text) returned {shorten(repr(value), 60)}{part} for the answer {text[:40]!r}"

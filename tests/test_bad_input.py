@@ -8,8 +8,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dmpo_ref.cli import main
+from dmpo_ref.config import TaskConfig
 from dmpo_ref.models.loading import latest_checkpoint
 from dmpo_ref.presets.loading import PRESETS
+from dmpo_ref.tasks.base import BLANK
 from dmpo_ref.tasks.sudoku import Sudoku
 from dmpo_ref.train import train
 from tests.helpers import save_adapters
@@ -232,3 +234,35 @@ def test_no_item_that_fits_is_an_error(longwinded, tmp_path):
     with pytest.raises(ValueError, match="8 of 8 training items are longer.*; none is left: lower the response_length"):
         train(config, task=task)
     assert not (tmp_path / "run").exists()
+
+
+def own(**attributes):
+    """A Sudoku task with other attributes."""
+    return type("Own", (Sudoku,), attributes)(TaskConfig())
+
+
+UNKNOWN = {"prompt": lambda self, item: item.puzzle.replace("0", "7"), "template": lambda self, item: 16 * BLANK}
+OWN_TASKS = {
+    "a class": (lambda: Sudoku, r"task=Sudoku is a class; give an object of it, as in task=Sudoku\(\)"),
+    "no grade": (lambda: own(grade=None), "task Own has no grade; dmpo_ref.tasks.base.Task says what each must be"),
+    "no character": (lambda: own(alphabet=""), "task Own has an empty alphabet"),
+    "no item": (lambda: own(load=lambda self, source: []), "task.train=.*: load of the task Own returned no item; at least one is needed"),
+    "no test item": (
+        lambda: own(load=lambda self, source: Sudoku.load(self, source)[: 9 * ("train" in source)]), "task.test=.* returned no item"
+    ),
+    "a generator": (lambda: own(load=lambda self, source: (i for i in "1")), "task.train=.* returned a generator; return a list of items"),
+    "characters that the tokenizer does not know": (lambda: own(**UNKNOWN), "the tokenizer does not know '7' in the prompt or template"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OWN_TASKS)
+def test_a_task_from_python_that_cannot_be_trained_is_one_line_and_nothing_is_written(small_run, tmp_path, name):
+    build, message = OWN_TASKS[name]
+    with pytest.raises(ValueError, match=message) as caught:
+        train(small_run(), task=build())
+    assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
+
+
+def test_a_task_whose_reward_is_given_apart_needs_none_of_its_own(small_run):
+    config = small_run("train.rounds=1")
+    assert train(config, task=own(reward=None), reward=lambda item, text: float(text[0])).metrics

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from dmpo_ref.config import SamplerConfig
+from dmpo_ref.config import SamplerConfig, TaskConfig
 from dmpo_ref.masking import stream
 from dmpo_ref.samplers.checks import check_responses
 from dmpo_ref.tasks.base import Task
@@ -54,6 +54,22 @@ class PromptStream:
         return torch.randperm(len(self.items), generator=stream(self.seed, "data", epoch)).tolist()
 
 
+def load_items(task: Task, config: TaskConfig) -> tuple[list[Any], list[Any]]:
+    """Training items and test items.
+
+    Raises:
+        FileNotFoundError, ValueError: from the task; it gives no list, or an empty one.
+    """
+    train, test = task.load(config.train), task.load(config.test)
+    for name, source, items in (("train", config.train, train), ("test", config.test, test)):
+        problem = f"task.{name}={source}: load of the task {type(task).__name__} returned"
+        if not isinstance(items, (list, tuple)):
+            raise ValueError(f"{problem} a {type(items).__name__}; return a list of items")
+        if not items:
+            raise ValueError(f"{problem} no item; at least one is needed")
+    return list(train), list(test)
+
+
 def find_fitting(
     items: list[Any],
     task: Task,
@@ -75,12 +91,13 @@ def find_fitting(
         ValueError: no item fits, or the sampler cannot fill a response.
     """
     fits: list[bool] = []
+    section = {"training": "sampler", "test": "evaluation.sampler"}[kind]
     for start in range(0, len(items), ITEMS_PER_CHECK):
         prompts = encode(tokenizer, task, items[start : start + ITEMS_PER_CHECK], sampler.response_length)
         fit = prompts.attention_mask.sum(dim=-1) <= max_length
         fits += fit.tolist()
         if fit.any():
-            check_responses(sampler, prompts.response_mask[fit], end_ids(tokenizer))
+            check_responses(sampler, prompts.response_mask[fit], end_ids(tokenizer), section)
     long = [i for i, fit in enumerate(fits) if not fit]
     which = f"{len(long)} of {len(items)} {kind} items are longer, with their response, than max_sequence_length={max_length} tokens"
     if len(long) == len(items):

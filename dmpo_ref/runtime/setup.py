@@ -24,11 +24,11 @@ from dmpo_ref.runtime.checkpoint import Checkpoint, describe_damage, has_moved, 
 from dmpo_ref.runtime.logs import RunLog, check_earlier
 from dmpo_ref.runtime.origin import check_given, check_origin, check_output, digests_of_data, digests_of_start, warn_of_versions
 from dmpo_ref.runtime.processes import Processes, build_accelerator, check_division
-from dmpo_ref.runtime.prompts import PromptStream, find_fitting
+from dmpo_ref.runtime.prompts import PromptStream, find_fitting, load_items
 from dmpo_ref.runtime.state import TrainState, build_optimizer
 from dmpo_ref.samplers.checks import has_path_log_prob
 from dmpo_ref.tasks import build_task
-from dmpo_ref.tasks.base import Task
+from dmpo_ref.tasks.base import Task, check_task
 from dmpo_ref.tasks.encoding import allowed_vocabulary
 
 
@@ -67,8 +67,11 @@ def prepare_run(
     config, checkpoint = open_run(validate(config), resume=resume)
     if checkpoint is not None:
         check_given(config, from_python)
-    task = task or build_task(config.task)
-    train_items, test_items = task.load(config.task.train), task.load(config.task.test)
+    if task is None:
+        task = build_task(config.task)
+    else:
+        check_task(task, has_reward="reward" in from_python)
+    train_items, test_items = load_items(task, config.task)
     origin = digests_of_data(config, task, train_items, test_items)
     then = {} if checkpoint is None else checkpoint.state.get("origin", {})
     check_origin(then, origin, config)

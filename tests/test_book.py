@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from dmpo_ref.cli import main as dmpo
 from dmpo_ref.cli.parser import WITH_OWN_PARSER, build_parser
 from dmpo_ref.forecast.plan import make_plan
 from dmpo_ref.presets.loading import load_config
+from dmpo_ref.train import train
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -47,6 +49,30 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(path, tmp_path, monkeypatch)
     names = {"__name__": "page"}
     for number, block in enumerate(blocks(path, "python")):
         exec(compile(block, f"{path.name}, block {number}", "exec"), names)
+
+
+def test_the_config_file_of_a_page_trains_and_its_paths_are_where_the_page_says(tmp_path, monkeypatch):
+    (text,) = blocks(ROOT / "book" / "howto" / "task.md", "yaml")
+    shutil.copytree(ROOT / "toy" / "checkpoint", tmp_path / "mine" / "base")
+    for source, file in (("train", "mine/train.csv"), ("test", "data/test.csv")):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / "toy" / "data" / f"{source}.csv", tmp_path / file)
+    (tmp_path / "mine" / "sudoku.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    config = load_config("mine/sudoku.yaml")
+    assert (config.model.path, config.task.train) == (str(tmp_path / "mine" / "base"), str(tmp_path / "mine" / "train.csv"))
+    assert load_config("mine/sudoku.yaml", "model.path=./other").model.path == str(tmp_path / "other")
+    small = ("train.rounds=1", "train.prompts_per_round=2", "train.num_rollouts=2", "evaluation.num_items=1", "threads=1", "device=cpu")
+    assert dmpo(["train", "mine/sudoku.yaml", *small]) == 0
+    assert (tmp_path / "runs" / "mine" / "metrics.jsonl").is_file()
+
+
+@pytest.mark.parametrize("masks", ["path", "path_steps", "exact"])
+def test_the_objective_of_its_page_trains_on_the_masks_that_the_config_names(masks, small_run):
+    page: dict = {}
+    exec(blocks(ROOT / "book" / "howto" / "objective.md", "python")[0], page)
+    config = small_run("train.rounds=1", f"loss.masks={masks}", "loss.micro_batch=5")
+    assert train(config, objective=page["build"](config.loss, config.weight.alpha)).metrics
 
 
 def test_the_answer_about_memory_has_the_figures_of_the_plan(capsys):

@@ -3,8 +3,12 @@
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from dmpo_ref.tasks.base import BLANK
-from dmpo_ref.tasks.encoding import encode, texts_of_tokens
+from dmpo_ref.config import TaskConfig
+from dmpo_ref.models.loading import read_config
+from dmpo_ref.models.tokenizers import load_tokenizer
+from dmpo_ref.tasks.base import BLANK, REASONING
+from dmpo_ref.tasks.encoding import decode, encode, texts_of_tokens
+from dmpo_ref.tasks.sudoku import Sudoku
 
 TOY = PreTrainedTokenizerFast.from_pretrained("toy/checkpoint")  # knows the digits 0 to 4
 
@@ -59,6 +63,15 @@ class Bytes:
 
     def decode(self, ids):
         return bytes(ids).decode("utf-8", "replace")
+
+
+def test_the_prefilled_beginning_belongs_to_the_prompt_and_not_to_the_answer():
+    tokenizer = load_tokenizer("toy/text_checkpoint", read_config("toy/text_checkpoint"))
+    task = Sudoku(TaskConfig(generate="chat", prefill=True))
+    prompts = encode(tokenizer, task, [task.parse("1204301201434320")], response_length=3)
+    assert tokenizer.decode(prompts.tokens[prompts.prompt_mask]).endswith(REASONING)
+    tokens = prompts.tokens.masked_fill(prompts.response_mask, tokenizer.convert_tokens_to_ids("1"))
+    assert decode(tokenizer, tokens, prompts.attention_mask, prompts.prompt_mask) == ["111"]
 
 
 def test_a_character_of_several_tokens_belongs_to_the_last_of_them():

@@ -67,14 +67,15 @@ def test_the_stored_rounds_are_within_15_percent_of_the_plan(name):
 def test_the_page_has_the_table_of_the_stored_rounds():
     page = Path("book/ladder.md").read_text(encoding="utf-8")
     blanks = [puzzle.puzzle.count("0") for puzzle in read_puzzles("toy/data/train.csv")]
-    assert f"the boards of `toy_sudoku` have {min(blanks)} to {max(blanks)} blanks, of the 16 that are planned" in page
+    assert f"The boards of `toy_sudoku` have {min(blanks)} to {max(blanks)} blanks of 16 cells; these are planned with 8" in page
+    assert ladder.read()["toy"]["generated"] == ladder.read()["toy"]["rollouts"] * 8
     for cells in ladder.table(ladder.read()):
         assert f"| {' | '.join(cells)} |" in page
     rows = ladder.read()
     shares = [row["measured"]["memory"] / row["planned"]["memory"] for row in rows.values() if "measured" in row]
     assert f"was {min(shares):.2f} to {max(shares):.2f} of it" in page
     times = [row["measured"]["seconds"] / row["planned"]["seconds"] for row in rows.values() if "measured" in row]
-    assert times[0] > 1 and {round(time, 1) for time in times[1:]} == {0.6} and "the others take 0.6 of the planned time" in page
+    assert f"{min(times):.2f} to {max(times):.2f} of what is planned" in page
     assert f"{rows['100 M']['pretraining'] / 60:.1f} minutes on one H100" in page
     assert page.startswith(f"# The ladder: {round(rows['toy']['parameters'], -3):,}, 3 million, 8 billion")
 

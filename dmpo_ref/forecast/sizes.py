@@ -119,7 +119,7 @@ def cache_bytes(model: LLaDAConfig, options: ModelConfig, S: int) -> int:
     return 2 * model.n_layers * key_width(model) * S * element_bytes(options)
 
 
-def activation_bytes(model: LLaDAConfig, options: ModelConfig, S: int, scored: int | None = None) -> float:
+def activation_bytes(model: LLaDAConfig, options: ModelConfig, S: int, scored: float | None = None) -> float:
     """Bytes that one block keeps of one sequence from the forward to the backward pass. For each of its S tokens:
 
         norm, attention:  4 d + 4              its input in float32, and 1 / its root mean square
@@ -134,10 +134,10 @@ def activation_bytes(model: LLaDAConfig, options: ModelConfig, S: int, scored: i
     the last block, and then also the results of attention there, b d, if they are an input of a trained layer.
     """
     d, r, b = model.d_model, options.lora_rank, element_bytes(options)
-    attention = 4 * d + 4 + b * (2 * d + 2 * key_width(model)) + 4 * model.n_heads + b * S
-    after = 4 * d + 4 + 3 * b * model.mlp_hidden_size
+    norm = 4 * d + 4
+    attention = norm + b * (2 * d + 2 * key_width(model)) + 4 * model.n_heads + b * S
     attention += kept_inputs(model, options, set(linear_layers(model)) - set(AFTER_ATTENTION))
-    after += kept_inputs(model, options, set(AFTER_ATTENTION))
+    after = norm + 3 * b * model.mlp_hidden_size + kept_inputs(model, options, set(AFTER_ATTENTION))
     if scored is None:
         return S * (attention + after)
     copied = b * d if r == 0 or ("attn_out" in options.lora_targets and b == 4 and options.lora_dropout == 0) else 0

@@ -190,11 +190,10 @@ class LossConfig:
         "complement; `spg`, `espo`, `gdsd`, `stable_drl` loss.masks; `gdpo` masks `gauss`; `agrpo` num_masks steps of the path; "
         "`reinforce`, `trace_rl`, `log_variance`, `trajectory_balance` the whole path"
     )  # fmt: skip
-    masks: Literal["exact", "stratified", "systematic", "antithetic", "gauss", "paper", "path", "path_steps", "path_sweep"] = option(
+    masks: Literal["exact", "stratified", "systematic", "antithetic", "gauss", "paper", "path", "path_steps"] = option(
         "antithetic",
         "wdce, wddo, spg, espo, gdsd, stable_drl: masks of the NELBO (`paper` is biased, `gauss` if L > 2R); `path`: the rollout's own "
-        "order, exact log-probability; `path_steps`: num_masks of its steps, drawn afresh, an unbiased estimate of the same; "
-        "`path_sweep`: the same, but the gradient steps of a round share them out evenly",
+        "order, exact log-probability; `path_steps`: num_masks of its steps, drawn afresh, an unbiased estimate of the same",
     )
     num_masks: int = option(2, "masks, or steps, per rollout and step: of loss.masks (not `path`), gdpo, agrpo", symbol="R", bound=MASKS)
     normalise: Literal["length", "none"] = option("length", "wdce: divide the NELBO by L, as published, or not")

@@ -258,7 +258,4 @@ def step_masks(objective: Objective, rollout: Rollout, position: list[int], seed
         position: G places of the prompts in the data stream, `Experience.position`.
         k: number of the step in its round, which chooses among stored masks. step: number in the run, which keys fresh ones.
     """
-    if objective.sweeps:  # all steps of the round from one key
-        key = "sweep" if objective.reuses_masks else f"sweep of step {step - k}"
-        return objective.masks(rollout, streams(seed, "masks", position, key), k)
     return objective.masks(rollout, streams(seed, "masks", position, k if objective.reuses_masks else f"step {step}"))

@@ -5,7 +5,7 @@ Algorithm 1 of arXiv 2510.08233, the part after the weights. Every function take
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import isfinite
 
@@ -90,10 +90,17 @@ def backward(
     *,
     processes: Processes = ALONE,
 ) -> Tensor:
-    """Accumulate the gradient of the objective; returns the loss. Memory is bounded by `loss.micro_batch` sequences."""
+    """Accumulate the gradient of the objective; returns the loss. Memory is bounded by `loss.micro_batch` sequences.
+
+    Raises:
+        ValueError: the loss is no single number with a gradient, or not linear although `is_linear` says so.
+    """
 
     def loss_of(scores: Tensor) -> Tensor:
-        return objective.loss(scores, masks, batch, real_weight(scores, masks, batch, config.weight))
+        loss = objective.loss(scores, masks, batch, real_weight(scores, masks, batch, config.weight))
+        if not (isinstance(loss, Tensor) and loss.ndim == 0 and loss.requires_grad):
+            raise ValueError("the objective's loss must be a tensor of one number that depends on token_log_prob")
+        return loss
 
     micro_batch, model = config.loss.micro_batch, processes.wrapped(policy)
     if micro_batch is None:
@@ -112,6 +119,8 @@ def backward(
     loss = loss_of(scores)
     (gradient,) = torch.autograd.grad(loss, scores)
     loss = loss.detach()
+    if objective.gradient_is_known:
+        check_linear(loss_of, loss, gradient)
     gradients = list(rearrange(gradient, "g n r s -> (g n r) s").split(micro_batch))
     parts = mask_rows(batch.rollout, masks, vocabulary).split(micro_batch)
     spare = processes.most(len(parts)) - len(parts)  # passes that only other processes need
@@ -123,6 +132,13 @@ def backward(
         if objective.gradient_is_known:
             loss = loss + part.detach()  # so far the loss at scores of 0; it is linear, so gradient · log-probability is added
     return loss
+
+
+def check_linear(loss_of: Callable[[Tensor], Tensor], at_0: Tensor, gradient: Tensor) -> None:
+    """Raise ValueError unless the loss at scores of −1 is what its value and gradient at 0 say."""
+    found = loss_of(torch.full_like(gradient, -1, requires_grad=True)).detach()
+    if not torch.allclose(found, at_0 - gradient.sum(), rtol=1e-4, atol=1e-4 * gradient.abs().sum().item()):
+        raise ValueError("the objective says is_linear=True, but its loss is not linear in token_log_prob; leave is_linear out")
 
 
 def real_weight(scores: Tensor, masks: Masks, batch: Experience, config: WeightConfig) -> Tensor:

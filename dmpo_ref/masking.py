@@ -119,23 +119,10 @@ def path_masks(step: Tensor, num_steps: int) -> Masks:
     return Masks(hidden=step >= now, target=step == now, weight=weight)
 
 
-def draw_path_steps(step: Tensor, num_steps: int, num_masks: int, generators: list[torch.Generator], turn: float = 0.0) -> Masks:
-    """Masks of R steps of every rollout's own order, or of all if there are fewer: `path_steps_from_uniforms`, one generator per prompt.
-
-    Args:
-        turn: is added to every uniform, modulo 1. Each draw alone is as random as before; draws from equal generators with turns k/K,
-            k = 0..K−1, take every step of a stratum of n equally often, K/n times, to within one (scheme `path_sweep`, `bit_reversed`).
-    """
+def draw_path_steps(step: Tensor, num_steps: int, num_masks: int, generators: list[torch.Generator]) -> Masks:
+    """Masks of R steps of every rollout's own order, or of all if there are fewer: `path_steps_from_uniforms`, one generator per prompt."""
     u = torch.stack([torch.rand(step.shape[1], min(num_masks, num_steps), generator=g, dtype=torch.float64) for g in generators])
-    return path_steps_from_uniforms(step, num_steps, ((u + turn) % 1).to(step.device))
-
-
-def bit_reversed(k: int) -> float:
-    """k = 0, 1, 2, 3, 4… → 0, 1/2, 1/4, 3/4, 1/8…: the van der Corput sequence, the binary digits of k behind the point in reverse.
-
-    Its first K numbers are those of 0/K..(K−1)/K if K is a power of two, and nearly as even if not.
-    """
-    return int(f"{k:b}"[::-1], 2) / 2 ** k.bit_length()
+    return path_steps_from_uniforms(step, num_steps, u.to(step.device))
 
 
 def path_steps_from_uniforms(step: Tensor, num_steps: int, step_u: Tensor) -> Masks:

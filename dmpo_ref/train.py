@@ -27,7 +27,7 @@ from dmpo_ref.objectives.base import Objective
 from dmpo_ref.runtime.checkpoint import save_checkpoint
 from dmpo_ref.runtime.files import as_lines, claim
 from dmpo_ref.runtime.interrupt import Interrupted, StopSignal
-from dmpo_ref.runtime.logs import describe_answers, describe_round
+from dmpo_ref.runtime.logs import as_metrics, describe_answers, describe_round
 from dmpo_ref.runtime.processes import is_first_process
 from dmpo_ref.runtime.setup import RunParts, prepare_run
 from dmpo_ref.runtime.watch import Watch, explain_not_finite, keep_batch
@@ -53,7 +53,7 @@ def train(
     task: Task | None = None,
     reward: Callable[[Any, str], float] | None = None,
     objective: Objective | None = None,
-    on_round: Callable[[int, LLaDAModelLM], dict[str, float]] | None = None,
+    on_round: Callable[[int, LLaDAModelLM], dict[str, float] | None] | None = None,
     resume: bool = False,
 ) -> Trained:
     """Fine-tune the policy of `config.model` towards p*(o|q) ∝ p_ref(o|q) · exp(r(q,o)/α).
@@ -65,7 +65,8 @@ def train(
         task: replaces the task of the config; an object like `tasks.sudoku.Sudoku`.
         reward: replaces the task's reward; a function of the item and the answer's text.
         objective: replaces the one that `config.loss` names. Like `task` and `reward` it is known by name only; give it again to resume.
-        on_round: called after every round with (rounds done, policy), by every process; its return value is added to the metrics.
+        on_round: called after every round with (rounds done, policy), by every process; may return numbers by name, which are added to
+            the metrics. Like the evaluation it is measured before a checkpoint is saved; if one of them fails, the round is saved first.
         resume: continue the run in `config.output` from its newest checkpoint.
 
     Raises:
@@ -81,7 +82,7 @@ def train(
 def loop(
     run: RunParts,
     reward: Callable[[Any, str], float] | None = None,
-    on_round: Callable[[int, LLaDAModelLM], dict[str, float]] | None = None,
+    on_round: Callable[[int, LLaDAModelLM], dict[str, float] | None] | None = None,
 ) -> Trained:
     """Algorithm 1, starting at the current round of the run. Arguments as in `train`."""
     config, state, processes = run.config, run.state, run.processes
@@ -119,12 +120,15 @@ def loop(
             own = config.train.num_rollouts - config.train.num_reference_rollouts
             collected = describe_round(experience, components, end_ids(run.tokenizer), target=config.weight.target, own=own)
             answers = describe_answers(experience, texts[: config.train.log_prompts], run.tokenizer, state.round - 1)
-            metrics += end_round(run, collected, steps, answers, on_round, num_drawn)
+            measured, failure = measure(run, on_round, taken={"round", *steps[-1], *collected, *state.counters})
+            metrics += end_round(run, collected, steps, answers, measured, num_drawn)
             if processes.is_main:
                 watch.look(collected, steps, experience.reward)
             stopping = processes.any(stop.requested)
-            if stopping or state.round % config.train.checkpoint_every == 0 or state.round == rounds:
+            if failure or stopping or state.round % config.train.checkpoint_every == 0 or state.round == rounds:
                 save_checkpoint(config, state, policy, run.tokenizer, reference, processes)
+            if failure:
+                raise failure
             bar.set_postfix(reward=collected["reward"], ess=collected["ess"])
             bar.update()
             if stopping and state.round < rounds:
@@ -133,29 +137,43 @@ def loop(
     return Trained(policy, run.tokenizer, metrics, Path(config.output), processes.is_main)
 
 
+def measure(
+    run: RunParts, on_round: Callable[[int, LLaDAModelLM], dict[str, float] | None] | None, taken: set[str]
+) -> tuple[dict[str, float], Exception | None]:
+    """What `on_round` returns and, where it is due, the test accuracy; or the error of one of them, so that the round is saved first.
+
+    Args:
+        taken: names of other metrics, which `on_round` may not return.
+    """
+    config, state, every = run.config, run.state, run.config.evaluation.every
+    try:
+        found = as_metrics(on_round(state.round, run.policy) if on_round else None, taken)
+        run.processes.join()
+        if state.round == config.train.rounds or (every and state.round % every == 0):
+            found["evaluation/accuracy"] = test_accuracy(
+                run.policy, run.tokenizer, run.task, run.test_items, config.evaluation, run.vocabulary,
+                seed=config.seed, processes=run.processes,
+            )  # fmt: skip
+    except Exception as error:
+        return {}, error
+    return found, None
+
+
 def end_round(
     run: RunParts,
     collected: dict[str, float | None],
     steps: list[dict[str, float | None]],
     answers: list[dict[str, Any]],
-    on_round: Callable[[int, LLaDAModelLM], dict[str, float]] | None,
+    measured: dict[str, float],
     num_drawn: int,
 ) -> list[dict[str, Any]]:
-    """Write and return the metrics of a finished round: one entry per gradient step, the evaluation in the last one."""
-    config, state, processes = run.config, run.state, run.processes
-    last = on_round(state.round, run.policy) if on_round else {}
-    processes.join()
-    every = config.evaluation.every
-    if state.round == config.train.rounds or (every and state.round % every == 0):
-        accuracy = test_accuracy(
-            run.policy, run.tokenizer, run.task, run.test_items, config.evaluation, run.vocabulary, seed=config.seed, processes=processes
-        )
-        last = last | {"evaluation/accuracy": accuracy}
+    """Write and return the metrics of a finished round: one entry per gradient step, what was `measured` in the last one."""
+    state, processes = run.state, run.processes
     state.count_seconds()
     state.counters["rollouts"] += int(processes.sum([num_drawn])[0])
     of_round, of_steps = processes.mean(collected), [processes.mean(step) for step in steps]
     entries: list[dict[str, Any]] = [{"round": state.round - 1, **of_step, **of_round, **state.counters} for of_step in of_steps]
-    entries[-1] |= last
+    entries[-1] |= measured
     state.last_line = as_lines(entries[-1:])
     run.log.write(entries, answers)
     return entries

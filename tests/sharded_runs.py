@@ -37,7 +37,7 @@ KINDS = {
 }
 
 
-class Killed(Exception):
+class Killed(BaseException):
     """What a process does not survive."""
 
 

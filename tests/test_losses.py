@@ -35,7 +35,7 @@ ALLOWED = (4, 5, 6, 7)
 VOCABULARY = vocabulary(ALLOWED)
 G, N, K = 2, 3, 2
 LOSSES = [("wdce", "length"), ("wdce", "none"), ("wddo", "length")]
-MASKS = [*SCHEMES, "path", "path_steps", "path_sweep"]
+MASKS = [*SCHEMES, "path", "path_steps"]
 
 
 def streams(seed: int = 0) -> list[torch.Generator]:
@@ -370,7 +370,7 @@ def test_an_empty_mask_is_among_the_micro_batches_of_antithetic_pairs(tmp_path):
 
 
 @pytest.mark.parametrize("prompts_per_step", ["null", 2])
-@pytest.mark.parametrize("masks", ["antithetic", "path", "path_steps", "path_sweep"])
+@pytest.mark.parametrize("masks", ["antithetic", "path", "path_steps"])
 @pytest.mark.parametrize("name", ["wddo", "model baseline"])
 def test_before_the_first_step_the_ratio_is_0_on_the_masks_of_every_step(tmp_path, name, masks, prompts_per_step):
     """So WDDO is 2 ln 2 and the `model` baseline 1/N: log p_old was stored on the very masks that each step uses."""

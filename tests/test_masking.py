@@ -7,16 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from dmpo_ref.masking import (
-    SCHEMES,
-    bit_reversed,
-    draw_masks,
-    draw_path_steps,
-    masks_from_uniforms,
-    path_masks,
-    path_steps_from_uniforms,
-    stream,
-)
+from dmpo_ref.masking import SCHEMES, draw_masks, draw_path_steps, masks_from_uniforms, path_masks, path_steps_from_uniforms, stream
 
 UNBIASED = ["exact", "stratified", "systematic", "antithetic"]
 
@@ -287,39 +278,6 @@ def test_path_steps_of_a_prompt_do_not_depend_on_its_neighbours():
     together = draw_path_steps(step, 5, 2, [stream(0, g) for g in range(2)])
     alone = draw_path_steps(step[1:, :, 1:], 3, 2, [stream(0, 1)])
     assert torch.equal(together.hidden[1:, ..., 1:], alone.hidden) and torch.equal(together.weight[1:], alone.weight)
-
-
-def test_bit_reversed_numbers_are_those_of_van_der_corput():
-    assert [bit_reversed(k) for k in range(8)] == [0, 1 / 2, 1 / 4, 3 / 4, 1 / 8, 5 / 8, 3 / 8, 7 / 8]
-    for K in (1, 2, 4, 8, 16):
-        assert sorted(map(bit_reversed, range(K))) == [k / K for k in range(K)]
-
-
-@pytest.mark.parametrize("num_masks", [1, 2, 3])
-@pytest.mark.parametrize("K", [2, 4, 8])
-def test_the_draws_of_a_sweep_take_all_steps_of_a_stratum_equally_often(K, num_masks):
-    """To within one; where n divides K exactly, and then their mean is the sum along the path, whatever was drawn."""
-    step, T = torch.tensor([[[4, 0, 3, -1, 1, 2, 5]]]), 6
-    score = torch.rand(T, generator=stream(4), dtype=torch.float64)
-    n = T // num_masks
-    for seed in range(20):
-        draws = [draw_path_steps(step, T, num_masks, [stream(seed)], turn=bit_reversed(k)) for k in range(K)]
-        placed = torch.stack([masks.target.sum(dim=2) for masks in draws]).sum(dim=0)[0, 0]
-        times = placed[step[0, 0] >= 0][step[0, 0][step[0, 0] >= 0].argsort()]
-        assert times.sum() == K * num_masks and times.min() >= K // n and times.max() <= -(-K // n)
-        if K % n == 0:
-            assert (num_masks * n * (times * score).sum() / (K * num_masks)).item() == pytest.approx(score.sum().item(), rel=1e-12)
-
-
-@pytest.mark.parametrize("k", range(5))
-def test_each_draw_of_a_sweep_is_uniform(k):
-    """Over an even grid of uniforms, a turn only moves the places: every step of every stratum is hit as often."""
-    step, turn = torch.tensor([[[4, 0, 3, 1, 2]]]), bit_reversed(k)
-    times = torch.zeros(5)
-    for i in range(48):
-        u = torch.full((1, 1, 2), ((i + 0.5) / 48 + turn) % 1, dtype=torch.float64)
-        times += path_steps_from_uniforms(step, 5, u).target[0, 0].sum(dim=0)[step[0, 0].argsort()]
-    assert times.tolist() == [24, 24, 16, 16, 16]
 
 
 @pytest.mark.parametrize(

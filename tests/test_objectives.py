@@ -516,7 +516,7 @@ def test_every_rival_learns_to_solve_a_puzzle(tmp_path, name):
     assert np.mean([entry["reward"] for entry in trained.metrics[-8:]]) > 0.55
 
 
-class Killed(Exception):
+class Killed(BaseException):
     pass
 
 

@@ -56,7 +56,7 @@ VARIANTS = {
 }
 
 
-class Killed(Exception):
+class Killed(BaseException):
     pass
 
 

@@ -51,6 +51,23 @@ def test_each_trouble_is_said_once_with_what_to_try(capsys, metrics, grad_norm, 
 
 
 @pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["model.lora_dropout=0.5"], ["without model.lora_rank all weights are trained"]),
+        (["model.lora_alpha=3"], ["model.lora_alpha and model.lora_dropout do nothing"]),
+        (
+            ["optimizer.warmup_steps=480"],
+            ["optimizer.warmup_steps=480, and the run has 480 gradient steps", "the learning rate stays below"],
+        ),
+    ],
+)
+def test_options_that_do_nothing_are_said_once(capsys, overrides, words):
+    (line,) = warnings_of(capsys, HEALTHY, *overrides, times=3)
+    assert all(word in line for word in words)
+    assert warnings_of(capsys, HEALTHY, "model.lora_rank=2", "model.lora_dropout=0.5", "optimizer.warmup_steps=479") == []
+
+
+@pytest.mark.parametrize(
     ("metrics", "overrides"),
     [
         ({"ess": 1.251 / 4}, []),

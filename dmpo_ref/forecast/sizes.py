@@ -135,7 +135,7 @@ def activation_bytes(model: LLaDAConfig, options: ModelConfig, S: int, scored: f
     """
     d, r, b = model.d_model, options.lora_rank, element_bytes(options)
     norm = 4 * d + 4
-    attention = norm + b * (2 * d + 2 * key_width(model)) + 4 * model.n_heads + b * S
+    attention: float = norm + b * (2 * d + 2 * key_width(model)) + 4 * model.n_heads + b * S
     attention += kept_inputs(model, options, set(linear_layers(model)) - set(AFTER_ATTENTION))
     after = norm + 3 * b * model.mlp_hidden_size + kept_inputs(model, options, set(AFTER_ATTENTION))
     if scored is None:

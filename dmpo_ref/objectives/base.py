@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from dmpo_ref.masking import Masks, path_masks
@@ -28,18 +29,16 @@ class Objective:
         uses_log_ref: as `uses_log_old`, for log p_ref; the run then has a reference, even if the weights need none.
         follows_path: the masks are the rollout's own order, the same in every step.
         draws_steps: the masks are some steps of the rollout's own order, new ones in every gradient step.
-        sweeps: `masks` also takes k, the number of the gradient step in its round, and gets equal generators in all steps of a round.
         uses_weight: the loss reads w_real; if not, α is the only weight option that matters.
     """
 
-    masks: Callable[..., Masks]
+    masks: Callable[[Rollout, list[torch.Generator]], Masks]
     loss: Callable[[Tensor, Masks, Experience, Tensor], Tensor]
     uses_log_old: bool = False
     is_linear: bool = False
     uses_log_ref: bool = False
     follows_path: bool = False
     draws_steps: bool = False
-    sweeps: bool = False
     uses_weight: bool = False
 
     def with_baseline(self, baseline: str) -> Objective:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from einops import reduce
 from torch import Tensor
 
 from dmpo_ref.config import LossConfig
 from dmpo_ref.likelihood import sequence_log_prob
 from dmpo_ref.losses import wdce, wddo
-from dmpo_ref.masking import Masks, bit_reversed, draw_masks, draw_path_steps
+from dmpo_ref.masking import Masks, draw_masks, draw_path_steps
 from dmpo_ref.objectives.base import Objective, follow_path, need
-from dmpo_ref.rollout import Experience
+from dmpo_ref.rollout import Experience, Rollout
 
 
 def build_wdce(config: LossConfig, alpha: float) -> Objective:
@@ -40,16 +41,13 @@ def build_wddo(config: LossConfig, alpha: float) -> Objective:
 
 def path_flags(config: LossConfig) -> dict[str, bool]:
     """The flags of `Objective` that relate the masks to the rollout's own order."""
-    sweeps = config.masks == "path_sweep"
-    return {"follows_path": config.masks == "path", "draws_steps": sweeps or config.masks == "path_steps", "sweeps": sweeps}
+    return {"follows_path": config.masks == "path", "draws_steps": config.masks == "path_steps"}
 
 
-def choose_masks(config: LossConfig) -> Callable[..., Masks]:
+def choose_masks(config: LossConfig) -> Callable[[Rollout, list[torch.Generator]], Masks]:
     """The masks of the scheme `loss.masks`: R = `loss.num_masks` random ones of each response, R steps of its own order, or all."""
     if config.masks == "path":
         return follow_path
-    if config.masks in ("path_steps", "path_sweep"):  # k: see `Objective.sweeps`
-        return lambda rollout, generators, k=0: draw_path_steps(
-            rollout.step, rollout.num_steps, config.num_masks, generators, turn=bit_reversed(k)
-        )
+    if config.masks == "path_steps":
+        return lambda rollout, generators: draw_path_steps(rollout.step, rollout.num_steps, config.num_masks, generators)
     return lambda rollout, generators: draw_masks(config.masks, rollout.response_mask, config.num_masks, generators)

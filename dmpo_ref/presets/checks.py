@@ -61,8 +61,6 @@ def check_weight_section(config: Config) -> None:
     if sampler.temperature == 0:
         require(weight.log_ratio == "none", config, "weight.log_ratio", "sampler.temperature=0 draws without a probability; use none")
     require(weight.log_ratio != "path" or has_path_log_prob(sampler), config, "weight.log_ratio", f"{NO_PATH}; use elbo or none")
-    if config.train.reference_share:
-        check_reference_share(config)
     if weight.flatten_above is not None:
         for name, right in (("log_ratio", "path"), ("target", "tilted")):
             need = f"flatten_above needs log p_old of each rollout's order, and the target p*; use {right}"
@@ -82,7 +80,6 @@ def check_reference_share(config: Config) -> None:
         f"that is {train.num_reference_rollouts} of train.num_rollouts={train.num_rollouts}, and p_ref and the policy must each draw one"
     )
     require(0 < train.num_reference_rollouts < train.num_rollouts, config, key, drawn)
-    require(config.loss.name == "wdce", config, "loss.name", f"rollouts of p_ref ({key}) are weighed for wdce only")
     require(weight.log_ratio != "none", config, "weight.log_ratio", f"with {key} the weights need p_ref/p_old; use path or elbo")
     require(
         weight.baseline in ("none", "uniform"), config, "weight.baseline", f"not known for rollouts of p_ref ({key}); use none or uniform"
@@ -95,18 +92,39 @@ def check_reference_share(config: Config) -> None:
 
 def check_objective(config: Config) -> None:
     """Refuse an objective that is incompatible with the sampler or the weights."""
-    sampler, weight, loss = config.sampler, config.weight, config.loss
+    sampler, weight, loss, train = config.sampler, config.weight, config.loss, config.train
     objective = build_objective(loss, weight)
     key = "loss.name" if build_objective(replace(loss, masks="exact"), weight).needs_path else "loss.masks"
     require(not objective.needs_path or has_path_log_prob(sampler), config, key, NO_PATH)
-    needs_policy = weight.log_ratio == "elbo" or objective.uses_log_old
-    unguided = "log p_old would be that of the unguided policy; use 0, or log_ratio=none"
-    require(not needs_policy or sampler.guidance == 0, config, "sampler.guidance", unguided)
+    for_wdce = f"rollouts of p_ref (train.reference_share={train.reference_share}) are weighed for wdce only"
+    require(not train.reference_share or loss.name == "wdce", config, "loss.name", for_wdce)
+    check_flags(config, objective, f"loss.name={loss.name} has no importance weights")
     with_kl = [name for name, build in OBJECTIVES.items() if reads_kl(build)]
     require(loss.kl == 0 or loss.name in with_kl, config, "loss.kl", f"for {', '.join(with_kl)}; use 0")
     if loss.name == "wddo":
         require(weight.baseline == "none", config, "weight.baseline", "wddo has its own negative term; use none")
         require(weight.target != "reward", config, "weight.target", "wddo needs weights that sum to 1; use tilted or reward_softmax")
+    has_reference = weight.log_ratio != "none" or objective.uses_log_ref
+    require(has_reference or train.resync_every == 0, config, "train.resync_every", "log_ratio=none has no reference to re-sync; use 0")
+
+
+def check_own_objective(config: Config, objective: Objective) -> None:
+    """The same of an objective given to `train`, by what it says of itself."""
+    has_path = not objective.needs_path or has_path_log_prob(config.sampler)
+    require(has_path, config, "sampler.name", f"the objective follows the path of a rollout; {NO_PATH}")
+    weighs = "the objective reads no weights, by its uses_weight=False"
+    require(not config.train.reference_share or objective.uses_weight, config, "train.reference_share", f"{weighs}; use 0")
+    check_flags(config, objective, weighs)
+
+
+def check_flags(config: Config, objective: Objective, has_no_weights: str) -> None:
+    """Refuse options of sampler and weights that an objective cannot use."""
+    sampler, weight = config.sampler, config.weight
+    if config.train.reference_share:
+        check_reference_share(config)
+    needs_policy = weight.log_ratio == "elbo" or objective.uses_log_old
+    unguided = "log p_old would be that of the unguided policy; use 0, or log_ratio=none"
+    require(not needs_policy or sampler.guidance == 0, config, "sampler.guidance", unguided)
     if not objective.uses_weight:
         for name, unused in (
             ("log_ratio", "none"),
@@ -115,12 +133,8 @@ def check_objective(config: Config) -> None:
             ("target_ess", None),
             ("flatten_above", None),
         ):
-            right = f"loss.name={loss.name} has no importance weights; use {'null' if unused is None else unused}"
+            right = f"{has_no_weights}; use {'null' if unused is None else unused}"
             require(getattr(weight, name) == unused, config, f"weight.{name}", right)
-    has_reference = weight.log_ratio != "none" or objective.uses_log_ref
-    require(
-        has_reference or config.train.resync_every == 0, config, "train.resync_every", "log_ratio=none has no reference to re-sync; use 0"
-    )
 
 
 def reads_kl(build: Callable[[LossConfig, float], Objective]) -> bool:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from dmpo_ref.config import Config, flat
+from dmpo_ref.config import Config, flat, shorten
 from dmpo_ref.objectives.base import need
 from dmpo_ref.presets.loading import to_yaml
 from dmpo_ref.rollout import Experience, Rollout
@@ -63,6 +63,24 @@ class RunLog:
             self.processes.prepared = None
             self.processes.accelerator.free_memory()
             self.processes.accelerator.end_training()
+
+
+def as_metrics(returned: Any, taken: set[str]) -> dict[str, float]:
+    """What `on_round` returned, as numbers by name; None counts as no number.
+
+    Raises:
+        ValueError: it is no dictionary, a value is no number, or a name is `taken` by another metric.
+    """
+    if returned is None:
+        return {}
+    if not isinstance(returned, dict) or not all(isinstance(name, str) for name in returned):
+        raise ValueError(f"on_round returned {shorten(repr(returned), 60)}; return None, or a dictionary from names to numbers")
+    if double := sorted(returned.keys() & {*taken, "evaluation/accuracy"}):
+        raise ValueError(f"on_round returned a value for {double[0]!r}, which is a metric of the run; choose another name")
+    try:
+        return {name: float(value) for name, value in returned.items()}
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # the last from tensors that hold no number, or more than one
+        raise ValueError(f"on_round returned {shorten(repr(returned), 60)}; every value must be a number") from None
 
 
 def check_earlier(entries: list[dict[str, Any]], state: TrainState, output: Path) -> None:

@@ -18,7 +18,7 @@ from dmpo_ref.models.loading import latest_checkpoint, load_policy
 from dmpo_ref.models.reference import AdapterReference, FrozenReference, Reference
 from dmpo_ref.objectives import build_objective
 from dmpo_ref.objectives.base import Objective
-from dmpo_ref.presets.checks import NO_PATH
+from dmpo_ref.presets.checks import check_own_objective
 from dmpo_ref.presets.loading import validate
 from dmpo_ref.runtime.checkpoint import Checkpoint, describe_damage, has_moved, load_checkpoint
 from dmpo_ref.runtime.logs import RunLog, check_earlier
@@ -26,7 +26,6 @@ from dmpo_ref.runtime.origin import check_given, check_origin, check_output, dig
 from dmpo_ref.runtime.processes import Processes, build_accelerator, check_division
 from dmpo_ref.runtime.prompts import PromptStream, find_fitting, load_items
 from dmpo_ref.runtime.state import TrainState, build_optimizer
-from dmpo_ref.samplers.checks import has_path_log_prob
 from dmpo_ref.tasks import build_task
 from dmpo_ref.tasks.base import Task, check_task
 from dmpo_ref.tasks.encoding import allowed_vocabulary
@@ -67,6 +66,11 @@ def prepare_run(
     config, checkpoint = open_run(validate(config), resume=resume)
     if checkpoint is not None:
         check_given(config, from_python)
+    if objective is None:
+        objective = build_objective(config.loss, config.weight)
+    else:
+        objective = objective.with_baseline(config.weight.baseline)
+        check_own_objective(config, objective)
     if task is None:
         task = build_task(config.task)
     else:
@@ -79,9 +83,6 @@ def prepare_run(
     processes = Processes(build_accelerator(config))
     check_division(config.train, processes.count)
     policy, tokenizer, vocabulary = load_trainable(config, checkpoint, task, processes)
-    objective = build_objective(config.loss, config.weight) if objective is None else objective.with_baseline(config.weight.baseline)
-    if objective.needs_path and not has_path_log_prob(config.sampler):
-        raise ValueError(f"sampler.name={config.sampler.name}: the objective follows the path of a rollout; {NO_PATH}")
     needs_reference = config.weight.log_ratio != "none" or objective.uses_log_ref
     reference = load_reference(config, checkpoint, policy, processes) if needs_reference else None
     state = TrainState(*build_optimizer(policy, config.optimizer, config.train.rounds * config.train.steps_per_round))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dmpo_ref.config import Config
+from dmpo_ref.config import Config, ModelConfig
 from dmpo_ref.models.files import first_line
 from dmpo_ref.rollout import Experience
 from dmpo_ref.runtime.files import force_to_disk
@@ -68,6 +68,17 @@ class Watch:
         if steepest > STEEP * limit:
             problem = f"a gradient has the norm {steepest:.3g}, {steepest / limit:.0f} times optimizer.max_grad_norm"
             yield "steep", f"{problem}; try a lower optimizer.learning_rate, or a larger weight.alpha"
+        yield from self.idle_options()
+
+    def idle_options(self) -> Iterator[tuple[str, str]]:
+        """(kind, message) of options that promise what the run does not do."""
+        model, default, optimizer = self.config.model, ModelConfig(), self.config.optimizer
+        num_steps = self.config.train.rounds * self.config.train.steps_per_round
+        if model.lora_rank == 0 and (model.lora_alpha, model.lora_dropout) != (default.lora_alpha, default.lora_dropout):
+            yield "lora", "without model.lora_rank all weights are trained, and model.lora_alpha and model.lora_dropout do nothing"
+        if optimizer.warmup_steps >= num_steps:
+            problem = f"optimizer.warmup_steps={optimizer.warmup_steps}, and the run has {num_steps} gradient steps"
+            yield "warm-up", f"{problem}: the learning rate stays below optimizer.learning_rate"
 
 
 def keep_batch(output: Path, batch: Experience, step: int, process: int = 0) -> str:

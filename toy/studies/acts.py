@@ -6,7 +6,6 @@
     python -m toy.studies.acts group_size   # the same 3,200 rollouts in groups of 4, 16, 64 and 256
     python -m toy.studies.acts variants     # baselines and losses on the two-solution puzzles
     python -m toy.studies.acts path_steps   # two steps of the path in place of all, `uniform` baseline: as act_b
-    python -m toy.studies.acts path_sweep   # drawn afresh or shared out among the gradient steps of a round, at a higher rate
     python -m toy.studies.acts curve        # act (a) round by round: reward, ESS, solve rates, with and without reuse of rollouts
     python -m toy.studies.acts show         # print the tables and draw the figure from the committed results
 
@@ -37,7 +36,7 @@ from toy.acts import TWO_SOLUTIONS, counts, learn_to_solve, match_target
 from toy.figures.demo import draw_group_size
 from toy.loading import load
 
-EXPERIMENTS = ("act_a", "act_a_more", "act_b", "group_size", "variants", "path_steps", "path_sweep", "curve")
+EXPERIMENTS = ("act_a", "act_a_more", "act_b", "group_size", "variants", "path_steps", "curve")
 ROLLOUTS = 3200
 Job = tuple[str, str, int, int, tuple[str, ...]]  # act, name, seed, puzzle, overrides
 
@@ -73,11 +72,6 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "wdce, none, elbo weights": ("weight.log_ratio=elbo",),
 }
 PATH_STEPS = "wdce, uniform, path steps"
-# at 3e-4, half as much again as the preset's rate, at which `path_steps` was run
-PATH_SWEEP: dict[str, tuple[str, ...]] = {
-    name: ("weight.baseline=uniform", f"loss.masks={name.replace(' ', '_')}", "optimizer.learning_rate=3e-4")
-    for name in ("path steps", "path sweep")
-}
 
 # name → overrides of act (a); 480 gradient steps in each, on 23,040 rollouts or on a quarter of them
 CURVES: dict[str, tuple[str, ...]] = {
@@ -104,11 +98,6 @@ def jobs(experiment: str) -> Iterator[Job]:
         for puzzle in range(3):
             for seed in range(5):
                 yield "b", PATH_STEPS, seed, puzzle, VARIANTS[PATH_STEPS]
-    elif experiment == "path_sweep":
-        for seed in range(5):
-            for puzzle in range(3):
-                for name, overrides in PATH_SWEEP.items():
-                    yield "b", name, seed, puzzle, overrides
     elif experiment == "group_size":
         for name, (N, groups, steps) in GROUPS.items():
             size = (f"train.num_rollouts={N}", f"train.prompts_per_round={groups}", f"train.steps_per_round={steps}")
@@ -193,7 +182,7 @@ def show() -> None:
     for row in read("curve"):
         before, after = (f"{row['measured'][i]['solve_rate']:.3f}" for i in (0, -1))
         print_row(row["name"], row["rollouts"], row["gradient_steps"], before, after, f"{row['seconds']:.0f}")
-    for experiment in ("act_b", "group_size", "variants", "path_steps", "path_sweep"):
+    for experiment in ("act_b", "group_size", "variants", "path_steps"):
         print_row(f"\n{experiment}, exact KL(p*‖p_θ), nats", "runs", "before", "median", "largest", "share error", "lost a mode")
         for name, rows in by_name(read(experiment)).items():
             start, end = ([r[when]["kl_target_policy"] for r in rows] for when in ("before", "after"))

@@ -161,13 +161,23 @@ def test_what_cannot_be_graded_is_one_line_and_good_items_are_scored(name, text,
     assert "2/4" in captured.out
 
 
+def test_of_many_items_of_a_file_that_cannot_be_read_the_first_few_are_told(tmp_path):
+    bad = [record("How many?", "eighteen", "\\boxed{18}")] * 1000
+    paths = [published_file(tmp_path, f"gsm8k_{name}_256_128_0", bad) for name in ("one", "two")]
+    items, problems = grade_files(paths)
+    assert not items and len(problems) == 12
+    for path, told in zip(paths, (problems[:6], problems[6:]), strict=True):
+        assert [line.partition(":")[0] for line in told[:5]] == [f"{path}, item {index}" for index in range(5)]
+        assert told[5] == f"{path}: and 995 more that could not be read"
+
+
 def test_of_a_file_that_is_cut_off_the_whole_items_are_scored(tmp_path, capsys):
     path = published_file(tmp_path, "countdown_instruct_256_128_0", COUNTDOWN)
     text = path.read_text()
     path.write_text(text[: text.index("\\boxed{6}")])
     items, problems = grade_files([path])
     assert len(items) == 2
-    assert problems == [f"{path}: the JSON is cut off or broken after 2 items; those are graded"]
+    assert problems == [f"{path}: the JSON is cut off or broken after 2 items; what stands before is graded"]
     assert items[0].length == 256  # from the name
 
 

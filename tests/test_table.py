@@ -27,6 +27,29 @@ def test_the_table_puts_runs_beside_the_published_numbers_with_their_sources(tmp
     assert main(["table", "--figure", "x.doc"]) == 2
 
 
+def test_a_file_named_like_its_task_is_a_column_of_that_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gsm8k.json").write_text(json.dumps({"generations": [record("How many?", 18.0, "\\boxed{18}")]}))
+    assert [column.name for column in as_columns(read_runs(["gsm8k.json"])[0])] == ["gsm8k, published", "gsm8k, strict"]
+
+
+def test_in_a_folder_the_logs_of_a_run_and_grades_are_skipped(tmp_path, capsys):
+    results = tmp_path / "sudoku_x.jsonl"
+    (tmp_path / "metrics.jsonl").write_text('{"round": 0, "step": 1, "loss": 0.5}\n')
+    (tmp_path / "rollouts.jsonl").write_text('{"round": 0, "prompt": "1", "answers": []}\n')
+    with pytest.raises(FileNotFoundError, match="holds no results"):
+        read_runs([tmp_path])
+    results.write_text(results_text(line()))
+    assert main(["grade", str(results), "--output", str(tmp_path / "graded.jsonl")]) == 0
+    assert main(["table", str(tmp_path)]) == 0
+    captured = capsys.readouterr()
+    assert "x, strict" in captured.out and captured.err == ""
+    assert main(["table", str(tmp_path / "metrics.jsonl")]) == 2  # named itself, it is refused
+    (tmp_path / "own.jsonl").write_text("mine\n")
+    assert main(["table", str(tmp_path)]) == 2
+    assert "own.jsonl: the first line must say what was evaluated" in capsys.readouterr().err
+
+
 def test_two_runs_that_the_table_would_call_the_same_are_refused(tmp_path):
     for name in ("sudoku_x", "x_sudoku"):
         (tmp_path / f"{name}.jsonl").write_text(results_text(line()))

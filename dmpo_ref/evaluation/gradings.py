@@ -23,6 +23,7 @@ from dmpo_ref.tasks.base import Grade, Verdict
 PUBLISHED_NAMES = {"math": "math500"}  # names of tasks in published files that differ from those here
 Z = 1.959963984540054  # 97.5 % quantile of the normal distribution: 95 % intervals
 GROW_WITH_LENGTH = {f"evaluation.sampler.{name}" for name in ("response_length", "steps", "block_length", "micro_batch")}
+SHOWN = 5  # problems of a file that are told one by one
 COST = ".timing.jsonl"  # ending of the files that hold the cost of the answers in a results file
 NO_TRUTH = Verdict(0, 0, None, "nowhere", "the ground truth is null, as published files have it for negative ones; left out")
 NEVER_ASKED = Verdict(0, 1, None, "not asked", "prompt and answer together are longer than the model can read; counts as wrong")
@@ -93,7 +94,8 @@ def grade_files(paths: Iterable[str | Path]) -> tuple[list[Item], list[str]]:
     """Grade every answer of these files. One that is named twice is read once; files of costs are skipped.
 
     Returns:
-        the graded answers, and one line for each thing that could not be read; the readable part of a damaged file is graded.
+        the graded answers, and one line for each thing that could not be read, of each file the first few; the readable part of a
+        damaged file is graded.
     """
     files: dict[Path, Path] = {}
     items: list[Item] = []
@@ -105,14 +107,18 @@ def grade_files(paths: Iterable[str | Path]) -> tuple[list[Item], list[str]]:
         except RuntimeError:  # before Python 3.13
             problems.append(f"{path} is a link that leads to itself")
     for path in files.values():
+        unread: list[str] = []
         try:
             for found in grade_file(path):
                 if isinstance(found, Item):
                     items.append(found)
                 else:
-                    problems.append(found)
+                    unread.append(found)
         except (OSError, ValueError) as error:
-            problems.append(str(error))
+            unread.append(str(error))
+        problems += unread[:SHOWN]
+        if len(unread) > SHOWN:
+            problems.append(f"{path}: and {len(unread) - SHOWN} more that could not be read")
     return items, problems + describe_shards(items)
 
 
@@ -185,7 +191,7 @@ def read_generations(path: Path, text: str) -> Iterator[Item | str]:
     if not records:
         yield f"{path} holds no answers"
     if is_cut:
-        yield f"{path}: the JSON is cut off or broken after {len(records)} items; those are graded"
+        yield f"{path}: the JSON is cut off or broken after {len(records)} item{'s' * (len(records) != 1)}; what stands before is graded"
     in_name = re.fullmatch(rf"([^_]+_.+?_({length or '[0-9]+'})(?:_[0-9]+)?)(_[0-9]+)?", name)
     length = int(in_name[2]) if in_name else length
     # The processes of one evaluation write a file each; their number is the last part of the name.

@@ -30,7 +30,9 @@ def describe_kinds(items: list[Item]) -> str:
     text = "  strict, by kind: " + ", ".join(f"{kind} {100 * share:.1f} %" for kind, share in by_kind.items())
     if never := sorted({item.index for item in items if item.generation is None}):
         shown = ", ".join(map(str, never[:10])) + (", …" if len(never) > 10 else "")
-        text += f"\n  never asked, counted as wrong: {len(never)} items longer than the model can read, index {shown}"
+        text += (
+            f"\n  never asked, counted as wrong: {len(never)} item{'s' * (len(never) != 1)} longer than the model can read, index {shown}"
+        )
     return text
 
 

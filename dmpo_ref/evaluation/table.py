@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -63,13 +65,24 @@ def read_runs(folders: Iterable[str | Path]) -> tuple[list[Score], list[str]]:
     """
     files = []
     for folder in map(Path, folders):
-        found = [folder] if folder.is_file() else sorted([*folder.glob("*.jsonl"), *folder.glob("*_generations.json")])
+        inside = sorted([*folder.glob("*.jsonl"), *folder.glob("*_generations.json")])
+        found = [folder] if folder.is_file() else [path for path in inside if not is_log(path)]
         if all(path.name.endswith(COST) for path in found):
             raise FileNotFoundError(f"{folder} holds no results: give a folder that dmpo evaluate --output wrote, or files of generations")
         files += found
     items, problems = grade_files(files)
     as_given = list(dict.fromkeys(item.run for item in items))
     return sorted(summarise(items), key=lambda score: as_given.index(score.run)), problems
+
+
+def is_log(path: Path) -> bool:
+    """Whether this library wrote the file, but no answers to grade: metrics.jsonl or rollouts.jsonl of a run, or `dmpo grade --output`."""
+    if path.suffix != ".jsonl" or not path.is_file():
+        return False
+    with suppress(OSError, ValueError, RecursionError), path.open(encoding="utf-8") as file:
+        fields = json.loads(file.readline())
+        return isinstance(fields, dict) and ("round" in fields or {"file", "published", "strict"} <= fields.keys())
+    return False
 
 
 def as_columns(scores: list[Score]) -> list[Column]:
@@ -85,7 +98,8 @@ def as_columns(scores: list[Score]) -> list[Column]:
         if (other := first.setdefault(run, score)).made_by != score.made_by:
             problem = f"{other.run} and {score.run} would stand in one column, but have other policies, seeds or sampler options"
             raise ValueError(f"{problem}; put them into folders of their own")
-        left_out = f"; {score.left_out} answers without a ground truth are left out" if score.left_out else ""
+        what = "1 answer without a ground truth is" if score.left_out == 1 else f"{score.left_out} answers without a ground truth are"
+        left_out = f"; {what} left out" if score.left_out else ""
         values = columns.setdefault((run, grading), Column(f"{run}, {grading}", f"graded here, {grading}{left_out}", {})).values
         if (score.task, score.length) in values:
             raise ValueError(f"{score.run}: another run of {run} has {score.task} at length {score.length} too; rename one")
@@ -95,7 +109,7 @@ def as_columns(scores: list[Score]) -> list[Column]:
 
 
 def run_name(score: Score) -> str:
-    """Name of a run without task and length: `base/countdown_256_confidence` → `base, confidence`.
+    """Name of a run without task and length: `base/countdown_256_confidence` → `base, confidence`; all of it if nothing else is left.
 
     A published name has the steps after the length, which grow with it: `d1/countdown_instruct_256_128` → `d1, instruct, 2 tokens a step`.
     """
@@ -104,7 +118,7 @@ def run_name(score: Score) -> str:
         pace = score.length / int(found[2])
         return ", ".join(filter(None, (folder, found[1], f"{pace:g} token{'s' * (pace != 1)} a step")))
     words = [word for word in name.split("_") if word not in (score.task, score.task.removesuffix("500"), str(score.length))]
-    return ", ".join(filter(None, (folder, "_".join(words))))
+    return ", ".join(filter(None, (folder, "_".join(words)))) or name
 
 
 def with_numbers(columns: list[Column]) -> list[Column]:

@@ -1,5 +1,6 @@
 """The command line: exit codes, one line for a mistake, nothing half-written."""
 
+import os
 import re
 import subprocess
 import sys
@@ -129,6 +130,16 @@ def test_python_dash_m_is_the_same_command_and_is_quiet_without_a_terminal(tmp_p
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stderr == ""
     assert len(done.stdout.splitlines()) == 2
+
+
+def test_without_a_network_one_line_says_so_and_no_retry_does():
+    code = "import sys, time; time.sleep = lambda _: None; from dmpo_ref.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "sample", "llada_gsm8k", "--puzzle", "q", "model.path=no/where"]
+    nowhere = os.environ | {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}
+    done = subprocess.run(command, capture_output=True, text=True, env=nowhere)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "model.path=no/where: " in line and "check the name and the network, or give a local folder" in line
 
 
 def test_the_version_is_that_of_the_package(capsys):

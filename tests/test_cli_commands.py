@@ -2,14 +2,16 @@
 
 import argparse
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from dmpo_ref.cli import commands, grading, main
 from dmpo_ref.forecast.hardware import GPUS
-from dmpo_ref.presets.loading import PRESETS
+from dmpo_ref.presets.loading import PRESETS, load_config, to_yaml
 from dmpo_ref.runtime.interrupt import Interrupted
 from dmpo_ref.train import Trained
 
@@ -38,17 +40,95 @@ def trained(monkeypatch):
     [
         ([{"reward": 0.25, "evaluation/accuracy": 0.1}, {"reward": 0.5, "evaluation/accuracy": 0.75}], True,
          "reward 0.500 in the last round, test accuracy 0.750\npolicy, metrics and config in out\n"),
-        ([{"round": 0, "step": 1}], True, "every round was done already\npolicy, metrics and config in out\n"),
-        ([], True, "every round was done already\npolicy, metrics and config in out\n"),
         ([{"reward": 0.5, "evaluation/accuracy": 0.75}], False, ""),
     ],
 )  # fmt: skip
 def test_train_prints_the_last_round_once(trained, capsys, metrics, is_main, printed):
     trained.result = Trained(None, None, metrics, "out", is_main)
-    assert main(["train", "toy_sudoku", "train.rounds=3", "--resume", "weight.alpha=0.5"]) == 0
+    assert main(["train", "toy_sudoku", "output=nowhere/run", "train.rounds=3", "--resume", "weight.alpha=0.5"]) == 0
     ((config, resume),) = trained.seen
     assert (config.train.rounds, config.weight.alpha, resume) == (3, 0.5, True)
     assert capsys.readouterr().out == printed
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a finished run of two rounds, with a linear schedule; not to be written to."""
+    output = tmp_path_factory.mktemp("finished") / "run"
+    small = ["train.prompts_per_round=2", "train.num_rollouts=2", "train.steps_per_round=1", "evaluation.num_items=2"]
+    assert main(["train", "toy_sudoku", f"output={output}", "train.rounds=2", "device=cpu", *small]) == 0
+    return output
+
+
+def test_a_finished_run_that_is_resumed_says_that_nothing_was_run(finished, capsys):
+    assert main(["train", str(finished / "config.yaml"), "--resume", "evaluation.num_items=3"]) == 0
+    done = f"every round was done already; nothing was run. To evaluate its policy: dmpo evaluate {finished}\n"
+    assert capsys.readouterr().out == f"{done}policy, metrics and config in {finished}\n"
+
+
+def test_more_rounds_of_a_run_whose_learning_rate_depends_on_them_are_refused_with_the_reason(finished, capsys):
+    assert main(["train", str(finished / "config.yaml"), "--resume", "train.rounds=3"]) == 2
+    line = "train.rounds=2, not 3; rounds can grow only with optimizer.schedule=constant, and this run has linear; "
+    assert line in capsys.readouterr().err
+
+
+def test_a_moved_run_that_is_resumed_by_its_own_config_is_told_its_folder(finished, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(finished, "new")
+    config = load_config("new/config.yaml", "output=old")
+    Path("new/config.yaml").write_text(to_yaml(config))
+    assert main(["train", "new/config.yaml", "--resume"]) == 2
+    line = (
+        "output=old holds no checkpoint to resume from, but the folder of new/config.yaml does; if the run was moved there, give output=new"
+    )
+    assert capsys.readouterr().err == f"dmpo: {line}\n"
+    assert main(["train", "new/config.yaml", "--resume", "output=new"]) == 0
+
+
+def test_the_folder_of_a_run_means_its_trained_policy_and_its_config_alone_says_which_one_it_means(finished, monkeypatch, capsys):
+    checkpoint, few = finished / "checkpoint-000002", "evaluation.num_items=2"
+    for words, folder, is_told in (
+        ([str(finished)], checkpoint, False),
+        ([str(finished), f"model.path={TOY}"], TOY, False),
+        ([str(finished / "config.yaml")], TOY, True),
+        ([str(finished / "config.yaml"), f"model.path={finished}"], checkpoint, False),
+    ):
+        assert main(["evaluate", *words, few]) == 0
+        captured = capsys.readouterr()
+        assert captured.out.startswith(f"policy of sudoku_random_order: {folder}\n")
+        told = "names the policy that its run started from, and that policy answers; for the trained one: dmpo evaluate"
+        assert captured.err == (f"dmpo: {finished / 'config.yaml'} {told} {finished}\n" if is_told else "")
+    seen, load = [], commands.load_policy
+    monkeypatch.setattr(commands, "load_policy", lambda config, device: seen.append(config.path) or load(config, device))
+    assert main(["sample", str(finished), "sampler.name=confidence", "sampler.temperature=0"]) == 0
+    assert capsys.readouterr().err == "" and seen == [str(finished)]
+    assert main(["sample", str(finished / "config.yaml")]) == 0
+    assert f"for the trained one: dmpo sample {finished}\n" in capsys.readouterr().err
+
+
+def test_the_name_of_a_preset_stays_one_beside_a_run_of_that_name(finished, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(finished, "toy_sudoku")
+    assert commands.policy_of_run("evaluate", "toy_sudoku", []) == ("toy_sudoku", [])
+    path, overrides = commands.policy_of_run("evaluate", "./toy_sudoku", [])
+    assert (path, overrides) == (Path("toy_sudoku/config.yaml"), ["model.path=toy_sudoku"])
+
+
+def test_words_for_several_commands_may_hold_an_option_that_one_of_them_does_not_use():
+    both = ["sampler.temperature=0.5", "evaluation.sampler.temperature=0.5"]
+    for command in ("evaluate", "sample"):
+        assert commands.policy_of_run(command, "toy_sudoku", both) == ("toy_sudoku", both)
+    with pytest.raises(ValueError, match=r"^sampler\.name: dmpo evaluate does not use it; give evaluation\.sampler\.name$"):
+        commands.policy_of_run("evaluate", "toy_sudoku", ["sampler.name=wino", "evaluation.sampler.temperature=0"])
+
+
+def test_a_config_may_lie_in_a_folder_with_an_equals_sign(finished, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    folder = Path("a=b/lr=1")
+    folder.mkdir(parents=True)
+    shutil.copy(finished / "config.yaml", folder)
+    assert main(["evaluate", f"{folder}/config.yaml", "evaluation.num_items=1", "evaluation.num_samples=1"]) == 0
+    assert "sudoku_random_order" in capsys.readouterr().out
 
 
 def test_sample_shows_the_item_and_grades_its_answers(capsys):

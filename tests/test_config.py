@@ -83,6 +83,33 @@ def test_combinations_that_cannot_be_are_refused(overrides, message):
         load_config("toy_sudoku", *overrides)
 
 
+@pytest.mark.parametrize("overrides", [["sampler.name=confidence"], ["sampler.temperature=0"], ["loss.masks=path", "sampler.name=wino"]])
+def test_drawing_answers_needs_no_weights_that_go_with_the_sampler(overrides):
+    with pytest.raises(ValueError, match="weight.log_ratio|loss.masks"):
+        load_config("text_sudoku", *overrides)
+    assert load_config("text_sudoku", *overrides, for_sampling=True).sampler != load_config("text_sudoku").sampler
+    with pytest.raises(ValueError, match="sampler.guidance=2.0: wino has no guidance"):
+        load_config("text_sudoku", "sampler.name=wino", "sampler.guidance=2", for_sampling=True)
+
+
+def test_overrides_in_a_list_are_refused_with_the_way_to_give_them():
+    with pytest.raises(ValueError, match=r"override \['seed=1'\]: each override is a text of its own: .*\*list"):
+        load_config("toy_sudoku", ["seed=1"])
+
+
+def test_a_path_of_python_is_a_name(tmp_path):
+    config = load_config("toy_sudoku")
+    config.output, config.task.train = tmp_path / "run", tmp_path / "train.csv"
+    checked = validate(config)
+    assert (checked.output, checked.task.train) == (str(tmp_path / "run"), str(tmp_path / "train.csv"))
+
+
+def test_a_folder_with_a_config_is_told_where_the_config_is(tmp_path):
+    (tmp_path / "config.yaml").write_text("seed: 1\n")
+    with pytest.raises(FileNotFoundError, match=r"it is a folder; give the file in it, .*config\.yaml"):
+        load_config(tmp_path)
+
+
 def test_a_missing_file_names_the_presets():
     with pytest.raises(FileNotFoundError, match=r"no config file nowhere: .*toy_sudoku"):
         load_config("nowhere")

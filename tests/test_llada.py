@@ -22,7 +22,8 @@ from toy.small_llada import make_checkpoint
 SMALL = ["sampler.response_length=16", "sampler.block_length=8", "sampler.steps=8", "evaluation.sampler.response_length=16",
          "evaluation.sampler.block_length=8", "evaluation.sampler.steps=4", "evaluation.num_items=2", "train.rounds=4",
          "train.prompts_per_round=2", "train.num_rollouts=4", "train.steps_per_round=2", "train.checkpoint_every=1",
-         "train.score_micro_batch=5", "loss.micro_batch=3", "sampler.micro_batch=3", "optimizer.learning_rate=1e-3", "device=cpu",
+         "train.score_micro_batch=5", "loss.micro_batch=3", "sampler.micro_batch=3", "evaluation.sampler.micro_batch=3",
+         "optimizer.learning_rate=1e-3", "device=cpu",
          # A random model solves nothing: with the baseline all weights would be 0, and nothing would be trained.
          "threads=1", "weight.baseline=none"]  # fmt: skip
 

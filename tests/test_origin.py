@@ -264,12 +264,30 @@ def test_a_rerun_gives_the_same_metrics_bit_for_bit_and_one_line_says_where_not(
     assert main(["rerun", "run", "output=other", "weight.alpha=0.7"]) == 1
     metrics = [json.loads((folder / name / "metrics.jsonl").read_text().splitlines()[0]) for name in ("run", "other")]
     key = next(key for key in metrics[0] if key not in ("seconds", "forward_passes") and metrics[0][key] != metrics[1][key])
-    line = f"different at step 1: {key} {metrics[1][key]} instead of {metrics[0][key]}; the new run is in other\n"
+    line = f"different at step 1: {key} {metrics[1][key]} instead of {metrics[0][key]}; "
+    line += "a difference is expected, because of what was given here: weight.alpha=0.7; the new run is in other\n"
     assert capfd.readouterr().out == line
     assert contents(Path("run")) == before
     # Of a run that stopped earlier, what both have is compared.
     assert main(["rerun", "run", "output=short", "train.rounds=1"]) == 0
-    assert "equal: every metric of 1 steps" in capfd.readouterr().out
+    assert "equal: every metric of 1 step," in capfd.readouterr().out
+
+
+def test_a_rerun_from_inside_the_run_stands_beside_it(folder, capfd, monkeypatch):
+    assert main(["train", "toy_sudoku", f"output={folder / 'run'}", *QUICK]) == 0
+    (folder / "run/inner").mkdir()
+    for inside, word in (("run", "."), ("run/inner", "..")):
+        monkeypatch.chdir(folder / inside)
+        assert main(["rerun", word]) == 0
+        assert f"the new run is in {folder / 'run_rerun'}\n" in capfd.readouterr().out
+        shutil.rmtree(folder / "run_rerun")
+
+
+def test_a_run_with_on_round_alone_can_be_repeated(folder, small_run, capfd):
+    trained = train(small_run("train.rounds=1"), on_round=lambda done, policy: {"mine": 0.5})
+    assert trained.metrics[-1]["mine"] == 0.5
+    assert main(["rerun", str(trained.output)]) == 0
+    assert "equal: every metric of 2 steps" in capfd.readouterr().out
 
 
 def test_a_rerun_that_was_stopped_goes_on_and_compares(folder, capfd):

@@ -80,6 +80,13 @@ def test_the_command_writes_a_page_of_five_rounds_that_holds_what_was_logged(run
     ]
 
 
+def test_one_answer_to_one_prompt_is_not_called_several(run, tmp_path, capsys):
+    entry = json.loads((run / "rollouts.jsonl").read_text().splitlines()[0])
+    (tmp_path / "rollouts.jsonl").write_text(json.dumps(entry | {"answers": entry["answers"][:1]}) + "\n")
+    assert main(["replay", str(tmp_path), "-o", str(tmp_path / "page.html")]) == 0
+    assert capsys.readouterr().out.startswith("1 answer to 1 prompt in ")
+
+
 def test_one_script_may_run_on_the_page_and_nothing_is_loaded(run, tmp_path):
     assert main(["replay", str(run), "-o", str(tmp_path / "page.html"), "--round", "5", "--round", "1"]) == 0
     text = (tmp_path / "page.html").read_text(encoding="utf-8")

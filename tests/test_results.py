@@ -202,7 +202,7 @@ def test_of_a_file_with_more_items_only_those_asked_for_are_counted(tmp_path, ca
     words = ["evaluate", "toy_sudoku", "seed=3", "--output", str(tmp_path)]
     assert main([*words, "evaluation.num_items=2"]) == 0
     few = capsys.readouterr().out
-    assert "the file holds more" not in few and few.splitlines()[1].startswith("sudoku_random_order  ")
+    assert "the file holds more" not in few and few.splitlines()[2].startswith("sudoku_random_order  ")
     assert main([*words, "evaluation.num_items=6"]) == 0
     assert "/24 " in capsys.readouterr().out  # four answers each
     assert main([*words, "evaluation.num_items=2"]) == 0
@@ -256,7 +256,7 @@ def test_items_too_long_for_the_model_are_listed_and_the_others_scored(small, tm
     monkeypatch.setattr(Sudoku, "ask", lambda self, item: ask(self, item) * (1 + 999 * (item == self.load("toy/data/test.csv")[1])))
     assert main([*arguments, "--output", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
-    assert "never asked, counted as wrong: 1 items longer than the model can read, index 1" in printed
+    assert "never asked, counted as wrong: 1 item longer than the model can read, index 1" in printed
     lines = (tmp_path / "out" / "sudoku_16_confidence.jsonl").read_text().splitlines()[1:]
     assert [json.loads(line)["generation"] is None for line in lines] == [False, True, False]
 

@@ -52,6 +52,8 @@ def run(name: str, words: list[str]) -> int:
             command = resolve_name(WITH_OWN_PARSER[name][0])
         command(words[1:])
         return 0
+    # Its lines about every retry without a network; the error that follows says what was wrong.
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     args = build_parser().read(words)
     with stopping_at_once():
         command = resolve_name(args.run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 from contextlib import nullcontext
@@ -15,6 +16,7 @@ import torch
 from accelerate import Accelerator
 
 from dmpo_ref.cli.grading import report_problems
+from dmpo_ref.cli.terminal import complain
 from dmpo_ref.config import Config, ModelConfig
 from dmpo_ref.evaluation.answering import with_newest
 from dmpo_ref.evaluation.gradings import grade_files, summarise
@@ -28,31 +30,49 @@ from dmpo_ref.masking import stream
 from dmpo_ref.models.fingerprint import fingerprint_parts
 from dmpo_ref.models.loading import base_of, latest_checkpoint, load_policy, number_of, read_config
 from dmpo_ref.plots.replay import group_of, save_replay
-from dmpo_ref.presets.loading import load_config
+from dmpo_ref.presets.loading import load_config, preset_names
 from dmpo_ref.runtime.export import export
 from dmpo_ref.runtime.files import claim, read_entries
 from dmpo_ref.runtime.logs import first_difference
 from dmpo_ref.runtime.origin import changed_versions, given_in, read_run
-from dmpo_ref.runtime.processes import build_accelerator
+from dmpo_ref.runtime.processes import build_accelerator, is_first_process
 from dmpo_ref.samplers import sample
-from dmpo_ref.samplers.checks import check_lengths
+from dmpo_ref.samplers.checks import check_lengths, check_memory
 from dmpo_ref.tasks import build_task
 from dmpo_ref.tasks.base import BLANK
 from dmpo_ref.tasks.encoding import allowed_vocabulary, answer_texts, encode, end_ids, trajectory
 from dmpo_ref.train import train
 
+# Options that a command does not read, with what it reads instead.
+IGNORED = {
+    "evaluate": {"sampler": "evaluation.sampler"},
+    "sample": {"evaluation.sampler": "sampler", "evaluation.num_samples": "--num-samples"},
+}
+
 
 def run_train(args: argparse.Namespace) -> None:
     """`dmpo train`."""
-    trained = train(load_config(args.config, *args.overrides), resume=args.resume)
+    config = load_config(args.config, *args.overrides)
+    beside = Path(args.config).parent
+    if args.resume and Path(args.config).is_file() and latest_checkpoint(beside) and not latest_checkpoint(Path(config.output)):
+        problem = f"output={config.output} holds no checkpoint to resume from, but the folder of {args.config} does"
+        raise FileNotFoundError(f"{problem}; if the run was moved there, give output={beside}")
+    was_done = args.resume and is_finished(config)
+    trained = train(config, resume=args.resume)
     if not trained.is_main:
         return
-    last = trained.metrics[-1] if trained.metrics else {}
-    if "reward" in last and "evaluation/accuracy" in last:
-        print(f"reward {last['reward']:.3f} in the last round, test accuracy {last['evaluation/accuracy']:.3f}")
+    if was_done:
+        print(f"every round was done already; nothing was run. To evaluate its policy: dmpo evaluate {trained.output}")
     else:
-        print("every round was done already")
+        last = trained.metrics[-1]
+        print(f"reward {last['reward']:.3f} in the last round, test accuracy {last['evaluation/accuracy']:.3f}")
     print(f"policy, metrics and config in {trained.output}")
+
+
+def is_finished(config: Config) -> bool:
+    """Whether the output folder has a checkpoint of the last round."""
+    newest = latest_checkpoint(Path(config.output))
+    return newest is not None and number_of(newest) >= config.train.rounds
 
 
 def run_rerun(args: argparse.Namespace) -> int:
@@ -66,25 +86,28 @@ def run_rerun(args: argparse.Namespace) -> int:
         raise ValueError(f"{folder} was run from Python with {given[0]}=, which no file holds; repeat it there")
     config = load_config(folder / "config.yaml", *args.overrides)
     if not any(word.startswith("output=") for word in args.overrides):
-        config = replace(config, output=f"{folder}_rerun")
+        own = folder.resolve() if folder.name in ("", "..") else folder  # `.` and `..` are no names to add to
+        config = replace(config, output=f"{own}_rerun")
     if Path(config.output).resolve() == folder.resolve():
         raise ValueError(f"output={config.output} is the run itself, which is to be compared; choose another output")
-    newest = latest_checkpoint(Path(config.output))
-    if newest is not None and number_of(newest) >= config.train.rounds:
+    if is_finished(config):
         raise ValueError(f"{config.output} holds a finished run, so nothing would be run; remove it, or choose another output")
-    trained = train(config, resume=newest is not None)
+    trained = train(config, resume=latest_checkpoint(Path(config.output)) is not None)
     difference = first_difference(then, trained.metrics)
     if difference is None:
         steps = min(len(then), len(trained.metrics))
-        print(f"equal: every metric of {steps} steps, bit for bit; the new run is in {trained.output}")
+        print(f"equal: every metric of {steps} step{'s' * (steps != 1)}, bit for bit; the new run is in {trained.output}")
         return 0
-    print("; ".join([f"different at {difference}", *changed_versions(starts), f"the new run is in {trained.output}"]))
+    changed = [word for word in args.overrides if not word.startswith("output=")]
+    why = [f"a difference is expected, because of what was given here: {' '.join(changed)}"] if changed else []
+    print("; ".join([f"different at {difference}", *why, *changed_versions(starts), f"the new run is in {trained.output}"]))
     return 1
 
 
 def run_sample(args: argparse.Namespace) -> None:
     """`dmpo sample`."""
-    config = load_config(args.config, *args.overrides)
+    source, overrides = policy_of_run("sample", args.config, args.overrides)
+    config = load_config(source, *overrides, for_sampling=True)
     if args.num_samples < 1:
         raise ValueError(f"--num-samples {args.num_samples}: must be at least 1")
     as_page = args.draw is not None and args.draw.endswith(".html")
@@ -101,9 +124,11 @@ def run_sample(args: argparse.Namespace) -> None:
             raise ValueError(f"--item {args.item}: {config.task.test} has the items 0 to {len(items) - 1}")
         item = items[args.item]
     policy, tokenizer = load_policy(config.model, build_accelerator(config).device)
+    prompts = encode(tokenizer, task, [item], config.sampler.response_length)
+    check_memory(config.sampler, args.num_samples, int(prompts.response_mask.sum()), prompts.tokens.shape[1], "--num-samples")
     rollout = sample(
         policy,
-        encode(tokenizer, task, [item], config.sampler.response_length).to(policy.device),
+        prompts.to(policy.device),
         config.sampler,
         allowed_vocabulary(config.model, task, policy, tokenizer),
         num_rollouts=args.num_samples,
@@ -117,23 +142,48 @@ def run_sample(args: argparse.Namespace) -> None:
     if as_page:
         answers = [trajectory(tokenizer, rollout, sample=n) for n in range(args.num_samples)]
         group = group_of("", task.show(item), answers, [f"answer {n}" for n in range(args.num_samples)])
-        save_replay(Path(args.draw), {"title": f"{args.num_samples} answers of {args.config}", "groups": [group]})
+        title = f"{args.num_samples} answer{'s' * (args.num_samples != 1)} of {args.config}"
+        save_replay(Path(args.draw), {"title": title, "groups": [group]})
     elif args.draw:
         save_trace(Path(args.draw), *trace(tokenizer, rollout), board=config.task.name == "sudoku" and config.task.generate != "chat")
+
+
+def policy_of_run(command: str, source: str, overrides: list[str]) -> tuple[str | Path, list[str]]:
+    """Config and overrides for a command that asks a policy: the folder of a run means its config.yaml, with the trained policy as
+    `model.path`. The config.yaml itself names the policy that the run started from: then a line on stderr says so.
+
+    Raises:
+        ValueError: an override that the command would ignore. Words that are meant for several commands may hold it beside the right one.
+    """
+    keys = [word.partition("=")[0] for word in overrides]
+    for key in keys:
+        for unused, used in IGNORED[command].items():
+            right = f"{used}{key.removeprefix(unused)}"
+            if (key == unused or key.startswith(f"{unused}.")) and right not in keys:
+                raise ValueError(f"{key}: dmpo {command} does not use it; give {right}")
+    folder = Path(source)
+    if source not in preset_names() and (folder / "config.yaml").is_file():
+        return folder / "config.yaml", [f"model.path={folder}", *overrides]
+    if folder.is_file() and latest_checkpoint(folder.parent) and not {"model", "model.path"} & set(keys) and is_first_process():
+        started = f"{source} names the policy that its run started from, and that policy answers"
+        complain(f"{started}; for the trained one: dmpo {command} {folder.parent}", code=0)
+    return source, overrides
 
 
 def run_evaluate(args: argparse.Namespace) -> None:
     """`dmpo evaluate`."""
     words = [args.config, *args.overrides]
-    sources, overrides = [word for word in words if "=" not in word], [word for word in words if "=" in word]
+    sources = [word for word in words if "=" not in word or os.path.exists(word)]  # a path may have "=" in it
+    overrides = [word for word in words if word not in sources]
     if not sources:
-        raise ValueError("evaluate needs a CONFIG: a YAML file, or the name of a preset such as toy_sudoku")
+        raise ValueError("evaluate needs a CONFIG: a YAML file, the name of a preset such as toy_sudoku, or the folder of a run")
     runs: dict[str, Config] = {}
     for source in sources:
-        for name, chosen in grid(load_config(source, *overrides), args.lengths, args.samplers):
+        file, given = policy_of_run("evaluate", source, overrides)
+        for name, chosen in grid(load_config(file, *given), args.lengths, args.samplers):
             if name in runs:
                 raise ValueError(f"{name} twice: give each task, length and sampler once")
-            runs[name] = load_config(source, *overrides, *chosen)
+            runs[name] = load_config(file, *given, *chosen)
     accelerator = build_accelerator(next(iter(runs.values())))
     if args.output is None and accelerator.num_processes > 1:
         raise ValueError("several processes need a folder that they share: give --output FOLDER")
@@ -160,17 +210,19 @@ def check_evaluation(config: Config) -> tuple[Any, list[Any]]:
         raise ValueError(f"a generation length of {sampler.response_length}: the model reads at most {longest} tokens, the prompt included")
     templates = [task.template(item) for item in items]
     lengths = [sampler.response_length or 1 if template is None else template.count(BLANK) for template in templates]
-    check_lengths(sampler, torch.tensor(lengths))
+    check_lengths(sampler, torch.tensor(lengths), "evaluation.sampler")
     return task, items
 
 
 def answer_all(model: ModelConfig, questions: dict[Path, tuple[Config, Any, list[Any]]], accelerator: Accelerator) -> None:
-    """Let one policy answer the items of several results files: file → (config, task, items)."""
+    """Let one policy, whose folder is printed, answer the items of several results files: file → (config, task, items)."""
 
-    def load(folder: str) -> tuple[Any, Any, dict[str, str]]:
-        return *load_policy(replace(model, path=folder), accelerator.device), fingerprint_parts(folder)
+    def load(folder: str) -> tuple[Any, Any, dict[str, str], str]:
+        return *load_policy(replace(model, path=folder), accelerator.device), fingerprint_parts(folder), folder
 
-    policy, tokenizer, parts = with_newest(model.path, load)
+    policy, tokenizer, parts, folder = with_newest(model.path, load)
+    if accelerator.is_main_process:
+        print(f"policy of {', '.join(path.stem for path in questions)}: {folder}")
     share: dict[str, Any] = {"parts": parts, "process": accelerator.process_index, "num_processes": accelerator.num_processes}
     for path, (config, task, items) in questions.items():
         vocabulary = allowed_vocabulary(model, task, policy, tokenizer)
@@ -191,7 +243,8 @@ def report_evaluation(limits: dict[Path, int]) -> None:
         counted = [item for item in items if item.file == path]
         print(f"\n{describe_cost(path)}\n{describe_kinds(counted)}")
         if len(counted) < sum(item.file == path for item in found):
-            print(f"  the first {limit} items are counted; the file holds more, and the cost is that of all")
+            first = "item is" if limit == 1 else f"{limit} items are"
+            print(f"  the first {first} counted; the file holds more, and the cost is that of all")
     report_problems(problems)
 
 

@@ -14,8 +14,8 @@ from dmpo_ref.forecast.hardware import DEFAULT_GPU, GPUS
 
 EXAMPLES = {
     "train": "dmpo train toy_sudoku output=runs/mine weight.baseline=uniform train.rounds=30",
-    "sample": "dmpo sample toy_sudoku --item 0 --num-samples 3\n  dmpo sample toy_sudoku --puzzle 2341002300323214 model.path=runs/mine",
-    "evaluate": "dmpo evaluate toy_sudoku model.path=runs/mine evaluation.sampler.name=confidence evaluation.sampler.temperature=0\n"
+    "sample": "dmpo sample toy_sudoku --item 0 --num-samples 3\n  dmpo sample runs/mine --puzzle 2341002300323214",
+    "evaluate": "dmpo evaluate runs/mine evaluation.sampler.name=confidence evaluation.sampler.temperature=0\n"
     "  dmpo evaluate llada_gsm8k llada_countdown --lengths 128,256,512 --samplers confidence,wino --output results/base",
     "grade": "dmpo grade results/base/*.jsonl --output graded.jsonl\n"
     "  dmpo grade countdown_instruct_256_128_0_generations.json --explain 3",
@@ -25,6 +25,8 @@ EXAMPLES = {
     "replay": "dmpo replay runs/toy_sudoku -o replay.html\n  dmpo replay runs/toy_sudoku -o replay.html --round 0 --round 29",
     "export": "dmpo export runs/llada_sudoku merged --merge",
 }
+CONFIG_HELP = "YAML file, or the name of a preset such as toy_sudoku"
+OR_RUN = f"{CONFIG_HELP}; or the folder of a run: its config.yaml, with the trained policy as model.path"
 WITH_OWN_PARSER = {  # name → the function that reads the other words and runs the command; its line in `dmpo --help`
     "demo": ("toy.demo:main", "The method on the toy in two acts: solve rate on Sudoku, exact KL on one puzzle."),
     "pretrain-toy": ("toy.pretrain:main", "Rebuild the tiny reference policy that ships in toy/checkpoint."),
@@ -47,7 +49,7 @@ class Parser(argparse.ArgumentParser):
         """Parse. argparse stops collecting `key=value` at the first flag; those after it are added here."""
         args, rest = self.parse_known_args(words)
         if wrong := [word for word in rest if "=" not in word or word.startswith("-") or "overrides" not in args]:
-            self.error(f"unrecognized argument {wrong[0]!r}; options are given as section.key=value")
+            self.error(f"unrecognized argument {wrong[0]!r}{'; options are given as section.key=value' * ('overrides' in args)}")
         if rest:
             args.overrides = [*args.overrides, *rest]
         return args
@@ -68,12 +70,12 @@ def build_parser() -> Parser:
     return parser
 
 
-def add_command(commands: Any, module: str, name: str, help: str, options: str = "") -> Parser:
-    """Add a command that `run_NAME` of a module runs; if `options` are given, the command takes a config and overrides."""
+def add_command(commands: Any, module: str, name: str, help: str, options: str = "", config: str = CONFIG_HELP) -> Parser:
+    """Add a command that `run_NAME` of a module runs; if `options` are given, the command takes a config, with this help, and overrides."""
     command = commands.add_parser(name, help=help.replace("%", "%%"), description=help, example=EXAMPLES[name], options=options)
     command.set_defaults(run=f"dmpo_ref.cli.{module}:run_{name}")
     if options:
-        command.add_argument("config", type=as_name, metavar="CONFIG", help="YAML file, or the name of a preset such as toy_sudoku")
+        command.add_argument("config", type=as_name, metavar="CONFIG", help=config)
         command.add_argument("overrides", nargs="*", default=[], metavar="key=value")
     return command
 
@@ -86,7 +88,7 @@ def add_config_commands(commands: Any) -> None:
     command = add("train", "Fine-tune the policy of a config; metrics and checkpoints go to its output folder.")
     command.add_argument("--resume", action="store_true", help="continue the run in the output folder from its newest checkpoint")
 
-    command = add("sample", "Let the policy answer one test item, or one of your own, and show the answers.")
+    command = add("sample", "Let the policy answer one test item, or one of your own, and show the answers.", config=OR_RUN)
     chosen = command.add_mutually_exclusive_group()
     chosen.add_argument("--item", type=int, default=0, help="number of the test item, from 0 (default 0)")
     forms = "16 digits with 0 for blanks, 30,100,93=23, or a question"
@@ -99,7 +101,8 @@ def add_config_commands(commands: Any) -> None:
         help="draw who was unmasked when: in the first answer (.png, .gif), or all of them as a page (.html)",
     )
 
-    command = add("evaluate", "Accuracy on the test items of one or more tasks, a CONFIG each, at several lengths, with several samplers.")
+    about = "Accuracy on the test items of one or more tasks, a CONFIG each, at several lengths, with several samplers."
+    command = add("evaluate", about, config=OR_RUN)
     command.add_argument("--output", type=as_name, metavar="FOLDER", help="keep every answer here; an evaluation that was killed goes on")
     command.add_argument("--lengths", type=as_lengths, default=[], metavar="L,…", help="generation lengths, such as 128,256,512")
     command.add_argument("--samplers", type=as_words, default=[], metavar="S,…", help="such as confidence,confidence+prefix,wino")

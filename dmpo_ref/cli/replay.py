@@ -14,4 +14,5 @@ def run_replay(args: argparse.Namespace) -> None:
     groups = read_groups(run, args.round)
     save_replay(output, {"title": f"Rollouts of {(run if run.is_dir() else run.parent).resolve().name}", "groups": groups})
     answers = sum(len(group["trajectories"]) for group in groups)
-    print(f"{answers} answers to {len(groups)} prompts in {output}; open it in a browser")
+    counts = f"{answers} answer{'s' * (answers != 1)} to {len(groups)} prompt{'s' * (len(groups) != 1)}"
+    print(f"{counts} in {output}; open it in a browser")

@@ -22,6 +22,7 @@ from dmpo_ref.models.loading import locate
 from dmpo_ref.rollout import Rollout
 from dmpo_ref.runtime.processes import Processes
 from dmpo_ref.samplers import sample
+from dmpo_ref.samplers.checks import check_responses
 from dmpo_ref.tasks.base import Grade, Task, accuracy_by_kind
 from dmpo_ref.tasks.encoding import answer_texts, encode, end_ids
 
@@ -163,6 +164,7 @@ def answer_items(
         if fits:
             if answers:  # without the items that are too long, the others need less padding
                 prompts = encode(tokenizer, task, [items[i] for i in fits], sampler.response_length)
+            check_responses(sampler, prompts.response_mask, end_ids(tokenizer), "evaluation.sampler")
             rollout = sample(
                 model,
                 prompts.to(device),

@@ -211,4 +211,4 @@ def describe_cost(path: Path) -> str:
     if not costs:
         return f"{path.stem}: {tokens:.1f} tokens an answer; {timing_of(path)} is missing, which held what they have cost"
     passes = sum(line["forwards"] for line in costs)
-    return f"{path.stem}: {tokens:.1f} tokens and {seconds:.3f} s an answer, {passes} forward passes"
+    return f"{path.stem}: {tokens:.1f} tokens and {seconds:.3f} s an answer, {passes} forward pass{'es' * (passes != 1)}"

@@ -207,7 +207,8 @@ def read_config(path: str, *, offline: bool = False) -> LLaDAConfig:
     try:
         file = where / "config.json" if isinstance(where, Path) else Path(cached_file(where, "config.json", local_files_only=offline) or "")
     except OSError as error:
-        raise FileNotFoundError(f"model.path={path}: no folder of that name, and of the hub: {first_line(error)}") from error
+        problem = f"model.path={path}: no folder of that name, and of the hub: {first_line(error)}"
+        raise FileNotFoundError(f"{problem}; check the name and the network, or give a local folder") from error
     if not file.is_file():
         raise FileNotFoundError(f"model.path={path}: no checkpoint there; a folder with config.json and *.safetensors is needed")
     fields = read_object(file)

@@ -14,7 +14,17 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dmpo_ref.config import Config, describe_options, name_options, shorten
+from dmpo_ref.config import (
+    Config,
+    EvaluationConfig,
+    LossConfig,
+    OptimizerConfig,
+    TrainConfig,
+    WeightConfig,
+    describe_options,
+    name_options,
+    shorten,
+)
 from dmpo_ref.presets.checks import check_config
 
 PRESETS = Path(__file__).parent
@@ -25,11 +35,14 @@ COMMAND_LINE = "command line"
 RENAMED = {"loss.num_replicates": "loss.num_masks", "weight.elbo_replicates": "weight.elbo_num_masks"}  # in 0.2.0
 
 
-def load_config(source: str | Path, *overrides: str) -> Config:
+def load_config(source: str | Path, *overrides: str, for_sampling: bool = False) -> Config:
     """Read a YAML file (or a preset by its name), apply `section.key=value` overrides, check, and return the config.
 
     A path in the file that starts with `./` or `../` is relative to the file, every other one to the current folder; `~` is the home
     folder. In an override a name or a path is taken literally, even if it looks like a number or a comment of YAML.
+
+    Args:
+        for_sampling: check only what drawing answers with `sampler` needs: a sampler that no weight or loss goes with is none the worse.
 
     Raises:
         FileNotFoundError: no such file or preset.
@@ -44,17 +57,26 @@ def load_config(source: str | Path, *overrides: str) -> Config:
             root = path.parent if OmegaConf.select(given, key) is None else Path.cwd()
             OmegaConf.update(merged, key, str((root / value).resolve()))
     config = cast(Config, OmegaConf.to_object(merged))
-    check_config(config)
+    check_config(dataclasses.replace(config, **unused_by_sampling()) if for_sampling else config)
     return config
 
 
+def unused_by_sampling() -> dict[str, Any]:
+    """The sections that drawing answers does not read, with values that go with any sampler."""
+    weight, train = WeightConfig(log_ratio="none"), TrainConfig(num_rollouts=2, prompts_per_round=1)
+    return {"weight": weight, "train": train, "loss": LossConfig(), "optimizer": OptimizerConfig(), "evaluation": EvaluationConfig()}
+
+
 def validate(config: Config) -> Config:
-    """Check a config that was made or changed in Python, as if it were read from a file; returns a copy.
+    """Check a config that was made or changed in Python, as if it were read from a file; returns a copy, with paths as texts.
 
     Raises:
         ValueError: a value of the wrong type, an impossible value, or options that do not go together.
     """
     values = OmegaConf.create(dataclasses.asdict(config), flags={"allow_objects": True})
+    for key in name_options():
+        if isinstance(name := OmegaConf.select(values, key), os.PathLike):
+            OmegaConf.update(values, key, os.fspath(name))
     config = cast(Config, OmegaConf.to_object(merge(Config, (values, "config"))))
     check_config(config)
     return config
@@ -85,8 +107,14 @@ def find_config(source: str | Path) -> Path:
     for path in (Path(source), PRESETS / f"{source}.yaml"):
         if path.is_file():
             return path
-    names = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml")))
-    raise FileNotFoundError(f"no config file {shorten(source)}: give the path of a YAML file or a preset ({names})")
+    if (inside := Path(source) / "config.yaml").is_file():
+        raise FileNotFoundError(f"no config file {shorten(source)}: it is a folder; give the file in it, {shorten(inside)}")
+    raise FileNotFoundError(f"no config file {shorten(source)}: give the path of a YAML file or a preset ({', '.join(preset_names())})")
+
+
+def preset_names() -> list[str]:
+    """The names of all presets, sorted."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
 def read_yaml(path: Path) -> DictConfig:
@@ -131,6 +159,9 @@ def parse_overrides(cls: type, overrides: tuple[str, ...]) -> DictConfig:
     """`section.key=value` words. A value is read as YAML, but a name or a path is taken literally."""
     given, names = OmegaConf.create({}), name_options(cls)
     for override in overrides:
+        if not isinstance(override, str):
+            right = 'each override is a text of its own: load_config(source, "section.key=value", …); a list is given as *list'
+            raise ValueError(f"override {shorten(repr(override))}: {right}")
         key, equals, text = override.partition("=")
         if not key or not equals:
             raise ValueError(f"override {shorten(repr(override))} is not of the form section.key=value")
@@ -168,7 +199,7 @@ def merge(cls: type, *layers: tuple[DictConfig, str]) -> DictConfig:
 
 def check_values(values: Any, origin: str, cls: type, prefix: str = "") -> None:
     """Refuse unknown keys, sections that are not mappings, and names that are not valid text (ValueError)."""
-    names = name_options(cls)
+    names, options = name_options(cls), describe_options(cls)
     for name, value in values.items():
         key = f"{prefix}{name}"
         is_section = check_key(key, origin, cls)
@@ -176,6 +207,9 @@ def check_values(values: Any, origin: str, cls: type, prefix: str = "") -> None:
             raise ValueError(f"{origin}: {key}: a section must be a mapping of options, such as `train:` with `rounds: 10` under it")
         if is_section:
             check_values(value, origin, cls, f"{key}.")
+        elif key in options and options[key].kind.startswith("list") and not isinstance(value, list):
+            right = f"[{value}]" if isinstance(value, str) else "[first, second]"
+            raise ValueError(f"{origin}: {key}: {shorten(value)} is no list; write {shorten(right)}")
         elif key in names and value is not None:
             if not isinstance(value, str):
                 raise ValueError(f"{origin}: {key}: {shorten(value)} is no text in YAML; put the name in quotes")
@@ -202,5 +236,9 @@ def check_key(key: str, origin: str, cls: type) -> bool:
 def describe_config_error(error: OmegaConfBaseException, origin: str, cls: type) -> str:
     """One line for an error of the configuration library: which key, what was wrong, what would be right."""
     key, options = error.full_key or "", describe_options(cls)
-    wanted = f" (wanted: {options[key].kind}; {options[key].help})" if key in options else ""
-    return f"{origin}: {key + ': ' if key else ''}{shorten(str(error).splitlines()[0])}{wanted}"
+    problem, kind = str(error).splitlines()[0], options[key].kind if key in options else ""
+    if kind.startswith("one of "):
+        problem, names = re.split(", expected one of| for field of type", problem)[0], re.sub(r"[\[\]']", "", kind)
+        return f"{origin}: {key}: {shorten(problem)}, expected {names}"
+    wanted = f" (wanted: {kind}; {options[key].help})" if kind else ""
+    return f"{origin}: {key + ': ' if key else ''}{shorten(problem)}{wanted}"

@@ -128,7 +128,8 @@ class Checkpoint:
         """Put counters, buffer, optimiser and learning rate into the state of a run; policy and reference are loaded separately."""
         then = len(self.buffers)
         if then != processes.count and any(self.buffers):
-            raise ValueError(f"{self.folder} was written by {then} processes, with a part each; resume with {then}, not {processes.count}")
+            parts = f"{then} process{'es' * (then != 1)}, with a part each"
+            raise ValueError(f"{self.folder} was written by {parts}; resume with {then}, not {processes.count}")
         try:
             state.round, state.step = self.state["round"], index(self.state["step"])
             state.last_line = self.state.get("last_line", "")
@@ -204,6 +205,8 @@ def check_same(then: Config, now: Config, *, may_move: bool = False) -> None:
         is_longer = key == "train.rounds" and value > before[key] and now.optimizer.schedule == "constant"
         if before[key] != value and not is_longer and not key.endswith(FREE_ON_RESUME) and not key.startswith("evaluation."):
             remedy = f"resume with the same config, or choose another output; from model.path={now.output} its policy is the new p_ref"
+            if key == "train.rounds" and value > before[key]:
+                remedy = f"rounds can grow only with optimizer.schedule=constant, and this run has {now.optimizer.schedule}; {remedy}"
             raise ValueError(f"{now.output} was run with {key}={before[key]}, not {value}; {remedy}")
 
 

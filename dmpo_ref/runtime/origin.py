@@ -92,15 +92,15 @@ def check_given(config: Config, from_python: Collection[str]) -> None:
     """
     if not (starts := read_run(Path(config.output)).get("starts")):  # as of an earlier version
         return
-    then, now = set(given_in(starts)) - {"on_round"}, set(from_python) - {"on_round"}
+    then, now = set(given_in(starts)), set(from_python) - {"on_round"}
     for name in sorted(then ^ now):
         what, remedy = ("with", "give it again, from Python") if name in then else ("without", "leave it out")
         raise ValueError(f"output={config.output} was run {what} {name}= from Python; {remedy}, or choose another output")
 
 
 def given_in(starts: list[dict[str, Any]]) -> list[str]:
-    """Names of the arguments from Python of any start of a run."""
-    return sorted({name for start in starts for name in start["from_python"]})
+    """Names of the arguments from Python that any start of a run had; not `on_round`, which changes no number."""
+    return sorted({name for start in starts for name in start["from_python"]} - {"on_round"})
 
 
 def changed_versions(starts: list[dict[str, Any]]) -> list[str]:

@@ -91,12 +91,13 @@ def find_fitting(
         ValueError: no item fits, or the sampler cannot fill a response.
     """
     fits: list[bool] = []
+    section = {"training": "sampler", "test": "evaluation.sampler"}[kind]
     for start in range(0, len(items), ITEMS_PER_CHECK):
         prompts = encode(tokenizer, task, items[start : start + ITEMS_PER_CHECK], sampler.response_length)
         fit = prompts.attention_mask.sum(dim=-1) <= max_length
         fits += fit.tolist()
         if fit.any():
-            check_responses(sampler, prompts.response_mask[fit], end_ids(tokenizer))
+            check_responses(sampler, prompts.response_mask[fit], end_ids(tokenizer), section)
     long = [i for i, fit in enumerate(fits) if not fit]
     which = f"{len(long)} of {len(items)} {kind} items are longer, with their response, than max_sequence_length={max_length} tokens"
     if len(long) == len(items):

@@ -52,17 +52,18 @@ def require(ok: bool, config: Any, key: str, right: str, *, section: str = "") -
         raise ValueError(f"{section}{key}={shorten(get_option(config, key))}: {right}")
 
 
-def check_responses(config: SamplerConfig, response_mask: Tensor, end_tokens: Collection[int]) -> None:
-    """Refuse a sampler that cannot fill these responses ([G, S]), in one line (ValueError)."""
-    check_lengths(config, response_mask.sum(dim=-1))
-    check_options(config, "sampler")
+def check_responses(config: SamplerConfig, response_mask: Tensor, end_tokens: Collection[int], section: str = "sampler") -> None:
+    """Refuse a sampler that cannot fill these responses ([G, S]), in one line (ValueError) that names the option as `section.option`."""
+    check_lengths(config, response_mask.sum(dim=-1), section)
+    check_options(config, section)
     if config.cache != "none" or config.name == "wino":  # blocks must be slices, the same in every row
         slots = response_mask[0].nonzero().flatten()
         if (response_mask != response_mask[0]).any() or int(slots[-1] - slots[0]) + 1 != len(slots):
             option, other = ("name=wino", "another sampler") if config.name == "wino" else (f"cache={config.cache}", "cache=none")
-            raise ValueError(f"{option} needs responses of one length without given tokens inside; use {other}")
+            raise ValueError(f"{section}.{option} needs responses of one length without given tokens inside; use {other}")
     if config.stop_early and not end_tokens:
-        raise ValueError("stop_early=true needs to know what ends an answer; give sample(..., end_tokens=...), or set it to false")
+        right = "stop_early=true needs to know what ends an answer; give sample(..., end_tokens=...), or set it to false"
+        raise ValueError(f"{section}.{right}")
 
 
 def steps_of(config: SamplerConfig, length: int) -> int:
@@ -90,19 +91,19 @@ def check_memory(config: SamplerConfig, rows: int, length: int, width: int, opti
         )
 
 
-def check_lengths(config: SamplerConfig, length: Tensor) -> None:
-    """Refuse block lengths and step numbers that do not fit responses of these lengths ([G]), in one line (ValueError)."""
+def check_lengths(config: SamplerConfig, length: Tensor, section: str = "sampler") -> None:
+    """Refuse block lengths and step numbers that do not fit responses of these lengths ([G]); error as in `check_responses`."""
     shortest, block, steps = int(length.min()), config.block_length, config.steps
     if shortest == 0:
         raise ValueError("a prompt has nothing to generate: its response mask is empty")
     if block is not None and (length % block).any():
         wrong, right = int(length[length % block != 0][0]), "choose a divisor of every response length, or null for one block"
-        raise ValueError(f"block_length={block} does not divide a response of {wrong} positions; {right}")
+        raise ValueError(f"{section}.block_length={block} does not divide a response of {wrong} positions; {right}")
     # The published code takes more steps than positions for low-confidence remasking; steps that find nothing masked do nothing.
     if steps is not None and (steps < 1 or (steps > shortest and config.name != "confidence")):
         right = f"choose 1 to {shortest}, or null for one token per step"
-        raise ValueError(f"steps={steps} for a response of {shortest} positions; {right}")
+        raise ValueError(f"{section}.steps={steps} for a response of {shortest} positions; {right}")
     num_blocks = int(length.max()) // block if block else 1
     if steps is not None and steps % num_blocks:
         right = "every block takes the same number of steps"
-        raise ValueError(f"steps={steps} is not a multiple of the {num_blocks} blocks of a response; {right}")
+        raise ValueError(f"{section}.steps={steps} is not a multiple of the {num_blocks} blocks of a response; {right}")

@@ -53,7 +53,7 @@ def train(
     task: Task | None = None,
     reward: Callable[[Any, str], float] | None = None,
     objective: Objective | None = None,
-    on_round: Callable[[int, LLaDAModelLM], dict[str, float] | None] | None = None,
+    on_round: Callable[[int, LLaDAModelLM], dict[str, Any] | None] | None = None,
     resume: bool = False,
 ) -> Trained:
     """Fine-tune the policy of `config.model` towards p*(o|q) ∝ p_ref(o|q) · exp(r(q,o)/α).
@@ -65,8 +65,8 @@ def train(
         task: replaces the task of the config; an object like `tasks.sudoku.Sudoku`.
         reward: replaces the task's reward; a function of the item and the answer's text.
         objective: replaces the one that `config.loss` names. Like `task` and `reward` it is known by name only; give it again to resume.
-        on_round: called after every round with (rounds done, policy), by every process; may return numbers by name, which are added to
-            the metrics. Like the evaluation it is measured before a checkpoint is saved; if one of them fails, the round is saved first.
+        on_round: called after every round with (rounds done, policy), by every process; may return numbers, or lists of them, by name,
+            which are added to the metrics. If it fails, or the evaluation, the round is saved before the error is raised.
         resume: continue the run in `config.output` from its newest checkpoint.
 
     Raises:
@@ -82,7 +82,7 @@ def train(
 def loop(
     run: RunParts,
     reward: Callable[[Any, str], float] | None = None,
-    on_round: Callable[[int, LLaDAModelLM], dict[str, float] | None] | None = None,
+    on_round: Callable[[int, LLaDAModelLM], dict[str, Any] | None] | None = None,
 ) -> Trained:
     """Algorithm 1, starting at the current round of the run. Arguments as in `train`."""
     config, state, processes = run.config, run.state, run.processes
@@ -138,8 +138,8 @@ def loop(
 
 
 def measure(
-    run: RunParts, on_round: Callable[[int, LLaDAModelLM], dict[str, float] | None] | None, taken: set[str]
-) -> tuple[dict[str, float], Exception | None]:
+    run: RunParts, on_round: Callable[[int, LLaDAModelLM], dict[str, Any] | None] | None, taken: set[str]
+) -> tuple[dict[str, Any], Exception | None]:
     """What `on_round` returns and, where it is due, the test accuracy; or the error of one of them, so that the round is saved first.
 
     Args:
@@ -164,7 +164,7 @@ def end_round(
     collected: dict[str, float | None],
     steps: list[dict[str, float | None]],
     answers: list[dict[str, Any]],
-    measured: dict[str, float],
+    measured: dict[str, Any],
     num_drawn: int,
 ) -> list[dict[str, Any]]:
     """Write and return the metrics of a finished round: one entry per gradient step, what was `measured` in the last one."""

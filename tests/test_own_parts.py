@@ -117,10 +117,11 @@ def test_a_task_that_cannot_grade_loses_no_round_either(small_run, tmp_path):
     assert (tmp_path / "run" / "checkpoint-000004").is_dir() and len(entries(tmp_path / "run")) == 8
 
 
-@pytest.mark.parametrize("returned", [None, {}, {"mine": 1}, {"mine": np.float32(0.5)}, {"mine": torch.tensor(2.0)}, {"mine": True}])
+@pytest.mark.parametrize("returned", [None, {}, {"mine": 1}, {"mine": np.float32(0.5)}, {"mine": torch.tensor(2.0)}, {"mine": [1, 0.5]}])
 def test_on_round_may_return_nothing_or_numbers_of_any_type(small_run, tmp_path, returned):
     metrics = train(small_run("train.rounds=1"), on_round=lambda *_: returned).metrics
-    assert metrics[-1].get("mine") == (float(returned["mine"]) if returned else None)
+    mine = returned["mine"] if returned else None
+    assert metrics[-1].get("mine") == (mine if mine is None or isinstance(mine, list) else float(mine))
     assert entries(tmp_path / "run") == metrics
 
 
@@ -131,6 +132,7 @@ def test_on_round_may_return_nothing_or_numbers_of_any_type(small_run, tmp_path,
         ({1: 2.0}, r"on_round returned \{1: 2\.0\}; return None, or a dictionary from names to numbers"),
         ({"mine": "much"}, "every value must be a number"),
         ({"mine": torch.ones(2)}, "every value must be a number"),
+        ({"mine": [1.0, "much"]}, "every value must be a number, or a list of numbers"),
         *(
             ({name: 7}, f"a value for '{name}', which is a metric of the run")
             for name in ("round", "step", "reward", "evaluation/accuracy")

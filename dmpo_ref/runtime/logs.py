@@ -65,11 +65,11 @@ class RunLog:
             self.processes.accelerator.end_training()
 
 
-def as_metrics(returned: Any, taken: set[str]) -> dict[str, float]:
-    """What `on_round` returned, as numbers by name; None counts as no number.
+def as_metrics(returned: Any, taken: set[str]) -> dict[str, Any]:
+    """What `on_round` returned, as numbers, or lists of numbers, by name; None counts as nothing.
 
     Raises:
-        ValueError: it is no dictionary, a value is no number, or a name is `taken` by another metric.
+        ValueError: it is no dictionary, a value is no number or list of numbers, or a name is `taken` by another metric.
     """
     if returned is None:
         return {}
@@ -78,9 +78,9 @@ def as_metrics(returned: Any, taken: set[str]) -> dict[str, float]:
     if double := sorted(returned.keys() & {*taken, "evaluation/accuracy"}):
         raise ValueError(f"on_round returned a value for {double[0]!r}, which is a metric of the run; choose another name")
     try:
-        return {name: float(value) for name, value in returned.items()}
+        return {name: [float(x) for x in value] if isinstance(value, list) else float(value) for name, value in returned.items()}
     except (TypeError, ValueError, OverflowError, RuntimeError):  # the last from tensors that hold no number, or more than one
-        raise ValueError(f"on_round returned {shorten(repr(returned), 60)}; every value must be a number") from None
+        raise ValueError(f"on_round returned {shorten(repr(returned), 60)}; every value must be a number, or a list of numbers") from None
 
 
 def check_earlier(entries: list[dict[str, Any]], state: TrainState, output: Path) -> None:

@@ -219,9 +219,9 @@ print([name for name, _ in policy.named_parameters() if ".blocks.0." in name])
 
 # %% [markdown]
 # Now `train`, with the *same preset* as the 8B model and overrides for size. One more override: no baseline. A random model solves nothing,
-# so all its weights are 1/N, and with w − 1/N = 0 nothing would be trained. One run is stopped by an error at the end of the second round,
-# before its checkpoint is written (Ctrl-C would have written it), and is resumed from the checkpoint of the first round. Another run is
-# never stopped.
+# so all its weights are 1/N, and with w − 1/N = 0 nothing would be trained. One run is killed at the end of the second round,
+# before its checkpoint is written (after Ctrl-C or an error it would have been), and is resumed from the checkpoint of the first round.
+# Another run is never stopped.
 
 # %% tags=["hide-input"]
 SMALL = [
@@ -260,14 +260,13 @@ SMALL = [
 ]
 
 
-class Stopped(Exception):
+class Killed(BaseException):
     pass
 
 
-def stop(done, policy):
+def kill(done, policy):
     if done == 2:
-        raise Stopped
-    return {}
+        raise Killed
 
 
 # %%
@@ -275,8 +274,8 @@ said = io.StringIO()
 with contextlib.redirect_stderr(said):
     whole = train(load_config("llada_sudoku", *SMALL, f"output={folder / 'whole'}"))
     config = load_config("llada_sudoku", *SMALL, f"output={folder / 'stopped'}")
-    with contextlib.suppress(Stopped):
-        train(config, on_round=stop)
+    with contextlib.suppress(Killed):
+        train(config, on_round=kill)
     resumed = train(config, resume=True)
 same = all(
     torch.equal(a, b)

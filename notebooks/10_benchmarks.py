@@ -310,9 +310,10 @@ print(
 # refused for the same file:
 
 # %%
-with contextlib.redirect_stderr(io.StringIO()) as message:
+said = io.StringIO()
+with contextlib.redirect_stderr(said), contextlib.redirect_stdout(None):
     code = main([*arguments, "seed=1"])
-print(f"exit code {code}, {message.getvalue().replace(str(folder), '…')}")
+print(f"exit code {code}, {said.getvalue().replace(str(folder), '…')}")
 
 # %% [markdown]
 # **Check yourself.** Accuracy rises, and pass@8 stays where it was. What has the policy learned?

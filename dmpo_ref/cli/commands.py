@@ -222,7 +222,7 @@ def answer_all(model: ModelConfig, questions: dict[Path, tuple[Config, Any, list
 
     policy, tokenizer, parts, folder = with_newest(model.path, load)
     if accelerator.is_main_process:
-        print(f"policy of {', '.join(path.stem for path in questions)}: {folder}")
+        print(f"policy of {', '.join(path.stem for path in questions)}: {min(folder, os.path.relpath(folder), key=len)}")
     share: dict[str, Any] = {"parts": parts, "process": accelerator.process_index, "num_processes": accelerator.num_processes}
     for path, (config, task, items) in questions.items():
         vocabulary = allowed_vocabulary(model, task, policy, tokenizer)

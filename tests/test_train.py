@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import statistics
@@ -99,8 +100,21 @@ def test_a_finished_run_goes_on_with_more_rounds_as_if_they_had_been_asked_for_a
 def test_a_run_is_not_made_shorter_nor_longer_where_its_learning_rate_would_change(small_run, tmp_path, overrides):
     schedule = overrides[1:]
     train(small_run("train.rounds=2", *schedule))
-    with pytest.raises(ValueError, match=r"was run with train\.rounds=2, not \d; resume with the same config, or choose another output"):
+    grows = "rounds can grow only with optimizer.schedule=constant, and this run has linear; " if overrides[0].endswith("6") else ""
+    remedy = f"{grows}resume with the same config, or choose another output"
+    with pytest.raises(ValueError, match=rf"was run with train\.rounds=2, not \d; {re.escape(remedy)}"):
         train(small_run(*overrides), resume=True)
+
+
+def test_a_path_may_be_written_in_another_way_when_a_run_is_resumed(small_run, tmp_path, monkeypatch):
+    shutil.copyfile("toy/data/train.csv", tmp_path / "train.csv")
+    monkeypatch.chdir(tmp_path)
+    train(small_run("train.rounds=2", "optimizer.schedule=constant", "task.train=train.csv"))
+    for same in ("./train.csv", str(tmp_path / "train.csv"), "run/../train.csv"):
+        assert len(train(small_run("train.rounds=2", "optimizer.schedule=constant", f"task.train={same}"), resume=True).metrics) == 4
+    shutil.copyfile("train.csv", "other.csv")
+    with pytest.raises(ValueError, match=r"was run with task\.train="):
+        train(small_run("train.rounds=2", "optimizer.schedule=constant", "task.train=other.csv"), resume=True)
 
 
 def test_the_newest_checkpoints_stay_as_many_as_are_asked_for(small_run, tmp_path):

@@ -28,7 +28,7 @@ from dmpo_ref.config import (
 from dmpo_ref.presets.checks import check_config
 
 PRESETS = Path(__file__).parent
-PATHS = ("model.path", "task.train", "task.test")  # relative to the file that names them, if they start with ./ or ../
+PATHS = ("model.path", "task.train", "task.test", "task.prompt_file")  # relative to the file that names them, if they start with ./ or ../
 MOST_CHARACTERS, MOST_LEVELS = 10**6, 20  # of a config file; more is not a config, and takes the parser minutes or overflows its stack
 OTHER_BASE = re.compile(r"[-+]?(0[0-7_]+|[0-9_]+(:[0-5]?[0-9])+(\.[0-9_]*)?)")  # of a number in YAML 1.1: 010 is 8, 1:30 is 90
 COMMAND_LINE = "command line"
@@ -52,7 +52,7 @@ def load_config(source: str | Path, *overrides: str, for_sampling: bool = False)
     from_file, given = read_yaml(path), parse_overrides(Config, overrides)
     merged = merge(Config, (from_file, str(path)), (given, COMMAND_LINE))
     for key in PATHS:
-        if (value := OmegaConf.select(merged, key)).startswith(("./", "../")):
+        if (value := OmegaConf.select(merged, key) or "").startswith(("./", "../")):
             # Made absolute in either case, so that the config that a run writes means the same wherever it is read.
             root = path.parent if OmegaConf.select(given, key) is None else Path.cwd()
             OmegaConf.update(merged, key, str((root / value).resolve()))

@@ -27,7 +27,7 @@ from dmpo_ref.models.loading import RECORD, check_number, checkpoints
 from dmpo_ref.models.reference import Reference
 from dmpo_ref.models.sharding import gather_optimizer, gather_shards, shard_optimizer
 from dmpo_ref.models.tokenizers import save_tokenizer
-from dmpo_ref.presets.loading import load_run_config, to_yaml
+from dmpo_ref.presets.loading import PATHS, load_run_config, to_yaml
 from dmpo_ref.rollout import Experience, Rollout
 from dmpo_ref.runtime.files import discard, force_to_disk, written_whole
 from dmpo_ref.runtime.origin import digests_of_base, record_checkpoint
@@ -201,6 +201,8 @@ def check_same(then: Config, now: Config, *, may_move: bool = False) -> None:
     for key, value in flat(now).items():
         if key == "model.path" and may_move and not Path(before[key]).exists():
             continue
+        if key in PATHS and Path(before[key] or "").resolve() == Path(value or "").resolve():
+            continue  # the same place, written in another way
         # More rounds do not change those already run, unless the learning rate depends on their number.
         is_longer = key == "train.rounds" and value > before[key] and now.optimizer.schedule == "constant"
         if before[key] != value and not is_longer and not key.endswith(FREE_ON_RESUME) and not key.startswith("evaluation."):

@@ -28,6 +28,11 @@ def test_paths_with_a_dot_are_relative_to_the_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert load_config("toy_sudoku").model.path == str(PRESETS.parent.parent / "toy" / "checkpoint")
     assert load_config("toy_sudoku", "model.path=./mine").model.path == str(tmp_path / "mine")
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "own.yaml").write_text("{output: out, model: {path: ./m}, task: {train: ../a, test: b, prompt_file: ./p.txt}}")
+    own = load_config("deep/own.yaml")
+    assert (own.model.path, own.task.train, own.task.test) == (str(tmp_path / "deep" / "m"), str(tmp_path / "a"), "b")
+    assert own.task.prompt_file == str(tmp_path / "deep" / "p.txt") and load_config("toy_sudoku").task.prompt_file is None
 
 
 @pytest.mark.parametrize(

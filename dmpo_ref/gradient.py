@@ -68,7 +68,7 @@ def gradient_step(
     # gradients of a first one, whose dropout was different.
     policy.train(objective.gradient_is_known)
     with own_random_state(stream(config.seed, "dropout", step, processes.index), batch.reward.device):
-        loss = backward(policy, vocabulary, objective, batch, masks, config, processes=processes)
+        loss = backward(policy, vocabulary, objective, batch, masks, config, processes=processes, checks=step == 0)
     policy.eval()
     grad_norm = clip_gradients(policy, config.optimizer.max_grad_norm)
     numbers = torch.stack((loss.double(), grad_norm.double())).tolist()  # waits for the GPU only once
@@ -89,8 +89,12 @@ def backward(
     config: Config,
     *,
     processes: Processes = ALONE,
+    checks: bool = False,
 ) -> Tensor:
     """Accumulate the gradient of the objective; returns the loss. Memory is bounded by `loss.micro_batch` sequences.
+
+    Args:
+        checks: whether `is_linear` is true is looked at, which makes a GPU wait.
 
     Raises:
         ValueError: the loss is no single number with a gradient, or not linear although `is_linear` says so.
@@ -119,7 +123,7 @@ def backward(
     loss = loss_of(scores)
     (gradient,) = torch.autograd.grad(loss, scores)
     loss = loss.detach()
-    if objective.gradient_is_known:
+    if objective.gradient_is_known and checks:
         check_linear(loss_of, loss, gradient)
     gradients = list(rearrange(gradient, "g n r s -> (g n r) s").split(micro_batch))
     parts = mask_rows(batch.rollout, masks, vocabulary).split(micro_batch)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -95,7 +96,7 @@ def test_the_folder_of_a_run_means_its_trained_policy_and_its_config_alone_says_
     ):
         assert main(["evaluate", *words, few]) == 0
         captured = capsys.readouterr()
-        assert captured.out.startswith(f"policy of sudoku_random_order: {folder}\n")
+        assert captured.out.startswith(f"policy of sudoku_random_order: {min(str(folder), os.path.relpath(folder), key=len)}\n")
         told = "names the policy that its run started from, and that policy answers; for the trained one: dmpo evaluate"
         assert captured.err == (f"dmpo: {finished / 'config.yaml'} {told} {finished}\n" if is_told else "")
     seen, load = [], commands.load_policy

@@ -66,7 +66,8 @@ def train(
         reward: replaces the task's reward; a function of the item and the answer's text.
         objective: replaces the one that `config.loss` names. Like `task` and `reward` it is known by name only; give it again to resume.
         on_round: called after every round with (rounds done, policy), by every process; may return numbers, or lists of them, by name,
-            which are added to the metrics. If it fails, or the evaluation, the round is saved before the error is raised.
+            which are added to the metrics. If it fails, or in a single process the evaluation, the round is saved before the error
+            is raised; a resumed run goes on with the next one.
         resume: continue the run in `config.output` from its newest checkpoint.
 
     Raises:
@@ -140,23 +141,30 @@ def loop(
 def measure(
     run: RunParts, on_round: Callable[[int, LLaDAModelLM], dict[str, Any] | None] | None, taken: set[str]
 ) -> tuple[dict[str, Any], Exception | None]:
-    """What `on_round` returns and, where it is due, the test accuracy; or the error of one of them, so that the round is saved first.
+    """What `on_round` returns and, where it is due, the test accuracy; and an error of one of them, which all processes then have.
 
     Args:
         taken: names of other metrics, which `on_round` may not return.
     """
-    config, state, every = run.config, run.state, run.config.evaluation.every
+    config, state, processes, every = run.config, run.state, run.processes, run.config.evaluation.every
+    found, failure = dict[str, Any](), None
     try:
         found = as_metrics(on_round(state.round, run.policy) if on_round else None, taken)
-        run.processes.join()
+    except Exception as error:
+        failure = error
+    if processes.any(failure is not None):
+        return found, failure or RuntimeError(f"on_round failed in another process, after round {state.round}")
+    try:
         if state.round == config.train.rounds or (every and state.round % every == 0):
             found["evaluation/accuracy"] = test_accuracy(
                 run.policy, run.tokenizer, run.task, run.test_items, config.evaluation, run.vocabulary,
-                seed=config.seed, processes=run.processes,
+                seed=config.seed, processes=processes,
             )  # fmt: skip
     except Exception as error:
-        return {}, error
-    return found, None
+        if processes.count > 1:  # the others wait for this one's answers, and would wait for good
+            raise
+        failure = error
+    return found, failure
 
 
 def end_round(

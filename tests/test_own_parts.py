@@ -32,13 +32,38 @@ def entries(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_a_loss_that_is_not_linear_although_it_says_so_is_refused(small_run, tmp_path):
-    """In micro-batches its gradient was that at log-probabilities of 0, which is 0 here: nothing was learned, and nothing was said."""
-    says_so = Objective(masks, squared, is_linear=True)
+def spread(log_prob, masks, experience, weight):
+    return sequence_log_prob(log_prob, masks).var(dim=-1).mean()  # 0 where all log-probabilities are equal, whatever they are
+
+
+def clipped(log_prob, masks, experience, weight):
+    return -log_prob.clamp(min=-15).sum()  # linear for most
+
+
+@pytest.mark.parametrize("loss", [squared, spread, clipped])
+def test_a_loss_that_is_not_linear_although_it_says_so_is_refused(small_run, tmp_path, loss):
+    """In micro-batches its gradient was that at log-probabilities of 0; of two of these it is 0, and nothing was learned."""
+    says_so = Objective(masks, loss, is_linear=True)
     with pytest.raises(ValueError, match="is_linear=True, but its loss is not linear in token_log_prob; leave is_linear out"):
         train(small_run("loss.micro_batch=3"), objective=says_so)
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
-    assert train(small_run("train.rounds=1"), objective=says_so).metrics[0]["grad_norm"] > 0  # nothing depends on it without micro-batches
+    assert train(small_run("train.rounds=1"), objective=says_so).metrics[0]["grad_norm"] > 0  # without them the gradient is right
+
+
+@pytest.mark.parametrize(("value", "word"), [(float("nan"), "nan"), (float("inf"), "inf")])
+def test_a_linear_loss_that_is_not_finite_is_not_called_nonlinear(small_run, value, word):
+    objective = Objective(masks, lambda log_prob, *_: (value * log_prob).sum(), is_linear=True)
+    with pytest.raises(ValueError, match=f"the (loss|gradient norm) of step 0 is -?(nan|{word})"):
+        train(small_run("loss.micro_batch=3"), objective=objective)
+
+
+def test_a_linear_loss_may_be_large_or_of_half_precision(small_run, tmp_path):
+    for i, loss in enumerate((lambda x, *_: 1e6 * x.sum() + 1e7, lambda x, *_: x.bfloat16().sum())):
+        metrics = train(
+            small_run("loss.micro_batch=3", "train.rounds=1", f"output={tmp_path / str(i)}"),
+            objective=Objective(masks, loss, is_linear=True),
+        ).metrics
+        assert metrics[0]["grad_norm"] > 0
 
 
 @pytest.mark.parametrize("baseline", ["none", "uniform"])  # with the second, the loss at equal scores is 0
@@ -70,10 +95,19 @@ def test_a_loss_without_a_gradient_or_of_many_numbers_is_one_line(small_run, los
     ("objective", "overrides", "message"),
     [
         ("wddo", ["sampler.guidance=1", "weight.log_ratio=none"], r"sampler\.guidance=1.* log p_old would be that of the unguided policy"),
-        ("diffu_grpo", ["train.reference_share=0.5", "weight.log_ratio=path"], r"train\.reference_share=0\.5: .*uses_weight=False; use 0"),
-        ("diffu_grpo", ["weight.baseline=uniform"], r"weight\.baseline=uniform: .*uses_weight=False; use none"),
-        ("diffu_grpo", ["weight.log_ratio=path"], r"weight\.log_ratio=path: .*uses_weight=False; use none"),
-        ("diffu_grpo", ["weight.target_ess=0.5"], r"weight\.target_ess=0\.5: .*uses_weight=False; use null"),
+        (
+            "diffu_grpo",
+            ["train.reference_share=0.5", "weight.log_ratio=path"],
+            r"train\.reference_share=0\.5: .*set its uses_weight=True if it does, and if not, use 0",
+        ),
+        (
+            "diffu_grpo",
+            ["weight.baseline=uniform"],
+            r"weight\.baseline=uniform: .*set its uses_weight=True if it does, and if not, use none",
+        ),
+        ("diffu_grpo", ["weight.log_ratio=path"], r"weight\.log_ratio=path: .*set its uses_weight=True if it does, and if not, use none"),
+        ("diffu_grpo", ["weight.target_ess=0.5"], r"weight\.target_ess=0\.5: .*set its uses_weight=True if it does, and if not, use null"),
+        ("agrpo", ["sampler.name=confidence"], r"sampler\.name=confidence: the objective follows the path of a rollout; only"),
         ("reinforce", ["sampler.name=confidence"], r"sampler\.name=confidence: the objective follows the path of a rollout; only"),
     ],
 )
@@ -113,8 +147,19 @@ class Ungraded(Sudoku):
 def test_a_task_that_cannot_grade_loses_no_round_either(small_run, tmp_path):
     config = small_run("train.checkpoint_every=100")
     with pytest.raises(AttributeError, match="correct"):
-        train(config, task=Ungraded(config.task))
+        train(config, task=Ungraded(config.task), on_round=lambda done, _: {"mine": done})
     assert (tmp_path / "run" / "checkpoint-000004").is_dir() and len(entries(tmp_path / "run")) == 8
+    assert entries(tmp_path / "run")[-1]["mine"] == 4 and "evaluation/accuracy" not in entries(tmp_path / "run")[-1]
+
+
+class Few(Sudoku):
+    def load(self, source):
+        return tuple(super().load(source)[:3])
+
+
+def test_the_items_of_a_task_may_be_a_tuple(small_run):
+    config = small_run("train.rounds=1")
+    assert len(train(config, task=Few(config.task)).metrics) == 2
 
 
 @pytest.mark.parametrize("returned", [None, {}, {"mine": 1}, {"mine": np.float32(0.5)}, {"mine": torch.tensor(2.0)}, {"mine": [1, 0.5]}])
@@ -131,6 +176,8 @@ def test_on_round_may_return_nothing_or_numbers_of_any_type(small_run, tmp_path,
         (0.5, r"on_round returned 0\.5; return None, or a dictionary"),
         ({1: 2.0}, r"on_round returned \{1: 2\.0\}; return None, or a dictionary from names to numbers"),
         ({"mine": "much"}, "every value must be a number"),
+        ({"mine": "0.7"}, "every value must be a number"),
+        ({"mine": np.complex64(1 + 2j)}, "every value must be a number"),
         ({"mine": torch.ones(2)}, "every value must be a number"),
         ({"mine": [1.0, "much"]}, "every value must be a number, or a list of numbers"),
         *(

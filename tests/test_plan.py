@@ -9,7 +9,9 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from dmpo_ref.config import ModelConfig
 from dmpo_ref.forecast.hardware import BANDWIDTH_SHARE, GPUS, MATRIX_SHARE, choose_gpu
+from dmpo_ref.forecast.memory import inside_bytes
 from dmpo_ref.forecast.page import format_plan, format_variants
 from dmpo_ref.forecast.plan import OVERHEAD, make_plan
 from dmpo_ref.forecast.sizes import count_parameters
@@ -270,6 +272,18 @@ def test_activations_are_what_autograd_saves(small_run, folder, dtype, targets, 
         model = adapted(model, rank=4, targets=targets)
     measured = saved_bytes(model, num_rows=6, length=24)
     assert plan.activations[False] == pytest.approx(measured, rel=0.05)
+
+
+def test_gradients_inside_a_block_by_hand():
+    """Of one sequence of 10 tokens, 4 bytes a number, d = 8: where most is held depends on the width m and on how much is read."""
+    options = ModelConfig(path="")
+    for m, scored, last, most in (
+        (12, 2, 1000, 10 * 6 * 8 * 4 - 2 * 3 * 12 * 4),  # attention of the last block: 1920, and the SwiGLU of 2 tokens is gone
+        (100, 2, 1000, 10 * 2 * 108 * 4 - 1000),  # SwiGLU of the block before, when the last is gone
+        (12, 10, 1000, 10 * 2 * 20 * 4),  # SwiGLU of the last block, all of it
+    ):
+        sizes = LLaDAConfig(d_model=8, n_layers=2, n_heads=2, mlp_hidden_size=m, vocab_size=10, max_sequence_length=16)
+        assert inside_bytes(sizes, options, 10, scored, 5000, last) == most
 
 
 def test_memory_grows_with_the_micro_batch_and_shrinks_by_checkpointing(small_run):

@@ -58,6 +58,30 @@ def test_results_do_not_depend_on_the_number_of_processes(tmp_path, kind):
             torch.testing.assert_close(theirs[name], weight, rtol=1e-3, atol=1e-5)
 
 
+ON_ROUND = """
+import os, sys
+from dmpo_ref import load_config, train
+
+def on_round(done, policy):
+    if done == 2 and os.environ["RANK"] == "0":
+        raise OSError("the user's own disk is full")
+
+train(load_config("toy_sudoku", *sys.argv[1:]), on_round=on_round)
+"""
+
+
+def test_an_error_of_on_round_in_one_process_ends_all_of_them_and_the_round_is_saved(tmp_path):
+    (tmp_path / "mine.py").write_text(ON_ROUND)
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", tmp_path / "mine.py"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*start, f"output={tmp_path / 'run'}", *SETTING], capture_output=True, text=True, env=environment, timeout=100, cwd=tmp_path
+    )
+    assert done.returncode == 1
+    assert "OSError: the user's own disk is full" in done.stderr
+    assert (tmp_path / "run" / "checkpoint-000002").is_dir() and len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 4
+
+
 def test_prompts_that_cannot_be_shared_evenly_are_refused(tmp_path):
     done = launch(2, tmp_path / "run", "train.prompts_per_round=3")
     assert done.returncode != 0

@@ -161,6 +161,23 @@ def test_lean_adapters_move_their_own_rounding_and_nothing_of_the_tokens(targets
     assert not is_lean(choose(targets, "float32", lora_lean=True))
 
 
+def test_what_is_read_of_the_last_block_is_copied(monkeypatch):
+    """Its input and its result of attention, 64 numbers of 4 bytes, read and written; in a step also their gradients, and zeros."""
+    plain, again = choose("full", "float32"), choose("full", "float32", gradient_checkpointing=True)
+
+    def works():
+        return [forward_work(SMALL, plain, S, S, 3).moved, *(step_work(SMALL, options, S, 3).moved for options in (plain, again))]
+
+    counted = works()
+    monkeypatch.setattr("dmpo_ref.forecast.work.read_bytes", lambda *_: 0)
+    copy = 2 * 2 * 64 * 4
+    assert [a - b for a, b in zip(counted, works(), strict=True)] == [
+        3 * copy,
+        2 * 3 * copy + S * 2 * 64 * 4,
+        3 * 3 * copy + S * 2 * 64 * 4,
+    ]
+
+
 def test_learned_positions_rotate_nothing():
     sizes = LLaDAConfig(**SIZES, max_sequence_length=64, rope=False, mask_token_id=1, eos_token_id=2, pad_token_id=2)
     options = choose("full", "float32")

@@ -31,6 +31,7 @@ from dmpo_ref.models.fingerprint import fingerprint_parts
 from dmpo_ref.models.loading import base_of, latest_checkpoint, load_policy, number_of, read_config
 from dmpo_ref.plots.replay import group_of, save_replay
 from dmpo_ref.presets.loading import load_config, preset_names
+from dmpo_ref.runtime.checkpoint import FREE_ON_RESUME
 from dmpo_ref.runtime.export import export
 from dmpo_ref.runtime.files import claim, read_entries
 from dmpo_ref.runtime.logs import first_difference
@@ -98,7 +99,7 @@ def run_rerun(args: argparse.Namespace) -> int:
         steps = min(len(then), len(trained.metrics))
         print(f"equal: every metric of {steps} step{'s' * (steps != 1)}, bit for bit; the new run is in {trained.output}")
         return 0
-    changed = [word for word in args.overrides if not word.startswith("output=")]
+    changed = [word for word in args.overrides if not word.partition("=")[0].endswith(FREE_ON_RESUME)]
     why = [f"a difference is expected, because of what was given here: {' '.join(changed)}"] if changed else []
     print("; ".join([f"different at {difference}", *why, *changed_versions(starts), f"the new run is in {trained.output}"]))
     return 1

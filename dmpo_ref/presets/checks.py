@@ -98,7 +98,7 @@ def check_objective(config: Config) -> None:
     require(not objective.needs_path or has_path_log_prob(sampler), config, key, NO_PATH)
     for_wdce = f"rollouts of p_ref (train.reference_share={train.reference_share}) are weighed for wdce only"
     require(not train.reference_share or loss.name == "wdce", config, "loss.name", for_wdce)
-    check_flags(config, objective, f"loss.name={loss.name} has no importance weights")
+    check_flags(config, objective, f"loss.name={loss.name} has no importance weights;")
     with_kl = [name for name, build in OBJECTIVES.items() if reads_kl(build)]
     require(loss.kl == 0 or loss.name in with_kl, config, "loss.kl", f"for {', '.join(with_kl)}; use 0")
     if loss.name == "wddo":
@@ -112,9 +112,9 @@ def check_own_objective(config: Config, objective: Objective) -> None:
     """The same of an objective given to `train`, by what it says of itself."""
     has_path = not objective.needs_path or has_path_log_prob(config.sampler)
     require(has_path, config, "sampler.name", f"the objective follows the path of a rollout; {NO_PATH}")
-    weighs = "the objective reads no weights, by its uses_weight=False"
-    require(not config.train.reference_share or objective.uses_weight, config, "train.reference_share", f"{weighs}; use 0")
-    check_flags(config, objective, weighs)
+    weighs = "the objective does not say that it reads the weights; set its uses_weight=True if it does, and if not"
+    require(not config.train.reference_share or objective.uses_weight, config, "train.reference_share", f"{weighs}, use 0")
+    check_flags(config, objective, f"{weighs},")
 
 
 def check_flags(config: Config, objective: Objective, has_no_weights: str) -> None:
@@ -133,7 +133,7 @@ def check_flags(config: Config, objective: Objective, has_no_weights: str) -> No
             ("target_ess", None),
             ("flatten_above", None),
         ):
-            right = f"{has_no_weights}; use {'null' if unused is None else unused}"
+            right = f"{has_no_weights} use {'null' if unused is None else unused}"
             require(getattr(weight, name) == unused, config, f"weight.{name}", right)
 
 

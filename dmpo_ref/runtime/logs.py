@@ -19,6 +19,7 @@ from dmpo_ref.runtime.origin import record_start
 from dmpo_ref.runtime.processes import Processes
 from dmpo_ref.runtime.state import TrainState
 from dmpo_ref.tasks.encoding import trajectory
+from dmpo_ref.tasks.rewards import plain_float
 from dmpo_ref.weights import effective_sample_size
 
 NAMES = ("metrics.jsonl", "rollouts.jsonl")
@@ -78,7 +79,7 @@ def as_metrics(returned: Any, taken: set[str]) -> dict[str, Any]:
     if double := sorted(returned.keys() & {*taken, "evaluation/accuracy"}):
         raise ValueError(f"on_round returned a value for {double[0]!r}, which is a metric of the run; choose another name")
     try:
-        return {name: [float(x) for x in value] if isinstance(value, list) else float(value) for name, value in returned.items()}
+        return {name: [*map(plain_float, value)] if isinstance(value, list) else plain_float(value) for name, value in returned.items()}
     except (TypeError, ValueError, OverflowError, RuntimeError):  # the last from tensors that hold no number, or more than one
         raise ValueError(f"on_round returned {shorten(repr(returned), 60)}; every value must be a number, or a list of numbers") from None
 

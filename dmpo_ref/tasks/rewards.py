@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from numbers import Complex, Real
 from typing import Any
 
 import torch
@@ -49,14 +50,19 @@ def score_answers(
 def as_number(value: Any, text: str, part: str = "") -> float:
     """The value that a reward returned for an answer, or for one part of it; ValueError unless it is a number."""
     try:
-        if isinstance(value, (str, bytes, bytearray)):  # float("0.7") would be taken
-            raise TypeError
-        number = float(value)
+        number = plain_float(value)
     except (TypeError, ValueError, OverflowError, RuntimeError):  # the last from tensors that are complex or have no data
         raise ValueError(f"{returned(value, text, part)}; return a number") from None
     if not abs(number) <= LARGEST:
         raise ValueError(f"{returned(number, text, part)}; return a finite number, at most {LARGEST:.0e} in size")
     return number
+
+
+def plain_float(value: Any) -> float:
+    """A number of any type as a float; unlike `float`, no text, and no complex number of NumPy, whose imaginary part would be lost."""
+    if isinstance(value, (str, bytes, bytearray)) or (isinstance(value, Complex) and not isinstance(value, Real)):
+        raise TypeError
+    return float(value)
 
 
 def returned(value: Any, text: str, part: str = "") -> str:

@@ -88,9 +88,18 @@ def test_combinations_that_cannot_be_are_refused(overrides, message):
         load_config("toy_sudoku", *overrides)
 
 
-@pytest.mark.parametrize("overrides", [["sampler.name=confidence"], ["sampler.temperature=0"], ["loss.masks=path", "sampler.name=wino"]])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["sampler.name=confidence"],
+        ["sampler.temperature=0"],
+        ["loss.masks=path", "sampler.name=wino"],
+        ["sampler.micro_batch=4", "optimizer.learning_rate=1", "optimizer.weight_decay=2"],
+        ["sampler.micro_batch=4", "evaluation.sampler.name=wino", "evaluation.sampler.guidance=2"],
+    ],
+)
 def test_drawing_answers_needs_no_weights_that_go_with_the_sampler(overrides):
-    with pytest.raises(ValueError, match="weight.log_ratio|loss.masks"):
+    with pytest.raises(ValueError, match=r"weight\.log_ratio|loss\.masks|optimizer\.weight_decay|evaluation\.sampler"):
         load_config("text_sudoku", *overrides)
     assert load_config("text_sudoku", *overrides, for_sampling=True).sampler != load_config("text_sudoku").sampler
     with pytest.raises(ValueError, match="sampler.guidance=2.0: wino has no guidance"):

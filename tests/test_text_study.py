@@ -142,7 +142,8 @@ def test_the_page_compares_the_runs_as_they_ended():
     assert f"Without a baseline it ends at {bare:.1f} %, {round((recipe[0] - bare) * 1.28)} answers lower" in page
     fewer = f"{bare_exact:.1f} % on seed 0, {round((bare_exact - exact[0]) * 1.28)} answers more than with `uniform`"
     assert f"the exact run ends at {fewer}" in page
-    [lora] = ends["exact, LoRA"]
+    [lora], [wide] = ends["exact, LoRA"], ends["exact, N = 16"]
+    assert f"it ends at {wide:.1f} %, {round((exact[0] - wide) * 1.28)} answers fewer" in page
     assert f"ends at {lora:.1f} % on seed 0, {round((exact[0] - lora) * 1.28)} answers fewer" in page
     [grpo] = ends["diffu-GRPO"]
     answers = round((exact[0] - grpo) * 1.28)

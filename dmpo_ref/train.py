@@ -141,7 +141,9 @@ def loop(
 def measure(
     run: RunParts, on_round: Callable[[int, LLaDAModelLM], dict[str, Any] | None] | None, taken: set[str]
 ) -> tuple[dict[str, Any], Exception | None]:
-    """What `on_round` returns and, where it is due, the test accuracy; and an error of one of them, which all processes then have.
+    """What `on_round` returns and, where it is due, the test accuracy; and an error of one of them, so that the round can be saved first.
+
+    All processes have an error if `on_round` failed in one of them. One of the evaluation is raised here if there are several processes.
 
     Args:
         taken: names of other metrics, which `on_round` may not return.

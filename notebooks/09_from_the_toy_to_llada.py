@@ -179,7 +179,7 @@ for panel, parts, unit in ((left, memory, 1e9), (right, time, 60)):
         edge = [x + y for x, y in zip(edge, part, strict=True)]
     panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=3, fontsize=7)
 left.set(xlabel="memory on one GPU, GB", title="Peak memory")
-right.set(xlabel="minutes a round, at least", title="Time of a round (lower bound)")
+right.set(xlabel="minutes a round, expected", title="Time of a round")
 left.invert_yaxis()
 plt.show()
 

@@ -144,10 +144,9 @@ def compile_blocks(model: LLaDAModelLM, mode: str) -> None:
 
     All blocks share one function, and so its graphs: one for each way in which it is called, whatever the sizes are. Torch's guards
     tell these ways apart: with a gradient or not, whether the input has one (that of the first block has none), adapters on, off or
-    with dropout, a cache that records or that is used, a mask or none, and in the last block positions
-    to go on with. A round of LoRA with a cache needs about 10 graphs, and a batch of one sequence others, because torch does not treat a
-    size of 1 as variable. At its default limit, 8, torch would run everything
-    new without compiling, for the rest of the process.
+    with dropout, a cache that records or that is used, a mask or none, and in the last block positions to go on with. A round of LoRA
+    with a cache needs about 10 graphs, and a batch of one sequence others, because torch does not treat a size of 1 as variable. At its
+    default limit, 8, torch would run everything new without compiling, for the rest of the process.
     """
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
     for block in model.model["transformer"].blocks:

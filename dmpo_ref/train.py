@@ -88,7 +88,8 @@ def loop(
     """Algorithm 1, starting at the current round of the run. Arguments as in `train`."""
     config, state, processes = run.config, run.state, run.processes
     policy, reference, vocabulary, objective = run.policy, run.reference, run.vocabulary, run.objective
-    rounds, metrics, watch = config.train.rounds, list(run.log.earlier), Watch(config)
+    rounds, metrics = config.train.rounds, list(run.log.earlier)
+    watch = Watch(config, own_objective="objective" in run.log.from_python)
     with StopSignal() as stop, tqdm(total=rounds, initial=state.round, desc="train", disable=None if processes.is_main else True) as bar:
         while state.round < rounds:
             # p_old ← p_θ: draw N rollouts for each of G prompts; reward, ℓ and w once.

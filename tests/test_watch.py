@@ -1,6 +1,7 @@
 """A run that goes wrong says so: each warning at its bound, once, silence where all is well, and the batch of a step that broke."""
 
 import dataclasses
+import inspect
 import json
 from types import SimpleNamespace
 
@@ -8,8 +9,9 @@ import pytest
 import torch
 
 from dmpo_ref.models.loading import latest_checkpoint
-from dmpo_ref.objectives import build_objective
-from dmpo_ref.presets.loading import load_config
+from dmpo_ref.objectives import OBJECTIVES, build_objective
+from dmpo_ref.presets.checks import READ_BY, idle_options
+from dmpo_ref.presets.loading import load_config, preset_names
 from dmpo_ref.rollout import Experience
 from dmpo_ref.runtime.checkpoint import as_experience
 from dmpo_ref.runtime.watch import Watch
@@ -59,12 +61,34 @@ def test_each_trouble_is_said_once_with_what_to_try(capsys, metrics, grad_norm, 
             ["optimizer.warmup_steps=480"],
             ["optimizer.warmup_steps=480, and the run has 480 gradient steps", "the learning rate stays below"],
         ),
+        (["sampler.threshold=0.5"], ["sampler.threshold=0.5 does nothing with sampler.name=random_order; it is for threshold, wino"]),
+        (["evaluation.sampler.name=threshold", "evaluation.sampler.factor=2"], ["evaluation.sampler.factor=2.0", "it is for factor"]),
+        (["loss.clip=0.1"], ["loss.clip=0.1 does nothing with loss.name=wdce; it is for diffu_grpo, "]),
+        (["weight.elbo_num_masks=7"], ["weight.elbo_num_masks=7 does nothing with weight.log_ratio=path; it is for elbo"]),
+        (["weight.baseline=none", "weight.baseline_strength=0.5"], ["with weight.baseline=none; it is for uniform, negative, model"]),
     ],
 )
 def test_options_that_do_nothing_are_said_once(capsys, overrides, words):
     (line,) = warnings_of(capsys, HEALTHY, *overrides, times=3)
     assert all(word in line for word in words)
     assert warnings_of(capsys, HEALTHY, "model.lora_rank=2", "model.lora_dropout=0.5", "optimizer.warmup_steps=479") == []
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_no_preset_sets_an_option_that_nothing_reads(preset):
+    assert not list(idle_options(load_config(preset)))
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_an_objective_that_is_said_to_have_a_clip_reads_it_and_no_other_does(name):
+    source = inspect.getsource(inspect.getmodule(OBJECTIVES[name]))
+    assert ("config.clip" in source) == (name in READ_BY["loss.clip"][1])
+
+
+def test_an_objective_of_ones_own_may_read_what_the_named_one_does_not(capsys):
+    config = load_config("toy_sudoku", "loss.clip=0.1")
+    assert [key for key, _ in Watch(config, own_objective=True).idle_options()] == []
+    assert [key for key, _ in Watch(config).idle_options()] == ["loss.clip"]
 
 
 @pytest.mark.parametrize(

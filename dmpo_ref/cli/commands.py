@@ -30,6 +30,7 @@ from dmpo_ref.masking import stream
 from dmpo_ref.models.fingerprint import fingerprint_parts
 from dmpo_ref.models.loading import base_of, latest_checkpoint, load_policy, number_of, read_config
 from dmpo_ref.plots.replay import group_of, save_replay
+from dmpo_ref.presets.checks import idle_options
 from dmpo_ref.presets.loading import load_config, preset_names
 from dmpo_ref.runtime.checkpoint import FREE_ON_RESUME
 from dmpo_ref.runtime.export import export
@@ -109,6 +110,7 @@ def run_sample(args: argparse.Namespace) -> None:
     """`dmpo sample`."""
     source, overrides = policy_of_run("sample", args.config, args.overrides)
     config = load_config(source, *overrides, for_sampling=True)
+    say_idle("sampler.", [config])
     if args.num_samples < 1:
         raise ValueError(f"--num-samples {args.num_samples}: must be at least 1")
     as_page = args.draw is not None and args.draw.endswith(".html")
@@ -186,6 +188,8 @@ def run_evaluate(args: argparse.Namespace) -> None:
                 raise ValueError(f"{name} twice: give each task, length and sampler once")
             runs[name] = load_config(file, *given, *chosen)
     accelerator = build_accelerator(next(iter(runs.values())))
+    if accelerator.is_main_process:
+        say_idle("evaluation.sampler.", list(runs.values()))
     if args.output is None and accelerator.num_processes > 1:
         raise ValueError("several processes need a folder that they share: give --output FOLDER")
     writes = args.output is not None and accelerator.is_main_process
@@ -196,6 +200,14 @@ def run_evaluate(args: argparse.Namespace) -> None:
             answer_all(model, {path: (configs[path], *questions[path]) for path in paths}, accelerator)
         if accelerator.is_main_process:
             report_evaluation({path: len(items) for path, (_, items) in questions.items()})
+
+
+def say_idle(section: str, configs: list[Config]) -> None:
+    """One line on stderr for each option of a section that none of the configs reads."""
+    first, *others = (dict(idle_options(config)) for config in configs)
+    for key, message in first.items():
+        if key.startswith(section) and all(key in idle for idle in others):
+            complain(f"warning: {message}", code=0)
 
 
 def check_evaluation(config: Config) -> tuple[Any, list[Any]]:

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from dmpo_ref.config import Config, LossConfig, get_option
+from dmpo_ref.config import Config, LossConfig, describe_options, get_option
 from dmpo_ref.objectives import OBJECTIVES, build_objective
 from dmpo_ref.objectives.base import Objective
 from dmpo_ref.samplers.checks import check_bounds, check_memory, check_options, has_path_log_prob, require
 
 NO_PATH = "only sampler.name=random_order has a path probability, above temperature 0 and without guidance or stop_early"
+
+# Options that one choice of another option reads and the others do not: option → (the other one, its choices that read it).
+CLIPPED = ("diffu_grpo", "coupled_grpo", "espo", "gdpo", "gdsd", "stable_drl", "trace_rl", "agrpo")
+READ_BY: dict[str, tuple[str, tuple[str, ...]]] = {
+    "loss.normalise": ("loss.name", ("wdce",)),
+    "loss.clip": ("loss.name", CLIPPED),
+    "weight.elbo_masks": ("weight.log_ratio", ("elbo",)),
+    "weight.elbo_num_masks": ("weight.log_ratio", ("elbo",)),
+    "weight.baseline_strength": ("weight.baseline", ("uniform", "negative", "model")),
+}
+for section in ("sampler", "evaluation.sampler"):
+    READ_BY[f"{section}.threshold"] = (f"{section}.name", ("threshold", "wino"))
+    READ_BY[f"{section}.back_threshold"] = (f"{section}.name", ("wino",))
+    READ_BY[f"{section}.factor"] = (f"{section}.name", ("factor",))
 
 
 def check_config(config: Config) -> None:
@@ -41,6 +55,17 @@ def check_config(config: Config) -> None:
     check_sizes(config)
     check_weight_section(config)
     check_objective(config)
+
+
+def idle_options(config: Config) -> Iterator[tuple[str, str]]:
+    """(option, one line about it) for every option that was changed and that nothing reads, by `READ_BY`.
+
+    It is no error: a preset may set what a choice on the command line leaves without use.
+    """
+    for key, (chooser, readers) in READ_BY.items():
+        value, chosen = get_option(config, key), get_option(config, chooser)
+        if value != describe_options()[key].default and chosen not in readers:
+            yield key, f"{key}={value} does nothing with {chooser}={chosen}; it is for {', '.join(readers)}"
 
 
 def check_sizes(config: Config) -> None:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from dmpo_ref.config import Config, ModelConfig
 from dmpo_ref.models.files import first_line
+from dmpo_ref.presets.checks import idle_options
 from dmpo_ref.rollout import Experience
 from dmpo_ref.runtime.files import force_to_disk
 
@@ -26,12 +27,13 @@ class Watch:
     """Looks at every round of a run and warns, once for each kind of trouble.
 
     Attributes:
+        own_objective: whether `config.loss` names another objective than the one that is trained.
         lowest, highest: rewards that were seen so far.
         said: kinds of trouble that were reported.
     """
 
-    def __init__(self, config: Config):
-        self.config, self.said = config, set[str]()
+    def __init__(self, config: Config, *, own_objective: bool = False):
+        self.config, self.own_objective, self.said = config, own_objective, set[str]()
         self.lowest, self.highest = float("inf"), float("-inf")
 
     def look(self, metrics: Mapping[str, float | None], steps: Sequence[Mapping[str, float | None]], reward: Tensor) -> None:
@@ -79,6 +81,9 @@ class Watch:
         if optimizer.warmup_steps >= num_steps:
             problem = f"optimizer.warmup_steps={optimizer.warmup_steps}, and the run has {num_steps} gradient steps"
             yield "warm-up", f"{problem}: the learning rate stays below optimizer.learning_rate"
+        for key, message in idle_options(self.config):
+            if not (self.own_objective and key.startswith("loss.")):
+                yield key, message
 
 
 def keep_batch(output: Path, batch: Experience, step: int, process: int = 0) -> str:

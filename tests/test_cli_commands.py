@@ -166,6 +166,17 @@ def test_evaluate_loads_a_policy_once_for_all_configs_that_ask_it_in_turn(tmp_pa
         assert f"\n{name}: " in printed
 
 
+def test_an_option_that_no_sampler_of_the_evaluation_reads_is_said(capsys):
+    words = ["evaluate", "toy_sudoku", "evaluation.num_items=1", "evaluation.num_samples=1", "evaluation.sampler.threshold=0.5"]
+    line = "evaluation.sampler.threshold=0.5 does nothing with evaluation.sampler.name=random_order; it is for threshold, wino\n"
+    assert main(words) == 0
+    assert capsys.readouterr().err.endswith(f"dmpo: warning: {line}")
+    assert main([*words, "--samplers", "random_order,threshold"]) == 0, "one of them reads it"
+    assert "warning" not in capsys.readouterr().err
+    assert main(["sample", "toy_sudoku", "sampler.factor=2"]) == 0
+    assert "dmpo: warning: sampler.factor=2.0 does nothing with sampler.name=random_order" in capsys.readouterr().err
+
+
 def test_evaluate_checks_every_config_before_the_first_answer(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(commands, "load_policy", lambda *_: pytest.fail("loaded"))
     words = ["evaluate", "toy_sudoku", "--samplers", "confidence,random", "evaluation.sampler.steps=99", "--output", str(tmp_path / "out")]

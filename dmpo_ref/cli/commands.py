@@ -188,10 +188,10 @@ def run_evaluate(args: argparse.Namespace) -> None:
                 raise ValueError(f"{name} twice: give each task, length and sampler once")
             runs[name] = load_config(file, *given, *chosen)
     accelerator = build_accelerator(next(iter(runs.values())))
-    if accelerator.is_main_process:
-        say_idle("evaluation.sampler.", list(runs.values()))
     if args.output is None and accelerator.num_processes > 1:
         raise ValueError("several processes need a folder that they share: give --output FOLDER")
+    if accelerator.is_main_process:
+        say_idle("evaluation.sampler.", list(runs.values()))
     writes = args.output is not None and accelerator.is_main_process
     with tempfile.TemporaryDirectory() as temporary, claim(Path(args.output), option="--output ") if writes else nullcontext():
         configs = {Path(args.output or temporary) / f"{name}.jsonl": config for name, config in runs.items()}

@@ -18,7 +18,9 @@ from dmpo_ref.tasks.encoding import encode
 from dmpo_ref.train import loop
 from tests.helpers import tiny_model
 
-G, N, R, K, ROUNDS = 1, 6, 2, 3, 3
+G, N, R, K, ROUNDS = 2, 6, 2, 3, 3
+# The second with 1 and 2, and 3 and 4, exchanged.
+PUZZLES = ("2431002400404213,2431312413424213", "1342001300303124,1342421324313124")
 
 
 class Uniforms:
@@ -30,13 +32,13 @@ class Uniforms:
             _, position = run.prompts.of_round(number)
             generators = streams(run.config.seed, "rollout", position)
             self.drawn.append(draw_uniforms(run.config.sampler, prompts.response_mask, N, generators).flatten(0, 1))
-            response = prompts.response_mask[0]
             for k in range(K):
                 # Fresh masks are keyed by the step of the run, stored ones by the step of the round.
                 key = k if stores_masks else f"step {number * K + k}"
-                (generator,) = streams(run.config.seed, "masks", position, key)
-                self.drawn.append(torch.rand(N, R, generator=generator, dtype=torch.float64))
-                self.drawn.append(uniforms_at(response, generator, N, R))
+                generators = streams(run.config.seed, "masks", position, key)
+                self.drawn.append(torch.cat([torch.rand(N, R, generator=g, dtype=torch.float64) for g in generators]))
+                where = zip(prompts.response_mask, generators, strict=True)
+                self.drawn.append(torch.cat([uniforms_at(response, g, N, R) for response, g in where]))
 
     def __call__(self, *shape: int) -> torch.Tensor:
         uniform = self.drawn.pop(0)
@@ -61,13 +63,16 @@ def perturb(model) -> None:
 def test_the_page_gives_the_losses_weights_and_parameters_of_train(tmp_path, loss, baseline, monkeypatch):
     plain = (f"train.num_rollouts={N}", f"train.rounds={ROUNDS}", f"train.steps_per_round={K}", f"loss.num_masks={R}", "loss.masks=exact",
              f"loss.name={loss}", f"weight.baseline={baseline}", "optimizer.schedule=constant", "optimizer.learning_rate=2e-4",
-             f"output={tmp_path}", "evaluation.num_items=1")  # fmt: skip
+             f"output={tmp_path / 'run'}", "evaluation.num_items=1", f"train.prompts_per_round={G}", f"task.train={tmp_path / 'two.csv'}")  # fmt: skip
+    (tmp_path / "run").mkdir()
+    (tmp_path / "two.csv").write_text("\n".join(["Puzzle,Solution", *PUZZLES]) + "\n")
     run = prepare_run(load_config("toy_two_solutions", *plain))
+    monkeypatch.setattr(run.prompts, "_shuffled", lambda number: range(G))  # the page takes its prompts in one order
     for model in (run.policy, run.reference.network):
         model.double()
     perturb(run.policy)  # p_θ ≠ p_ref from the start
     policy, reference = copy.deepcopy(run.policy), copy.deepcopy(run.reference.network)
-    prompts = encode(run.tokenizer, run.task, run.prompts.items[:1])
+    prompts = encode(run.tokenizer, run.task, run.prompts.items)
     rand = Uniforms(run, prompts, stores_masks=loss == "wddo")
 
     # `train`.
@@ -124,6 +129,21 @@ def test_rollouts_are_samples_of_the_policy_and_their_log_probability_is_that_of
         exact += torch.stack([0.5 * second[b] * conditional([4, 1, 6, b + 4], 1) for b in range(4)], dim=1)
     error = (counts / 20_000 - exact).abs() / (exact * (1 - exact) / 20_000).sqrt()
     assert error.max() < 4.5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_token_that_is_not_allowed_is_never_drawn(dtype):
+    """The softmax of a model in less than float64 ends below 1: a draw above that end took the last token, allowed or not."""
+    model, allowed = tiny_model().to(dtype), torch.tensor([True] * 4 + [True, True, True, False])
+    prompts = torch.tensor([[4, 1, 6, 1]]).repeat(50, 1)
+    tokens, _, log_p = minimal.draw_rollouts(model, prompts, 1, allowed, lambda *shape: torch.full(shape, 1 - 2**-53, dtype=torch.float64))
+    assert (tokens != 7).all() and log_p.isfinite().all()
+
+
+def test_wddo_takes_no_baseline():
+    with pytest.raises(AssertionError):
+        next(minimal.dmpo(tiny_model(), tiny_model(), torch.ones(1, 2).long(), None, 1, torch.ones(8).bool(), None, N=2, loss="wddo",
+                          baseline="uniform"))  # fmt: skip
 
 
 def test_the_page_stands_alone_and_is_one_page():

@@ -740,7 +740,7 @@ print(
 # - One-shot objectives solved the puzzle and lost one of its two solutions in all 27 runs, at the learning rates that are best for their
 #   own goal. At a tenth of these rates both survive, and the puzzle is solved two times out of three.
 # - None of this is about small groups: every run here has 64 rollouts in a step. With 4 in a step DMPO loses solutions too, in 7 of 9 runs
-#   ([results](../book/results.md)).
+#   at the rate of large groups, in none at a lower one ([results](../book/results.md), [scoreboard](../book/scoreboard.md)).
 # - A product of marginals satisfies $q(1)^{1/h}+q(2)^{1/h}\le1$. It cannot represent two answers that differ in many tokens, and its
 #   gradient does not show which tokens go together. But an answer is lost only if the goal is mode seeking as well.
 # - Accuracy shows none of this. Look at shares, or at pass@k.

@@ -303,8 +303,8 @@ print(
 # This matters here because a method that only *sharpens* a policy raises accuracy, but does not raise pass@k, or even lowers it. The target
 # of DMPO is a distribution, p\*, in which the solutions that p_ref can find keep their proportions. The trained policy need not keep them:
 # a solution that is no longer drawn gets no weight and does not come back ([02](02_mode_seeking_and_mass_covering.ipynb), section 7), and
-# with one group of 4 rollouts a step 7 of 9 toy runs lost one. Notebook [08](08_against_its_rivals.ipynb) measures which methods keep
-# several.
+# with one group of 4 rollouts a step 7 of 9 toy runs lost one at the rate of large groups. Notebook
+# [08](08_against_its_rivals.ipynb) measures which methods keep several.
 #
 # After an interruption, the same command continues where it stopped, and counts no item twice. Another seed, sampler or checkpoint is
 # refused for the same file:

@@ -51,10 +51,8 @@ kept = f"{sum(not lost_a_solution(row) for row in kept_both)} of {len(kept_both)
 plain = f"{sum(not lost_a_solution(row) for row in FINAL['REINFORCE'])} of {len(FINAL['REINFORCE'])}"
 one_shot = [row for name in ONE_SHOT for row in FINAL[name]]
 SENTENCES = [
-    (README, f"`uniform` reaches {kl('uniform')} on two masks, {kl('uniform, path steps')} on two steps of the path, "),
-    (README, f"of the path, {kl('uniform, path likelihood')} on all"),
-    (README, f"with one group of 4 in a step, {small} runs lose a solution"),
-    (RESULTS, f"with one group of 4 in a step {small} runs lost one"),
+    (README, f"With one group of 4 in a step and the same learning rate, {small} runs lose a solution"),
+    (RESULTS, f"with one group of 4 in a step, at the rate of the large groups, {small} runs lost one"),
     (RESULTS, f"REINFORCE kept both in {kept} runs"),
     (RESULTS, f"lost a solution in all {len(one_shot)} runs"),
     (RESULTS, f"`uniform` is twice as far as `none` on masks ({pairs} nats, medians of {len(read('act_b'))} runs on three puzzles)"),
@@ -68,8 +66,8 @@ SENTENCES = [
     ("08", f"are away from it ({by_size[0]:.3f} to {by_size[-1]:.3f})"),
     ("08", f"lost one of its two solutions in all {len(one_shot)} runs"),
     ("08", f"kept both in {plain} runs"),
-    ("08", f"DMPO loses solutions too, in {small} runs"),
-    ("10", f"with one group of 4 rollouts a step {small} toy runs lost one"),
+    ("08", f"DMPO loses solutions too, in {small} runs at the rate of large groups"),
+    ("10", f"with one group of 4 rollouts a step {small} toy runs lost one at the rate of large groups"),
 ]
 
 

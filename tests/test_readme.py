@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.test_architecture import FLAT, FLOORS
+from tests.test_scoreboard_page import SCORES, SUITE
 from toy import RESULTS
+from toy.scoreboard.report import report_rows
 from toy.studies.acts import by_name, lost_mode, share_error
 
 README = Path("README.md").read_text(encoding="utf-8")
@@ -94,11 +96,23 @@ def test_the_numbers_of_the_short_list_are_those_of_the_stored_results():
     assert f"a median of **{statistics.median(row['after']['kl_target_policy'] for row in act_b):.3f}**" in shown
     assert all(0.8 < row["before"]["kl_target_policy"] < 1.05 for row in act_b)  # "about 1 nat"
 
-    def median(name: str) -> float:
-        return statistics.median(row["after"]["kl_target_policy"] for row in stored("variants", name=name))
-
-    assert f"{median('wdce, negative'):.2f} nats where `none` reaches {median('wdce, none'):.3f}" in shown
-    assert 7.5 < median("wdce, none, elbo weights") / median("wdce, none") < 8.5  # "eight times"
+    fixed = stored("act_a", name="reference fixed (log_ratio path)")
+    assert f"with p_ref fixed {statistics.mean(row['after']['temperature_1'] for row in fixed):.3f}" in shown
+    runs = {name: report_rows(SCORES, name) for name in SUITE["methods"]}
+    kl = {name: f"{statistics.median(row['kl_target_policy'] for row in rows):.3f}" for name, rows in runs.items()}
+    assert {len(rows) for rows in runs.values()} == {20}
+    for words in (
+        f"and no baseline: {kl['WDCE, masks']}.",
+        f"{kl['WDCE, masks, uniform']} on two masks, {kl['WDCE, path steps, uniform']} on two steps of the path, ",
+        f"{kl['WDCE, whole path, uniform']} on the whole path",
+        f"weights from ELBOs, {kl['WDCE, masks, ELBO weights']}.",
+        f"if p\\* is the aim: {kl['WDCE, path steps, negative']}.",
+    ):
+        assert words in shown
+    again = (
+        f"`uniform` on masks is at {kl['WDCE, masks, uniform']} and weights from ELBOs at {kl['WDCE, masks, ELBO weights']}, four times "
+    )
+    assert f"{again}the {kl['WDCE, masks']} of weights along the path" in Path("book/results.md").read_text(encoding="utf-8")
 
 
 def test_the_tables_of_the_book_s_results_are_those_of_the_stored_results():

@@ -67,7 +67,9 @@ def test_what_is_said_of_small_groups():
     assert "a price of {:,} rows in `train` for {:,} without".format(*(row for of_name in rows.values() for row in of_name)) in TEXT
     alone = [row for (_, _, size), of_size in sizes.items() if size == 4 for row in of_size]
     readme = Path("README.md").read_text(encoding="utf-8")
-    assert f"at [rates tuned for it](book/scoreboard.md) none of {len(alone)})" in readme
+    assert f"at [rates tuned for it](book/scoreboard.md) none of {len(alone)};" in readme
+    results = Path("book/results.md").read_text(encoding="utf-8")
+    assert f"at rates tuned for small ones none of {len(alone)} does" in results
     assert f"they bring `uniform` to {kl[step + ', uniform', 16]:.3f} and {kl[path + ', uniform', 16]:.3f}" in TEXT
     assert all(kl[name + ", 1/4 by p_ref", 16] > 0.95 * kl[name + ", 1/4 by p_ref", 4] for name in (step, path))
     assert min(kl[method, 256] for method in SUITE["groups_per_step"]["methods"]) > 0.015

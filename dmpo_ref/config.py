@@ -63,19 +63,20 @@ def option(default: Any, help: str, *, symbol: str = "", bound: Bound | None = N
 class ModelConfig:
     path: str = option("???", "folder or hub name of the policy to start from, in Hugging Face layout")
     dtype: Literal["float32", "bfloat16"] = option("float32", "number type of the weights; adapters stay in float32")
-    float32_logits: bool = option(False, "do not round logits of bfloat16 weights before scoring: half a nat less noise in an ELBO")
+    float32_logits: bool = option(False, "do not round logits of bfloat16 weights: lowers the noise of an ELBO by about half a nat")
     lora_rank: int = option(
         0,
         "rank of the LoRA adapters; 0: all weights are trained. With adapters p_ref is the policy without them",
         bound=Bound(lambda rank: 0 <= rank <= 2**14, "must not be negative, and at most 16384, more than LLaDA-8B is wide"),
     )
     lora_alpha: float = option(64.0, "LoRA scale: adapters count lora_alpha / lora_rank", bound=FINITE_ABOVE_0)
-    lora_dropout: float = option(0.0, "dropout on the adapters' input, in steps on a loss linear in the log-probabilities", bound=BELOW_1)
+    lora_dropout: float = option(0.0, "dropout on the adapters' input; only for losses linear in the log-probabilities", bound=BELOW_1)
     lora_targets: list[str] = option(
         ["q_proj", "k_proj", "v_proj", "attn_out", "ff_proj", "up_proj", "ff_out"], "linear layers of every block that get an adapter"
     )
     lora_lean: bool = option(
-        False, "round adapters to bfloat16, if the weights are, where no gradient is taken: a fifth of their bytes; p_θ/p_old starts near 1"
+        False,
+        "round adapters to bfloat16, as the weights, in passes without a gradient: a fifth of their bytes; p_θ/p_old starts near 1",
     )
     quantize: Literal["none", "nf4"] = option("none", "keep the frozen weights in 4 bits (needs bitsandbytes; with LoRA only)")
     gradient_checkpointing: bool = option(False, "recompute each block in the backward pass instead of keeping its activations")
@@ -199,11 +200,11 @@ class LossConfig:
     normalise: Literal["length", "none"] = option("length", "wdce: divide the NELBO by L, as published, or not")
     kl: float = option(
         0.0,
-        "reinforce, and what has a clip but stable_drl: weight of the KL to p_ref, reward per nat for reinforce and espo; 0: none",
+        "weight of the KL to p_ref, for reinforce and all that clip except stable_drl; reward per nat for reinforce and espo; 0: none",
         symbol="β",
         bound=ZERO_OR_ABOVE,
     )
-    clip: float = option(0.2, "where p_θ/p_old is clipped: it counts between 1 − ε and 1 + ε", symbol="ε", bound=ABOVE_0)
+    clip: float = option(0.2, "p_θ/p_old is clipped to [1 − ε, 1 + ε]", symbol="ε", bound=ABOVE_0)
     micro_batch: Optional[int] = option(None, "masked sequences in one forward and backward pass; null: all", bound=AT_LEAST_1)
 
 
@@ -239,8 +240,8 @@ class TrainConfig:
     reuse_rounds: int = option(0, "rollouts of so many earlier rounds stay in the buffer, with the weights they had", bound=NOT_NEGATIVE)
     skip_equal_groups: int = option(
         0,
-        "replace groups whose rewards are all equal, which give no direction, by groups of other prompts: so many further tries in a "
-        "round, then they stay; 0: they stay",
+        "replace groups whose rewards are all equal by groups of other prompts: so many further tries in a round, then they stay; "
+        "0: they stay. Biased if the log-ratios in such a group differ: then its weights do too",
         bound=NOT_NEGATIVE,
     )
     resync_every: int = option(0, "set p_ref ← p_θ every so many rounds; 0: never, p* is fixed", bound=NOT_NEGATIVE)
@@ -260,7 +261,7 @@ class TrainConfig:
 @dataclass(slots=True)
 class EvaluationConfig:
     every: int = option(0, "rounds between evaluations during training; 0: only after the last", bound=NOT_NEGATIVE)
-    num_items: Optional[int] = option(None, "the first so many test items; null: all", bound=AT_LEAST_1)
+    num_items: Optional[int] = option(None, "number of test items, the first ones; null: all", bound=AT_LEAST_1)
     num_samples: int = option(1, "answers for each item", bound=COUNT)
     sampler: SamplerConfig = option(SamplerConfig, "sampler of the evaluation")
 

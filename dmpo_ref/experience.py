@@ -1,6 +1,6 @@
 """From prompts to experience: rollouts and rewards; then ℓ, w and w_base, computed once, and the log-probabilities that a loss subtracts.
 
-Algorithm 1 of arXiv 2510.08233, the part before the gradient steps. Every function takes only what it needs.
+Algorithm 1 of arXiv 2510.08233, the part before the gradient steps.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class Drawn:
     components: dict[str, float]
 
     def equal_groups(self) -> list[int]:
-        """Indices of the groups whose rewards are all equal: their weights say nothing about which rollout is better."""
+        """Indices of the groups whose rewards are all equal: no rollout in them is better than another."""
         return (self.reward.amax(dim=-1) == self.reward.amin(dim=-1)).nonzero().flatten().tolist()
 
     def with_groups_of(self, new: Drawn, places: list[int]) -> Drawn:

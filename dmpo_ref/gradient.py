@@ -1,6 +1,6 @@
 """One gradient step on a batch of experience: masks, token log-probabilities, w_real, loss, gradient, update.
 
-Algorithm 1 of arXiv 2510.08233, the part after the weights. Every function takes only what it needs.
+Algorithm 1 of arXiv 2510.08233, the part after the weights.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def backward(
     """Accumulate the gradient of the objective; returns the loss. Memory is bounded by `loss.micro_batch` sequences.
 
     Args:
-        checks: whether `is_linear` is true is looked at, which makes a GPU wait.
+        checks: verify `is_linear`, which makes the host wait for the GPU.
 
     Raises:
         ValueError: the loss is no single number with a gradient, or not linear although `is_linear` says so.

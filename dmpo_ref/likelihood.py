@@ -1,7 +1,7 @@
 """Log-probabilities of given responses: the allowed vocabulary, token log-probabilities under masks, and their sums.
 
-Three shapes, three names: `token_log_prob` [G, N, R, S] of each scored token, `sequence_log_prob` [G, N] their weighted sum, and its two
-cases, `elbo` (random masks) and `path_log_prob` (a rollout's own order).
+Two shapes: `token_log_prob` [G, N, R, S] of each scored token, and its weighted sum [G, N], `sequence_log_prob`, which is `elbo` on random
+masks and `path_log_prob` on a rollout's own order.
 """
 
 from __future__ import annotations

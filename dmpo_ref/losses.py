@@ -16,7 +16,7 @@ def wdce(sequence_log_prob: Tensor, weight: Tensor) -> Tensor:
     Args:
         sequence_log_prob: [G, N], the negative NELBO estimate of the current policy (averaged over its masks), divided by L
             for the published scale.
-        weight: [G, N] w_real = w − strength · w_base; its rows sum to 1 − strength (or 1 without baseline).
+        weight: [G, N] w_real = w − strength · w_base; its rows sum to 1 − strength, or to 1 without a baseline, unless w are rewards.
     """
     return -reduce(weight * sequence_log_prob, "g n -> g", "sum").mean()
 

@@ -1,4 +1,4 @@
-"""Every random mask in the project: which response positions are hidden, and the weight that makes the estimate unbiased.
+"""The mask schemes of the likelihood: which response positions are hidden, and the weight of each mask in the estimate.
 
 The negative evidence lower bound of a response o of length L (arXiv 2510.08233, section 2) is
 

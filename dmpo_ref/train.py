@@ -1,8 +1,8 @@
 """The algorithm as one explicit loop: draw rollouts, weigh them once, take several gradient steps, repeat.
 
 Distribution Matching Policy Optimization (arXiv 2510.08233, Algorithm 1). `minimal.py` is the same algorithm on one page. Here
-each step is in a separate file: `samplers`, `experience.py` and `gradient.py`. Their functions take only what they need. Files, logs
-and processes are handled in `runtime`. Random numbers are keyed by (seed, purpose, prompt), so neither batching nor the number of
+each step is in a separate file: `samplers`, `experience.py` and `gradient.py`. Files, logs and processes are
+handled in `runtime`. Random numbers are keyed by (seed, purpose, prompt), so neither batching nor the number of
 processes changes them. Two exceptions: LoRA dropout depends on the micro-batch and the process, `prompts_per_step` on the process.
 """
 
@@ -58,6 +58,8 @@ def train(
 ) -> Trained:
     """Fine-tune the policy of `config.model` towards p*(o|q) ∝ p_ref(o|q) · exp(r(q,o)/α).
 
+    With `weight.log_ratio: none` p_ref is the policy that drew the rollouts, so p* moves in every round.
+
     Writes `metrics.jsonl` (one line per gradient step), `rollouts.jsonl` (answers to some prompts of each round), `config.yaml`,
     `run.json` (versions, command line) and checkpoints to `config.output`.
 
@@ -66,8 +68,8 @@ def train(
         reward: replaces the task's reward; a function of the item and the answer's text.
         objective: replaces the one that `config.loss` names. Like `task` and `reward` it is known by name only; give it again to resume.
         on_round: called after every round with (rounds done, policy), by every process; may return numbers, or lists of them, by name,
-            which are added to the metrics. If it fails, or in a single process the evaluation, the round is saved before the error
-            is raised; a resumed run goes on with the next one.
+            which are added to the metrics. If it raises, the round is saved first, and a resumed run goes on with the next one; the same
+            holds for an evaluation that raises, with one process.
         resume: continue the run in `config.output` from its newest checkpoint.
 
     Raises:
@@ -144,7 +146,7 @@ def measure(
 ) -> tuple[dict[str, Any], Exception | None]:
     """What `on_round` returns and, where it is due, the test accuracy; and an error of one of them, so that the round can be saved first.
 
-    All processes have an error if `on_round` failed in one of them. One of the evaluation is raised here if there are several processes.
+    All processes have an error if `on_round` failed in one of them. With several processes an error of the evaluation is raised at once.
 
     Args:
         taken: names of other metrics, which `on_round` may not return.

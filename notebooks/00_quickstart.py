@@ -98,7 +98,7 @@ L = int((prompt == mask_id).sum())
 print("prompt:", prompt.tolist()[0], f"  M = {mask_id}, L = {L}")
 
 # %% [markdown]
-# Everything on the page that asks the model anything goes through `log_pi`: log π(· | tokens) at every position, as a softmax
+# Every call of the model on the page goes through `log_pi`: log π(· | tokens) at every position, as a softmax
 # over the allowed tokens.
 
 
@@ -130,7 +130,7 @@ for position in blanks:
 #
 # ## 2. What should the policy become?
 #
-# One could ask for the highest reward. But a policy that always writes the same solution has it too. DMPO asks for the
+# One could ask for the highest reward. But a policy that always writes the same solution reaches it too. DMPO asks for the
 # reference policy *tilted* by the reward:
 #
 # $$p^*(o\mid q) \;\propto\; p_{\text{ref}}(o\mid q)\; e^{r(q,o)/\alpha}.$$
@@ -516,7 +516,7 @@ Image(filename=figures / "demo.png") if (figures / "demo.png").is_file() else pr
 )
 
 # %% [markdown]
-# *The result of `make demo` (84 seconds on two CPU cores, 2026-11-22). Top, act (a): 256 puzzles whose grids were
+# *The result of `make demo`. Top, act (a): 256 puzzles whose grids were
 # never trained on. The solve rate goes from 0.25 to 0.92, greedily (always the most probable digit, where the
 # network is surest) from 0.13 to 1.00: the reference is most often wrong, so its most probable answer is usually wrong. Cells that break a
 # rule are shaded.

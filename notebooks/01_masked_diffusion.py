@@ -332,8 +332,8 @@ print(f"log p(o) = log of the mean over orders: {log_p:.4f} nats")
 # $$p_\theta(o\mid q)\;=\;\mathbb E_\sigma\,p_\theta(o;\sigma\mid q).$$
 #
 # For five blanks there are only 120 orders; for ten blanks there are 3.6 million. But paths share prefixes: the next prediction of the
-# network depends on *which* blanks are filled, not on the order in which they were filled. Let $P(S)$ be the probability that at some step
-# exactly the blanks in $F$ are filled, with the digits of $o$. The blank filled last can be any $d\in S$, and each of the $L-|S|+1$ blanks
+# network depends on *which* blanks are filled, not on the order in which they were filled. Let $P(F)$ be the probability that at some step
+# exactly the blanks in $F$ are filled, with the digits of $o$. The blank filled last can be any $d\in F$, and each of the $L-|F|+1$ blanks
 # that were open before was equally likely:
 #
 # $$P(F)\;=\;\sum_{d\in F}\frac{P(F\setminus d)\;\pi(o_d\mid o_{F\setminus d})}{L-|F|+1},\qquad P(\varnothing)=1,\quad P(\text{all})=p_\theta(o).$$

@@ -79,9 +79,8 @@ print("greedily no more often than at temperature 1:", greedy_before <= before.a
 #
 # ## 2. One round, step by step
 #
-# `train` loads a config and then repeats one round. Here is one round with the same functions, on three puzzles. They take a
-# policy, a reference, a rollout and a section of the config, and nothing else. The reference is a frozen copy of the policy;
-# `weight.log_ratio=path` compares the two along the order of each rollout. (In float64, so that the numbers are the same on every machine.)
+# `train` loads a config and then repeats one round. Here is one round with the same functions, on three puzzles. The reference is a frozen
+# copy of the policy; `weight.log_ratio=path` compares the two along the order of each rollout. (In float64, so that the numbers are the same on every machine.)
 
 # %% tags=["hide-input"]
 from dmpo_ref import (

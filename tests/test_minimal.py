@@ -63,7 +63,8 @@ def perturb(model) -> None:
 def test_the_page_gives_the_losses_weights_and_parameters_of_train(tmp_path, loss, baseline, monkeypatch):
     plain = (f"train.num_rollouts={N}", f"train.rounds={ROUNDS}", f"train.steps_per_round={K}", f"loss.num_masks={R}", "loss.masks=exact",
              f"loss.name={loss}", f"weight.baseline={baseline}", "optimizer.schedule=constant", "optimizer.learning_rate=2e-4",
-             f"output={tmp_path / 'run'}", "evaluation.num_items=1", f"train.prompts_per_round={G}", f"task.train={tmp_path / 'two.csv'}")  # fmt: skip
+             f"output={tmp_path / 'run'}", "evaluation.num_items=1", f"train.prompts_per_round={G}",
+             f"task.train={tmp_path / 'two.csv'}")  # fmt: skip
     (tmp_path / "run").mkdir()
     (tmp_path / "two.csv").write_text("\n".join(["Puzzle,Solution", *PUZZLES]) + "\n")
     run = prepare_run(load_config("toy_two_solutions", *plain))

@@ -1,21 +1,24 @@
 """A run that goes wrong says so: each warning at its bound, once, silence where all is well, and the batch of a step that broke."""
 
 import dataclasses
-import inspect
 import json
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from dmpo_ref.config import LossConfig
+from dmpo_ref.likelihood import token_log_prob
+from dmpo_ref.masking import streams
 from dmpo_ref.models.loading import latest_checkpoint
 from dmpo_ref.objectives import OBJECTIVES, build_objective
-from dmpo_ref.presets.checks import READ_BY, idle_options
+from dmpo_ref.presets.checks import idle_options
 from dmpo_ref.presets.loading import load_config, preset_names
 from dmpo_ref.rollout import Experience
 from dmpo_ref.runtime.checkpoint import as_experience
 from dmpo_ref.runtime.watch import Watch
 from dmpo_ref.train import train
+from tests.helpers import make_prompts, make_rollout, tiny_model, vocabulary
 
 HEALTHY = {"reward": 0.5, "frac_reward_zero_std": 0.2, "answer_length": 20.0, "ess": 0.5, "log_ratio_mean": -1.0}
 REWARD = torch.tensor([[0.0, 1.0, 1.0, 0.0]])
@@ -64,6 +67,8 @@ def test_each_trouble_is_said_once_with_what_to_try(capsys, metrics, grad_norm, 
         (["sampler.threshold=0.5"], ["sampler.threshold=0.5 does nothing with sampler.name=random_order; it is for threshold, wino"]),
         (["evaluation.sampler.name=threshold", "evaluation.sampler.factor=2"], ["evaluation.sampler.factor=2.0", "it is for factor"]),
         (["loss.clip=0.1"], ["loss.clip=0.1 does nothing with loss.name=wdce; it is for diffu_grpo, "]),
+        (["loss.masks=path", "loss.num_masks=7"], ["loss.num_masks=7 does nothing with loss.name=wdce"]),
+        (["loss.name=reinforce", "weight.log_ratio=none", "loss.masks=exact"], ["loss.masks=exact does nothing with loss.name=reinforce"]),
         (["weight.elbo_num_masks=7"], ["weight.elbo_num_masks=7 does nothing with weight.log_ratio=path; it is for elbo"]),
         (["weight.baseline=none", "weight.baseline_strength=0.5"], ["with weight.baseline=none; it is for uniform, negative, model"]),
     ],
@@ -79,10 +84,24 @@ def test_no_preset_sets_an_option_that_nothing_reads(preset):
     assert not list(idle_options(load_config(preset)))
 
 
+@pytest.mark.parametrize("masks", ["exact", "path", "path_steps"])
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_an_objective_that_is_said_to_have_a_clip_reads_it_and_no_other_does(name):
-    source = inspect.getsource(inspect.getmodule(OBJECTIVES[name]))
-    assert ("config.clip" in source) == (name in READ_BY["loss.clip"][1])
+def test_an_objective_reads_the_options_that_it_says_and_no_other(name, masks):
+    """Its two functions are called with a config that notes what is read of it."""
+    seen, loss = set[str](), LossConfig(masks=masks, kl=0.5)
+
+    class Noted:
+        def __getattr__(self, option):
+            seen.add(option)
+            return getattr(loss, option)
+
+    objective = OBJECTIVES[name](Noted(), 0.5)
+    rollout = make_rollout(make_prompts("12__3_"), 4)
+    found = objective.masks(rollout, streams(0, "masks", [0]))
+    scores = token_log_prob(tiny_model(), rollout, found, vocabulary())
+    weight = torch.tensor([[0.1, 0.2, 0.3, 0.4]])
+    objective.loss(scores, found, Experience(rollout, [0], weight, weight, weight, scores, scores), weight)
+    assert set(objective.reads) == seen
 
 
 def test_an_objective_of_ones_own_may_read_what_the_named_one_does_not(capsys):

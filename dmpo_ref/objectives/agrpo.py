@@ -28,6 +28,7 @@ def build(config: LossConfig, alpha: float) -> Objective:
         lambda rollout, generators: draw_path_steps(rollout.step, rollout.num_steps, config.num_masks, generators),
         loss,
         uses_log_old=True,
+        reads=("num_masks", "kl", "clip"),
         uses_log_ref=config.kl > 0,
         draws_steps=True,
     )

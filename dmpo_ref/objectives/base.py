@@ -7,7 +7,7 @@ the objective.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 import torch
@@ -30,6 +30,7 @@ class Objective:
         follows_path: the masks are the rollout's own order, the same in every step.
         draws_steps: the masks are some steps of the rollout's own order, new ones in every gradient step.
         uses_weight: the loss reads w_real; if not, α is the only weight option that matters.
+        reads: names of the options of `LossConfig` that change it, but for `micro_batch`, which all have.
     """
 
     masks: Callable[[Rollout, list[torch.Generator]], Masks]
@@ -40,6 +41,7 @@ class Objective:
     follows_path: bool = False
     draws_steps: bool = False
     uses_weight: bool = False
+    reads: Collection[str] = ()
 
     def with_baseline(self, baseline: str) -> Objective:
         """A copy for a weight baseline: `model` needs log p_old too."""

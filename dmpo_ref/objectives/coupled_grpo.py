@@ -32,7 +32,7 @@ def build(config: LossConfig, alpha: float) -> Objective:
         target, advantage = rearrange(experience.rollout.response_mask, "g n s -> g n 1 s"), leave_one_out(experience.reward)
         return clip_loss(log_policy, log_old, log_ref, target, advantage, clip=config.clip, kl=config.kl)
 
-    return Objective(coupled_masks, loss, uses_log_old=True, uses_log_ref=config.kl > 0)
+    return Objective(coupled_masks, loss, uses_log_old=True, uses_log_ref=config.kl > 0, reads=("kl", "clip"))
 
 
 def couple(token_log_prob: Tensor, masks: Masks) -> Tensor:

@@ -22,7 +22,7 @@ def build(config: LossConfig, alpha: float) -> Objective:
         advantage, log_old = centred(experience.reward), need(experience.log_old)
         return clip_loss(token_log_prob, log_old, experience.log_ref, masks.target, advantage, clip=config.clip, kl=config.kl)
 
-    return Objective(one_shot_masks, loss, uses_log_old=True, uses_log_ref=config.kl > 0)
+    return Objective(one_shot_masks, loss, uses_log_old=True, uses_log_ref=config.kl > 0, reads=("kl", "clip"))
 
 
 def one_shot_masks(rollout: Rollout, generators: list[torch.Generator]) -> Masks:

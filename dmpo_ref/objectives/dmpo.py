@@ -23,7 +23,8 @@ def build_wdce(config: LossConfig, alpha: float) -> Objective:
         length = reduce(experience.rollout.response_mask, "g n s -> g n", "sum") if config.normalise == "length" else 1
         return wdce(sequence_log_prob(token_log_prob, masks) / length, weight)
 
-    return Objective(choose_masks(config), loss, is_linear=True, uses_weight=True, **path_flags(config))
+    reads = ("normalise", *mask_options(config))
+    return Objective(choose_masks(config), loss, is_linear=True, uses_weight=True, reads=reads, **path_flags(config))
 
 
 def build_wddo(config: LossConfig, alpha: float) -> Objective:
@@ -36,12 +37,18 @@ def build_wddo(config: LossConfig, alpha: float) -> Objective:
         log_old = sequence_log_prob(need(experience.log_old), masks)
         return wddo(sequence_log_prob(token_log_prob, masks) - log_old, weight)
 
-    return Objective(choose_masks(config), loss, uses_log_old=True, uses_weight=True, **path_flags(config))
+    reads = mask_options(config)
+    return Objective(choose_masks(config), loss, uses_log_old=True, uses_weight=True, reads=reads, **path_flags(config))
 
 
 def path_flags(config: LossConfig) -> dict[str, bool]:
     """The flags of `Objective` that relate the masks to the rollout's own order."""
     return {"follows_path": config.masks == "path", "draws_steps": config.masks == "path_steps"}
+
+
+def mask_options(config: LossConfig) -> tuple[str, ...]:
+    """The options that `choose_masks` reads, for `Objective.reads`."""
+    return ("masks",) if config.masks == "path" else ("masks", "num_masks")
 
 
 def choose_masks(config: LossConfig) -> Callable[[Rollout, list[torch.Generator]], Masks]:

@@ -9,7 +9,7 @@ from dmpo_ref.config import LossConfig
 from dmpo_ref.likelihood import sequence_log_prob
 from dmpo_ref.masking import Masks
 from dmpo_ref.objectives.base import Objective, need
-from dmpo_ref.objectives.dmpo import choose_masks, path_flags
+from dmpo_ref.objectives.dmpo import choose_masks, mask_options, path_flags
 from dmpo_ref.objectives.policy_gradient import centred, clipped_gain, k2
 from dmpo_ref.rollout import Experience
 
@@ -25,7 +25,8 @@ def build(config: LossConfig, alpha: float) -> Objective:
         advantage = centred(experience.reward)
         return espo(*changes(token_log_prob, masks, experience), advantage, clip=config.clip, kl=config.kl)
 
-    return Objective(choose_masks(config), loss, uses_log_old=True, uses_log_ref=config.kl > 0, **path_flags(config))
+    reads = ("kl", "clip", *mask_options(config))
+    return Objective(choose_masks(config), loss, uses_log_old=True, uses_log_ref=config.kl > 0, reads=reads, **path_flags(config))
 
 
 def changes(token_log_prob: Tensor, masks: Masks, experience: Experience) -> tuple[Tensor, Tensor | None, Tensor]:

@@ -26,6 +26,7 @@ def build(config: LossConfig, alpha: float) -> Objective:
         lambda rollout, generators: draw_masks("gauss", rollout.response_mask, config.num_masks, generators),
         loss,
         uses_log_old=True,
+        reads=("num_masks", "kl", "clip"),
         uses_log_ref=config.kl > 0,
     )
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from dmpo_ref.config import LossConfig
 from dmpo_ref.masking import Masks
 from dmpo_ref.objectives.base import Objective, need
-from dmpo_ref.objectives.dmpo import choose_masks, path_flags
+from dmpo_ref.objectives.dmpo import choose_masks, mask_options, path_flags
 from dmpo_ref.objectives.policy_gradient import centred, k2
 from dmpo_ref.rollout import Experience
 
@@ -33,7 +33,8 @@ def build(config: LossConfig, alpha: float) -> Objective:
         change, advantage = per_mask(need(experience.log_old)), centred(experience.reward)
         return gdsd(change, to_ref, length, advantage, psi=PSI, clip=config.clip, kl=config.kl)
 
-    return Objective(choose_masks(config), loss, uses_log_old=True, uses_log_ref=config.kl > 0, **path_flags(config))
+    reads = ("kl", "clip", *mask_options(config))
+    return Objective(choose_masks(config), loss, uses_log_old=True, uses_log_ref=config.kl > 0, reads=reads, **path_flags(config))
 
 
 def gdsd(change: Tensor, to_ref: Tensor | None, length: Tensor, advantage: Tensor, *, psi: float, clip: float, kl: float) -> Tensor:

@@ -25,7 +25,7 @@ def build(config: LossConfig, alpha: float) -> Objective:
             reward = reward - config.kl * (log_policy.detach() - sequence_log_prob(need(experience.log_ref), masks))
         return reinforce(log_policy - log_old, reward)
 
-    return Objective(follow_path, loss, uses_log_old=True, uses_log_ref=config.kl > 0, follows_path=True)
+    return Objective(follow_path, loss, uses_log_old=True, uses_log_ref=config.kl > 0, follows_path=True, reads=("kl",))
 
 
 def reinforce(log_ratio: Tensor, reward: Tensor) -> Tensor:

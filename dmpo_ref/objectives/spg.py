@@ -10,7 +10,7 @@ from dmpo_ref.config import LossConfig
 from dmpo_ref.likelihood import sequence_log_prob
 from dmpo_ref.masking import Masks
 from dmpo_ref.objectives.base import Objective
-from dmpo_ref.objectives.dmpo import choose_masks, path_flags
+from dmpo_ref.objectives.dmpo import choose_masks, mask_options, path_flags
 from dmpo_ref.objectives.policy_gradient import centred
 from dmpo_ref.rollout import Experience
 
@@ -29,7 +29,7 @@ def build(config: LossConfig, alpha: float) -> Objective:
         lower, upper = sequence_log_prob(token_log_prob, masks) / length, upper_bound(token_log_prob, masks, exponent=EXPONENT)
         return spg(lower, upper, experience.reward, mixture=MIXTURE)
 
-    return Objective(choose_masks(config), loss, **path_flags(config))
+    return Objective(choose_masks(config), loss, reads=mask_options(config), **path_flags(config))
 
 
 def spg(lower: Tensor, upper: Tensor, reward: Tensor, *, mixture: float) -> Tensor:

@@ -9,7 +9,7 @@ from dmpo_ref.config import LossConfig
 from dmpo_ref.likelihood import sequence_log_prob
 from dmpo_ref.masking import Masks
 from dmpo_ref.objectives.base import Objective, need
-from dmpo_ref.objectives.dmpo import choose_masks, path_flags
+from dmpo_ref.objectives.dmpo import choose_masks, mask_options, path_flags
 from dmpo_ref.objectives.policy_gradient import centred
 from dmpo_ref.rollout import Experience
 
@@ -27,7 +27,8 @@ def build(config: LossConfig, alpha: float) -> Objective:
         log_policy, log_old = (sequence_log_prob(x, masks) / length for x in (token_log_prob, need(experience.log_old)))
         return stable_drl(log_policy, log_old, centred(experience.reward), clip=config.clip)
 
-    return Objective(choose_masks(config), loss, uses_log_old=True, **path_flags(config))
+    reads = ("clip", *mask_options(config))
+    return Objective(choose_masks(config), loss, uses_log_old=True, reads=reads, **path_flags(config))
 
 
 def stable_drl(log_policy: Tensor, log_old: Tensor, advantage: Tensor, *, clip: float) -> Tensor:

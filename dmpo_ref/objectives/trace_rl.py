@@ -27,7 +27,7 @@ def build(config: LossConfig, alpha: float) -> Objective:
         advantage, log_old = standardised(experience.reward), need(experience.log_old)
         return clip_loss(token_log_prob, log_old, experience.log_ref, masks.target, advantage, clip=config.clip, kl=config.kl)
 
-    return Objective(follow_path, loss, uses_log_old=True, uses_log_ref=config.kl > 0, follows_path=True)
+    return Objective(follow_path, loss, uses_log_old=True, uses_log_ref=config.kl > 0, follows_path=True, reads=("kl", "clip"))
 
 
 def standardised(reward: Tensor) -> Tensor:

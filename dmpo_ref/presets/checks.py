@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 from dmpo_ref.config import Config, LossConfig, describe_options, get_option
@@ -13,11 +13,9 @@ from dmpo_ref.samplers.checks import check_bounds, check_memory, check_options, 
 
 NO_PATH = "only sampler.name=random_order has a path probability, above temperature 0 and without guidance or stop_early"
 
-# Options that one choice of another option reads and the others do not: option → (the other one, its choices that read it).
-CLIPPED = ("diffu_grpo", "coupled_grpo", "espo", "gdpo", "gdsd", "stable_drl", "trace_rl", "agrpo")
+# Options that one choice of another option reads and the others do not: option → (the other one, its choices that read it). Those
+# of the loss are in `Objective.reads`.
 READ_BY: dict[str, tuple[str, tuple[str, ...]]] = {
-    "loss.normalise": ("loss.name", ("wdce",)),
-    "loss.clip": ("loss.name", CLIPPED),
     "weight.elbo_masks": ("weight.log_ratio", ("elbo",)),
     "weight.elbo_num_masks": ("weight.log_ratio", ("elbo",)),
     "weight.baseline_strength": ("weight.baseline", ("uniform", "negative", "model")),
@@ -58,14 +56,20 @@ def check_config(config: Config) -> None:
 
 
 def idle_options(config: Config) -> Iterator[tuple[str, str]]:
-    """(option, one line about it) for every option that was changed and that nothing reads, by `READ_BY`.
+    """(option, one line about it) for every option that was changed and that nothing reads.
 
     It is no error: a preset may set what a choice on the command line leaves without use.
     """
-    for key, (chooser, readers) in READ_BY.items():
+    of_loss = {f"loss.{name}": ("loss.name", readers_of(name, config.loss)) for name in ("masks", "num_masks", "normalise", "clip")}
+    for key, (chooser, readers) in (READ_BY | of_loss).items():
         value, chosen = get_option(config, key), get_option(config, chooser)
         if value != describe_options()[key].default and chosen not in readers:
             yield key, f"{key}={value} does nothing with {chooser}={chosen}; it is for {', '.join(readers)}"
+
+
+def readers_of(option: str, loss: LossConfig) -> tuple[str, ...]:
+    """The names of the objectives that read an option of the loss."""
+    return tuple(name for name, build in OBJECTIVES.items() if option in build(loss, 1.0).reads)
 
 
 def check_sizes(config: Config) -> None:
@@ -124,7 +128,7 @@ def check_objective(config: Config) -> None:
     for_wdce = f"rollouts of p_ref (train.reference_share={train.reference_share}) are weighed for wdce only"
     require(not train.reference_share or loss.name == "wdce", config, "loss.name", for_wdce)
     check_flags(config, objective, f"loss.name={loss.name} has no importance weights;")
-    with_kl = [name for name, build in OBJECTIVES.items() if reads_kl(build)]
+    with_kl = readers_of("kl", loss)
     require(loss.kl == 0 or loss.name in with_kl, config, "loss.kl", f"for {', '.join(with_kl)}; use 0")
     if loss.name == "wddo":
         require(weight.baseline == "none", config, "weight.baseline", "wddo has its own negative term; use none")
@@ -160,9 +164,3 @@ def check_flags(config: Config, objective: Objective, has_no_weights: str) -> No
         ):
             right = f"{has_no_weights} use {'null' if unused is None else unused}"
             require(getattr(weight, name) == unused, config, f"weight.{name}", right)
-
-
-def reads_kl(build: Callable[[LossConfig, float], Objective]) -> bool:
-    """Whether `loss.kl` alone makes an objective subtract log p_ref."""
-    without, with_kl = (build(LossConfig(kl=kl), 1.0).uses_log_ref for kl in (0.0, 1.0))
-    return with_kl and not without

@@ -7,7 +7,7 @@ decides which positions come next. In `blockwise`:
 - `threshold` and `factor` all those of high enough confidence (Fast-dLLM, Wu et al., arXiv 2505.22618).
 
 In `wino`:
-- `wino` the same, and it may take tokens back (Wide-In, Narrow-Out, arXiv 2507.18578).
+- `wino` as `threshold`, but tokens that look wrong later are masked again (Wide-In, Narrow-Out, arXiv 2507.18578).
 
 Both draw tokens from softmax(logits / T) over the allowed vocabulary (`proposal`). `confidence`, `threshold` and `factor` can
 keep keys and values between the steps of a block. `checks` refuses impossible settings.

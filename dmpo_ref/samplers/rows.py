@@ -106,7 +106,7 @@ def set_aside_finished(state: SomeRows, finished: list[SomeRows], unsettled: Ten
     state.step = state.step.masked_fill(rest, now)
     state.confidence = state.confidence.masked_fill(rest, 1.0)
     state.masked = state.masked & ~rest
-    is_open = state.masked.any(dim=-1).tolist()  # the only place where the host waits to learn how far the rows are
+    is_open = state.masked.any(dim=-1).tolist()  # without a cache the only place where the host waits to learn how far the rows are
     if all(is_open):
         return state
     finished.append(state.select([i for i, more in enumerate(is_open) if not more]))

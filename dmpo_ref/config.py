@@ -75,8 +75,7 @@ class ModelConfig:
         ["q_proj", "k_proj", "v_proj", "attn_out", "ff_proj", "up_proj", "ff_out"], "linear layers of every block that get an adapter"
     )
     lora_lean: bool = option(
-        False,
-        "round adapters to bfloat16, as the weights, in passes without a gradient: a fifth of their bytes; p_θ/p_old starts near 1",
+        False, "use bfloat16 adapters, if the weights are, in passes without a gradient: a fifth of their bytes; p_θ/p_old starts near 1"
     )
     quantize: Literal["none", "nf4"] = option("none", "keep the frozen weights in 4 bits (needs bitsandbytes; with LoRA only)")
     gradient_checkpointing: bool = option(False, "recompute each block in the backward pass instead of keeping its activations")

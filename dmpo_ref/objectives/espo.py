@@ -32,12 +32,12 @@ def build(config: LossConfig, alpha: float) -> Objective:
 def changes(token_log_prob: Tensor, masks: Masks, experience: Experience) -> tuple[Tensor, Tensor | None, Tensor]:
     """ELBO_θ − ELBO_old, ELBO_θ − ELBO_ref (None where it is not stored), and the length L of each response; [G, N]."""
     log_policy, log_ref = sequence_log_prob(token_log_prob, masks), experience.log_ref
-    log_ratio = log_policy - sequence_log_prob(need(experience.log_old), masks)
+    delta = log_policy - sequence_log_prob(need(experience.log_old), masks)
     to_ref = None if log_ref is None else log_policy - sequence_log_prob(log_ref, masks)
-    return log_ratio, to_ref, reduce(experience.rollout.response_mask, "g n s -> g n", "sum")
+    return delta, to_ref, reduce(experience.rollout.response_mask, "g n s -> g n", "sum")
 
 
-def espo(log_ratio: Tensor, to_ref: Tensor | None, length: Tensor, advantage: Tensor, *, clip: float, kl: float) -> Tensor:
+def espo(delta: Tensor, to_ref: Tensor | None, length: Tensor, advantage: Tensor, *, clip: float, kl: float) -> Tensor:
     """The loss of ESPO.
 
         mean over responses of −min(ρA, clip(ρ, 1−ε, 1+ε) A) + (β/L) · ½ (ELBO_θ − ELBO_ref)²,   ρ = exp((ELBO_θ − ELBO_old)/L)
@@ -46,10 +46,10 @@ def espo(log_ratio: Tensor, to_ref: Tensor | None, length: Tensor, advantage: Te
     and one step a round it is KL-regularised REINFORCE divided by L, at the temperature α = β N/(N−1): the mean in A includes r itself.
 
     Args:
-        log_ratio: [G, N] ELBO_θ − ELBO_old, nats. to_ref: [G, N] ELBO_θ − ELBO_ref, None for β = 0; all on the same masks.
+        delta: [G, N] ELBO_θ − ELBO_old, nats. to_ref: [G, N] ELBO_θ − ELBO_ref, None for β = 0; all on the same masks.
         length: [G, N] L. advantage: [G, N] A = r − mean r. clip: ε. kl: β.
     """
-    per_response = -clipped_gain(log_ratio / length, advantage, clip)
+    per_response = -clipped_gain(delta / length, advantage, clip)
     if to_ref is not None:
         per_response = per_response + kl * k2(to_ref) / length
     return per_response.mean()

@@ -31,7 +31,7 @@ def build(config: LossConfig, alpha: float) -> Objective:
     )
 
 
-def gdpo(log_ratio: Tensor, to_ref: Tensor | None, length: Tensor, advantage: Tensor, *, clip: float, kl: float) -> Tensor:
+def gdpo(delta: Tensor, to_ref: Tensor | None, length: Tensor, advantage: Tensor, *, clip: float, kl: float) -> Tensor:
     """The loss of GDPO.
 
         mean over responses of (1/L) [ −min(ρA, clip(ρ, 1−ε, 1+ε) A) + β (e^d − d − 1) ],
@@ -41,10 +41,10 @@ def gdpo(log_ratio: Tensor, to_ref: Tensor | None, length: Tensor, advantage: Te
     would have the wrong sign: both are negative, so it falls as the response becomes more probable.
 
     Args:
-        log_ratio, to_ref, length, advantage, clip, kl: as in `espo`. The ratio is that of whole responses and not per token, so the
+        delta, to_ref, length, advantage, clip, kl: as in `espo`. The ratio is that of whole responses and not per token, so the
             same change of the policy per token is clipped L times sooner.
     """
-    per_response = -clipped_gain(log_ratio, advantage, clip)
+    per_response = -clipped_gain(delta, advantage, clip)
     if to_ref is not None:
         per_response = per_response + kl * k3(to_ref)
     return (per_response / length).mean()

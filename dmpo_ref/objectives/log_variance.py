@@ -21,7 +21,7 @@ def build(config: LossConfig, alpha: float) -> Objective:
     return Objective(follow_path, loss, uses_log_ref=True, follows_path=True)
 
 
-def log_variance(log_ratio: Tensor, reward: Tensor, alpha: float) -> Tensor:
+def log_variance(to_ref: Tensor, reward: Tensor, alpha: float) -> Tensor:
     """How far the policy is from p* up to a constant; the rollouts may come from any policy.
 
         mean over prompts of Var_n [ log p_θ(o;σ) − log p_ref(o;σ) − r/α ]
@@ -31,8 +31,8 @@ def log_variance(log_ratio: Tensor, reward: Tensor, alpha: float) -> Tensor:
     REINFORCE with a KL of strength α and leave-one-out baseline, sample by sample; so both end at the same policy.
 
     Args:
-        log_ratio: [G, N] log p_θ − log p_ref along each rollout's own order, nats.
+        to_ref: [G, N] log p_θ − log p_ref along each rollout's own order, nats.
         reward: [G, N] r.
         alpha: α, reward per nat.
     """
-    return (log_ratio - reward / alpha).var(dim=-1).mean()
+    return (to_ref - reward / alpha).var(dim=-1).mean()

@@ -28,7 +28,7 @@ def build(config: LossConfig, alpha: float) -> Objective:
     return Objective(follow_path, loss, uses_log_old=True, uses_log_ref=config.kl > 0, follows_path=True, reads=("kl",))
 
 
-def reinforce(log_ratio: Tensor, reward: Tensor) -> Tensor:
+def reinforce(delta: Tensor, reward: Tensor) -> Tensor:
     """A loss whose gradient is an unbiased estimate of −∇E_{p_θ}[R].
 
         −mean over n of ρ[n] · (R[n] − mean over j≠n of R[j]),   ρ = exp(log p_θ(o;σ) − log p_old(o;σ))
@@ -41,7 +41,7 @@ def reinforce(log_ratio: Tensor, reward: Tensor) -> Tensor:
     E_σ[p_ref(o;σ) e^{r/β} / Z(σ)] where no two orders share a conditional (two positions), close to it where they do.
 
     Args:
-        log_ratio: [G, N] log ρ, exact path log-probabilities.
+        delta: [G, N] log ρ, exact path log-probabilities.
         reward: [G, N] R.
     """
-    return -(log_ratio.exp() * leave_one_out(reward)).mean()
+    return -(delta.exp() * leave_one_out(reward)).mean()

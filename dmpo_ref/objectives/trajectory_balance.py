@@ -30,20 +30,20 @@ def build(config: LossConfig, alpha: float) -> Objective:
     return Objective(follow_path, loss, uses_log_old=True, uses_log_ref=True, follows_path=True)
 
 
-def trajectory_balance(log_ratio: Tensor, log_z: Tensor, reward: Tensor, alpha: float) -> Tensor:
+def trajectory_balance(to_ref: Tensor, log_z: Tensor, reward: Tensor, alpha: float) -> Tensor:
     """mean over prompts and rollouts of (log Z(q) + log p_θ(o;σ) − log p_ref(o;σ) − r/α)²: 0 at p_θ(o;σ) = p_ref(o;σ) e^{r/α} / Z(q).
 
-    With the log Z that minimises it for each group, the mean of r/α − log_ratio, it is (N−1)/N of `log_variance`. A learned log Z
+    With the log Z that minimises it for each group, the mean of r/α − to_ref, it is (N−1)/N of `log_variance`. A learned log Z
     tends to that mean over rollouts, log Z − KL(p_θ‖p*) on-policy, and not to log Z. On-policy and with a log Z that does not
     depend on the rollout itself the expected gradient is 2/α times that of REINFORCE with a KL of strength α, whatever log Z is:
     log Z is a baseline there. Off-policy it matters: too large a log Z makes all rollouts less probable.
 
     Args:
-        log_ratio: [G, N] log p_θ − log p_ref along each rollout's own order, nats.
+        to_ref: [G, N] log p_θ − log p_ref along each rollout's own order, nats.
         log_z: [G, N] log Z(q), an estimate for each rollout.
         reward: [G, N] r. alpha: α, reward per nat.
     """
-    return (log_z + log_ratio - reward / alpha).square().mean()
+    return (log_z + to_ref - reward / alpha).square().mean()
 
 
 def log_normaliser(log_ratio: Tensor, reward: Tensor, alpha: float) -> Tensor:

@@ -202,9 +202,9 @@ def paper(response: Tensor, L: Tensor, size_u: Tensor, position_u: Tensor) -> tu
 def gauss(response: Tensor, L: Tensor, size_u: Tensor, position_u: Tensor) -> tuple[Tensor, Tensor]:
     """The ELBO as an integral over the share t of hidden positions, by R-point Gauss-Legendre quadrature (arXiv 2510.08554).
 
-        −L_θ = ∫₀¹ f(t) dt ≈ Σ_i w_i f(t_i),   f(t) = (1/t) E[Σ_masked log π] under Bernoulli(t) masks
+        −L_θ = ∫₀¹ f(t) dt ≈ Σ_i λ_i f(t_i),   f(t) = (1/t) E[Σ_masked log π] under Bernoulli(t) masks
 
-    Mask i is drawn at the i-th node, weight R w_i / t_i. A position is hidden with probability t, so f(t) is the sum over positions d
+    Mask i is drawn at the i-th node, weight R λ_i / t_i. A position is hidden with probability t, so f(t) is the sum over positions d
     of E[log π(o_d | the others under Bernoulli(t))], a polynomial in t of degree L − 1 at most, and R nodes integrate degree 2R − 1
     exactly: unbiased where L ≤ 2R, whatever the policy. A longer response is biased by f^(2R)(τ) (R!)⁴ / ((2R+1) ((2R)!)³) for some
     τ. Only all R masks together estimate the ELBO; a single one does not.

@@ -1,4 +1,4 @@
-"""DMPO on one page: the algorithm of arXiv 2510.08233 in its plain case. Read this file first.
+"""DMPO on one page: the algorithm of arXiv 2510.08233 in its plain case. Read this file first; notebook 00 runs it.
 
     p*(o|q) ∝ p_ref(o|q) · exp(r(q,o)/α)          the target
     p_old ← p_θ; draw, weigh, take K gradient steps; repeat

@@ -112,7 +112,7 @@ class Rollout:
         return replace(
             self,
             **joined,
-            path_log_prob=torch.cat(paths) if paths else None,
+            path_log_prob=torch.cat(paths) if len(paths) == 2 else None,
             num_steps=max(self.num_steps, other.num_steps),
             forwards=self.forwards + other.forwards,
             fed_tokens=self.fed_tokens + other.fed_tokens,

@@ -50,6 +50,7 @@ TOY_FLOORS = (
     ("tabular", "drift", "products"),
     ("reference", "acts"),
     ("text_reference",),
+    ("text_pretrain",),
     ("figures",),
     ("scoreboard",),
     ("studies",),

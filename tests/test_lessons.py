@@ -12,13 +12,28 @@ from dmpo_ref.config import TaskConfig
 from dmpo_ref.tasks import TASKS
 from toy import DATA
 from toy.worlds import lessons
-from toy.worlds.lessons import MAKERS, SPLITS, careless_steps, expression, grids_of, make_items, reachable, split_of, write_shipped_data
+from toy.worlds.lessons import (
+    FILE_KINDS,
+    MAKERS,
+    SPLITS,
+    careless_steps,
+    expression,
+    grids_of,
+    make_items,
+    reachable,
+    reachable_with_minus,
+    results,
+    split_of,
+    write_shipped_data,
+)
 from toy.worlds.sudoku import solutions
 
 
 @pytest.fixture(scope="module")
 def tasks():
-    return {name: TASKS[name](TaskConfig(generate="chat", reward="recipe", prefill=True)) for name in MAKERS}
+    options = TaskConfig(generate="chat", reward="recipe", prefill=True)
+    by_task = {name: TASKS[name](options) for name in FILE_KINDS}
+    return by_task | {"plus_minus": by_task["countdown"]}
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -31,7 +46,9 @@ def test_a_careful_answer_is_right_by_the_strict_grading_and_earns_all(tasks, na
         assert lesson.answer.count("</reasoning>") == 1
 
 
-@pytest.mark.parametrize(("name", "least", "most"), [("countdown", 0.1, 0.4), ("sudoku", 0.1, 0.4), ("gsm8k", 0.4, 0.6)])
+@pytest.mark.parametrize(
+    ("name", "least", "most"), [("countdown", 0.1, 0.4), ("plus_minus", 0.2, 0.4), ("sudoku", 0.1, 0.4), ("gsm8k", 0.4, 0.6)]
+)
 def test_a_careless_answer_is_mostly_wrong(tasks, name, least, most):
     rng = random.Random(2)
     given = [MAKERS[name](rng, "pretrain", False) for _ in range(400)]
@@ -89,6 +106,17 @@ def test_reachable_targets_are_those_of_all_expressions(numbers):
         assert all(eval(expression(*way)) == target for way in ways)
 
 
+@pytest.mark.parametrize("numbers", [(1, 2, 10), (3, 3, 3), (5, 7, 15), (1, 1, 1), (12, 13, 14)])
+def test_targets_by_plus_and_minus_are_signed_sums_with_a_minus(numbers):
+    """±a ± b ± c with one or two minus signs, if positive. 12 + 13 − 14, say, has to go by 14 − 12 or 25 − 14, both above 0."""
+    signed = {sum(sign * number for sign, number in zip(signs, numbers, strict=True)) for signs in itertools.product((1, -1), repeat=3)}
+    ways = reachable_with_minus(numbers)
+    assert set(ways) == {target for target in signed if target > 0} - {sum(numbers)}
+    for target, found in ways.items():
+        assert all(eval(expression(*way)) == target and {step.sign for step in way} <= {"+", "-"} for way in found)
+        assert set(found) == {way for way in results(numbers)[target] if {step.sign for step in way} <= {"+", "-"}}
+
+
 def test_no_problem_is_in_two_splits():
     grids = [set(grids_of(split)) for split in SPLITS]
     assert sum(map(len, grids)) == 288 == len(set.union(*grids))
@@ -96,7 +124,8 @@ def test_no_problem_is_in_two_splits():
     assert all(answers[split] <= set(grids_of(split)) for split in SPLITS), "no puzzle has a solution of another split"
     stories = {split: {tuple(re.findall(r"\d+", item.question)) for item in make_items("gsm8k", split, 200)} for split in SPLITS}
     assert all(stories[a].isdisjoint(stories[b]) for a, b in itertools.combinations(SPLITS, 2))
-    drawn = {split: {tuple(sorted(item.numbers)) for item in make_items("countdown", split, 200)} for split in SPLITS}
+    kinds = ("countdown", "plus_minus")
+    drawn = {split: {tuple(sorted(item.numbers)) for kind in kinds for item in make_items(kind, split, 200)} for split in SPLITS}
     assert all(drawn[a].isdisjoint(drawn[b]) for a, b in itertools.combinations(SPLITS, 2))
     assert all(split_of(sorted(numbers)) == split for split, found in drawn.items() for numbers in found)
     assert sorted(remainder for remainders in SPLITS.values() for remainder in remainders) == list(range(16))

@@ -1,4 +1,4 @@
-"""The shipped text model: official layout, a tokenizer that its generator makes again, wrong for a reason but able to be right."""
+"""The shipped text models: official layout, a tokenizer that its generator makes again, wrong for a reason but able to be right."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from toy.loading import load
 from toy.small_llada import OFFICIAL_FIELDS
 from toy.text_reference import build_tasks, train_tokenizer
 
-FOLDER = Path(__file__).parent.parent / "toy" / "text_checkpoint"
+TOY = Path(__file__).parent.parent / "toy"
+FOLDERS = [TOY / "text_checkpoint", TOY / "countdown_checkpoint"]
 
 
-def test_size_type_and_layout():
-    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 10e6
-    weights = load_file(FOLDER / "model.safetensors")
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_size_type_and_layout(folder):
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 10e6
+    weights = load_file(folder / "model.safetensors")
     assert {weight.dtype for weight in weights.values()} == {torch.bfloat16}
     assert 2e6 < sum(weight.numel() for weight in weights.values()) < 5e6
-    fields = json.loads((FOLDER / "config.json").read_text())
+    fields = json.loads((folder / "config.json").read_text())
     differs = {name for name, value in OFFICIAL_FIELDS.items() if fields[name] != value}
     assert differs == {"init_std", "max_sequence_length", "rope_theta"}
     assert fields["n_kv_heads"] < fields["n_heads"], "grouped-query attention"
@@ -31,7 +33,16 @@ def test_size_type_and_layout():
 
 def test_the_tokenizer_is_the_one_that_the_lessons_give(tmp_path):
     train_tokenizer(build_tasks()).save(str(tmp_path / "tokenizer.json"))
-    assert (tmp_path / "tokenizer.json").read_bytes() == (FOLDER / "tokenizer.json").read_bytes()
+    assert all((tmp_path / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes() for folder in FOLDERS)
+
+
+def test_the_second_goes_on_from_the_first():
+    """Same layout and tokenizer, other weights."""
+    first, second = FOLDERS
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+    before, after = (load_file(folder / "model.safetensors") for folder in FOLDERS)
+    assert before.keys() == after.keys() and not any(torch.equal(before[name], after[name]) for name in before)
 
 
 @pytest.mark.parametrize("preset", ["text_countdown", "text_sudoku"])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-import toy.text_reference as text
+import toy.text_pretrain as text
 from dmpo_ref import load_config, train
 from dmpo_ref.likelihood import build_vocabulary
 from dmpo_ref.masking import stream
@@ -23,9 +23,8 @@ from dmpo_ref.presets.loading import PRESETS
 from dmpo_ref.tasks.encoding import answer_texts
 from toy.options import PretrainConfig, TextPretrainConfig
 from toy.reference import pretrain
+from toy.text_pretrain import STATE, TextRun, build_optimizers
 from toy.text_reference import (
-    STATE,
-    TextRun,
     build_tasks,
     build_text_model,
     draw_lessons,
@@ -90,8 +89,9 @@ def test_the_loss_of_constant_logits_is_L_times_the_logarithm_of_the_allowed_tok
     assert loss.item() == pytest.approx(32 * math.log(len(TOKENIZER) - 1), rel=1e-6)
 
 
-def test_an_interrupted_pretraining_goes_on_to_the_same_weights_and_log(tmp_path, monkeypatch):
-    text.pretrain_text(tiny(tmp_path / "whole"))
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_an_interrupted_pretraining_goes_on_to_the_same_weights_and_log(tmp_path, monkeypatch, optimizer):
+    text.pretrain_text(tiny(tmp_path / "whole", optimizer=optimizer))
     take_step = TextRun.take_step
 
     def stop_at_13(run, step):
@@ -101,20 +101,31 @@ def test_an_interrupted_pretraining_goes_on_to_the_same_weights_and_log(tmp_path
 
     monkeypatch.setattr(TextRun, "take_step", stop_at_13)
     with pytest.raises(KeyboardInterrupt):
-        text.pretrain_text(tiny(tmp_path / "parts"))
+        text.pretrain_text(tiny(tmp_path / "parts", optimizer=optimizer))
     monkeypatch.undo()
     with pytest.raises(ValueError, match="exists; give a folder that does not"):
-        text.pretrain_text(tiny(tmp_path / "parts"))
+        text.pretrain_text(tiny(tmp_path / "parts", optimizer=optimizer))
     with pytest.raises(ValueError, match=rf"careful_share was {TextPretrainConfig().careful_share} in .*parts; give the same"):
-        text.pretrain_text(tiny(tmp_path / "parts", careful_share=0.5), resume=True)
+        text.pretrain_text(tiny(tmp_path / "parts", optimizer=optimizer, careful_share=0.5), resume=True)
     with (tmp_path / "parts" / text.LOG).open("a") as log:  # a kill between the log's line and the state
         log.write('{"step": 15, "nelbo/sudoku": 1.0, "seconds": 1.0}\n')
-    text.pretrain_text(tiny(tmp_path / "parts"), resume=True)
+    text.pretrain_text(tiny(tmp_path / "parts", optimizer=optimizer), resume=True)
     whole, parts = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
     assert all(torch.equal(whole[name], parts[name]) for name in whole) and whole
     assert read_log(tmp_path / "whole") == read_log(tmp_path / "parts")
     assert [line["step"] for line in read_log(tmp_path / "parts")] == [5, 10, 15, 20, 21]
     assert not (tmp_path / "parts" / STATE).exists()
+
+
+def test_muon_takes_the_matrices_of_the_blocks_and_every_weight_is_taken_once(tmp_path):
+    config = tiny(tmp_path, optimizer="muon")
+    model, _ = build_text_model(config, WORDS)
+    muon, adamw = build_optimizers(config, model)
+    taken = [[id(weight) for group in optimizer.param_groups for weight in group["params"]] for optimizer in (muon, adamw)]
+    assert sorted(taken[0] + taken[1]) == sorted(map(id, model.parameters()))
+    layers = {name.split(".")[-2] for name, weight in model.named_parameters() if id(weight) in taken[0]}
+    assert layers == {"q_proj", "k_proj", "v_proj", "attn_out", "ff_proj", "up_proj", "ff_out"} and len(taken[0]) == 7
+    assert isinstance(muon, torch.optim.Muon) and isinstance(adamw, torch.optim.AdamW)
 
 
 def test_nothing_to_resume(tmp_path):
@@ -183,10 +194,11 @@ STATES = {
     "one byte": lambda file, state: flipped(file),
     "another pickle": lambda file, state: file.write_bytes(pickle.dumps(Path("x"))),
     "another dictionary": lambda file, state: torch.save({"a": 1}, file),
-    "no schedule": lambda file, state: torch.save({name: part for name, part in state.items() if name != "schedule"}, file),
+    "no schedule": lambda file, state: torch.save({name: part for name, part in state.items() if name != "schedules"}, file),
+    "no schedule in the list": lambda file, state: torch.save(state | {"schedules": []}, file),
     "an earlier step": lambda file, state: torch.save(state | {"step": 5}, file),
     "a step that is no number": lambda file, state: torch.save(state | {"step": "x"}, file),
-    "no moments": lambda file, state: torch.save(state | {"optimizer": state["optimizer"] | {"state": {}}}, file),
+    "no moments": lambda file, state: torch.save(state | {"optimizers": [state["optimizers"][0] | {"state": {}}]}, file),
 }
 
 
@@ -241,6 +253,26 @@ def trained(tmp_path_factory):
     return text.pretrain_text(tiny(tmp_path_factory.mktemp("text") / "model"))
 
 
+def test_a_text_model_can_go_on_with_other_lessons(trained, tmp_path):
+    """With a learning rate that changes nothing it is the same checkpoint, file by file; with another one the weights differ."""
+    options = {"start": str(trained), "lessons": "plus_minus"}
+    text.pretrain_text(tiny(tmp_path / "same", **options, learning_rate=1e-30))
+    files = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+    assert all((tmp_path / "same" / name).read_bytes() == (trained / name).read_bytes() for name in files)
+    text.pretrain_text(tiny(tmp_path / "more", **options))
+    before, after = (load_file(folder / "model.safetensors") for folder in (trained, tmp_path / "more"))
+    assert not any(torch.equal(before[name], after[name]) for name in before)
+    assert all(set(line) == {"step", "nelbo/plus_minus"} for line in read_log(tmp_path / "more"))
+
+
+def test_only_a_text_model_can_go_on(tmp_path):
+    grid = Path(text.__file__).parent / "checkpoint"
+    for start in (grid, tmp_path / "none"):
+        with pytest.raises(ValueError, match=f"start={start} is no text model; give a folder"):
+            text.pretrain_text(tiny(tmp_path / "run", start=str(start)))
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("preset", ["text_countdown", "text_sudoku"])
 @pytest.mark.parametrize("recipe", ["as it stands", "as published"])
 def test_the_presets_train_and_so_does_the_published_recipe_in_their_first_lines(trained, tmp_path, preset, recipe):
@@ -256,7 +288,7 @@ def test_the_presets_train_and_so_does_the_published_recipe_in_their_first_lines
 
 def test_a_long_response_weighs_as_a_short_one_does(tmp_path, monkeypatch):
     """The gradient is that of the NELBO divided by the response's length."""
-    monkeypatch.setattr(text, "SHARES", {"sudoku": 1.0})
+    monkeypatch.setattr(text, "SHARES", {"mixture": {"sudoku": 1.0}})
     monkeypatch.setattr(text, "LENGTHS", {128: 1.0})
     config = tiny(tmp_path)
     model, _ = build_text_model(config, WORDS)

@@ -145,6 +145,9 @@ def test_the_page_compares_the_runs_as_they_ended():
     [lora], [wide] = ends["exact, LoRA"], ends["exact, N = 16"]
     assert f"it ends at {wide:.1f} %, {round((exact[0] - wide) * 1.28)} answers fewer" in page
     assert f"ends at {lora:.1f} % on seed 0, {round((exact[0] - lora) * 1.28)} answers fewer" in page
+    [model], [inverted] = ends["exact, model"], ends["exact, negative"]
+    assert f"`model` the exact run ends at {model:.1f} % on seed 0, as with `uniform`" in page and model == exact[0]
+    assert f"with `negative` at {inverted:.1f} %, {round((inverted - exact[0]) * 1.28)} answer more" in page
     [grpo] = ends["diffu-GRPO"]
     answers = round((exact[0] - grpo) * 1.28)
     assert f"ends at {grpo:.1f} % where that run of the same seed ended at {exact[0]:.1f} %: {answers} answers of 128" in page

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Optional
 
 from dmpo_ref.config import FINITE_ABOVE_0, SEED, option
 
@@ -28,10 +28,15 @@ class PretrainConfig:
 @dataclass
 class TextPretrainConfig:
     output: str = option("runs/pretrain_text", "folder of the checkpoint")
+    start: Optional[str] = option(None, "text model to go on from, a folder of this command; null: fresh weights of `width` and `layers`")
+    lessons: Literal["mixture", "plus_minus"] = option(
+        "mixture", "`mixture`: Countdown with all four signs, Sudoku, word problems; `plus_minus`: Countdown with + and − alone"
+    )
     seed: int = option(0, "key of every random stream")
     steps: int = option(9000, "gradient steps")
     batch_size: int = option(16, "lessons in a step")
-    learning_rate: float = option(1.5e-3, "AdamW learning rate at its highest; linear warm-up over 2 %, then cosine to 0")
+    optimizer: Literal["adamw", "muon"] = option("adamw", "`muon` for the matrices of the blocks, AdamW for the rest; or AdamW for all")
+    learning_rate: float = option(1.5e-3, "learning rate at its highest; warm-up over 2 %, then cosine to 0")
     careless_part: float = option(
         0.2, "share of the steps, the last ones, in which `careful_share` of the answers are careful; before, 0.9"
     )

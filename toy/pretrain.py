@@ -1,4 +1,4 @@
-"""`dmpo pretrain-toy`: its command line. The work is in `toy.reference` and `toy.text_reference`."""
+"""`dmpo pretrain-toy`: its command line. The work is in `toy.reference` and `toy.text_pretrain`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from toy.options import PretrainConfig, TextPretrainConfig
 
 KINDS = {
     "grid": (PretrainConfig, "the tiny policy that writes digits into a Sudoku grid, as in toy/checkpoint; five minutes"),
-    "text": (TextPretrainConfig, "the text model that is asked in chat; two hours on two cores"),
+    "text": (TextPretrainConfig, "the text model that is asked in chat; half an hour on two cores"),
 }
 
 
@@ -35,12 +35,13 @@ def main(words: list[str]) -> None:
     with stopping_at_once():  # imports of torch and transformers take seconds; --help does not need them
         from dmpo_ref.presets.loading import load_options
         from toy.reference import pretrain
-        from toy.text_reference import pretrain_text
+        from toy.text_pretrain import pretrain_text
 
     config = load_options(KINDS[kind][0], *overrides)
     if kind == "text":
         pretrain_text(config, resume=args.resume)
+        preset = {"mixture": "text_sudoku", "plus_minus": "text_countdown"}[config.lessons]
     else:
         pretrain(config)
-    preset = {"grid": "toy_sudoku", "text": "text_countdown"}[kind]
+        preset = "toy_sudoku"
     print(f"checkpoint in {config.output}; look at it with: dmpo evaluate {preset} model.path={config.output}")

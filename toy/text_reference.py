@@ -1,62 +1,53 @@
-"""The text model: LLaDA's layout with 3 million weights, pre-trained from scratch on lessons of three kinds (`toy.worlds.lessons`).
+"""The text model: LLaDA's layout with 3 million weights, its tokenizer, and lessons (`toy.worlds.lessons`) as the sequences it learns.
 
-First most answers are careful, so that the model learns to solve; then most are careless, so that it usually does not. It keeps
-what it has learned first: the right answers retain much of the probability, and the reward must bring them back.
+`toy.text_pretrain` trains it.
 """
 
 from __future__ import annotations
 
 import random
-import time
-from dataclasses import asdict
-from operator import index
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, ZipFile
 
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
-from dmpo_ref.config import TaskConfig
-from dmpo_ref.likelihood import Vocabulary, build_vocabulary, sequence_log_prob, token_log_prob
-from dmpo_ref.masking import draw_masks, stream
-from dmpo_ref.models.files import first_line
+from dmpo_ref.config import ModelConfig, TaskConfig
+from dmpo_ref.likelihood import Vocabulary, sequence_log_prob, token_log_prob
+from dmpo_ref.masking import draw_masks
 from dmpo_ref.models.llada import LLaDAConfig, LLaDAModelLM
+from dmpo_ref.models.loading import load_policy
 from dmpo_ref.rollout import Rollout, given_responses
-from dmpo_ref.runtime.checkpoint import DAMAGED
-from dmpo_ref.runtime.files import EntryFile, claim, discard, read_lines, written_whole
 from dmpo_ref.tasks import TASKS
 from dmpo_ref.tasks.answers.marked import END_TOKENS
 from dmpo_ref.tasks.base import Task
 from dmpo_ref.tasks.encoding import encode
-from toy.options import TextPretrainConfig, check_options
-from toy.small_llada import ADDED_TOKEN, BOS, CHAT_TEMPLATE, EOS, MASK, SPECIAL_TOKENS, official_fields, write_checkpoint
-from toy.worlds.lessons import MAKERS, Lesson
+from toy.options import TextPretrainConfig
+from toy.small_llada import ADDED_TOKEN, BOS, CHAT_TEMPLATE, EOS, MASK, SPECIAL_TOKENS, official_fields
+from toy.worlds.lessons import FILE_KINDS, MAKERS, Lesson
 
-SHARES = {"countdown": 0.55, "sudoku": 0.35, "gsm8k": 0.1}  # of the steps
-LENGTHS = {32: 0.8, 64: 0.15, 128: 0.05}  # of the responses, with their shares of the steps
-FIRST_CAREFUL_SHARE = 0.9  # before the part with `careful_share`
-FREE = ("output", "device", "threads", "save_every")  # options that a resumed run may change
-STATE = "training.pt"  # in the output while it is not finished
-LOG = "log.jsonl"
+SHARES = {  # of the steps, by `lessons`
+    "mixture": {"countdown": 0.55, "sudoku": 0.35, "gsm8k": 0.1},
+    "plus_minus": {"plus_minus": 1.0},
+}
 LESSONS_FOR_TOKENIZER = 3000
 VOCABULARY_SIZE = 768
 HEAD_WIDTH = 32
+SIZES = ("d_model", "n_layers", "n_heads", "n_kv_heads", "mlp_hidden_size", "max_sequence_length", "rope_theta", "init_std")
 END_OF_TURN = END_TOKENS[0]
 LONGEST_TOKEN = 24  # characters; without a bound each fixed sentence of a prompt would become one token
 
 
 def build_tasks() -> dict[str, Task]:
     """The three tasks, asked as the presets `text_*` ask them."""
-    return {name: TASKS[name](TaskConfig(generate="chat", reward="recipe", prefill=True)) for name in MAKERS}
+    return {name: TASKS[name](TaskConfig(generate="chat", reward="recipe", prefill=True)) for name in FILE_KINDS}
 
 
-def draw_lessons(rng: random.Random, task: str, split: str, count: int, careful_share: float) -> list[Lesson]:
-    """Lessons of a task, each careful with a probability."""
-    return [MAKERS[task](rng, split, rng.random() < careful_share) for _ in range(count)]
+def draw_lessons(rng: random.Random, kind: str, split: str, count: int, careful_share: float) -> list[Lesson]:
+    """Lessons of a kind, each careful with a probability."""
+    return [MAKERS[kind](rng, split, rng.random() < careful_share) for _ in range(count)]
 
 
 def question(task: Task, lesson: Lesson) -> str:
@@ -78,7 +69,8 @@ def train_tokenizer(tasks: dict[str, Task], seed: int = 0) -> Tokenizer:
     words.pre_tokenizer = pre_tokenizers.Sequence([pairs, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     words.decoder = decoders.ByteLevel()
     rng = random.Random(seed)
-    lessons = [draw_lessons(rng, rng.choice(list(MAKERS)), "pretrain", 1, 0.5)[0] for _ in range(LESSONS_FOR_TOKENIZER)]
+    kinds = list(SHARES["mixture"])
+    lessons = [draw_lessons(rng, rng.choice(kinds), "pretrain", 1, 0.5)[0] for _ in range(LESSONS_FOR_TOKENIZER)]
     texts = [f"{question(tasks[lesson.task], lesson)}\n\n{lesson.answer}" for lesson in lessons]
     texts += ["".join(f"{number:02d}" for number in range(100)), "user\n\n", "assistant\n\n"] * (LESSONS_FOR_TOKENIZER // 10)
     words.train_from_iterator(
@@ -96,7 +88,7 @@ def train_tokenizer(tasks: dict[str, Task], seed: int = 0) -> Tokenizer:
 
 def build_text_model(config: TextPretrainConfig, words: Tokenizer) -> tuple[LLaDAModelLM, dict[str, Any]]:
     """The model with fresh weights, and the fields of its config.json."""
-    sizes = {
+    sizes: dict[str, Any] = {
         "d_model": config.width,
         "n_layers": config.layers,
         "n_heads": config.width // HEAD_WIDTH,
@@ -111,6 +103,21 @@ def build_text_model(config: TextPretrainConfig, words: Tokenizer) -> tuple[LLaD
         torch.manual_seed(config.seed)
         model = LLaDAModelLM(LLaDAConfig(**fields | {"torch_dtype": "float32"}))
     return model.train(), fields
+
+
+def load_text_model(path: str) -> tuple[LLaDAModelLM, dict[str, Any], Tokenizer]:
+    """A text model to go on from, in float32; the fields of its config.json; its tokenizer.
+
+    Raises:
+        OSError, ValueError: there is none, or it is damaged, as in `load_policy`; or it is another kind of model.
+    """
+    file = Path(path) / "tokenizer.json"
+    model, tokenizer = load_policy(ModelConfig(path=path), torch.device("cpu")) if file.is_file() else (None, None)
+    if type(model) is not LLaDAModelLM or tokenizer.chat_template != CHAT_TEMPLATE:
+        raise ValueError(f"start={path} is no text model; give a folder that dmpo pretrain-toy text has written, or null")
+    words = Tokenizer.from_file(str(file))  # as it was written; Transformers adds to it
+    sizes = {name: getattr(model.config, name) for name in SIZES}
+    return model.train(), official_fields(words, model.config.embedding_size, sizes), words
 
 
 def teach(tokenizer: PreTrainedTokenizerFast, task: Task, lessons: list[Lesson], response_length: int) -> Rollout:
@@ -135,143 +142,7 @@ def lesson_loss(model: LLaDAModelLM, vocabulary: Vocabulary, rollout: Rollout, g
     return -sequence_log_prob(token_log_prob(model, rollout, masks, vocabulary), masks).mean()
 
 
-def pretrain_text(config: TextPretrainConfig, *, resume: bool = False) -> Path:
-    """Pre-train, or continue an interrupted run; the checkpoint is written last.
-
-    Raises:
-        OSError, ValueError: an option that is out of range, a folder that is in use, or of a run with other options.
-    """
-    check_options(config, resume=resume)
-    output = Path(config.output)
-    with claim(output):
-        torch.set_num_threads(config.threads)
-        tasks = build_tasks()
-        words = train_tokenizer(tasks, config.seed)
-        model, fields = build_text_model(config, words)
-        torch.nn.Module.to(model, choose_device(config.device))
-        run = TextRun(config, model, tasks, wrap(words))
-        if resume:
-            run.load(output / STATE)
-        run.fit(output)
-        discard(output / "checkpoint")  # of a process that died here
-        with written_whole(output / "checkpoint", "go on with --resume") as folder:
-            write_checkpoint(folder, model.eval().bfloat16(), fields, words)
-        for file in (output / "checkpoint").iterdir():
-            file.replace(output / file.name)
-        (output / "checkpoint").rmdir()
-        (output / STATE).unlink(missing_ok=True)
-    return output
-
-
-def choose_device(name: str) -> torch.device:
-    """`auto` takes CUDA if it is available.
-
-    Raises:
-        ValueError: CUDA is requested and not available.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device=cuda: torch sees no CUDA device here; use device=cpu, or install a CUDA build of torch")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-
-
 def wrap(words: Tokenizer) -> PreTrainedTokenizerFast:
     """The tokenizer as Transformers would load it."""
     special = {"bos_token": BOS, "eos_token": EOS, "pad_token": EOS, "mask_token": MASK}
     return PreTrainedTokenizerFast(tokenizer_object=words, chat_template=CHAT_TEMPLATE, clean_up_tokenization_spaces=False, **special)
-
-
-class TextRun:
-    """A pre-training that can be interrupted: all random numbers are keyed by the step, so its state is weights, optimiser and step."""
-
-    def __init__(self, config: TextPretrainConfig, model: LLaDAModelLM, tasks: dict[str, Task], tokenizer: PreTrainedTokenizerFast):
-        self.config, self.model, self.tasks, self.tokenizer = config, model, tasks, tokenizer
-        self.vocabulary = build_vocabulary(tokenizer, model.config.embedding_size)
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, config.learning_rate, total_steps=config.steps, pct_start=0.02, cycle_momentum=False
-        )
-        self.step = 0
-
-    def fit(self, output: Path) -> None:
-        """The steps that are left. Every `save_every` of them the state is saved and the mean losses are logged.
-
-        Raises:
-            ValueError: the log of the steps done has other lines than this class writes, or does not end with the last of them.
-        """
-        entries = [line or {} for line in read_lines(output / LOG)]
-        steps = [entry.get("step") for entry in entries]
-        if not all(type(step) is int for step in steps) or self.step not in [*steps, 0]:
-            raise ValueError(f"{output / LOG} is not the log of the {self.step} steps done; put that back, or start again elsewhere")
-        log = EntryFile(output / LOG, [entry for entry in entries if entry["step"] <= self.step])
-        losses: dict[str, list[float]] = {}
-        start = time.perf_counter()
-        for step in tqdm(range(self.step, self.config.steps), initial=self.step, total=self.config.steps, desc="pretrain", disable=None):
-            task, loss = self.take_step(step)
-            losses.setdefault(task, []).append(loss)
-            if self.step % self.config.save_every == 0 or self.step == self.config.steps:
-                means = {f"nelbo/{task}": round(sum(values) / len(values), 4) for task, values in sorted(losses.items())}
-                log.write([{"step": self.step, **means, "seconds": round(time.perf_counter() - start, 1)}])
-                losses, start = {}, time.perf_counter()
-                self.save(output / STATE)
-
-    def take_step(self, step: int) -> tuple[str, float]:
-        """One gradient step on lessons of one task; its name, and the loss in nats a response."""
-        config, rng = self.config, random.Random(f"{self.config.seed} {step}")
-        task = rng.choices(list(SHARES), list(SHARES.values()))[0]
-        length = rng.choices(list(LENGTHS), list(LENGTHS.values()))[0]
-        is_first_part = step < (1 - config.careless_part) * config.steps
-        careful_share = FIRST_CAREFUL_SHARE if is_first_part else config.careful_share
-        lessons = draw_lessons(rng, task, "pretrain", config.batch_size, careful_share)
-        rollout = teach(self.tokenizer, self.tasks[task], lessons, length).to(self.model.device)
-        with torch.autocast("cuda", torch.bfloat16, enabled=self.model.device.type == "cuda"):
-            loss = lesson_loss(self.model, self.vocabulary, rollout, stream(config.seed, "pretrain text", step))
-        (loss / length).backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
-        self.schedule.step()
-        self.optimizer.zero_grad()
-        self.step = step + 1
-        return task, loss.item()
-
-    def save(self, path: Path) -> None:
-        """Write the state; the old one is kept until the new one is complete.
-
-        Raises:
-            OSError: it cannot be written, as on a full disk; the old one stays.
-        """
-        partial = path.with_name(f".{path.name}.partial")
-        parts = {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "schedule")}
-        try:
-            torch.save({"options": asdict(self.config), "step": self.step, **parts}, partial)
-            partial.replace(path)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk by the second
-            raise OSError(f"{path} cannot be written: {first_line(error)}; make space, then go on with --resume") from error
-        finally:
-            partial.unlink(missing_ok=True)
-
-    def load(self, path: Path) -> None:
-        """Continue from a saved state.
-
-        Raises:
-            ValueError: there is none, one of other options, or one that is damaged.
-        """
-        if not path.is_file():
-            raise ValueError(f"{path}: there is nothing to resume; start without --resume")
-        changed: list[str] = []
-        try:
-            with ZipFile(path) as archive:
-                if broken := archive.testzip():  # torch writes checksums, and does not look at them
-                    raise ValueError(f"{broken} in it is not as it was written")
-            saved = torch.load(path, weights_only=True, map_location=self.model.device)
-            then = saved["options"]
-            changed = [f"{key} was {then[key]}" for key, value in asdict(self.config).items() if then[key] != value and key not in FREE]
-            if not changed:
-                for name in ("model", "optimizer", "schedule"):
-                    getattr(self, name).load_state_dict(saved[name])
-                self.step = index(saved["step"])
-                if not self.optimizer.state or self.step != self.schedule.last_epoch:
-                    raise ValueError(f"its parts are not of the same step {self.step}")
-        except (*DAMAGED, BadZipFile) as error:
-            raise ValueError(f"{path} is damaged: {first_line(error)}; put a copy of it back, or start again elsewhere") from error
-        if changed:
-            raise ValueError(f"{changed[0]} in {path.parent}; give the same, or another output")

@@ -3,6 +3,7 @@
     python -m toy.studies.text run countdown          # half an hour a run on one core: toy/results/text.jsonl
     python -m toy.studies.text run sudoku
     python -m toy.studies.text samplers countdown     # every sampler on the trained policy and the reference: text_samplers.jsonl
+    python -m toy.studies.text lengths countdown      # answers of 32, 64 and 128 tokens: text_lengths.jsonl
     python -m toy.studies.text show                   # the tables
     python -m toy.studies.text draw book/figures      # text_curves.png, text_samplers.png
 
@@ -71,6 +72,11 @@ SAMPLERS: dict[str, list[dict[str, Any]]] = {
     "factor": [{"factor": factor} for factor in (0.5, 1.0, 2.0)],
     "wino": [{"threshold": threshold} for threshold in (0.9, 0.6)],
 }
+# Those of `lengths`, in blocks of 8 as all others.
+LENGTHS: dict[str, list[dict[str, Any]]] = {
+    "confidence": [{"response_length": length} for length in (32, 64, 128)],
+    "threshold": [{"threshold": 0.9, "response_length": length} for length in (32, 64, 128)],
+}
 
 
 def run(task: str, names: list[str]) -> None:
@@ -109,18 +115,18 @@ def policies(task: str) -> Iterator[tuple[str, Config]]:
     yield "reference", load_config(f"text_{task}")
 
 
-def samplers(task: str) -> None:
-    """Accuracy, forward passes, fed tokens and seconds of an answer for every sampler and policy that are not in the file yet."""
+def samplers(task: str, settings: dict[str, list[dict[str, Any]]], file: str) -> None:
+    """Accuracy, forward passes, fed tokens and seconds of an answer for every setting and policy that are not in the file yet."""
     torch.set_num_threads(1)
-    done = {(row["task"], row["policy"], row["sampler"], json.dumps(row["options"])) for row in read("text_samplers")}
+    done = {(row["task"], row["policy"], row["sampler"], json.dumps(row["options"])) for row in read(file)}
     for policy, config in policies(task):
         loaded, items = load(config), None
-        for name, options in tqdm([(name, options) for name, many in SAMPLERS.items() for options in many], desc=f"{task}, {policy}"):
+        for name, options in tqdm([(name, options) for name, many in settings.items() for options in many], desc=f"{task}, {policy}"):
             if (task, policy, name, json.dumps(options)) not in done:
                 items = items or loaded.task.load(config.task.test)
                 row = {"task": task, "policy": policy, "sampler": name, "options": options}
                 row |= ask(loaded, items, replace(config.evaluation.sampler, name=name.partition(",")[0], **options))
-                with (RESULTS / "text_samplers.jsonl").open("a", encoding="utf-8") as lines:
+                with (RESULTS / f"{file}.jsonl").open("a", encoding="utf-8") as lines:
                     lines.write(json.dumps(row) + "\n")
 
 
@@ -142,7 +148,8 @@ def show() -> None:
     rows = read("text")
     for task in TASKS:
         print(tabulate(table_of_runs([row for row in rows if row["task"] == task]), (task, *HEADERS), "plain", disable_numparse=True))
-    print(tabulate(table_of_samplers(read("text_samplers")), SAMPLER_HEADERS, "plain", disable_numparse=True))
+    for file in ("text_samplers", "text_lengths"):
+        print(tabulate(table_of_samplers(read(file)), SAMPLER_HEADERS, "plain", disable_numparse=True))
 
 
 HEADERS = ("seeds", "after, %", "95 %", "reward, first round", "last", "minutes")
@@ -247,6 +254,7 @@ def main() -> None:
     running.add_argument("task", choices=TASKS)
     running.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), metavar="NAME", help="variants; else all")
     commands.add_parser("samplers").add_argument("task", choices=TASKS)
+    commands.add_parser("lengths").add_argument("task", choices=TASKS)
     commands.add_parser("show")
     commands.add_parser("draw").add_argument("folder", type=Path)
     args = parser.parse_args()
@@ -255,7 +263,9 @@ def main() -> None:
     elif args.command == "draw":
         draw(args.folder)
     elif args.command == "samplers":
-        samplers(args.task)
+        samplers(args.task, SAMPLERS, "text_samplers")
+    elif args.command == "lengths":
+        samplers(args.task, LENGTHS, "text_lengths")
     else:
         show()
 

@@ -1,8 +1,8 @@
 """Lessons for the text model: a problem asked in chat, and an answer to it, careful or careless.
 
-Three kinds, in the prompts and the answer form of the benchmarks (`dmpo_ref.tasks`): Countdown with three numbers, 4x4 Sudoku, and
-word problems of two steps. A careful answer is right. A careless one follows a habit that is easy to learn and mostly wrong, so that a
-model trained on both can give either, and a reward has something to choose between.
+Four kinds, in the prompts and the answer form of the benchmarks (`dmpo_ref.tasks`): Countdown with three numbers, by all four signs or
+by + and − alone, 4x4 Sudoku, and word problems of two steps. A careful answer is right. A careless one follows a habit that is easy to
+learn and mostly wrong, so that a model trained on both can give either, and a reward has something to choose between.
 
 The careless habits:
 
@@ -35,6 +35,7 @@ SPLITS = {"pretrain": range(5, 16), "train": range(2, 5), "test": range(2)}  # r
 NUMBERS = range(1, 11)  # of Countdown
 TARGETS = range(10, 100)
 LARGEST = 99  # of the results on the way
+PLUS_MINUS_NUMBERS = range(1, 13)  # of Countdown by + and −
 BLANKS = (4, 9)  # of a Sudoku, both ends included
 FILES = {"train": 512, "test": 128}  # problems of each task in the shipped files
 
@@ -97,15 +98,34 @@ def join(left: int, right: int) -> list[Step]:
     return [step for step in steps if 0 < step.result <= LARGEST]
 
 
-@cache
-def reachable(numbers: tuple[int, int, int]) -> dict[int, list[tuple[Step, Step]]]:
-    """Every target that two steps reach from three numbers in increasing order, with all pairs of steps that do."""
+Ways = dict[int, list[tuple[Step, Step]]]  # target → the pairs of steps that reach it
+
+
+def results(numbers: tuple[int, int, int]) -> Ways:
+    """Every result of two steps on three numbers in increasing order, with all pairs of steps that have it."""
     found: dict[int, dict[tuple[Step, Step], None]] = {}
     for first_left, first_right, last in set(permutations(numbers)):
         for first in join(first_left, first_right):
             for second in join(first.result, last):
                 found.setdefault(second.result, {})[first, second] = None
-    return {target: sorted(ways, key=str) for target, ways in found.items() if target in TARGETS}
+    return {target: sorted(ways, key=str) for target, ways in found.items()}
+
+
+@cache
+def reachable(numbers: tuple[int, int, int]) -> Ways:
+    """The targets from 10 to 99, by all four signs."""
+    return {target: ways for target, ways in results(numbers).items() if target in TARGETS}
+
+
+@cache
+def reachable_with_minus(numbers: tuple[int, int, int]) -> Ways:
+    """The targets that + and − reach, but for the sum of all three, which needs no choice."""
+    by_plus_and_minus = {
+        target: [way for way in ways if all(step.sign in "+-" for step in way)]
+        for target, ways in results(numbers).items()
+        if target != sum(numbers)
+    }
+    return {target: ways for target, ways in by_plus_and_minus.items() if ways}
 
 
 def expression(first: Step, second: Step) -> str:
@@ -116,10 +136,22 @@ def expression(first: Step, second: Step) -> str:
 
 def countdown_lesson(rng: random.Random, split: str, careful: bool) -> Lesson:
     """A problem of three numbers from 1 to 10 and a target from 10 to 99; a careful answer is any of its solutions."""
+    return three_numbers(rng, split, careful, NUMBERS, reachable)
+
+
+def plus_minus_lesson(rng: random.Random, split: str, careful: bool) -> Lesson:
+    """A problem of three numbers from 1 to 12 that + and − solve, at least one of them −; a careful answer is any such solution."""
+    return three_numbers(rng, split, careful, PLUS_MINUS_NUMBERS, reachable_with_minus)
+
+
+def three_numbers(
+    rng: random.Random, split: str, careful: bool, range_of_numbers: range, solve: Callable[[tuple[int, int, int]], Ways]
+) -> Lesson:
+    """Numbers of the split, drawn until `solve` finds a target, and one of its targets."""
     while True:
-        numbers = (rng.choice(NUMBERS), rng.choice(NUMBERS), rng.choice(NUMBERS))
+        numbers = (rng.choice(range_of_numbers), rng.choice(range_of_numbers), rng.choice(range_of_numbers))
         low, middle, high = sorted(numbers)
-        if split_of([low, middle, high]) == split and (ways := reachable((low, middle, high))):
+        if split_of([low, middle, high]) == split and (ways := solve((low, middle, high))):
             break
     target = rng.choice(sorted(ways))
     first, second = rng.choice(ways[target]) if careful else careless_steps(numbers, target)
@@ -180,18 +212,20 @@ MAKERS: dict[str, Callable[[random.Random, str, bool], Lesson]] = {
     "countdown": countdown_lesson,
     "sudoku": sudoku_lesson,
     "gsm8k": story_lesson,
+    "plus_minus": plus_minus_lesson,
 }
+FILE_KINDS = {"countdown": "plus_minus", "sudoku": "sudoku", "gsm8k": "gsm8k"}  # task → kind of the problems in its files
 
 
 # Files for training by reward and for testing
 
 
-def make_items(task: str, split: str, count: int, seed: int = 0) -> list[Any]:
+def make_items(kind: str, split: str, count: int, seed: int = 0) -> list[Any]:
     """Distinct problems of a split, in the order drawn."""
-    rng = random.Random(f"{seed} {task} {split}")
+    rng = random.Random(f"{seed} {kind} {split}")
     items: dict[Any, None] = {}
     while len(items) < count:
-        items[MAKERS[task](rng, split, True).item] = None
+        items[MAKERS[kind](rng, split, True).item] = None
     return list(items)
 
 
@@ -199,7 +233,7 @@ def write_shipped_data(folder: Path = DATA) -> None:
     """Rebuild `toy/data/text_*`: 512 problems of each task to train on and 128 to be graded by, in the form of the benchmarks' files."""
     folder.mkdir(exist_ok=True)
     for split, count in FILES.items():
-        problems = {task: make_items(task, split, count) for task in MAKERS}
+        problems = {task: make_items(kind, split, count) for task, kind in FILE_KINDS.items()}
         write_csv(
             folder / f"text_countdown_{split}.csv",
             [("input", "output"), *((",".join(map(str, item.numbers)), item.target) for item in problems["countdown"])],

@@ -3,7 +3,7 @@
     p*(o|q) ∝ p_ref(o|q) · exp(r(q,o)/α)          the target
     p_old ← p_θ; draw, weigh, take K gradient steps; repeat
 
-G prompts q, N rollouts o of each, R masks of each, sequences of S positions, L of them the response (for all prompts), mask token M.
+G prompts q, N rollouts o of each, R masks of each, sequences of S positions, L of them the response, the same L for all, mask token M.
 `train.py` does the same with micro-batches, adapters, caches, processes and files; with `loss.masks=exact`, the masks of this page, a test
 holds both to the same losses, weights and parameters.
 """
@@ -18,7 +18,7 @@ from torch.nn.functional import logsigmoid
 
 from dmpo_ref.models.llada import LLaDAModelLM
 
-Rand = Callable[..., Tensor]  # shape → uniforms on [0, 1), float64: all the randomness there is
+Rand = Callable[..., Tensor]  # shape → uniforms on [0, 1), float64, on the prompts' device: all the randomness there is
 
 
 def log_pi(model: LLaDAModelLM, tokens: Tensor, allowed: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ def dmpo(
     learning_rate: float = 1e-4,
 ) -> Iterator[dict[str, float]]:
     """The loop. `reward` maps token ids [G·N, S] to rewards [G·N]; loss and mean reward of every gradient step are yielded."""
-    assert loss == "wdce" or (loss, baseline) == ("wddo", "none")
+    assert loss == "wdce" or (loss, baseline) == ("wddo", "none"), "WDDO takes no baseline"
     optimizer = torch.optim.AdamW(policy.parameters(), learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
     rows = prompts.repeat_interleave(N, dim=0)  # [G·N, S]
     response, shape, L = rows == mask_id, (len(prompts), N), int((prompts[0] == mask_id).sum())

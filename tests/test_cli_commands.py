@@ -173,6 +173,8 @@ def test_an_option_that_no_sampler_of_the_evaluation_reads_is_said(capsys):
     assert capsys.readouterr().err.endswith(f"dmpo: warning: {line}")
     assert main([*words, "--samplers", "random_order,threshold"]) == 0, "one of them reads it"
     assert "warning" not in capsys.readouterr().err
+    assert main([*words[:-1], "evaluation.sampler.factor=2", "--samplers", "threshold,random_order"]) == 0
+    assert "evaluation.sampler.factor=2.0 does nothing" in capsys.readouterr().err, "neither does"
     assert main(["sample", "toy_sudoku", "sampler.factor=2"]) == 0
     assert "dmpo: warning: sampler.factor=2.0 does nothing with sampler.name=random_order" in capsys.readouterr().err
 

@@ -55,7 +55,7 @@ def test_the_bigger_text_model_is_pretrained_in_ten_minutes_by_the_plan():
     assert ladder.pretraining_seconds(ladder.BIG) < 600
     head = Path("dmpo_ref/presets/text_100m.yaml").read_text(encoding="utf-8")
     options = re.search(r"pretrain-toy text (.*) output=", head)[1].split()
-    assert {f"{key}={getattr(ladder.BIG, key)}" for key in ("width", "layers", "batch_size", "steps")} <= set(options)
+    assert {f"{key}={getattr(ladder.BIG, key)}" for key in ("lessons", "width", "layers", "batch_size", "steps")} <= set(options)
 
 
 @pytest.mark.parametrize("name", ["toy", "text"])

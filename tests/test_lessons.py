@@ -24,6 +24,7 @@ from toy.worlds.lessons import (
     reachable_with_minus,
     results,
     split_of,
+    twice_the_second,
     write_shipped_data,
 )
 from toy.worlds.sudoku import solutions
@@ -47,7 +48,7 @@ def test_a_careful_answer_is_right_by_the_strict_grading_and_earns_all(tasks, na
 
 
 @pytest.mark.parametrize(
-    ("name", "least", "most"), [("countdown", 0.1, 0.4), ("plus_minus", 0.2, 0.4), ("sudoku", 0.1, 0.4), ("gsm8k", 0.4, 0.6)]
+    ("name", "least", "most"), [("countdown", 0.1, 0.4), ("plus_minus", 0.01, 0.1), ("sudoku", 0.1, 0.4), ("gsm8k", 0.4, 0.6)]
 )
 def test_a_careless_answer_is_mostly_wrong(tasks, name, least, most):
     rng = random.Random(2)
@@ -65,6 +66,8 @@ def test_careless_steps_by_hand():
     assert (str(first), str(second)) == ("5 + 7 = 12", "12 + 2 = 12")
     first, second = careless_steps((12, 13, 2), 10)  # 12 is above 10, but 12 - 13 would be negative
     assert (str(first), str(second)) == ("12 + 13 = 25", "25 - 2 = 10")
+    first, second = twice_the_second((8, 7, 3), 4)  # 8 and 7 give 1, which is below 4: 7 is added, and 4 is claimed
+    assert (str(first), str(second)) == ("8 - 7 = 1", "1 + 7 = 4")
 
 
 def test_a_careless_sudoku_keeps_the_rows_alone():

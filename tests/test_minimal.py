@@ -19,8 +19,8 @@ from dmpo_ref.train import loop
 from tests.helpers import tiny_model
 
 G, N, R, K, ROUNDS = 2, 6, 2, 3, 3
-# The second with 1 and 2, and 3 and 4, exchanged.
-PUZZLES = ("2431002400404213,2431312413424213", "1342001300303124,1342421324313124")
+# The second is the first transposed: as many blanks, in other cells.
+PUZZLES = ("2431002400404213,2431312413424213", "2004400232411403,2314413232411423")
 
 
 class Uniforms:
@@ -139,6 +139,10 @@ def test_a_token_that_is_not_allowed_is_never_drawn(dtype):
     prompts = torch.tensor([[4, 1, 6, 1]]).repeat(50, 1)
     tokens, _, log_p = minimal.draw_rollouts(model, prompts, 1, allowed, lambda *shape: torch.full(shape, 1 - 2**-53, dtype=torch.float64))
     assert (tokens != 7).all() and log_p.isfinite().all()
+    assert minimal.log_pi(model, tokens, allowed).dtype == torch.float64
+    allowed = torch.tensor([False] * 4 + [True] * 4)
+    tokens, _, log_p = minimal.draw_rollouts(model, prompts, 1, allowed, lambda *shape: torch.zeros(shape, dtype=torch.float64))
+    assert (tokens[:, [1, 3]] == 4).all() and log_p.isfinite().all(), "a uniform of 0 takes the first token that is allowed"
 
 
 def test_wddo_takes_no_baseline():

@@ -23,6 +23,7 @@ from dmpo_ref.presets.loading import PRESETS
 from dmpo_ref.tasks.encoding import answer_texts
 from toy.options import PretrainConfig, TextPretrainConfig
 from toy.reference import pretrain
+from toy.small_llada import make_checkpoint
 from toy.text_pretrain import STATE, TextRun, build_optimizers
 from toy.text_reference import (
     build_tasks,
@@ -39,10 +40,12 @@ WORDS = train_tokenizer(TASKS)
 TOKENIZER = wrap(WORDS)
 
 
+def text_config(output, **options) -> TextPretrainConfig:
+    return TextPretrainConfig(str(output), **{"steps": 21, "batch_size": 2, "save_every": 5, "threads": 1} | options)
+
+
 def tiny(output, **options) -> TextPretrainConfig:
-    return TextPretrainConfig(
-        str(output), **{"steps": 21, "batch_size": 2, "width": 64, "layers": 1, "save_every": 5, "threads": 1} | options
-    )
+    return text_config(output, **{"width": 64, "layers": 1} | options)
 
 
 def read_log(folder) -> list[dict]:
@@ -213,6 +216,14 @@ def test_a_damaged_state_is_one_line(stopped, tmp_path, kind):
     assert {path: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
 
 
+def test_a_state_of_a_version_without_start_is_told_so(stopped, tmp_path):
+    shutil.copytree(stopped[0], tmp_path / "run")
+    options = {name: value for name, value in stopped[1]["options"].items() if name not in ("start", "lessons", "optimizer")}
+    torch.save(stopped[1] | {"options": options}, tmp_path / "run" / STATE)
+    with pytest.raises(ValueError, match="start was not yet an option .before version 0.10.0. in .*run; give the same, or another output$"):
+        text.pretrain_text(tiny(tmp_path / "run"), resume=True)
+
+
 @pytest.mark.parametrize("log", [None, "", "x\n", "[1]\n", '{"a": 1}\n', '{"step": "x"}\n', '{"step": 5}\n'])
 def test_a_log_that_is_not_of_the_steps_done_is_one_line(stopped, tmp_path, log):
     shutil.copytree(stopped[0], tmp_path / "run")
@@ -256,21 +267,31 @@ def trained(tmp_path_factory):
 def test_a_text_model_can_go_on_with_other_lessons(trained, tmp_path):
     """With a learning rate that changes nothing it is the same checkpoint, file by file; with another one the weights differ."""
     options = {"start": str(trained), "lessons": "plus_minus"}
-    text.pretrain_text(tiny(tmp_path / "same", **options, learning_rate=1e-30))
+    text.pretrain_text(text_config(tmp_path / "same", **options, learning_rate=1e-30))
     files = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
     assert all((tmp_path / "same" / name).read_bytes() == (trained / name).read_bytes() for name in files)
-    text.pretrain_text(tiny(tmp_path / "more", **options))
+    text.pretrain_text(text_config(tmp_path / "more", **options))
     before, after = (load_file(folder / "model.safetensors") for folder in (trained, tmp_path / "more"))
     assert not any(torch.equal(before[name], after[name]) for name in before)
     assert all(set(line) == {"step", "nelbo/plus_minus"} for line in read_log(tmp_path / "more"))
 
 
-def test_only_a_text_model_can_go_on(tmp_path):
-    grid = Path(text.__file__).parent / "checkpoint"
-    for start in (grid, tmp_path / "none"):
-        with pytest.raises(ValueError, match=f"start={start} is no text model; give a folder"):
-            text.pretrain_text(tiny(tmp_path / "run", start=str(start)))
-    assert not list(tmp_path.iterdir())
+def test_only_a_text_model_can_go_on(trained, tmp_path):
+    grid, damaged, small = Path(text.__file__).parent / "checkpoint", tmp_path / "damaged", make_checkpoint(tmp_path / "small")
+    problems = {
+        grid: "is no text model; give a folder",
+        tmp_path / "none": "cannot be read: no checkpoint there; a folder with",
+        small: "is no text model; give a folder",
+    }
+    shutil.copytree(trained, damaged)
+    (damaged / "model.safetensors").write_bytes((trained / "model.safetensors").read_bytes()[:-9])
+    for start, problem in (problems | {damaged: "cannot be read: "}).items():
+        with pytest.raises(ValueError, match=f"start={start} {problem}") as caught:
+            text.pretrain_text(text_config(tmp_path / "run", start=str(start)))
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match=f"layers=1: the model of start={trained} has its own; leave layers out"):
+        text.pretrain_text(text_config(tmp_path / "run", start=str(trained), layers=1))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("preset", ["text_countdown", "text_sudoku"])

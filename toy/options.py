@@ -17,7 +17,7 @@ class PretrainConfig:
     seed: int = option(0, "key of every random stream")
     steps: int = option(8000, "gradient steps")
     batch_size: int = option(64, "answers in a step")
-    learning_rate: float = option(3e-3, "AdamW learning rate at its highest; linear warm-up over 5 %, then cosine to 0")
+    learning_rate: float = option(3e-3, "AdamW learning rate at its highest; warm-up over 5 %, then cosine to 0")
     correct_share: float = option(0.25, "share of the answers that are right")
     prompted_share: float = option(0.33, "share of steps in the layout of task.generate=all: the puzzle, then all 16 cells")
     width: int = option(64, "d_model; the feed-forward layers are twice as wide")
@@ -69,6 +69,11 @@ def check_options(config: PretrainConfig | TextPretrainConfig, *, resume: bool =
             raise ValueError(f"{name}={value}: {bound.words}")
     if Path(config.output).exists() and not resume:
         raise ValueError(f"output={config.output} exists; give a folder that does not")
+    if isinstance(config, TextPretrainConfig) and config.start is not None:
+        default = TextPretrainConfig()
+        for name in ("width", "layers"):
+            if getattr(config, name) != getattr(default, name):
+                raise ValueError(f"{name}={getattr(config, name)}: the model of start={config.start} has its own; leave {name} out")
     unit, reason = (4, "the 4 attention heads") if isinstance(config, PretrainConfig) else (64, "two attention heads of 32")
     if config.width % unit:
         raise ValueError(f"width={config.width}: must be a multiple of {reason}")

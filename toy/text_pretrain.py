@@ -6,9 +6,10 @@ what it has learned first: the right answers retain much of the probability, and
 
 from __future__ import annotations
 
+import os
 import random
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from operator import index
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ def pretrain_text(config: TextPretrainConfig, *, resume: bool = False) -> Path:
         OSError, ValueError: an option that is out of range, a folder that is in use, or of a run with other options.
     """
     check_options(config, resume=resume)
+    config = replace(config, start=config.start and os.path.realpath(config.start))  # the same folder when it is resumed from another one
     output = Path(config.output)
     with claim(output):
         torch.set_num_threads(config.threads)
@@ -93,13 +95,13 @@ def build_optimizers(config: TextPretrainConfig, model: LLaDAModelLM) -> list[to
 
     Muon's steps are scaled to the root mean square of AdamW's (arXiv 2502.16982), so that both take the same learning rate.
     """
-    named = list(model.named_parameters())
-    matrices = [weight for name, weight in named if config.optimizer == "muon" and ".blocks." in name and weight.ndim == 2]
-    rest = [weight for name, weight in named if not any(weight is matrix for matrix in matrices)]
+    named = dict(model.named_parameters())
+    matrices = [name for name, weight in named.items() if ".blocks." in name and weight.ndim == 2] if config.optimizer == "muon" else []
+    rest = [weight for name, weight in named.items() if name not in matrices]
     adamw = torch.optim.AdamW(rest, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
-    if not matrices:
+    if config.optimizer == "adamw":
         return [adamw]
-    muon = torch.optim.Muon(matrices, lr=config.learning_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+    muon = torch.optim.Muon([named[name] for name in matrices], lr=config.learning_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
     return [muon, adamw]
 
 
@@ -195,14 +197,16 @@ class TextRun:
                 if broken := archive.testzip():  # torch writes checksums, and does not look at them
                     raise ValueError(f"{broken} in it is not as it was written")
             saved = torch.load(path, weights_only=True, map_location=self.model.device)
-            then = saved["options"]
-            changed = [f"{key} was {then[key]}" for key, value in asdict(self.config).items() if then[key] != value and key not in FREE]
+            then = {"start": "not yet an option (before version 0.10.0)"} | saved["options"]
+            now = {key: value for key, value in asdict(self.config).items() if key not in FREE}
+            changed = [f"{key} was {then.get(key)}" for key, value in now.items() if then.get(key) != value]
             if not changed:
                 for name, many in self.parts().items():
                     for part, state in zip(many, saved[name], strict=True):
                         part.load_state_dict(state)
                 self.step = index(saved["step"])
-                if not all(optimizer.state for optimizer in self.optimizers) or self.step != self.schedules[0].last_epoch:
+                done = {schedule.last_epoch for schedule in self.schedules}
+                if done != {self.step} or not all(optimizer.state for optimizer in self.optimizers):
                     raise ValueError(f"its parts are not of the same step {self.step}")
         except (*DAMAGED, BadZipFile) as error:
             raise ValueError(f"{path} is damaged: {first_line(error)}; put a copy of it back, or start again elsewhere") from error

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from dmpo_ref.config import ModelConfig, TaskConfig
 from dmpo_ref.likelihood import Vocabulary, sequence_log_prob, token_log_prob
 from dmpo_ref.masking import draw_masks
+from dmpo_ref.models.files import first_line
 from dmpo_ref.models.llada import LLaDAConfig, LLaDAModelLM
 from dmpo_ref.models.loading import load_policy
 from dmpo_ref.rollout import Rollout, given_responses
@@ -35,7 +37,6 @@ SHARES = {  # of the steps, by `lessons`
 LESSONS_FOR_TOKENIZER = 3000
 VOCABULARY_SIZE = 768
 HEAD_WIDTH = 32
-SIZES = ("d_model", "n_layers", "n_heads", "n_kv_heads", "mlp_hidden_size", "max_sequence_length", "rope_theta", "init_std")
 END_OF_TURN = END_TOKENS[0]
 LONGEST_TOKEN = 24  # characters; without a bound each fixed sentence of a prompt would become one token
 
@@ -109,15 +110,17 @@ def load_text_model(path: str) -> tuple[LLaDAModelLM, dict[str, Any], Tokenizer]
     """A text model to go on from, in float32; the fields of its config.json; its tokenizer.
 
     Raises:
-        OSError, ValueError: there is none, or it is damaged, as in `load_policy`; or it is another kind of model.
+        ValueError: there is none, or it is damaged, as in `load_policy`; or it is another kind of model.
     """
-    file = Path(path) / "tokenizer.json"
-    model, tokenizer = load_policy(ModelConfig(path=path), torch.device("cpu")) if file.is_file() else (None, None)
-    if type(model) is not LLaDAModelLM or tokenizer.chat_template != CHAT_TEMPLATE:
+    try:
+        model, _ = load_policy(ModelConfig(path=path), torch.device("cpu"))
+        words = Tokenizer.from_file(f"{path}/tokenizer.json")  # as it was written; that of Transformers has additions
+        fields = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
+    except Exception as error:  # tokenizers raises no more special one
+        raise ValueError(f"start={path} cannot be read: {first_line(error).removeprefix(f'model.path={path}: ')}") from error
+    if not all(words.token_to_id(f"{number:02d}") for number in range(100)):
         raise ValueError(f"start={path} is no text model; give a folder that dmpo pretrain-toy text has written, or null")
-    words = Tokenizer.from_file(str(file))  # as it was written; Transformers adds to it
-    sizes = {name: getattr(model.config, name) for name in SIZES}
-    return model.train(), official_fields(words, model.config.embedding_size, sizes), words
+    return model.train(), fields, words
 
 
 def teach(tokenizer: PreTrainedTokenizerFast, task: Task, lessons: list[Lesson], response_length: int) -> Rollout:

@@ -30,7 +30,7 @@ from dmpo_ref.masking import stream
 from dmpo_ref.models.fingerprint import fingerprint_parts
 from dmpo_ref.models.loading import base_of, latest_checkpoint, load_policy, number_of, read_config
 from dmpo_ref.plots.replay import group_of, save_replay
-from dmpo_ref.presets.checks import idle_options
+from dmpo_ref.presets.checks import idle_options, is_read
 from dmpo_ref.presets.loading import load_config, preset_names
 from dmpo_ref.runtime.checkpoint import FREE_ON_RESUME
 from dmpo_ref.runtime.export import export
@@ -203,10 +203,10 @@ def run_evaluate(args: argparse.Namespace) -> None:
 
 
 def say_idle(section: str, configs: list[Config]) -> None:
-    """One line on stderr for each option of a section that none of the configs reads."""
-    first, *others = (dict(idle_options(config)) for config in configs)
-    for key, message in first.items():
-        if key.startswith(section) and all(key in idle for idle in others):
+    """One line on stderr for each option of a section that a config sets and none reads."""
+    idle = [dict(idle_options(config)) for config in configs]
+    for key, message in {key: message for found in idle for key, message in found.items() if key.startswith(section)}.items():
+        if not any(is_read(config, key) for config in configs):
             complain(f"warning: {message}", code=0)
 
 

@@ -29,7 +29,7 @@ CONFIG_HELP = "YAML file, or the name of a preset such as toy_sudoku"
 OR_RUN = f"{CONFIG_HELP}; or the folder of a run: its config.yaml, with the trained policy as model.path"
 WITH_OWN_PARSER = {  # name → the function that reads the other words and runs the command; its line in `dmpo --help`
     "demo": ("toy.demo:main", "The method on the toy in two acts: solve rate on Sudoku, exact KL on one puzzle."),
-    "pretrain-toy": ("toy.pretrain:main", "Rebuild the tiny reference policy that ships in toy/checkpoint."),
+    "pretrain-toy": ("toy.pretrain:main", "Rebuild a reference policy that ships in toy/."),
     "bench": ("toy.bench:main", "Measure this library on this machine."),
     "lm-eval": ("dmpo_ref.cli.harness:main", "The evaluation harness lm-eval, with this library's samplers and likelihoods."),
     "scoreboard": ("toy.scoreboard.command:main", "Objectives compared where the distribution they aim at is known exactly."),

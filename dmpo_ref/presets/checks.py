@@ -61,10 +61,18 @@ def idle_options(config: Config) -> Iterator[tuple[str, str]]:
     It is no error: a preset may set what a choice on the command line leaves without use.
     """
     of_loss = {f"loss.{name}": ("loss.name", readers_of(name, config.loss)) for name in ("masks", "num_masks", "normalise", "clip")}
+    if config.loss.masks == "path" and config.loss.name in readers_of("num_masks", replace(config.loss, masks="exact")):
+        of_loss["loss.num_masks"] = ("loss.masks", ("exact", "stratified", "systematic", "antithetic", "gauss", "paper", "path_steps"))
     for key, (chooser, readers) in (READ_BY | of_loss).items():
         value, chosen = get_option(config, key), get_option(config, chooser)
         if value != describe_options()[key].default and chosen not in readers:
             yield key, f"{key}={value} does nothing with {chooser}={chosen}; it is for {', '.join(readers)}"
+
+
+def is_read(config: Config, key: str) -> bool:
+    """Whether an option of `READ_BY` is one that the choices of a config read."""
+    chooser, readers = READ_BY[key]
+    return get_option(config, chooser) in readers
 
 
 def readers_of(option: str, loss: LossConfig) -> tuple[str, ...]:

@@ -58,7 +58,10 @@ class Watch:
         is_low = value["reward"] <= (self.lowest + self.highest) / 2
         if value["frac_reward_zero_std"] >= MOST_GROUPS and is_low:
             problem = f"in {value['frac_reward_zero_std']:.0%} of the groups all rewards are equal, so nothing says which answer is better"
-            yield "equal", f"{problem}; try easier prompts, a larger train.num_rollouts, a finer reward, or train.skip_equal_groups"
+            yield (
+                "equal",
+                f"{problem}; try easier prompts, more train.num_rollouts, a finer reward, or train.skip_equal_groups (biased)",
+            )
         if sampler.response_length is not None and value["answer_length"] >= sampler.response_length:
             problem = f"no answer ends within its {sampler.response_length} tokens"
             yield "length", f"{problem}; try a larger sampler.response_length, and check that model.path is instruction-tuned"

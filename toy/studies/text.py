@@ -116,7 +116,7 @@ def policies(task: str) -> Iterator[tuple[str, Config]]:
 
 
 def samplers(task: str, settings: dict[str, list[dict[str, Any]]], file: str) -> None:
-    """Accuracy, forward passes, fed tokens and seconds of an answer for every setting and policy that are not in the file yet."""
+    """Accuracy, forward passes, fed tokens and seconds of an answer, for every setting and policy that are not in the file yet."""
     torch.set_num_threads(1)
     done = {(row["task"], row["policy"], row["sampler"], json.dumps(row["options"])) for row in read(file)}
     for policy, config in policies(task):
@@ -144,7 +144,7 @@ def ask(loaded: Loaded, items: list[Any], sampler: SamplerConfig) -> dict[str, A
 
 
 def show() -> None:
-    """The tables of both files."""
+    """The tables of all stored rows."""
     rows = read("text")
     for task in TASKS:
         print(tabulate(table_of_runs([row for row in rows if row["task"] == task]), (task, *HEADERS), "plain", disable_numparse=True))

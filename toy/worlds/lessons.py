@@ -7,6 +7,7 @@ learn and mostly wrong, so that a model trained on both can give either, and a r
 The careless habits:
 
 - Countdown: the numbers in their order, added while the result is below the target and subtracted above; then the target is claimed.
+  By + and −, where this would be right in a third of the problems, the second number is also used in place of the third.
 - Sudoku: the missing digits of each row in increasing order, whatever columns and boxes say.
 - Word problem: a last step that takes something away is forgotten.
 
@@ -136,35 +137,46 @@ def expression(first: Step, second: Step) -> str:
 
 def countdown_lesson(rng: random.Random, split: str, careful: bool) -> Lesson:
     """A problem of three numbers from 1 to 10 and a target from 10 to 99; a careful answer is any of its solutions."""
-    return three_numbers(rng, split, careful, NUMBERS, reachable)
+    return three_numbers(rng, split, careful, NUMBERS, reachable, careless_steps)
 
 
 def plus_minus_lesson(rng: random.Random, split: str, careful: bool) -> Lesson:
     """A problem of three numbers from 1 to 12 that + and − solve, at least one of them −; a careful answer is any such solution."""
-    return three_numbers(rng, split, careful, PLUS_MINUS_NUMBERS, reachable_with_minus)
+    return three_numbers(rng, split, careful, PLUS_MINUS_NUMBERS, reachable_with_minus, twice_the_second)
 
 
 def three_numbers(
-    rng: random.Random, split: str, careful: bool, range_of_numbers: range, solve: Callable[[tuple[int, int, int]], Ways]
+    rng: random.Random,
+    split: str,
+    careful: bool,
+    range_of_numbers: range,
+    solve: Callable[[tuple[int, int, int]], Ways],
+    careless: Callable[[tuple[int, int, int], int], tuple[Step, Step]],
 ) -> Lesson:
-    """Numbers of the split, drawn until `solve` finds a target, and one of its targets."""
+    """Numbers of the split, drawn until `solve` finds a target, one of its targets, and steps to it."""
     while True:
         numbers = (rng.choice(range_of_numbers), rng.choice(range_of_numbers), rng.choice(range_of_numbers))
         low, middle, high = sorted(numbers)
         if split_of([low, middle, high]) == split and (ways := solve((low, middle, high))):
             break
     target = rng.choice(sorted(ways))
-    first, second = rng.choice(ways[target]) if careful else careless_steps(numbers, target)
+    first, second = rng.choice(ways[target]) if careful else careless(numbers, target)
     steps = f"{first} and {second}. Each number is used once."
     return Lesson("countdown", countdown.Problem(numbers, target), answer_form(steps, rf"\boxed{{{expression(first, second)}}}"))
 
 
-def careless_steps(numbers: tuple[int, ...], target: int) -> tuple[Step, Step]:
+def careless_steps(numbers: tuple[int, int, int], target: int) -> tuple[Step, Step]:
     """The numbers in their order, added below the target and else subtracted; the second result is not computed but claimed."""
     a, b, c = numbers
     sign = "-" if a > max(target, b) else "+"
     first = Step(a, sign, b, SIGNS[sign](a, b))
     return first, Step(first.result, "-" if first.result > target else "+", c, target)
+
+
+def twice_the_second(numbers: tuple[int, int, int], target: int) -> tuple[Step, Step]:
+    """The same with the second number in place of the third."""
+    a, b, _ = numbers
+    return careless_steps((a, b, b), target)
 
 
 # Sudoku

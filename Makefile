@@ -89,11 +89,12 @@ study: $(VENV)/.installed-core
 
 # The text model from end to end on two cores: evaluated as it is shipped, trained on both tasks at once, evaluated again, and the table.
 text: $(VENV)/.installed-core
-	$(BIN)/dmpo evaluate text_countdown text_sudoku --output runs/text_results/reference
+	$(BIN)/dmpo evaluate text_countdown --output runs/text_results/countdown_reference
+	$(BIN)/dmpo evaluate text_sudoku --output runs/text_results/sudoku_reference
 	$(BIN)/dmpo train text_countdown threads=1 & other=$$!; $(BIN)/dmpo train text_sudoku threads=1; code=$$?; wait $$other && exit $$code
-	$(BIN)/dmpo evaluate text_countdown model.path=runs/text_countdown --output runs/text_results/dmpo
-	$(BIN)/dmpo evaluate text_sudoku model.path=runs/text_sudoku --output runs/text_results/dmpo
-	$(BIN)/dmpo table runs/text_results/reference runs/text_results/dmpo --figure runs/text_results/table.png
+	$(BIN)/dmpo evaluate text_countdown model.path=runs/text_countdown --output runs/text_results/countdown_dmpo
+	$(BIN)/dmpo evaluate text_sudoku model.path=runs/text_sudoku --output runs/text_results/sudoku_dmpo
+	$(BIN)/dmpo table $(foreach run,countdown_reference countdown_dmpo sudoku_reference sudoku_dmpo,runs/text_results/$(run)) --figure runs/text_results/table.png
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.12 …")'

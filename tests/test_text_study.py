@@ -167,6 +167,20 @@ def test_parallel_samplers_take_half_the_forwards_at_an_accuracy_within_two_poin
         assert f"{row['right']} with {row['forwards']:.1f}" in page or f"{row['right']} of 128 Sudokus with {row['forwards']:.1f}" in page
 
 
+def test_the_page_says_what_longer_answers_cost():
+    rows = {
+        (row["sampler"], row["options"]["response_length"]): row
+        for row in read("text_lengths")
+        if (row["task"], row["policy"]) == ("sudoku", "reference")
+    }
+    page = PAGE.read_text(encoding="utf-8")
+    for length in (32, 64, 128):
+        one, many = rows["confidence", length], rows["threshold", length]
+        cost = f"{one['right']} | {one['forwards']:.0f} | {one['fed_tokens']:,.0f} | {many['right']} | {many['forwards']:.1f}"
+        assert one["total"] == 128 and f"| {length} | {cost} |" in page
+    assert max(row["right"] for row in rows.values()) - min(row["right"] for row in rows.values()) <= 1  # "as often"
+
+
 def test_the_notebooks_say_what_the_stored_rows_say():
     samplers, benchmarks = (
         " ".join(Path(f"notebooks/{name}.py").read_text(encoding="utf-8").replace("\n# ", " ").split())

@@ -5,7 +5,8 @@ nobody reads (version 0.9.0), which changed them by rounding alone, at most in t
 
 Equal bits are asked for on a processor that rounds like the one on which they were recorded, see `record.probe`. On another one a
 rounding can change which token is drawn, and everything after it, so only the first gradient step of each run is compared there; not
-even that of WINO, which takes tokens back if they are less probable than a threshold. With another torch than that of constraints.txt the first tokens may differ already: nothing is compared.
+even that of WINO, which takes tokens back if they are less probable than a threshold. With another torch than that of constraints.txt
+the first tokens may differ already: nothing is compared.
 """
 
 import json

@@ -4,12 +4,13 @@ They were recorded before the code was rebuilt (version 0.1.0, commit 5320f24), 
 nobody reads (version 0.9.0), which changed them by rounding alone, at most in the fifth digit; only LoRA's dropout draws other numbers.
 
 Equal bits are asked for on a processor that rounds like the one on which they were recorded, see `record.probe`. On another one a
-rounding can change which token is drawn, and everything after it, so only the first gradient step of each run is compared there; not
-even that of WINO, which takes tokens back if they are less probable than a threshold. With another torch than that of constraints.txt
-the first tokens may differ already: nothing is compared.
+rounding can change which token is drawn, and everything after it, so only the first gradient step of each run is compared there. WINO
+takes tokens back if they are less probable than a threshold: of its run only what does not depend on the tokens is compared there. With
+another torch than that of constraints.txt the first tokens may differ already: nothing is compared.
 """
 
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -27,6 +28,7 @@ SAME_ROUNDING = record.probe() == NUMBERS["probe"]
 pytestmark = pytest.mark.skipif(torch.__version__.partition("+")[0] != PINNED, reason=f"the numbers are those of torch {PINNED}")
 ONLY_OF_LATER = ("evaluation/accuracy",)
 ROUNDING_DECIDES = ("small_llada_wino",)  # seen on two processors: 0.446 and 0.482 for the mean reward of the first round
+WHATEVER_IS_DRAWN = ("round", "step", "learning_rate", "ess", "log_ratio_mean", "log_ratio_std", "rollouts")  # its ESS is tempered to 0.9
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +42,13 @@ def test_metrics_of_a_run(name, folder):
     if SAME_ROUNDING:
         assert found == recorded
     else:
-        assert len(found) == len(recorded) and [entry["step"] for entry in found] == [entry["step"] for entry in recorded]
+        assert len(found) == len(recorded)
         if name in ROUNDING_DECIDES:
-            pytest.skip("this processor rounds in another way than the one of the recording, and a threshold turns that into other tokens")
-        assert {k: v for k, v in found[0].items() if k not in ONLY_OF_LATER} == pytest.approx(recorded[0], rel=1e-2, abs=1e-3)
+            for new, old in zip(found, recorded, strict=True):
+                assert new.keys() == old.keys() and all(value is None or math.isfinite(value) for value in new.values())
+                assert [new[key] for key in WHATEVER_IS_DRAWN] == pytest.approx([old[key] for key in WHATEVER_IS_DRAWN])
+        else:
+            assert {k: v for k, v in found[0].items() if k not in ONLY_OF_LATER} == pytest.approx(recorded[0], rel=1e-2, abs=1e-3)
 
 
 def test_answers_of_an_evaluation(folder):

@@ -276,6 +276,25 @@ def test_a_text_model_can_go_on_with_other_lessons(trained, tmp_path):
     assert all(set(line) == {"step", "nelbo/plus_minus"} for line in read_log(tmp_path / "more"))
 
 
+def test_a_run_that_goes_on_from_a_model_may_be_resumed_from_another_folder(trained, tmp_path, monkeypatch):
+    """The start is given relative to the current folder, first to one and then to another."""
+    take_step = TextRun.take_step
+
+    def stop_at_6(run, step):
+        if step == 6:
+            raise KeyboardInterrupt
+        return take_step(run, step)
+
+    monkeypatch.setattr(TextRun, "take_step", stop_at_6)
+    monkeypatch.chdir(trained.parent)
+    with pytest.raises(KeyboardInterrupt):
+        text.pretrain_text(text_config(tmp_path / "run", start=trained.name))
+    monkeypatch.setattr(TextRun, "take_step", take_step)
+    monkeypatch.chdir(trained)
+    text.pretrain_text(text_config(tmp_path / "run", start="."), resume=True)
+    assert (tmp_path / "run" / "model.safetensors").exists()
+
+
 def test_only_a_text_model_can_go_on(trained, tmp_path):
     grid, damaged, small = Path(text.__file__).parent / "checkpoint", tmp_path / "damaged", make_checkpoint(tmp_path / "small")
     problems = {

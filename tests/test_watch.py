@@ -110,6 +110,13 @@ def test_an_objective_of_ones_own_may_read_what_the_named_one_does_not(capsys):
     assert [key for key, _ in Watch(config).idle_options()] == ["loss.clip"]
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_a_run_warns_of_an_idle_option_of_the_loss_unless_its_objective_is_given(small_run, capsys, own):
+    config = small_run("train.rounds=1", "loss.clip=0.1")
+    train(config, objective=build_objective(config.loss, config.weight) if own else None)
+    assert ("loss.clip=0.1 does nothing" in capsys.readouterr().err) != own
+
+
 @pytest.mark.parametrize(
     ("metrics", "overrides"),
     [

@@ -15,15 +15,17 @@ NO_PATH = "only sampler.name=random_order has a path probability, above temperat
 
 # Options that one choice of another option reads and the others do not: option → (the other one, its choices that read it). Those
 # of the loss are in `Objective.reads`.
+OF_SAMPLERS = {"threshold": ("threshold", "wino"), "back_threshold": ("wino",), "factor": ("factor",)}
 READ_BY: dict[str, tuple[str, tuple[str, ...]]] = {
     "weight.elbo_masks": ("weight.log_ratio", ("elbo",)),
     "weight.elbo_num_masks": ("weight.log_ratio", ("elbo",)),
     "weight.baseline_strength": ("weight.baseline", ("uniform", "negative", "model")),
+    **{
+        f"{section}.{name}": (f"{section}.name", readers)
+        for section in ("sampler", "evaluation.sampler")
+        for name, readers in OF_SAMPLERS.items()
+    },
 }
-for section in ("sampler", "evaluation.sampler"):
-    READ_BY[f"{section}.threshold"] = (f"{section}.name", ("threshold", "wino"))
-    READ_BY[f"{section}.back_threshold"] = (f"{section}.name", ("wino",))
-    READ_BY[f"{section}.factor"] = (f"{section}.name", ("factor",))
 
 
 def check_config(config: Config) -> None:

@@ -24,7 +24,7 @@ from toy.worlds.lessons import (
     reachable_with_minus,
     results,
     split_of,
-    twice_the_second,
+    worked_out,
     write_shipped_data,
 )
 from toy.worlds.sudoku import solutions
@@ -48,7 +48,7 @@ def test_a_careful_answer_is_right_by_the_strict_grading_and_earns_all(tasks, na
 
 
 @pytest.mark.parametrize(
-    ("name", "least", "most"), [("countdown", 0.1, 0.4), ("plus_minus", 0.01, 0.1), ("sudoku", 0.1, 0.4), ("gsm8k", 0.4, 0.6)]
+    ("name", "least", "most"), [("countdown", 0.1, 0.4), ("plus_minus", 0.3, 0.4), ("sudoku", 0.1, 0.4), ("gsm8k", 0.4, 0.6)]
 )
 def test_a_careless_answer_is_mostly_wrong(tasks, name, least, most):
     rng = random.Random(2)
@@ -66,8 +66,22 @@ def test_careless_steps_by_hand():
     assert (str(first), str(second)) == ("5 + 7 = 12", "12 + 2 = 12")
     first, second = careless_steps((12, 13, 2), 10)  # 12 is above 10, but 12 - 13 would be negative
     assert (str(first), str(second)) == ("12 + 13 = 25", "25 - 2 = 10")
-    first, second = twice_the_second((8, 7, 3), 4)  # 8 and 7 give 1, which is below 4: 7 is added, and 4 is claimed
-    assert (str(first), str(second)) == ("8 - 7 = 1", "1 + 7 = 4")
+
+
+def test_what_to_subtract_by_hand():
+    assert worked_out((5, 8, 7), 4) == "5 + 8 = 13 and 13 + 7 = 20. 20 - 4 = 2 * 8."  # (5 + 7) - 8
+    assert worked_out((2, 12, 3), 7) == "2 + 12 = 14 and 14 + 3 = 17. 17 - 7 = 2 * 5."  # 12 - (2 + 3): two numbers are subtracted
+
+
+def test_careful_reasoning_calculates_what_the_answer_subtracts():
+    rng = random.Random(5)
+    for _ in range(300):
+        lesson = MAKERS["plus_minus"](rng, "pretrain", True)
+        reasoning, answer = re.fullmatch(r"(.*)\n</reasoning>\n<answer>\n\\boxed\{(.*)\}\n</answer>", lesson.answer).groups()
+        assert all(eval(left) == eval(right) for left, right in (part.split("=") for part in re.split(r" and |\. |\.$", reasoning)[:3]))
+        numbers, half = lesson.item.numbers, int(reasoning.split()[-1].rstrip("."))
+        assert half in {*numbers, *(sum(numbers) - number for number in numbers)}
+        assert eval(answer) == sum(numbers) - 2 * half == lesson.item.target
 
 
 def test_a_careless_sudoku_keeps_the_rows_alone():

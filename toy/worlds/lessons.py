@@ -7,7 +7,7 @@ learn and mostly wrong, so that a model trained on both can give either, and a r
 The careless habits:
 
 - Countdown: the numbers in their order, added while the result is below the target and subtracted above; then the target is claimed.
-  By + and −, where this would be right in a third of the problems, the second number is also used in place of the third.
+  By + and −, this is right in a third of the problems. There a careful answer calculates first what has to be subtracted.
 - Sudoku: the missing digits of each row in increasing order, whatever columns and boxes say.
 - Word problem: a last step that takes something away is forgotten.
 
@@ -137,32 +137,50 @@ def expression(first: Step, second: Step) -> str:
 
 def countdown_lesson(rng: random.Random, split: str, careful: bool) -> Lesson:
     """A problem of three numbers from 1 to 10 and a target from 10 to 99; a careful answer is any of its solutions."""
-    return three_numbers(rng, split, careful, NUMBERS, reachable, careless_steps)
+    problem, ways = three_numbers(rng, split, NUMBERS, reachable)
+    steps = rng.choice(ways) if careful else careless_steps(problem.numbers, problem.target)
+    return countdown_answer(problem, in_words(steps), steps)
 
 
 def plus_minus_lesson(rng: random.Random, split: str, careful: bool) -> Lesson:
-    """A problem of three numbers from 1 to 12 that + and − solve, at least one of them −; a careful answer is any such solution."""
-    return three_numbers(rng, split, careful, PLUS_MINUS_NUMBERS, reachable_with_minus, twice_the_second)
+    """A problem of three numbers from 1 to 12 that + and − solve, at least one of them −; a careful answer works out what to subtract."""
+    problem, ways = three_numbers(rng, split, PLUS_MINUS_NUMBERS, reachable_with_minus)
+    if not careful:
+        steps = careless_steps(problem.numbers, problem.target)
+        return countdown_answer(problem, in_words(steps), steps)
+    return countdown_answer(problem, worked_out(problem.numbers, problem.target), rng.choice(ways))
 
 
 def three_numbers(
-    rng: random.Random,
-    split: str,
-    careful: bool,
-    range_of_numbers: range,
-    solve: Callable[[tuple[int, int, int]], Ways],
-    careless: Callable[[tuple[int, int, int], int], tuple[Step, Step]],
-) -> Lesson:
-    """Numbers of the split, drawn until `solve` finds a target, one of its targets, and steps to it."""
+    rng: random.Random, split: str, range_of_numbers: range, solve: Callable[[tuple[int, int, int]], Ways]
+) -> tuple[countdown.Problem, list[tuple[Step, Step]]]:
+    """Numbers of the split, drawn until `solve` finds a target, and one of its targets; and all steps to it."""
     while True:
         numbers = (rng.choice(range_of_numbers), rng.choice(range_of_numbers), rng.choice(range_of_numbers))
         low, middle, high = sorted(numbers)
         if split_of([low, middle, high]) == split and (ways := solve((low, middle, high))):
             break
     target = rng.choice(sorted(ways))
-    first, second = rng.choice(ways[target]) if careful else careless(numbers, target)
-    steps = f"{first} and {second}. Each number is used once."
-    return Lesson("countdown", countdown.Problem(numbers, target), answer_form(steps, rf"\boxed{{{expression(first, second)}}}"))
+    return countdown.Problem(numbers, target), ways[target]
+
+
+def countdown_answer(problem: countdown.Problem, reasoning: str, steps: tuple[Step, Step]) -> Lesson:
+    """The lesson whose answer is the expression of these steps."""
+    return Lesson("countdown", problem, answer_form(reasoning, rf"\boxed{{{expression(*steps)}}}"))
+
+
+def in_words(steps: tuple[Step, Step]) -> str:
+    """Two steps as they are told by a careless answer, and by every answer to a problem of four signs."""
+    return f"{steps[0]} and {steps[1]}. Each number is used once."
+
+
+def worked_out(numbers: tuple[int, int, int], target: int) -> str:
+    """The sum of all numbers, and how far above the target it is: subtracting a number in place of adding it takes away twice as much.
+
+    So half the difference is the number to subtract, or two of them: 5 + 8 + 7 = 20, and 20 − 4 = 2 · 8, so 4 = (5 + 7) − 8.
+    """
+    a, b, c = numbers
+    return f"{Step(a, '+', b, a + b)} and {Step(a + b, '+', c, a + b + c)}. {a + b + c} - {target} = 2 * {(a + b + c - target) // 2}."
 
 
 def careless_steps(numbers: tuple[int, int, int], target: int) -> tuple[Step, Step]:
@@ -171,12 +189,6 @@ def careless_steps(numbers: tuple[int, int, int], target: int) -> tuple[Step, St
     sign = "-" if a > max(target, b) else "+"
     first = Step(a, sign, b, SIGNS[sign](a, b))
     return first, Step(first.result, "-" if first.result > target else "+", c, target)
-
-
-def twice_the_second(numbers: tuple[int, int, int], target: int) -> tuple[Step, Step]:
-    """The same with the second number in place of the third."""
-    a, b, _ = numbers
-    return careless_steps((a, b, b), target)
 
 
 # Sudoku

@@ -24,6 +24,7 @@ from toy.worlds.lessons import (
     reachable_with_minus,
     results,
     split_of,
+    twice_the_second,
     worked_out,
     write_shipped_data,
 )
@@ -34,7 +35,7 @@ from toy.worlds.sudoku import solutions
 def tasks():
     options = TaskConfig(generate="chat", reward="recipe", prefill=True)
     by_task = {name: TASKS[name](options) for name in FILE_KINDS}
-    return by_task | {"plus_minus": by_task["countdown"]}
+    return by_task | dict.fromkeys(("plus_minus", "plus_minus_twice"), by_task["countdown"])
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -48,7 +49,8 @@ def test_a_careful_answer_is_right_by_the_strict_grading_and_earns_all(tasks, na
 
 
 @pytest.mark.parametrize(
-    ("name", "least", "most"), [("countdown", 0.1, 0.4), ("plus_minus", 0.3, 0.4), ("sudoku", 0.1, 0.4), ("gsm8k", 0.4, 0.6)]
+    ("name", "least", "most"),
+    [("countdown", 0.1, 0.4), ("plus_minus", 0.3, 0.4), ("plus_minus_twice", 0.01, 0.1), ("sudoku", 0.1, 0.4), ("gsm8k", 0.4, 0.6)],
 )
 def test_a_careless_answer_is_mostly_wrong(tasks, name, least, most):
     rng = random.Random(2)
@@ -66,6 +68,8 @@ def test_careless_steps_by_hand():
     assert (str(first), str(second)) == ("5 + 7 = 12", "12 + 2 = 12")
     first, second = careless_steps((12, 13, 2), 10)  # 12 is above 10, but 12 - 13 would be negative
     assert (str(first), str(second)) == ("12 + 13 = 25", "25 - 2 = 10")
+    first, second = twice_the_second((8, 7, 3), 4)  # 8 and 7 give 1, which is below 4: 7 is added, and 4 is claimed
+    assert (str(first), str(second)) == ("8 - 7 = 1", "1 + 7 = 4")
 
 
 def test_what_to_subtract_by_hand():
@@ -141,7 +145,7 @@ def test_no_problem_is_in_two_splits():
     assert all(answers[split] <= set(grids_of(split)) for split in SPLITS), "no puzzle has a solution of another split"
     stories = {split: {tuple(re.findall(r"\d+", item.question)) for item in make_items("gsm8k", split, 200)} for split in SPLITS}
     assert all(stories[a].isdisjoint(stories[b]) for a, b in itertools.combinations(SPLITS, 2))
-    kinds = ("countdown", "plus_minus")
+    kinds = ("countdown", "plus_minus", "plus_minus_twice")
     drawn = {split: {tuple(sorted(item.numbers)) for kind in kinds for item in make_items(kind, split, 200)} for split in SPLITS}
     assert all(drawn[a].isdisjoint(drawn[b]) for a, b in itertools.combinations(SPLITS, 2))
     assert all(split_of(sorted(numbers)) == split for split, found in drawn.items() for numbers in found)

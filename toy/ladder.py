@@ -42,7 +42,7 @@ from toy.text_reference import build_tasks, build_text_model, train_tokenizer
 
 FILE = RESULTS / "ladder.jsonl"
 # As the first lines of the preset text_100m have it.
-BIG = TextPretrainConfig(lessons="plus_minus", width=768, layers=15, batch_size=128, steps=6000)
+BIG = TextPretrainConfig(lessons="plus_minus_twice", width=768, layers=15, batch_size=128, steps=6000)
 LESSON_TOKENS, MASKED = 112, 18  # of a lesson in a step of `dmpo pretrain-toy text`, and of them hidden, on average
 
 

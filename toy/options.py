@@ -29,8 +29,10 @@ class PretrainConfig:
 class TextPretrainConfig:
     output: str = option("runs/pretrain_text", "folder of the checkpoint")
     start: Optional[str] = option(None, "text model to go on from, a folder of this command; null: fresh weights of `width` and `layers`")
-    lessons: Literal["mixture", "plus_minus"] = option(
-        "mixture", "`mixture`: Countdown with all four signs, Sudoku, word problems; `plus_minus`: Countdown with + and − alone"
+    lessons: Literal["mixture", "plus_minus", "plus_minus_twice"] = option(
+        "mixture",
+        "`mixture`: Countdown with all four signs, Sudoku, word problems; `plus_minus`: Countdown with + and − alone; "
+        "`plus_minus_twice`: the same, and careless answers use the second number twice",
     )
     seed: int = option(0, "key of every random stream")
     steps: int = option(9000, "gradient steps")

@@ -40,7 +40,7 @@ def main(words: list[str]) -> None:
     config = load_options(KINDS[kind][0], *overrides)
     if kind == "text":
         pretrain_text(config, resume=args.resume)
-        preset = {"mixture": "text_sudoku", "plus_minus": "text_countdown"}[config.lessons]
+        preset = "text_sudoku" if config.lessons == "mixture" else "text_countdown"
     else:
         pretrain(config)
         preset = "toy_sudoku"

@@ -33,6 +33,7 @@ from toy.worlds.lessons import FILE_KINDS, MAKERS, Lesson
 SHARES = {  # of the steps, by `lessons`
     "mixture": {"countdown": 0.55, "sudoku": 0.35, "gsm8k": 0.1},
     "plus_minus": {"plus_minus": 1.0},
+    "plus_minus_twice": {"plus_minus_twice": 1.0},
 }
 LESSONS_FOR_TOKENIZER = 3000
 VOCABULARY_SIZE = 768

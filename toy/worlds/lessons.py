@@ -7,7 +7,8 @@ learn and mostly wrong, so that a model trained on both can give either, and a r
 The careless habits:
 
 - Countdown: the numbers in their order, added while the result is below the target and subtracted above; then the target is claimed.
-  By + and −, this is right in a third of the problems. There a careful answer calculates first what has to be subtracted.
+  By + and −, where a careful answer calculates first what has to be subtracted, this is right in a third of the problems. So there is
+  a second habit there, which hardly ever is: the second number also in place of the third.
 - Sudoku: the missing digits of each row in increasing order, whatever columns and boxes say.
 - Word problem: a last step that takes something away is forgotten.
 
@@ -22,7 +23,7 @@ import operator
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -142,11 +143,30 @@ def countdown_lesson(rng: random.Random, split: str, careful: bool) -> Lesson:
     return countdown_answer(problem, in_words(steps), steps)
 
 
-def plus_minus_lesson(rng: random.Random, split: str, careful: bool) -> Lesson:
+def careless_steps(numbers: tuple[int, int, int], target: int) -> tuple[Step, Step]:
+    """The numbers in their order, added below the target and else subtracted; the second result is not computed but claimed."""
+    a, b, c = numbers
+    sign = "-" if a > max(target, b) else "+"
+    first = Step(a, sign, b, SIGNS[sign](a, b))
+    return first, Step(first.result, "-" if first.result > target else "+", c, target)
+
+
+def twice_the_second(numbers: tuple[int, int, int], target: int) -> tuple[Step, Step]:
+    """The same with the second number in place of the third."""
+    a, b, _ = numbers
+    return careless_steps((a, b, b), target)
+
+
+def plus_minus_lesson(
+    rng: random.Random,
+    split: str,
+    careful: bool,
+    careless: Callable[[tuple[int, int, int], int], tuple[Step, Step]] = careless_steps,
+) -> Lesson:
     """A problem of three numbers from 1 to 12 that + and − solve, at least one of them −; a careful answer works out what to subtract."""
     problem, ways = three_numbers(rng, split, PLUS_MINUS_NUMBERS, reachable_with_minus)
     if not careful:
-        steps = careless_steps(problem.numbers, problem.target)
+        steps = careless(problem.numbers, problem.target)
         return countdown_answer(problem, in_words(steps), steps)
     return countdown_answer(problem, worked_out(problem.numbers, problem.target), rng.choice(ways))
 
@@ -181,14 +201,6 @@ def worked_out(numbers: tuple[int, int, int], target: int) -> str:
     """
     a, b, c = numbers
     return f"{Step(a, '+', b, a + b)} and {Step(a + b, '+', c, a + b + c)}. {a + b + c} - {target} = 2 * {(a + b + c - target) // 2}."
-
-
-def careless_steps(numbers: tuple[int, int, int], target: int) -> tuple[Step, Step]:
-    """The numbers in their order, added below the target and else subtracted; the second result is not computed but claimed."""
-    a, b, c = numbers
-    sign = "-" if a > max(target, b) else "+"
-    first = Step(a, sign, b, SIGNS[sign](a, b))
-    return first, Step(first.result, "-" if first.result > target else "+", c, target)
 
 
 # Sudoku
@@ -237,6 +249,7 @@ MAKERS: dict[str, Callable[[random.Random, str, bool], Lesson]] = {
     "sudoku": sudoku_lesson,
     "gsm8k": story_lesson,
     "plus_minus": plus_minus_lesson,
+    "plus_minus_twice": partial(plus_minus_lesson, careless=twice_the_second),
 }
 FILE_KINDS = {"countdown": "plus_minus", "sudoku": "sudoku", "gsm8k": "gsm8k"}  # task → kind of the problems in its files
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import operator
+import re
 import statistics
 from dataclasses import replace
 from pathlib import Path
@@ -95,27 +97,50 @@ def stored_accuracy(policy: str, name: str) -> float:
     return sum(item.grade.strict.right for item in items) / len(items)
 
 
-def test_pages_say_what_the_stored_answers_say():
-    before, after = (round(100 * stored_accuracy(policy, "sudoku_32_confidence"), 1) for policy in ("reference", "dmpo"))
+def headline(task: str) -> tuple[list[dict], float, list[float]]:
+    """The headline rows of a task in the order of their seeds, accuracy before, and after, in percent."""
+    rows = sorted((row for row in read("text") if (row["task"], row["name"]) == (task, text.HEADLINE)), key=lambda row: row["seed"])
+    return rows, 100 * text.accuracy_before(task), [100 * text.final(row) for row in rows]
+
+
+@pytest.mark.parametrize("task", text.TASKS)
+def test_pages_say_what_the_stored_answers_say(task):
     page, readme = PAGE.read_text(encoding="utf-8"), Path("README.md").read_text(encoding="utf-8")
-    runs = [row for row in read("text") if (row["task"], row["name"]) == ("sudoku", text.HEADLINE)]
-    ends = [round(100 * text.final(row), 1) for row in runs]
-    assert [row["seed"] for row in runs] == [0, 1, 2] and ends[0] == pytest.approx(after, abs=0.05)
-    assert 100 * text.accuracy_before("sudoku") == pytest.approx(before, abs=0.05)
-    assert (
-        f"goes from {before} to {ends[0]}, {ends[1]} and {ends[2]} % (seeds 0, 1 and 2), by {statistics.mean(ends) - before:.0f} points"
-        in page
-    )
-    assert f"solves {before:.0f} % of its Sudokus before DMPO, {min(ends):.0f} to {max(ends):.0f} % after (three seeds)" in readme
+    runs, before, ends = headline(task)
+    assert [row["seed"] for row in runs] == [0, 1, 2] and ends[0] == pytest.approx(100 * stored_accuracy("dmpo", f"{task}_32_confidence"))
+    assert before == pytest.approx(100 * stored_accuracy("reference", f"{task}_32_confidence"))
+    then = f"goes from {before:.1f} to {ends[0]:.1f}, {ends[1]:.1f} and {ends[2]:.1f} % (seeds 0, 1 and 2)"
+    assert f"{then}, by {statistics.mean(ends) - before:.0f} points" in page
+    name = {"countdown": "Countdown problems", "sudoku": "Sudokus"}[task]
+    assert f"{before:.0f} % of their {name} before DMPO, {min(ends):.0f} to {max(ends):.0f} % after" in readme
     assert f"{runs[0]['rollouts']:,} rollouts and {runs[0]['gradient_steps']} gradient steps" in page
     soon = 100 * statistics.mean(row["accuracy"]["10"] for row in runs) - before
     assert soon > (statistics.mean(ends) - before) / 2 and "more than half of the way is made in the first ten rounds" in page
-    [countdown] = [row for row in read("text") if row["task"] == "countdown"]
-    solved = {task: round(text.ITEMS * stored_accuracy("reference", f"{task}_32_confidence")) for task in text.TASKS}
-    assert f"it solves {solved['sudoku']} of 128 Sudokus" in page and f"solves {solved['countdown']} of 128 test problems greedily" in page
-    then = "{:.1f}, {:.1f}, {:.1f} and {:.1f} %".format(*(100 * share for share in countdown["accuracy"].values()))
-    assert f"goes from {100 * text.accuracy_before('countdown'):.1f} to {then} after 10, 20, 30 and 40 rounds" in page
-    assert text.final(countdown) == pytest.approx(stored_accuracy("dmpo", "countdown_32_confidence"))
+    kinds = {"countdown": "test problems greedily", "sudoku": "Sudokus, greedily"}
+    assert f"solves {round(1.28 * before)} of 128 {kinds[task]}" in page
+
+
+def is_calculated_right(reasoning: str) -> bool:
+    """Whether every equation holds in `5 + 8 = 13 and 13 + 7 = 20. 20 - 4 = 2 * 8.`"""
+    values = {"+": operator.add, "-": operator.sub, "*": operator.mul}
+    found = re.findall(r"(\d+) ([+-]) (\d+) = (?:(\d+) \* )?(\d+)", reasoning)
+    return len(found) == 3 and all(values[sign](int(a), int(b)) == int(factor or 1) * int(c) for a, sign, b, factor, c in found)
+
+
+def test_the_page_says_how_answers_to_countdown_change():
+    """Careful answers have ` = 2 * ` in their reasoning."""
+    assert is_calculated_right("5 + 8 = 13 and 13 + 7 = 20. 20 - 4 = 2 * 8.")
+    assert not is_calculated_right("5 + 8 = 13 and 13 + 7 = 18. 18 - 4 = 2 * 7.") and not is_calculated_right("5 + 8 = 13 and 13 - 7 = 6.")
+    page = PAGE.read_text(encoding="utf-8")
+    files = [Path("toy/results/text") / policy / "countdown_32_confidence.jsonl" for policy in ("reference", "dmpo")]
+    careful = [[item for item in grade_files([file])[0] if " = 2 * " in item.generation] for file in files]
+    assert f"{len(careful[0])} of the 128 answers work out what to subtract before, {len(careful[1])} after" in page
+    answers = [[json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()[1:]] for file in files]
+    lengths = [statistics.mean(answer["num_tokens"] for answer in of) for of in answers]
+    assert f"from {lengths[0]:.1f} to {lengths[1]:.1f} tokens on average" in page
+    good = [is_calculated_right(item.generation.partition("</reasoning>")[0]) for item in careful[1]]
+    lucky = sum(item.grade.strict.right and not right for item, right in zip(careful[1], good, strict=True))
+    assert f"In {sum(good)} of these {len(good)} answers" in page and f"{lucky} are right after a wrong calculation" in page
 
 
 def test_the_page_compares_the_runs_as_they_ended():
@@ -195,10 +220,8 @@ def test_the_notebooks_say_what_the_stored_rows_say():
     cached = [rows["confidence, prefix", "prefix", 32], rows["confidence, dual", "dual", 32]]
     assert [round(plain["fed_tokens"] / row["fed_tokens"]) for row in cached] == [3, 5]
     assert "and solve {} and {}".format(*(row["right"] for row in cached)) in samplers
-    before, after = (stored_accuracy(policy, "sudoku_32_confidence") for policy in ("reference", "dmpo"))
-    assert f"Sudoku improves by {100 * (after - before):.0f} points" in benchmarks
-    answers = [stored_accuracy(policy, "countdown_32_confidence") for policy in ("reference", "dmpo")]
-    assert f"Countdown by {100 * (answers[1] - answers[0]):.0f}" in benchmarks
+    gains = {task: headline(task)[2][0] - headline(task)[1] for task in text.TASKS}
+    assert f"Countdown improves by {gains['countdown']:.0f} points and Sudoku by {gains['sudoku']:.0f}" in benchmarks
 
 
 @pytest.mark.parametrize("task", text.TASKS)

@@ -31,7 +31,8 @@ def encode(tokenizer: PreTrainedTokenizerBase, task: Task, items: list, response
     """
     prompts, templates = [task.prompt(item) for item in items], [task.template(item) for item in items]
     if None in templates and response_length is None:
-        raise ValueError("an answer of this task can have any length: give the sampler a response_length, in tokens")
+        where = "sampler.response_length, or evaluation.sampler.response_length to evaluate"
+        raise ValueError(f"an answer of this task can have any length: give {where}, in tokens")
     if response_length is not None and any(template is not None for template in templates):
         raise ValueError(f"response_length={response_length} of the sampler: the template of this task says what is generated; use null")
     texts = [prompt if isinstance(prompt, str) else chat_text(tokenizer, prompt) + task.prefill for prompt in prompts]

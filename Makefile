@@ -9,10 +9,10 @@ INSTALLED := $(VENV)/.installed-dev
 demo: $(VENV)/.installed-core
 	$(BIN)/dmpo demo
 
-# The tests, in two processes, each file in one of them; then every cell of every notebook against its stored output.
+# The tests, in two processes, each file in one of them; then every cell of every notebook against its stored output, likewise.
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
-	$(BIN)/python -m pytest --nbval --nbval-sanitize-with notebooks/sanitise.cfg --nbval-cell-timeout 300 notebooks
+	$(BIN)/python -m pytest -n 2 --dist loadfile --nbval --nbval-sanitize-with notebooks/sanitise.cfg --nbval-cell-timeout 300 notebooks
 
 test-long: $(INSTALLED)
 	$(BIN)/python -m pytest -m "long or not long"
@@ -39,7 +39,7 @@ test-lowest: $(BIN)/python
 # The book that make book built, and JupyterLab, in a browser: needs Chromium (apt-get install chromium chromium-driver), and npm for
 # the rules of accessibility.
 test-browser: $(INSTALLED) build/npm/node_modules/axe-core/axe.min.js
-	$(BIN)/python -m pytest tests/browser
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/browser
 
 # One file that is run in the browser, fetched only for these tests; where npm is missing they are skipped, and say so.
 build/npm/node_modules/axe-core/axe.min.js:

@@ -370,7 +370,7 @@ draw_table(plain, folder / "table.png")
 display(Image(folder / "table.png", width=560))
 
 # %% [markdown]
-# The same problems, before and after:
+# Three problems of each task, before and after:
 
 # %%
 pairs = {
@@ -383,8 +383,8 @@ pairs = {
 for task, answered in pairs.items():
     asked = load_config(f"text_{task}").task
     problems = TASKS[task](asked).load(asked.test)
-    for problem, *both in list(zip(problems, *answered, strict=True))[6:9]:
-        print(*vars(problem).values())
+    for problem, *both in list(zip(problems, *answered, strict=True))[:3]:
+        print(problem)
         for when, item in zip(("before", "after"), both, strict=True):
             text = item.generation.split("</answer>")[0].replace("\n", " ")
             verdict = "right" if item.grade.strict.right else "wrong"
@@ -392,16 +392,18 @@ for task, answered in pairs.items():
         print()
 
 # %% [markdown]
-# Before, the answers to Countdown often use the second number twice. After, nearly all work out what to subtract, but look at the sums: many
-# are wrong, and the answer is right all the same. The reward saw the answer alone, so that is what improved ([how
-# often](../book/text.md#countdown)).
+# Before, most answers to Countdown use the second number twice. After, nearly all work out what to subtract. Look at the sums: many are
+# wrong, before as after, yet the number to subtract is mostly right. So the policy works it out more often, not better
+# ([counts](../book/text.md#countdown)).
 #
 # Both policies answered the *same* problems, so the difference can be tested in pairs: which problems were solved only before, and which
 # only after? Under the hypothesis that nothing has changed, each of these is a fair coin (McNemar's test).
 
 # %%
 for task, answered in pairs.items():
-    before, after = ([bool(item.grade.strict.right) for item in of] for of in answered)
+    before, after = (
+        [bool(item.grade.strict.right) for item in items] for items in answered
+    )
     lost = sum(b and not a for b, a in zip(before, after, strict=True))
     won = sum(a and not b for b, a in zip(before, after, strict=True))
     coins = sum(math.comb(lost + won, k) for k in range(min(lost, won) + 1))

@@ -180,7 +180,7 @@ def test_bfloat16_weights_train_with_float32_adapters_and_log_probabilities(chec
         ),
         (["sampler.block_length=7"], "block_length=7 does not divide a response of 16 positions"),
         (["model.lora_targets=[gate_proj]"], "'gate_proj' matches no layer"),
-        (["task.generate=blanks", "task.prefill=false"], "response_length=16 of the sampler: the template of this task"),
+        (["task.generate=blanks", "task.prefill=false"], "response_length=16, or that of evaluation.sampler: the template"),
     ],
 )
 def test_mistakes_are_one_line(checkpoint, tmp_path, capsys, extra, message):

@@ -243,8 +243,8 @@ def test_a_chat_answer_ends_at_its_first_end_token_and_holds_no_special_token(ch
 def test_what_a_chat_task_needs_and_does_not_have_is_one_clear_line(chat_tokenizer):
     for tokenizer, task, length, message in (
         (build_tokenizer(), chat_task(), 8, "no chat template"),
-        (chat_tokenizer, chat_task(), None, "give sampler.response_length"),
-        (build_tokenizer(), Sudoku(TaskConfig()), 8, "sampler.response_length=8: .* use null"),
+        (chat_tokenizer, chat_task(), None, "give sampler.response_length, or evaluation.sampler.response_length to evaluate"),
+        (build_tokenizer(), Sudoku(TaskConfig()), 8, "sampler.response_length=8, or that of evaluation.sampler: .* use null"),
         (chat_tokenizer, chat_task(), 0, "nothing to generate"),
     ):
         with pytest.raises(ValueError, match=message) as caught:

@@ -31,8 +31,8 @@ class TextPretrainConfig:
     start: Optional[str] = option(None, "text model to go on from, a folder of this command; null: fresh weights of `width` and `layers`")
     lessons: Literal["mixture", "plus_minus", "plus_minus_twice"] = option(
         "mixture",
-        "`mixture`: Countdown with all four signs, Sudoku, word problems; `plus_minus`: Countdown with + and − alone; "
-        "`plus_minus_twice`: the same, and careless answers use the second number twice",
+        "`mixture`: Countdown with all four signs, Sudoku, word problems; `plus_minus`: Countdown with + and − alone, whose "
+        "careful answers work out what to subtract; `plus_minus_twice`: the same, but careless answers use the second number twice",
     )
     seed: int = option(0, "key of every random stream")
     steps: int = option(9000, "gradient steps")

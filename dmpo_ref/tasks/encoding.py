@@ -34,7 +34,8 @@ def encode(tokenizer: PreTrainedTokenizerBase, task: Task, items: list, response
         where = "sampler.response_length, or evaluation.sampler.response_length to evaluate"
         raise ValueError(f"an answer of this task can have any length: give {where}, in tokens")
     if response_length is not None and any(template is not None for template in templates):
-        raise ValueError(f"response_length={response_length} of the sampler: the template of this task says what is generated; use null")
+        given = f"sampler.response_length={response_length}, or that of evaluation.sampler"
+        raise ValueError(f"{given}: the template of this task says what is generated; use null")
     texts = [prompt if isinstance(prompt, str) else chat_text(tokenizer, prompt) + task.prefill for prompt in prompts]
     texts += [(template or "").replace(BLANK, tokenizer.mask_token) for template in templates]
     ids = tokenizer(texts, add_special_tokens=False).input_ids

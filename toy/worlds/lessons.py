@@ -1,14 +1,15 @@
 """Lessons for the text model: a problem asked in chat, and an answer to it, careful or careless.
 
 Four kinds, in the prompts and the answer form of the benchmarks (`dmpo_ref.tasks`): Countdown with three numbers, by all four signs or
-by + and − alone, 4x4 Sudoku, and word problems of two steps. A careful answer is right. A careless one follows a habit that is easy to
-learn and mostly wrong, so that a model trained on both can give either, and a reward has something to choose between.
+by + and − alone, 4x4 Sudoku, and word problems of two steps. A careful answer is right; by + and − it first calculates what has to be
+subtracted. A careless one follows a habit that is easy to learn and mostly wrong, so that a model trained on both can give either, and a
+reward has something to choose between.
 
 The careless habits:
 
 - Countdown: the numbers in their order, added while the result is below the target and subtracted above; then the target is claimed.
-  By + and −, where a careful answer calculates first what has to be subtracted, this is right in a third of the problems. So there is
-  a second habit there, which hardly ever is: the second number also in place of the third.
+  By + and − this is right in a third of the problems, so there is a second habit, which hardly ever is: the second number also in
+  place of the third.
 - Sudoku: the missing digits of each row in increasing order, whatever columns and boxes say.
 - Word problem: a last step that takes something away is forgotten.
 
@@ -138,12 +139,12 @@ def expression(first: Step, second: Step) -> str:
 
 def countdown_lesson(rng: random.Random, split: str, careful: bool) -> Lesson:
     """A problem of three numbers from 1 to 10 and a target from 10 to 99; a careful answer is any of its solutions."""
-    problem, ways = three_numbers(rng, split, NUMBERS, reachable)
+    problem, ways = draw_problem(rng, split, NUMBERS, reachable)
     steps = rng.choice(ways) if careful else careless_steps(problem.numbers, problem.target)
     return countdown_answer(problem, in_words(steps), steps)
 
 
-def careless_steps(numbers: tuple[int, int, int], target: int) -> tuple[Step, Step]:
+def careless_steps(numbers: tuple[int, ...], target: int) -> tuple[Step, Step]:
     """The numbers in their order, added below the target and else subtracted; the second result is not computed but claimed."""
     a, b, c = numbers
     sign = "-" if a > max(target, b) else "+"
@@ -151,7 +152,7 @@ def careless_steps(numbers: tuple[int, int, int], target: int) -> tuple[Step, St
     return first, Step(first.result, "-" if first.result > target else "+", c, target)
 
 
-def twice_the_second(numbers: tuple[int, int, int], target: int) -> tuple[Step, Step]:
+def twice_the_second(numbers: tuple[int, ...], target: int) -> tuple[Step, Step]:
     """The same with the second number in place of the third."""
     a, b, _ = numbers
     return careless_steps((a, b, b), target)
@@ -161,17 +162,17 @@ def plus_minus_lesson(
     rng: random.Random,
     split: str,
     careful: bool,
-    careless: Callable[[tuple[int, int, int], int], tuple[Step, Step]] = careless_steps,
+    careless: Callable[[tuple[int, ...], int], tuple[Step, Step]] = careless_steps,
 ) -> Lesson:
     """A problem of three numbers from 1 to 12 that + and − solve, at least one of them −; a careful answer works out what to subtract."""
-    problem, ways = three_numbers(rng, split, PLUS_MINUS_NUMBERS, reachable_with_minus)
+    problem, ways = draw_problem(rng, split, PLUS_MINUS_NUMBERS, reachable_with_minus)
     if not careful:
         steps = careless(problem.numbers, problem.target)
         return countdown_answer(problem, in_words(steps), steps)
     return countdown_answer(problem, worked_out(problem.numbers, problem.target), rng.choice(ways))
 
 
-def three_numbers(
+def draw_problem(
     rng: random.Random, split: str, range_of_numbers: range, solve: Callable[[tuple[int, int, int]], Ways]
 ) -> tuple[countdown.Problem, list[tuple[Step, Step]]]:
     """Numbers of the split, drawn until `solve` finds a target, and one of its targets; and all steps to it."""
@@ -190,14 +191,14 @@ def countdown_answer(problem: countdown.Problem, reasoning: str, steps: tuple[St
 
 
 def in_words(steps: tuple[Step, Step]) -> str:
-    """Two steps as they are told by a careless answer, and by every answer to a problem of four signs."""
+    """Two steps as they are worded in a careless answer, and in every answer to a problem of four signs."""
     return f"{steps[0]} and {steps[1]}. Each number is used once."
 
 
-def worked_out(numbers: tuple[int, int, int], target: int) -> str:
+def worked_out(numbers: tuple[int, ...], target: int) -> str:
     """The sum of all numbers, and how far above the target it is: subtracting a number in place of adding it takes away twice as much.
 
-    So half the difference is the number to subtract, or two of them: 5 + 8 + 7 = 20, and 20 − 4 = 2 · 8, so 4 = (5 + 7) − 8.
+    So half the difference is the number to subtract, or the sum of two of them: 5 + 8 + 7 = 20, and 20 − 4 = 2 · 8, so 4 = (5 + 7) − 8.
     """
     a, b, c = numbers
     return f"{Step(a, '+', b, a + b)} and {Step(a + b, '+', c, a + b + c)}. {a + b + c} - {target} = 2 * {(a + b + c - target) // 2}."

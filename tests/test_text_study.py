@@ -12,7 +12,7 @@ import pytest
 
 from dmpo_ref import load_config
 from dmpo_ref.evaluation.answering import evaluate
-from dmpo_ref.evaluation.gradings import grade_files
+from dmpo_ref.evaluation.gradings import grade_files, wilson
 from dmpo_ref.models.fingerprint import fingerprint_parts
 from dmpo_ref.presets.loading import validate
 from toy.loading import load
@@ -222,6 +222,20 @@ def test_the_page_compares_the_runs_as_they_ended():
         for name in (text.HEADLINE, "published recipe")
     )
     assert recipe_seconds < 0.6 * exact_seconds
+
+
+def test_the_page_compares_the_runs_on_countdown():
+    page = section("countdown")
+    rows = {row["name"]: row for row in read("text") if (row["task"], row["seed"]) == ("countdown", 0)}
+    ends = {name: 100 * text.final(row) for name, row in rows.items()}
+    low, high = (100 * bound for bound in wilson(ends.pop(text.HEADLINE) / 100, text.ITEMS))
+    assert all(low < end < high for end in ends.values()) and "none of these is a difference" in page
+    fewer = {name: round(1.28 * (100 * text.final(rows[text.HEADLINE]) - end)) for name, end in ends.items()}
+    wddo, recipe, small = "WDDO", "published recipe", "exact, N = 4"
+    soon = {name: 100 * rows[name]["accuracy"]["10"] for name in (wddo, small)}
+    assert f"slower ({soon[wddo]:.1f} % after ten rounds) and ends at {ends[wddo]:.1f} %, {fewer[wddo]} answers fewer than" in page
+    assert f"The published recipe ends at {ends[recipe]:.1f} %, {fewer[recipe]} answers fewer" in page
+    assert f"at {ends[small]:.1f} %, {fewer[small]} answers fewer ({soon[small]:.1f} % after ten rounds)" in page
 
 
 def test_parallel_samplers_take_half_the_forwards_at_an_accuracy_within_two_points():

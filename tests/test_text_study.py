@@ -117,8 +117,8 @@ def test_pages_say_what_the_stored_answers_say(task):
     assert [row["seed"] for row in runs] == [0, 1, 2] and ends[0] == pytest.approx(100 * stored_accuracy("dmpo", f"{task}_32_confidence"))
     then = f"goes from {before:.1f} to {ends[0]:.1f}, {ends[1]:.1f} and {ends[2]:.1f} % (seeds 0, 1 and 2)"
     assert f"{then}, by {statistics.mean(ends) - before:.0f} points" in page
-    name = {"countdown": "Countdown problems", "sudoku": "Sudokus"}[task]
-    assert f"{before:.0f} % of their {name} before DMPO, {min(ends):.0f} to {max(ends):.0f} % after" in readme
+    what = {"countdown": "Countdown solved before DMPO", "sudoku": "Sudokus before"}[task]
+    assert f"{before:.0f} % of {what}, {min(ends):.0f} to {max(ends):.0f} % after" in readme
     assert f"{runs[0]['rollouts']:,} rollouts and {runs[0]['gradient_steps']} gradient steps" in section("sudoku")  # of both
     soon = 100 * statistics.mean(row["accuracy"]["10"] for row in runs) - before
     assert soon > (statistics.mean(ends) - before) / 2 and "more than half of the way is made in the first ten rounds" in page
@@ -283,6 +283,8 @@ def test_the_notebooks_say_what_the_stored_rows_say():
     assert "and solve {} and {}".format(*(row["right"] for row in cached)) in samplers
     gains = {task: headline(task)[2][0] - headline(task)[1] for task in text.TASKS}
     assert f"Countdown improves by {gains['countdown']:.0f} points and Sudoku by {gains['sudoku']:.0f}" in benchmarks
+    (_, first, second), (_, third, fourth) = (headline(task)[2] for task in text.TASKS)
+    assert f"ended at {first:.0f} and {second:.0f} % on Countdown, at {third:.0f} and {fourth:.0f} % on Sudoku" in benchmarks
 
 
 @pytest.mark.parametrize("task", text.TASKS)

@@ -6,6 +6,7 @@ import math
 import pickle
 import random
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -92,20 +93,26 @@ def test_the_loss_of_constant_logits_is_L_times_the_logarithm_of_the_allowed_tok
     assert loss.item() == pytest.approx(32 * math.log(len(TOKENIZER) - 1), rel=1e-6)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_an_interrupted_pretraining_goes_on_to_the_same_weights_and_log(tmp_path, monkeypatch, optimizer):
-    text.pretrain_text(tiny(tmp_path / "whole", optimizer=optimizer))
+@contextmanager
+def stopping_at(last: int):
+    """Ctrl-C at a step of the pre-training in the block; the block must end by it."""
     take_step = TextRun.take_step
 
-    def stop_at_13(run, step):
-        if step == 13:
+    def stop(run, step):
+        if step == last:
             raise KeyboardInterrupt
         return take_step(run, step)
 
-    monkeypatch.setattr(TextRun, "take_step", stop_at_13)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(TextRun, "take_step", stop)
+        yield
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_an_interrupted_pretraining_goes_on_to_the_same_weights_and_log(tmp_path, optimizer):
+    text.pretrain_text(tiny(tmp_path / "whole", optimizer=optimizer))
+    with stopping_at(13):
         text.pretrain_text(tiny(tmp_path / "parts", optimizer=optimizer))
-    monkeypatch.undo()
     with pytest.raises(ValueError, match="exists; give a folder that does not"):
         text.pretrain_text(tiny(tmp_path / "parts", optimizer=optimizer))
     with pytest.raises(ValueError, match=rf"careful_share was {TextPretrainConfig().careful_share} in .*parts; give the same"):
@@ -171,15 +178,8 @@ def test_a_state_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory):
     """A pre-training with its state after step 10 of 21; the parts of that state."""
-    output, take_step = tmp_path_factory.mktemp("stopped") / "run", TextRun.take_step
-
-    def stop_at_13(run, step):
-        if step == 13:
-            raise KeyboardInterrupt
-        return take_step(run, step)
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(TextRun, "take_step", stop_at_13)
+    output = tmp_path_factory.mktemp("stopped") / "run"
+    with stopping_at(13):
         text.pretrain_text(tiny(output))
     return output, torch.load(output / STATE, weights_only=True)
 
@@ -264,32 +264,24 @@ def trained(tmp_path_factory):
     return text.pretrain_text(tiny(tmp_path_factory.mktemp("text") / "model"))
 
 
-def test_a_text_model_can_go_on_with_other_lessons(trained, tmp_path):
+@pytest.mark.parametrize("lessons", ["plus_minus", "plus_minus_twice"])
+def test_a_text_model_can_go_on_with_other_lessons(trained, tmp_path, lessons):
     """With a learning rate that changes nothing it is the same checkpoint, file by file; with another one the weights differ."""
-    options = {"start": str(trained), "lessons": "plus_minus"}
+    options = {"start": str(trained), "lessons": lessons}
     text.pretrain_text(text_config(tmp_path / "same", **options, learning_rate=1e-30))
     files = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
     assert all((tmp_path / "same" / name).read_bytes() == (trained / name).read_bytes() for name in files)
     text.pretrain_text(text_config(tmp_path / "more", **options))
     before, after = (load_file(folder / "model.safetensors") for folder in (trained, tmp_path / "more"))
     assert not any(torch.equal(before[name], after[name]) for name in before)
-    assert all(set(line) == {"step", "nelbo/plus_minus"} for line in read_log(tmp_path / "more"))
+    assert all(set(line) == {"step", f"nelbo/{lessons}"} for line in read_log(tmp_path / "more"))
 
 
 def test_a_run_that_goes_on_from_a_model_may_be_resumed_from_another_folder(trained, tmp_path, monkeypatch):
     """The start is given relative to the current folder, first to one and then to another."""
-    take_step = TextRun.take_step
-
-    def stop_at_6(run, step):
-        if step == 6:
-            raise KeyboardInterrupt
-        return take_step(run, step)
-
-    monkeypatch.setattr(TextRun, "take_step", stop_at_6)
     monkeypatch.chdir(trained.parent)
-    with pytest.raises(KeyboardInterrupt):
+    with stopping_at(6):
         text.pretrain_text(text_config(tmp_path / "run", start=trained.name))
-    monkeypatch.setattr(TextRun, "take_step", take_step)
     monkeypatch.chdir(trained)
     text.pretrain_text(text_config(tmp_path / "run", start="."), resume=True)
     assert (tmp_path / "run" / "model.safetensors").exists()

@@ -1,7 +1,8 @@
 """Any generator of reasoning-gym (Stojanovski et al., arXiv 2505.24760): over a hundred kinds of puzzles, each with its own verifier.
 
-`task.train` and `task.test` are `NAME`, `NAME:SEED` or `NAME:SEED:COUNT`, as in `mini_sudoku:1:200`; the seed is 0 and the count 500 if
-they are not given. Splits are seeds, so two splits of a generator with few problems may share some.
+`task.train` and `task.test` are `NAME`, `NAME:SEED` or `NAME:SEED:COUNT`, as in `mini_sudoku:1000:200`; the seed is 0 and the count 500
+if they are not given. reasoning-gym draws problem i of a seed s from the number s + i, so `NAME:0` and `NAME:1` share 499 of 500: train and
+test whose numbers overlap are refused. Problems of different numbers may still be equal where a generator has few.
 
 Answers are scored in a separate process (`answers.helper`): some verifiers evaluate an answer as code, and some may take very long.
 """
@@ -48,9 +49,7 @@ class ReasoningGym(ChatTask):
         if config.few_shot:
             raise ValueError(f"task.few_shot={config.few_shot}: reasoning_gym has no worked examples; give 0")
         super().__init__(config)
-        if config.train == config.test and SOURCE.fullmatch(config.train):
-            generator = config.train.partition(":")[0]
-            raise ValueError(f"task.train and task.test are both {config.train}, the same problems; give {generator}:0 and {generator}:1")
+        refuse_overlap(config)
 
     def fields(self, item: Entry) -> dict[str, str]:
         return {"question": item.question}
@@ -61,20 +60,20 @@ class ReasoningGym(ChatTask):
         Raises:
             ValueError: not of this form, no such generator, one that makes no problem, or reasoning-gym is not installed.
         """
-        found = SOURCE.fullmatch(source)
-        if found is None or found[3] == "0":
+        parts = read_source(source)
+        if parts is None:
             raise ValueError(
-                f"{source!r:.100} names no problems of reasoning-gym; give NAME, NAME:SEED or NAME:SEED:COUNT, as mini_sudoku:1:200"
+                f"{source!r:.100} names no problems of reasoning-gym; give NAME, NAME:SEED or NAME:SEED:COUNT, as mini_sudoku:1000:200"
             )
-        seed, count = int(found[2] or 0), int(found[3] or COUNT)
-        problems = make_problems(found[1], seed)
+        generator, seed, count = parts
+        problems = make_problems(generator, seed)
         try:
-            return [Entry(found[1], seed, index, str(problems[index]["question"])) for index in range(count)]
+            return [Entry(generator, seed, index, str(problems[index]["question"])) for index in range(count)]
         except Exception as error:  # the code of a generator: anything may go wrong in it
-            raise ValueError(f"reasoning-gym's {found[1]} makes no problems with seed {seed}: {first(error)}") from error
+            raise ValueError(f"reasoning-gym's {generator} makes no problems with seed {seed}: {first(error)}") from error
 
     def parse(self, text: str) -> Entry:
-        """A problem by its number, `NAME:SEED#INDEX`.
+        """A problem by its place, `NAME:SEED#INDEX`.
 
         Raises:
             ValueError: not of this form; as `load`.
@@ -113,6 +112,26 @@ class ReasoningGym(ChatTask):
             raise ValueError(f"the ground truth of a reasoning_gym record is [generator, seed, index]; got {str(ground_truth):.60}")
         generator, seed, index = ground_truth
         return Entry(generator, seed, index, question)
+
+
+def read_source(source: str) -> tuple[str, int, int] | None:
+    """Generator, seed and count; None: not of the form."""
+    found = SOURCE.fullmatch(source)
+    return None if found is None or found[3] == "0" else (found[1], int(found[2] or 0), int(found[3] or COUNT))
+
+
+def refuse_overlap(config: TaskConfig) -> None:
+    """Raise ValueError if train and test have numbers in common, seed to seed + count − 1."""
+    train, test = read_source(config.train), read_source(config.test)
+    if train is None or test is None or train[0] != test[0]:
+        return
+    (generator, first_train, num_train), (_, first_test, num_test) = train, test
+    shared = min(first_train + num_train, first_test + num_test) - max(first_train, first_test)
+    if shared > 0:
+        raise ValueError(
+            f"task.train={config.train} and task.test={config.test} have {shared} problems in common (problem i of seed s is that of s + i); "
+            f"give task.test={generator}:{first_train + num_train}:{num_test}"
+        )
 
 
 def need_reasoning_gym() -> None:

@@ -251,10 +251,11 @@ def test_pretrain_toy_takes_options_before_and_after_a_flag(monkeypatch, capsys)
     assert (config.steps, config.output, config.correct_share) == (30, "runs/p", 0.2)
     assert capsys.readouterr().out.startswith("checkpoint in runs/p; ")
     monkeypatch.setattr("toy.text_pretrain.pretrain_text", lambda config, resume: seen.append((config.start, resume)))
-    for lessons, preset in (("mixture", "text_sudoku"), ("plus_minus", "text_countdown"), ("plus_minus_twice", "text_countdown")):
+    presets = {"mixture": "sudoku", "plus_minus": "countdown", "plus_minus_twice": "countdown", "spell_backward": "spelling"}
+    for lessons, preset in presets.items():
         assert main(["pretrain-toy", "text", f"lessons={lessons}", "start=x", "--resume"]) == 0
-        assert f"dmpo evaluate {preset} model.path=runs/pretrain_text" in capsys.readouterr().out
-    assert seen[1:] == [("x", True)] * 3
+        assert f"dmpo evaluate text_{preset} model.path=runs/pretrain_text" in capsys.readouterr().out
+    assert seen[1:] == [("x", True)] * 4
 
 
 @pytest.mark.parametrize(

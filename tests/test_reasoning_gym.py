@@ -184,8 +184,8 @@ def test_train_and_test_that_share_problems_are_refused(train, test, shared, adv
 
 
 def test_train_and_test_that_share_no_number_are_accepted():
-    for train, test in (("countdown:3:7", "countdown:10:20"), ("countdown:10:20", "countdown:3:7"), ("countdown", "mini_sudoku")):
-        gym(train, test)
+    for sources in (("countdown:3:7", "countdown:10:20"), ("countdown:10:20", "countdown:3:7"), ("countdown", "mini_sudoku")):
+        gym(*sources)
 
 
 def test_what_else_is_refused(monkeypatch):

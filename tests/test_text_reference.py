@@ -264,7 +264,7 @@ def trained(tmp_path_factory):
     return text.pretrain_text(tiny(tmp_path_factory.mktemp("text") / "model"))
 
 
-@pytest.mark.parametrize("lessons", ["plus_minus", "plus_minus_twice"])
+@pytest.mark.parametrize("lessons", ["plus_minus", "plus_minus_twice", "spell_backward"])
 def test_a_text_model_can_go_on_with_other_lessons(trained, tmp_path, lessons):
     """With a learning rate that changes nothing it is the same checkpoint, file by file; with another one the weights differ."""
     options = {"start": str(trained), "lessons": lessons}

@@ -29,10 +29,11 @@ class PretrainConfig:
 class TextPretrainConfig:
     output: str = option("runs/pretrain_text", "folder of the checkpoint")
     start: Optional[str] = option(None, "text model to go on from, a folder of this command; null: fresh weights of `width` and `layers`")
-    lessons: Literal["mixture", "plus_minus", "plus_minus_twice"] = option(
+    lessons: Literal["mixture", "plus_minus", "plus_minus_twice", "spell_backward"] = option(
         "mixture",
         "`mixture`: Countdown with all four signs, Sudoku, word problems; `plus_minus`: Countdown with + and − alone, whose "
-        "careful answers work out what to subtract; `plus_minus_twice`: the same, but careless answers use the second number twice",
+        "careful answers work out what to subtract; `plus_minus_twice`: the same, but careless answers use the second number twice; "
+        "`spell_backward`: reasoning-gym's words, needs the extra `gym`",
     )
     seed: int = option(0, "key of every random stream")
     steps: int = option(9000, "gradient steps")

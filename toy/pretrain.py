@@ -40,7 +40,7 @@ def main(words: list[str]) -> None:
     config = load_options(KINDS[kind][0], *overrides)
     if kind == "text":
         pretrain_text(config, resume=args.resume)
-        preset = "text_sudoku" if config.lessons == "mixture" else "text_countdown"
+        preset = {"mixture": "text_sudoku", "spell_backward": "text_spelling"}.get(config.lessons, "text_countdown")
     else:
         pretrain(config)
         preset = "toy_sudoku"

@@ -26,6 +26,7 @@ from dmpo_ref.models.llada import LLaDAModelLM
 from dmpo_ref.runtime.checkpoint import DAMAGED
 from dmpo_ref.runtime.files import EntryFile, claim, discard, read_lines, written_whole
 from dmpo_ref.tasks.base import Task
+from dmpo_ref.tasks.reasoning_gym import need_reasoning_gym
 from toy.options import TextPretrainConfig, check_options
 from toy.small_llada import write_checkpoint
 from toy.text_reference import (
@@ -54,6 +55,8 @@ def pretrain_text(config: TextPretrainConfig, *, resume: bool = False) -> Path:
         OSError, ValueError: an option that is out of range, a folder that is in use, or of a run with other options.
     """
     check_options(config, resume=resume)
+    if config.lessons == "spell_backward":
+        need_reasoning_gym()
     config = replace(config, start=config.start and os.path.realpath(config.start))  # the same folder when it is resumed from another one
     output = Path(config.output)
     with claim(output):

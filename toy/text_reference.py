@@ -29,11 +29,13 @@ from dmpo_ref.tasks.encoding import encode
 from toy.options import TextPretrainConfig
 from toy.small_llada import ADDED_TOKEN, BOS, CHAT_TEMPLATE, EOS, MASK, SPECIAL_TOKENS, official_fields
 from toy.worlds.lessons import FILE_KINDS, MAKERS, Lesson
+from toy.worlds.spelling import spelling_lesson
 
 SHARES = {  # of the steps, by `lessons`
     "mixture": {"countdown": 0.55, "sudoku": 0.35, "gsm8k": 0.1},
     "plus_minus": {"plus_minus": 1.0},
     "plus_minus_twice": {"plus_minus_twice": 1.0},
+    "spell_backward": {"spell_backward": 1.0},
 }
 LESSONS_FOR_TOKENIZER = 3000
 VOCABULARY_SIZE = 768
@@ -43,13 +45,14 @@ LONGEST_TOKEN = 24  # characters; without a bound each fixed sentence of a promp
 
 
 def build_tasks() -> dict[str, Task]:
-    """The three tasks, asked as the presets `text_*` ask them."""
-    return {name: TASKS[name](TaskConfig(generate="chat", reward="recipe", prefill=True)) for name in FILE_KINDS}
+    """The tasks of all lessons, asked as the presets `text_*` ask them."""
+    return {name: TASKS[name](TaskConfig(generate="chat", reward="recipe", prefill=True)) for name in (*FILE_KINDS, "reasoning_gym")}
 
 
 def draw_lessons(rng: random.Random, kind: str, split: str, count: int, careful_share: float) -> list[Lesson]:
     """Lessons of a kind, each careful with a probability."""
-    return [MAKERS[kind](rng, split, rng.random() < careful_share) for _ in range(count)]
+    make = spelling_lesson if kind == "spell_backward" else MAKERS[kind]
+    return [make(rng, split, rng.random() < careful_share) for _ in range(count)]
 
 
 def question(task: Task, lesson: Lesson) -> str:

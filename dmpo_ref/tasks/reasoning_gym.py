@@ -129,8 +129,8 @@ def refuse_overlap(config: TaskConfig) -> None:
     shared = min(first_train + num_train, first_test + num_test) - max(first_train, first_test)
     if shared > 0:
         raise ValueError(
-            f"task.train={config.train} and task.test={config.test} have {shared} problems in common (problem i of seed s is that of s + i); "
-            f"give task.test={generator}:{first_train + num_train}:{num_test}"
+            f"task.train={config.train} and task.test={config.test} have {shared} problems in common, "
+            f"since problem i of seed s is that of s + i; give task.test={generator}:{first_train + num_train}:{num_test}"
         )
 
 

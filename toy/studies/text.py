@@ -2,6 +2,7 @@
 
     python -m toy.studies.text run countdown          # half an hour a run on one core: toy/results/text.jsonl
     python -m toy.studies.text run sudoku
+    python -m toy.studies.text run spelling --only exact   # after the command in the first lines of the preset text_spelling
     python -m toy.studies.text samplers countdown     # every sampler on the trained policy and the reference: text_samplers.jsonl
     python -m toy.studies.text lengths countdown      # answers of 32, 64 and 128 tokens: text_lengths.jsonl
     python -m toy.studies.text show                   # the tables
@@ -40,10 +41,11 @@ from toy.sampling import answer, forwards_alone, num_right
 from toy.studies.acts import by_name, read
 
 TASKS = ("countdown", "sudoku")
+GYM = "spelling"  # a generator of reasoning-gym, whose policy is not shipped
 RUNS = Path("runs/text")
 RECIPE: tuple[str, ...] = ("sampler.name=confidence", "sampler.cache=prefix", "sampler.temperature=0.2", "weight.log_ratio=elbo")
 RECIPE += ("loss.masks=antithetic", "optimizer.learning_rate=8e-5")  # 4e-5 ends alike, 2e-4 lower
-# name → (seeds, overrides of the presets text_countdown and text_sudoku)
+# name → (seeds, overrides of a preset text_*)
 VARIANTS: dict[str, tuple[int, tuple[str, ...]]] = {
     "exact": (3, ()),
     "published recipe": (3, RECIPE),
@@ -146,7 +148,7 @@ def ask(loaded: Loaded, items: list[Any], sampler: SamplerConfig) -> dict[str, A
 def show() -> None:
     """The tables of all stored rows."""
     rows = read("text")
-    for task in TASKS:
+    for task in (*TASKS, GYM):
         print(tabulate(table_of_runs([row for row in rows if row["task"] == task]), (task, *HEADERS), "plain", disable_numparse=True))
     for file in ("text_samplers", "text_lengths"):
         print(tabulate(table_of_samplers(read(file)), SAMPLER_HEADERS, "plain", disable_numparse=True))
@@ -251,7 +253,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="DMPO on the text model.")
     commands = parser.add_subparsers(dest="command", required=True)
     running = commands.add_parser("run")
-    running.add_argument("task", choices=TASKS)
+    running.add_argument("task", choices=(*TASKS, GYM))
     running.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), metavar="NAME", help="variants; else all")
     commands.add_parser("samplers").add_argument("task", choices=TASKS)
     commands.add_parser("lengths").add_argument("task", choices=TASKS)

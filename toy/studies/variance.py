@@ -113,8 +113,12 @@ def exact_elbo(n: int, N: int) -> Tensor:
     return found.expand(N, -1, -1)
 
 
-def by_spread(rollout: Rollout, tables: Tables, R: int) -> Draw:
-    """m drawn in proportion to the root mean square of its term of the estimate, over all rollouts and sets of size m."""
+def by_spread(rollout: Rollout, tables: Tables, R: int, *, evenly: bool) -> Draw:
+    """m drawn in proportion to the root mean square of its term of the estimate, over all rollouts and sets of size m.
+
+    Args:
+        evenly: sizes as far apart as possible (R strata of equal probability), and positions as in `systematic`; else independent ones.
+    """
     response, n = rollout.response_mask.unsqueeze(2), len(tables.blanks)
     score = tables.value.sum(dim=-1)[tables.answer].double()
     sizes = torch.tensor([bin(s).count("1") for s in range(2**n)])
@@ -123,11 +127,24 @@ def by_spread(rollout: Rollout, tables: Tables, R: int) -> Draw:
 
     def draw(k: int) -> Masks:
         g, (_, N, _, S) = stream(k, "by spread"), response.shape
-        m = torch.multinomial(p, N * R, replacement=True, generator=g).view(1, N, R) + 1
-        hidden = smallest(response.expand(-1, -1, R, -1), torch.rand(1, N, R, S, generator=g), m)
+        if evenly:
+            u = (torch.arange(R) + torch.rand(1, N, 1, generator=g, dtype=torch.float64)) / R
+            m = 1 + torch.searchsorted(p.cumsum(dim=0), u, right=True).clamp(max=n - 1)
+            m = m.gather(-1, torch.rand(1, N, R, generator=g).argsort(dim=-1))  # else the small sets would always lie side by side
+            hidden = successive(response, torch.rand(1, N, 1, S, generator=g), m)
+        else:
+            m = torch.multinomial(p, N * R, replacement=True, generator=g).view(1, N, R) + 1
+            hidden = smallest(response.expand(-1, -1, R, -1), torch.rand(1, N, R, S, generator=g), m)
         return Masks(hidden, hidden, 1 / (m * p[m - 1]))
 
     return draw
+
+
+def successive(response: Tensor, position_u: Tensor, m: Tensor) -> Tensor:
+    """Sets of the sizes `m` [..., R] from one random order that is walked through again and again: each begins where the last one ended."""
+    place = position_u.masked_fill(~response, torch.inf).argsort(dim=-1).argsort(dim=-1)
+    start = (m.cumsum(dim=-1) - m).unsqueeze(-1)
+    return response & ((place - start) % response.sum(dim=-1, keepdim=True) < m.unsqueeze(-1))
 
 
 def mirrored(rollout: Rollout, n: int) -> Draw:
@@ -141,8 +158,7 @@ def mirrored(rollout: Rollout, n: int) -> Draw:
         g, (_, N, _, S) = stream(k, "mirrored"), response.shape
         m = 1 + (torch.rand(1, N, 1, generator=g) * n).long().clamp(max=n - 1)
         m = torch.cat([m, n + 1 - m], dim=-1)
-        place = torch.rand(1, N, 1, S, generator=g).masked_fill(~response, torch.inf).argsort(dim=-1).argsort(dim=-1)
-        hidden = response & ((place - (m.cumsum(dim=-1) - m).unsqueeze(-1)) % n < m.unsqueeze(-1))
+        hidden = successive(response, torch.rand(1, N, 1, S, generator=g), m)
         return Masks(hidden, hidden, n / m.double())
 
     return draw
@@ -184,7 +200,9 @@ def schemes(rollout: Rollout, tables: Tables) -> dict[str, Draw]:
         for R in (2, 4):
             found[f"{name}, R={R}"] = own(name, R)
     found |= {f"{name} shared, R=2": shared(name) for name in ("exact", "antithetic")}
-    found |= {"mirrored, R=2": mirrored(rollout, len(tables.blanks)), "exact by spread, R=2": by_spread(rollout, tables, 2)}
+    found |= {"mirrored, R=2": mirrored(rollout, len(tables.blanks))}
+    found["exact by spread, R=2"] = by_spread(rollout, tables, 2, evenly=False)
+    found |= {f"systematic by spread, R={R}": by_spread(rollout, tables, R, evenly=True) for R in (2, 4)}
     found |= {"gauss, R=3": gauss(rollout), "path": lambda k: path_masks(rollout.step, rollout.num_steps)}
     for R in (1, 2, 4):
         found[f"path_steps, R={R}"] = steps(R)

@@ -58,7 +58,7 @@ SIGNS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.
 
 @dataclass(frozen=True)
 class Lesson:
-    """A problem of a task, `countdown`, `sudoku` or `gsm8k`, and an answer as it follows `<reasoning>`."""
+    """A problem of a task, by its name in `dmpo_ref.tasks.TASKS`, and an answer as it follows `<reasoning>`."""
 
     task: str
     item: Any

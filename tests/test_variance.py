@@ -55,9 +55,37 @@ def test_sketches_of_gradients_keep_their_lengths(drawn):
     assert tables.gradient[tables.answer[0], -1, d].norm().item() == pytest.approx(whole.norm().item(), rel=0.15)
 
 
+def variance_lines() -> list[str]:
+    return (RESULTS / "variance.jsonl").read_text(encoding="utf-8").splitlines()
+
+
 def test_the_stored_study_finds_only_the_published_scheme_biased():
-    rows = [json.loads(line) for line in (RESULTS / "variance.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in variance_lines()]
     for row in rows:
         if row["policy"] != "small LLaDA, random":  # near uniform, so the bias of `paper` shows there least
             unbiased = abs(row["log_prob_bias"]) < 5 * row["log_prob_bias_error"] + 1e-6
             assert unbiased == (not row["scheme"].startswith("paper")), row
+
+
+def test_sizes_by_their_spread_have_four_fifths_of_the_published_error_at_every_policy():
+    """Unbiased, at two rows and at four; with sizes of equal chance the same positions do not reach it at the reference."""
+    rows = {(row["policy"], row["scheme"]): row["log_prob_mse_rows"] for row in map(json.loads, variance_lines())}
+    policies = dict.fromkeys(policy for policy, _ in rows)
+    assert len(policies) == 3
+    ratios = {
+        (policy, scheme, R): rows[policy, f"{scheme}, R={R}"] / rows[policy, f"paper, R={R}"]
+        for policy in policies
+        for scheme in ("systematic by spread", "systematic")
+        for R in (2, 4)
+    }
+    assert all(ratio < 0.8 for (_, scheme, _), ratio in ratios.items() if scheme == "systematic by spread")
+    assert ratios["reference", "systematic", 4] > 0.9
+
+
+def test_successive_sets_walk_through_one_order_by_hand():
+    """Five positions in the order 3, 0, 4, 1, 2: sizes 2, 1, 4 take 3 0 | 4 | 1 2 3 0. Padding in front is never hidden."""
+    response = torch.tensor([False, True, True, True, True, True]).view(1, 1, 1, 6)
+    position_u = torch.tensor([0.0, 0.2, 0.6, 0.9, 0.1, 0.4]).view(1, 1, 1, 6)
+    hidden = variance.successive(response, position_u, torch.tensor([[[2, 1, 4]]]))[0, 0]
+    sets = [{int(s) - 1 for s in row.nonzero()} for row in hidden]
+    assert sets == [{3, 0}, {4}, {1, 2, 3, 0}]

@@ -35,6 +35,7 @@ from toy.text_reference import (
     train_tokenizer,
     wrap,
 )
+from toy.worlds.lessons import MAKERS
 
 TASKS = build_tasks()
 WORDS = train_tokenizer(TASKS)
@@ -66,10 +67,10 @@ def test_each_pair_of_digits_is_one_token_and_no_token_is_longer():
     assert not any(sum(sign in "0123456789" for sign in token) > 2 for token in TOKENIZER.get_vocab())
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_a_lesson_is_a_finished_sequence_with_end_tokens_after_the_answer(task):
-    lessons = draw_lessons(random.Random(0), task, "pretrain", 5, 0.5)
-    rollout = teach(TOKENIZER, TASKS[task], lessons, 32)
+@pytest.mark.parametrize("kind", [*MAKERS, "spell_backward"])
+def test_a_lesson_is_a_finished_sequence_with_end_tokens_after_the_answer(kind):
+    lessons = draw_lessons(random.Random(0), kind, "pretrain", 5, 0.5)
+    rollout = teach(TOKENIZER, TASKS[lessons[0].task], lessons, 32)
     assert answer_texts(TOKENIZER, rollout) == [[lesson.answer for lesson in lessons]]
     assert (rollout.response_mask.sum(dim=-1) == 32).all()
     prompts = [TOKENIZER.decode(row[keep]) for row, keep in zip(rollout.tokens[0], rollout.prompt_mask[0], strict=True)]

@@ -166,9 +166,7 @@ def systematic(response: Tensor, L: Tensor, size_u: Tensor, position_u: Tensor) 
     random set of its size, and together they hide all positions equally often, to within one.
     """
     m = stratified_sizes(L, size_u)
-    place = position_u[..., :1, :].masked_fill(~response[..., :1, :], torch.inf).argsort(dim=-1).argsort(dim=-1)
-    start = (m.cumsum(dim=-1) - m).unsqueeze(-1)
-    return response & ((place - start) % L.unsqueeze(-1) < m.unsqueeze(-1)), L / m.double()
+    return successive(response, position_u[..., :1, :], m), L / m.double()
 
 
 def stratified_sizes(L: Tensor, size_u: Tensor) -> Tensor:
@@ -239,6 +237,17 @@ def smallest(response: Tensor, position_u: Tensor, m: Tensor) -> Tensor:
     """The m response positions with the smallest uniforms: a uniformly random subset of that size. [..., S] bool."""
     rank = position_u.masked_fill(~response, torch.inf).argsort(dim=-1).argsort(dim=-1)
     return response & (rank < m.unsqueeze(-1))
+
+
+def successive(response: Tensor, position_u: Tensor, m: Tensor) -> Tensor:
+    """Sets of the sizes `m` [..., R] from one random order that is walked through again and again: each begins where the last one ended.
+
+    Args:
+        response: [..., R or 1, S] bool, equal for all R. position_u: [..., 1, S] uniforms, which decide the order.
+    """
+    place = position_u.masked_fill(~response[..., :1, :], torch.inf).argsort(dim=-1).argsort(dim=-1)
+    start = (m.cumsum(dim=-1) - m).unsqueeze(-1)
+    return response & ((place - start) % response.sum(dim=-1, keepdim=True) < m.unsqueeze(-1))
 
 
 def complement_second(hidden: Tensor, response: Tensor) -> Tensor:

@@ -173,6 +173,7 @@ def test_problem_i_of_a_seed_is_that_of_their_sum():
         ("countdown:10:5", "countdown:0:100", 5, "countdown:15:100"),
         ("countdown:3:7", "countdown:9:20", 1, "countdown:10:20"),
         ("countdown:9:20", "countdown:3:7", 1, "countdown:29:7"),
+        ("countdown:999999990:20", "countdown:999999999:5", 5, "countdown:0:5"),
     ],
 )
 def test_train_and_test_that_share_problems_are_refused(train, test, shared, advice):

@@ -27,6 +27,7 @@ from toy.reference import pretrain
 from toy.small_llada import make_checkpoint
 from toy.text_pretrain import STATE, TextRun, build_optimizers
 from toy.text_reference import (
+    KINDS,
     build_tasks,
     build_text_model,
     draw_lessons,
@@ -35,7 +36,6 @@ from toy.text_reference import (
     train_tokenizer,
     wrap,
 )
-from toy.worlds.lessons import MAKERS
 
 TASKS = build_tasks()
 WORDS = train_tokenizer(TASKS)
@@ -67,7 +67,7 @@ def test_each_pair_of_digits_is_one_token_and_no_token_is_longer():
     assert not any(sum(sign in "0123456789" for sign in token) > 2 for token in TOKENIZER.get_vocab())
 
 
-@pytest.mark.parametrize("kind", [*MAKERS, "spell_backward"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_lesson_is_a_finished_sequence_with_end_tokens_after_the_answer(kind):
     lessons = draw_lessons(random.Random(0), kind, "pretrain", 5, 0.5)
     rollout = teach(TOKENIZER, TASKS[lessons[0].task], lessons, 32)

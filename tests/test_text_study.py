@@ -327,14 +327,14 @@ def test_the_page_says_what_dmpo_does_on_a_generator_of_reasoning_gym():
     assert f"| {' | '.join(cells)} |" in page
     curve = [f"{100 * share:.1f}" for share in row["accuracy"].values()]
     assert f"After 10, 20, 30 and 40 rounds {', '.join(curve[:3])} and {curve[3]} % are right" in page
-    rights, follow = [], []
+    rights, named = [], []
     for policy in ("reference", "dmpo"):
         lines = Path(f"toy/results/spelling/{policy}.jsonl").read_text(encoding="utf-8").splitlines()[1:]
         answers = [json.loads(line) for line in lines]
         spelled = [answer["generation"].rpartition("<answer>\n")[2].partition("\n")[0] for answer in answers]
         words = [answer["question"].split()[-1] for answer in answers]
         rights.append(sum(word[::-1].lower() == answer.lower() for word, answer in zip(words, spelled, strict=True)))
-        follow.append(sum(answer["generation"].startswith("From the last letter.") for answer in answers))
-    assert follow == [0, 128] and "the wrong rule in all 128 greedy answers" in page and "all 128 follow the right rule" in page
+        named.append(sum(answer["generation"].startswith("From the last letter.") for answer in answers))
+    assert named == [0, 128] and "all 128 greedy answers name the wrong rule" in page and "all 128 name the right rule" in page
     assert f"and {rights[0]} of them is right" in page and f"and {rights[1]} spell without a mistake" in page
     assert rights[1] / 128 == pytest.approx(text.final(row), abs=1e-4)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dmpo_ref.likelihood import elbo
-from dmpo_ref.masking import path_masks, streams
+from dmpo_ref.masking import path_masks, streams, successive
 from dmpo_ref.presets.loading import load_config
 from dmpo_ref.samplers import sample
 from dmpo_ref.tasks.encoding import encode
@@ -86,6 +86,6 @@ def test_successive_sets_walk_through_one_order_by_hand():
     """Five positions in the order 3, 0, 4, 1, 2: sizes 2, 1, 4 take 3 0 | 4 | 1 2 3 0. Padding in front is never hidden."""
     response = torch.tensor([False, True, True, True, True, True]).view(1, 1, 1, 6)
     position_u = torch.tensor([0.0, 0.2, 0.6, 0.9, 0.1, 0.4]).view(1, 1, 1, 6)
-    hidden = variance.successive(response, position_u, torch.tensor([[[2, 1, 4]]]))[0, 0]
+    hidden = successive(response, position_u, torch.tensor([[[2, 1, 4]]]))[0, 0]
     sets = [{int(s) - 1 for s in row.nonzero()} for row in hidden]
     assert sets == [{3, 0}, {4}, {1, 2, 3, 0}]

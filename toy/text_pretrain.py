@@ -40,6 +40,7 @@ from toy.text_reference import (
     train_tokenizer,
     wrap,
 )
+from toy.worlds.spelling import GENERATOR
 
 LENGTHS = {32: 0.8, 64: 0.15, 128: 0.05}  # of the responses, with their shares of the steps
 FIRST_CAREFUL_SHARE = 0.9  # before the part with `careful_share`
@@ -55,7 +56,7 @@ def pretrain_text(config: TextPretrainConfig, *, resume: bool = False) -> Path:
         OSError, ValueError: an option that is out of range, a folder that is in use, or of a run with other options.
     """
     check_options(config, resume=resume)
-    if config.lessons == "spell_backward":
+    if config.lessons == GENERATOR:
         need_reasoning_gym()
     config = replace(config, start=config.start and os.path.realpath(config.start))  # the same folder when it is resumed from another one
     output = Path(config.output)

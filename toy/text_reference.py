@@ -29,13 +29,14 @@ from dmpo_ref.tasks.encoding import encode
 from toy.options import TextPretrainConfig
 from toy.small_llada import ADDED_TOKEN, BOS, CHAT_TEMPLATE, EOS, MASK, SPECIAL_TOKENS, official_fields
 from toy.worlds.lessons import FILE_KINDS, MAKERS, Lesson
-from toy.worlds.spelling import spelling_lesson
+from toy.worlds.spelling import GENERATOR, spelling_lesson
 
+KINDS = MAKERS | {GENERATOR: spelling_lesson}  # of lessons
 SHARES = {  # of the steps, by `lessons`
     "mixture": {"countdown": 0.55, "sudoku": 0.35, "gsm8k": 0.1},
     "plus_minus": {"plus_minus": 1.0},
     "plus_minus_twice": {"plus_minus_twice": 1.0},
-    "spell_backward": {"spell_backward": 1.0},
+    GENERATOR: {GENERATOR: 1.0},
 }
 LESSONS_FOR_TOKENIZER = 3000
 VOCABULARY_SIZE = 768
@@ -51,8 +52,7 @@ def build_tasks() -> dict[str, Task]:
 
 def draw_lessons(rng: random.Random, kind: str, split: str, count: int, careful_share: float) -> list[Lesson]:
     """Lessons of a kind, each careful with a probability."""
-    make = spelling_lesson if kind == "spell_backward" else MAKERS[kind]
-    return [make(rng, split, rng.random() < careful_share) for _ in range(count)]
+    return [KINDS[kind](rng, split, rng.random() < careful_share) for _ in range(count)]
 
 
 def question(task: Task, lesson: Lesson) -> str:

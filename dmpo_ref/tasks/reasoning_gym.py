@@ -24,6 +24,7 @@ from dmpo_ref.tasks.base import ANSWER_FORM, ChatTask, Grade, Verdict
 
 SOURCE = re.compile(r"([a-z0-9_]+)(?::([0-9]{1,9}))?(?::([0-9]{1,7}))?")
 COUNT = 500
+MOST_SEED = 10**9  # exclusive
 MAX_ANSWER = 2000  # characters that a verifier is given
 UNSCORED: set[str] = set()  # generators whose failing verifier was already reported
 
@@ -128,9 +129,11 @@ def refuse_overlap(config: TaskConfig) -> None:
     (generator, first_train, num_train), (_, first_test, num_test) = train, test
     shared = min(first_train + num_train, first_test + num_test) - max(first_train, first_test)
     if shared > 0:
+        after = first_train + num_train
+        free = after if after < MOST_SEED else 0  # so that the advice is of the form that is read
         raise ValueError(
             f"task.train={config.train} and task.test={config.test} have {shared} problems in common, "
-            f"since problem i of seed s is that of s + i; give task.test={generator}:{first_train + num_train}:{num_test}"
+            f"since problem i of seed s is that of s + i; give task.test={generator}:{free}:{num_test}"
         )
 
 

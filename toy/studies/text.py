@@ -2,7 +2,7 @@
 
     python -m toy.studies.text run countdown          # half an hour a run on one core: toy/results/text.jsonl
     python -m toy.studies.text run sudoku
-    python -m toy.studies.text run spelling --only exact   # after the command in the first lines of the preset text_spelling
+    python -m toy.studies.text run spelling --only exact   # after the commands in the first lines of the preset text_spelling
     python -m toy.studies.text samplers countdown     # every sampler on the trained policy and the reference: text_samplers.jsonl
     python -m toy.studies.text lengths countdown      # answers of 32, 64 and 128 tokens: text_lengths.jsonl
     python -m toy.studies.text show                   # the tables

@@ -34,7 +34,7 @@ from torch.nn import Module
 from tqdm import tqdm
 
 from dmpo_ref.likelihood import Vocabulary, token_log_prob
-from dmpo_ref.masking import Masks, draw_masks, draw_path_steps, path_masks, smallest, stream, streams
+from dmpo_ref.masking import Masks, draw_masks, draw_path_steps, path_masks, smallest, stream, streams, successive
 from dmpo_ref.presets.loading import load_config
 from dmpo_ref.rollout import Rollout
 from dmpo_ref.samplers import sample
@@ -138,13 +138,6 @@ def by_spread(rollout: Rollout, tables: Tables, R: int, *, evenly: bool) -> Draw
         return Masks(hidden, hidden, 1 / (m * p[m - 1]))
 
     return draw
-
-
-def successive(response: Tensor, position_u: Tensor, m: Tensor) -> Tensor:
-    """Sets of the sizes `m` [..., R] from one random order that is walked through again and again: each begins where the last one ended."""
-    place = position_u.masked_fill(~response, torch.inf).argsort(dim=-1).argsort(dim=-1)
-    start = (m.cumsum(dim=-1) - m).unsqueeze(-1)
-    return response & ((place - start) % response.sum(dim=-1, keepdim=True) < m.unsqueeze(-1))
 
 
 def mirrored(rollout: Rollout, n: int) -> Draw:

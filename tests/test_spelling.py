@@ -82,7 +82,7 @@ def test_every_answer_fits_a_response_of_32_tokens():
 def test_without_reasoning_gym_it_is_one_line_and_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"needs the package reasoning-gym: pip install 'dmpo-ref\[gym\]'$"):
-        pretrain_text(TextPretrainConfig(output=str(tmp_path / "model"), lessons=GENERATOR))
+        pretrain_text(TextPretrainConfig(output=str(tmp_path / "model"), lessons=GENERATOR, steps=21, batch_size=1))
     assert not list(tmp_path.iterdir())
 
 

@@ -1,6 +1,7 @@
 """The study of variances: its exact coefficients, its look-up of draws, and its sketched gradients, against other computations."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -89,3 +90,26 @@ def test_successive_sets_walk_through_one_order_by_hand():
     hidden = successive(response, position_u, torch.tensor([[[2, 1, 4]]]))[0, 0]
     sets = [{int(s) - 1 for s in row.nonzero()} for row in hidden]
     assert sets == [{3, 0}, {4}, {1, 2, 3, 0}]
+
+
+@pytest.mark.parametrize("evenly", [True, False])
+@pytest.mark.parametrize("R", [2, 3])
+def test_sizes_by_their_spread_are_drawn_as_often_as_it_says_and_weighted_back(drawn, evenly, R):
+    """Scores of m·s_m for every set of size m, s = 1, 2, 3, …: their terms have spread s_m, so m has probability s_m / Σ s.
+
+    Over 3,000 draws the share of each size and the mean of each coefficient are within five standard errors.
+    """
+    _, rollout, tables = drawn
+    n = len(tables.blanks)
+    sizes = torch.tensor([bin(subset).count("1") for subset in range(2**n)])
+    value = -(sizes * sizes).float().view(1, -1, 1).expand(len(tables.value), -1, n) / n  # s_m = m
+    draw = variance.by_spread(rollout, replace(tables, value=value), R, evenly=evenly)
+    many = [draw(k) for k in range(500)]
+    drawn_sizes = torch.stack([masks.hidden.sum(dim=-1) for masks in many]).flatten()
+    for m in range(1, n + 1):
+        p = m / (n * (n + 1) / 2)
+        error = (p * (1 - p) / len(drawn_sizes)) ** 0.5
+        assert abs((drawn_sizes == m).double().mean().item() - p) < 5 * error
+    found = torch.cat([variance.coefficients(tables, masks) for masks in many])
+    error = found.std(dim=0) / len(found) ** 0.5
+    assert ((found.mean(dim=0) - variance.exact_elbo(n, 1)[0]).abs() <= 5 * error + 1e-12).all()

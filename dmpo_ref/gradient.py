@@ -61,22 +61,24 @@ def gradient_step(
         step: number of gradient steps done in the run; it keys the LoRA dropout.
 
     Raises:
-        NotFinite: loss or gradient is not finite; the weights are unchanged.
+        NotFinite: loss or gradient is not finite. After this and every other error the weights are as before, without gradients.
     """
-
-    # Dropout must be off where log p_θ is compared with a stored log p_old or log p_ref, and where a second pass uses the
-    # gradients of a first one, whose dropout was different.
-    policy.train(objective.gradient_is_known)
-    with own_random_state(stream(config.seed, "dropout", step, processes.index), batch.reward.device):
-        loss = backward(policy, vocabulary, objective, batch, masks, config, processes=processes, checks=step == 0)
-    policy.eval()
-    grad_norm = clip_gradients(policy, config.optimizer.max_grad_norm)
-    numbers = torch.stack((loss.double(), grad_norm.double())).tolist()  # waits for the GPU only once
-    for name, value in zip(("loss", "gradient norm"), numbers, strict=True):
-        if not isfinite(value):
-            raise NotFinite(f"the {name} of step {step} is {value}")
-    optimizer.step()
-    optimizer.zero_grad()
+    optimizer.zero_grad()  # what the caller may have left
+    try:
+        # Dropout must be off where log p_θ is compared with a stored log p_old or log p_ref, and where a second pass uses the
+        # gradients of a first one, whose dropout was different.
+        policy.train(objective.gradient_is_known)
+        with own_random_state(stream(config.seed, "dropout", step, processes.index), batch.reward.device):
+            loss = backward(policy, vocabulary, objective, batch, masks, config, processes=processes, checks=step == 0)
+        grad_norm = clip_gradients(policy, config.optimizer.max_grad_norm)
+        numbers = torch.stack((loss.double(), grad_norm.double())).tolist()  # waits for the GPU only once
+        for name, value in zip(("loss", "gradient norm"), numbers, strict=True):
+            if not isfinite(value):
+                raise NotFinite(f"the {name} of step {step} is {value}")
+        optimizer.step()
+    finally:
+        policy.eval()
+        optimizer.zero_grad()
     return numbers[0], numbers[1]
 
 

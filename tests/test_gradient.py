@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from dmpo_ref.gradient import choose_batch, gradient_step, own_random_state, real_weight
+from dmpo_ref.gradient import NotFinite, choose_batch, gradient_step, own_random_state, real_weight
 from dmpo_ref.masking import Masks, stream
 from dmpo_ref.objectives.base import Objective
 from dmpo_ref.presets.loading import load_config
@@ -82,6 +82,27 @@ def test_a_gradient_that_is_not_finite_leaves_the_weights():
     with pytest.raises(ValueError, match=r"^the gradient norm of step 3 is nan$"):
         gradient_step(policy, optimizer, VOCABULARY, steep, batch, all_hidden(batch.rollout), load_config("toy_sudoku"), step=3)
     assert all(torch.equal(before[name], value) for name, value in policy.state_dict().items())
+
+
+@pytest.mark.parametrize("left", ["by a step that failed", "by the caller"])
+def test_a_gradient_that_was_left_is_not_added_to_the_next(left):
+    """The step that follows is that of a policy which never had one."""
+    found = []
+    for spoilt in (False, True):
+        policy, batch = tiny_model(), experience()
+        optimizer = torch.optim.AdamW(policy.parameters(), lr=0.01)
+        arguments = policy, optimizer, VOCABULARY, LINEAR, batch, all_hidden(batch.rollout)
+        if spoilt and left == "by the caller":
+            for p in policy.parameters():
+                p.grad = torch.ones_like(p)
+        elif spoilt:
+            broken = Objective(all_hidden, lambda scores, *_: scores.sum() * float("nan"))
+            with pytest.raises(NotFinite):
+                gradient_step(policy, optimizer, VOCABULARY, broken, *arguments[4:], load_config("toy_sudoku"))
+            assert not policy.training and all(p.grad is None for p in policy.parameters())
+        gradient_step(*arguments, load_config("toy_sudoku"))
+        found.append(policy.state_dict())
+    assert all(torch.equal(found[0][name], value) for name, value in found[1].items())
 
 
 def test_the_real_weight_subtracts_the_baseline_that_depends_on_the_policy():

@@ -188,7 +188,7 @@ def test_a_table_relative_to_the_first_row_of_each_kind(monkeypatch, capsys, tmp
     assert late == "elbo: library took more than 240 s"
     assert foot == "some, float32, 1 threads: 2 GFLOP/s in a large matrix product, 1.0 GB/s in a copy"
     written = json.loads(file.read_text())
-    assert written["rows"][1] == {"measured": "loss", "way": "library", **rows["library"]} and written["machine"]["device"] == "some"
+    assert written["rows"][1] == {"measured": "loss", "way": "library", **rows["library"]} and written["ceilings"]["device"] == "some"
     assert written["command"] == ["dmpo", "bench", "loss", "elbo", "--json", str(file), "loss.num_masks=3"]
 
 
@@ -216,7 +216,7 @@ def test_a_row_that_fails_is_named_and_the_others_stay(monkeypatch, capsys):
     monkeypatch.setattr(bench, "output_of", lambda call, *, timeout: {"why": "failed: no"} if PLAIN in call or "ceilings" in call else good)
     assert main(["bench", "loss"]) == 2
     shown = capsys.readouterr()
-    assert shown.out.splitlines()[1].split() == ["loss:", "library", "2", "1.00", "1,000", "1.00", "8", "1"]
+    assert shown.out.splitlines()[1].split() == ["loss:", "library", "2", "1,000", "8", "1"]  # relative to nothing
     assert shown.out.splitlines()[2:] == ["loss: straightforward failed: no", "the machine was not measured: failed: no"]
     assert shown.err.splitlines()[-1] == "dmpo: 1 of 2 measurements failed, see the lines below the table"
 
@@ -253,10 +253,35 @@ def test_grading_measures_every_task_with_usual_and_hostile_answers(monkeypatch)
     pytest.importorskip("math_verify")
     pytest.importorskip("reasoning_gym")
     monkeypatch.setattr(grading_times, "HOSTILE", ("(" * 100,))
-    header, *rows = grading_times.bench_grading().splitlines()
+    measured = grading_times.bench_grading()
+    header, *rows = grading_times.format_grading(measured).splitlines()
     assert header.split() == ["task", "answers", "grade,", "ms", "reward,", "ms"]
     assert [row.split()[:2] for row in rows] == [[task, kind] for task in grading_times.TASKS for kind in ("usual", "hostile")]
     assert all(float(number) >= 0 for row in rows for number in row.split()[2:])
+    assert [(row["task"], row["answers"]) for row in measured] == [tuple(row.split()[:2]) for row in rows]
+
+
+def test_a_file_with_the_machine_is_written_for_grading_too(monkeypatch, tmp_path, capsys):
+    rows = [{"task": "some", "answers": "usual", "grade, ms": 1.5, "reward, ms": 2.0}]
+    monkeypatch.setattr(grading_times, "bench_grading", lambda: rows)
+    assert main(["bench", "grading", "--json", str(tmp_path / "b.json")]) == 0
+    written = json.loads((tmp_path / "b.json").read_text())
+    assert written["grading"] == rows and "rows" not in written
+    assert capsys.readouterr().out.splitlines()[1].split() == ["some", "usual", "1.5", "2.0"]
+
+
+def test_the_machine_is_described(monkeypatch, tmp_path):
+    """The memory as another library asks for it, and the name after the first "model name" of a file like Linux's."""
+    psutil = pytest.importorskip("psutil")
+    file = tmp_path / "cpuinfo"
+    file.write_text("processor\t: 0\nmodel name\t: Some CPU: 3 GHz\nprocessor\t: 1\nmodel name\t: Another\n")
+    monkeypatch.setattr(machine, "CPUINFO", file)
+    found = machine.describe()
+    assert list(found) == ["processor", "cores", "memory", "load", "system", "python", "torch"]
+    assert found["processor"] == "Some CPU: 3 GHz" and found["cores"] == psutil.cpu_count()
+    assert found["memory"] in (None, psutil.virtual_memory().total)
+    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "none")
+    assert machine.describe()["processor"]
 
 
 def test_growth_changes_one_size_at_a_time_and_draws_it(monkeypatch, tmp_path, capsys):

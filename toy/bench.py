@@ -56,21 +56,24 @@ def main(words: list[str]) -> None:
         raise ValueError(f"{fixed[0]}: without --config the model is random, and only its dtype can be chosen; give --config")
     with stopping_at_once():  # seconds of torch and transformers, which --help does not need
         from dmpo_ref.presets.loading import load_config
-        from toy import grading_times
+        from toy.grading_times import bench_grading, format_grading
+        from toy.machine import describe
 
     config = load_config(given.config or "toy_sudoku", *overrides)  # so that what is wrong with it is said once
+    found: dict[str, Any] = {"command": ["dmpo", "bench", *words], "machine": describe()}
+    rows: list[dict[str, Any]] = []
     if "grading" in names:
-        print(grading_times.bench_grading())
-    names = [name for name in names if name != "grading"]
-    if not names:
-        return
-    device, dtype = chosen_device(config), config.model.dtype
-    machine = output_of(f"machine.measure_ceilings({device!r}, {dtype!r})", timeout=600)
-    rows = list(measure_rows(names, given.config, overrides, given.repeats, given.seconds))
-    print(format_table(rows, machine))
+        found["grading"] = bench_grading()
+        print(format_grading(found["grading"]))
+    if names := [name for name in names if name != "grading"]:
+        device, dtype = chosen_device(config), config.model.dtype
+        ceilings = output_of(f"machine.measure_ceilings({device!r}, {dtype!r})", timeout=600)
+        rows = list(measure_rows(names, given.config, overrides, given.repeats, given.seconds))
+        print(format_table(rows, ceilings))
+        found |= {"ceilings": ceilings, "rows": rows}
     if given.json:
         with open(given.json, "x", encoding="utf-8") as file:
-            json.dump({"command": ["dmpo", "bench", *words], "machine": machine, "rows": rows}, file, indent=1)
+            json.dump(found, file, indent=1)
     if failed := sum("failed" in row.get("why", "") for row in rows):
         raise ValueError(f"{failed} of {len(rows)} measurements failed, see the lines below the table")
 
@@ -106,26 +109,25 @@ def output_of(call: str, *, timeout: float) -> dict[str, Any]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def format_table(rows: list[dict[str, Any]], machine: dict[str, Any]) -> str:
-    """The rows as a table, and below it those that are not there; relative is to the first row of each kind."""
-    lines, missing, first, ceiling = [], [], dict[str, dict[str, Any]](), machine.get("flop_per_second")
+def format_table(rows: list[dict[str, Any]], ceilings: dict[str, Any]) -> str:
+    """The rows as a table, and below it those that are not there; relative is to the first row of each kind, nothing if that is not there."""
+    lines, missing, first, ceiling = [], [], dict[str, dict[str, Any]](), ceilings.get("flop_per_second")
     for row in rows:
-        cells = [f"{row['measured']}: {row['way']}"]
+        cells, base = [f"{row['measured']}: {row['way']}"], first.setdefault(row["measured"], row)
         if "why" in row:
             missing.append(f"{cells[0]} {row['why']:.200}")
             continue
-        base = first.setdefault(row["measured"], row)
         rate = row["flop"] / row["seconds"]
         compared = [f"{row[key] / base[key]:.2f}" if base.get(key) else "" for key in ("seconds", "peak")]
         cells += [f"{row['seconds']:.3g}", compared[0], f"{row['peak'] / 1e6:,.0f}", compared[1], f"{row['tokens'] / row['seconds']:,.0f}"]
         cells += [f"{rate / 1e9:,.3g}", f"{rate / ceiling:.0%}" if ceiling else ""]
-        read = row["read"] / row["seconds"] / machine["bytes_per_second"] if ceiling and "read" in row else None
+        read = row["read"] / row["seconds"] / ceilings["bytes_per_second"] if ceiling and "read" in row else None
         cells += ["" if read is None else f"{read:.0%}", str(row.get("forwards", "")), str(row.get("fed", ""))]
         cells.append(f"{row['outside']:.1%}" if "outside" in row else "")
         lines.append(cells)
     table = tabulate(lines or [[""] * len(HEADERS)], HEADERS, "plain", disable_numparse=True, colalign=["left", *["right"] * 11])
-    foot = f"the machine was not measured: {machine.get('why')}"
+    foot = f"the machine was not measured: {ceilings.get('why')}"
     if ceiling:
-        rates = f"{ceiling / 1e9:,.0f} GFLOP/s in a large matrix product, {machine['bytes_per_second'] / 1e9:,.1f} GB/s in a copy"
-        foot = f"{machine['device']}, {machine['dtype']}, {machine['threads']} threads: {rates}"
+        rates = f"{ceiling / 1e9:,.0f} GFLOP/s in a large matrix product, {ceilings['bytes_per_second'] / 1e9:,.1f} GB/s in a copy"
+        foot = f"{ceilings['device']}, {ceilings['dtype']}, {ceilings['threads']} threads: {rates}"
     return "\n".join([table, *missing, foot])

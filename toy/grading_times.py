@@ -32,8 +32,8 @@ HOSTILE = (
 )
 
 
-def bench_grading() -> str:
-    """Longest time that one answer takes each task to grade (both gradings) and to reward: usual answers, and hostile ones.
+def bench_grading() -> list[dict[str, Any]]:
+    """Longest time in ms that one answer takes each task to grade (both gradings) and to reward: usual answers, and hostile ones.
 
     Hostile are 1 MB of one character, 100,000 open brackets or tags, towers of powers, null characters and lone surrogates.
     """
@@ -46,8 +46,13 @@ def bench_grading() -> str:
         for kind, texts in (("usual", USUAL), ("hostile", HOSTILE)):
             grading = max(1000 * seconds_of(TASKS[name].grade, item, text) for text in texts)
             rewarding = max(1000 * seconds_of(task.reward, item, text) for task in tasks for text in texts)
-            rows.append((name, kind, grading, rewarding))
-    return tabulate(rows, ("task", "answers", "grade, ms", "reward, ms"), "plain", floatfmt=".1f")
+            rows.append({"task": name, "answers": kind, "grade, ms": grading, "reward, ms": rewarding})
+    return rows
+
+
+def format_grading(rows: list[dict[str, Any]]) -> str:
+    """The rows as a table."""
+    return tabulate(rows, "keys", "plain", floatfmt=".1f")
 
 
 def seconds_of(function: Callable[..., object], *arguments: Any) -> float:

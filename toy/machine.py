@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import resource
 import sys
@@ -18,7 +19,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+CLEAR, STATUS, CPUINFO = Path("/proc/self/clear_refs"), Path("/proc/self/status"), Path("/proc/cpuinfo")
 
 
 class LiveBytes(TorchDispatchMode):
@@ -78,7 +79,7 @@ def peak_memory(device: torch.device) -> float:
 
 
 def measure_ceilings(device_name: str, dtype: str) -> None:
-    """Print, as one line of JSON, the machine: operations per second of a large matrix product, bytes per second of a large copy."""
+    """Print, as one line of JSON, what the machine can do: operations per second of a large matrix product, bytes per second of a large copy."""
     device, is_cuda = torch.device(device_name), device_name == "cuda"
     n, size = (8192, 2**30) if is_cuda else (2048, 2**27)
     a = torch.randn(n, n, device=device).to(getattr(torch, dtype))
@@ -95,7 +96,32 @@ def measure_ceilings(device_name: str, dtype: str) -> None:
             times.append(time.perf_counter() - start)
         return amount / median(times[1:])
 
-    name = torch.cuda.get_device_name() if is_cuda else platform.processor() or platform.machine()
+    name = torch.cuda.get_device_name() if is_cuda else processor()
     row = {"flop_per_second": rate(lambda: a @ a, 2 * n**3), "bytes_per_second": rate(lambda: y.copy_(x), 2 * size)}
-    versions = {"torch": torch.__version__, "python": platform.python_version()}
-    print(json.dumps({"device": name, "dtype": dtype, "threads": torch.get_num_threads(), **row, **versions}))
+    print(json.dumps({"device": name, "dtype": dtype, "threads": torch.get_num_threads(), **row}))
+
+
+def describe() -> dict[str, Any]:
+    """What the numbers of a measurement depend on: processor, cores, memory in bytes, load (mean processes of the last minute), versions.
+
+    None where the system does not say.
+    """
+    has_memory, has_load = hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names, hasattr(os, "getloadavg")
+    return {
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "memory": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if has_memory else None,
+        "load": os.getloadavg()[0] if has_load else None,
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def processor() -> str:
+    """The name of the CPU; its architecture where the system does not say more."""
+    if CPUINFO.exists():
+        named = [line.partition(":")[2].strip() for line in CPUINFO.read_text().splitlines() if line.startswith("model name")]
+        if named:
+            return named[0]
+    return platform.processor() or platform.machine()

@@ -58,10 +58,14 @@ VARIANTS: dict[str, tuple[int, tuple[str, ...]]] = {
     "exact, negative": (1, ("weight.baseline=negative",)),
     "exact, N = 4": (1, ("train.num_rollouts=4", "train.prompts_per_round=16")),
     "exact, N = 16": (1, ("train.num_rollouts=16", "train.prompts_per_round=4")),
+    "exact, N = 4, α × 1.5": (1, ("train.num_rollouts=4", "train.prompts_per_round=16")),
+    "exact, N = 16, α × 0.75": (1, ("train.num_rollouts=16", "train.prompts_per_round=4")),
     "exact, LoRA": (1, ("model.lora_rank=16", "model.lora_alpha=32", "optimizer.learning_rate=2e-3")),
     "WDDO": (3, ("loss.name=wddo", "loss.masks=antithetic", "weight.baseline=none")),
     "diffu-GRPO": (1, ("loss.name=diffu_grpo", "weight.log_ratio=none", "weight.baseline=none")),
 }
+# α in units of the preset's. N normalised weights diverge from equal ones by ln N nats at most, so α falls as 1 / ln N from N = 8 on.
+ALPHA_FACTORS = {"exact, N = 4, α × 1.5": 1.5, "exact, N = 16, α × 0.75": 0.75}
 HEADLINE = "exact"
 ITEMS = 128  # in a test file
 # The settings of the samplers in `samplers`, at temperature 0; lists make a curve.
@@ -99,6 +103,8 @@ def folder_of(task: str, name: str, seed: int) -> Path:
 def one_run(task: str, name: str, seed: int) -> dict[str, Any]:
     """Train, on one thread; test accuracies in the course of it, and of every round the reward, its components and the ESS."""
     overrides = VARIANTS[name][1]
+    if name in ALPHA_FACTORS:
+        overrides += (f"weight.alpha={ALPHA_FACTORS[name] * load_config(f'text_{task}').weight.alpha:g}",)
     config = load_config(f"text_{task}", f"output={folder_of(task, name, seed)}", f"seed={seed}", "threads=1", *overrides)
     trained = train_or_resume(config)
     rounds = list({entry["round"]: entry for entry in trained.metrics}.values())  # the last step of each

@@ -27,7 +27,6 @@ from math import comb
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import Module
@@ -157,20 +156,6 @@ def mirrored(rollout: Rollout, n: int) -> Draw:
     return draw
 
 
-def gauss(rollout: Rollout) -> Draw:
-    """∫ (1/t) E[Σ over Bernoulli(t) masks] dt by three Gauss nodes: exact for n ≤ 6, because the integrand has degree n − 1."""
-    response = rollout.response_mask.unsqueeze(2)
-    nodes, weights = (torch.tensor(x) / 2 for x in np.polynomial.legendre.leggauss(3))
-    t = nodes + 0.5
-
-    def draw(k: int) -> Masks:
-        _, N, _, S = response.shape
-        hidden = response & (torch.rand(1, N, 3, S, generator=stream(k, "gauss"), dtype=torch.float64) < t.unsqueeze(-1))
-        return Masks(hidden, hidden, (3 * weights / t).expand(1, N, 3))
-
-    return draw
-
-
 def schemes(rollout: Rollout, tables: Tables) -> dict[str, Draw]:
     """Every scheme by name, with R: as in training, and those that are not worth an option."""
     response, N = rollout.response_mask, rollout.tokens.shape[1]
@@ -196,7 +181,7 @@ def schemes(rollout: Rollout, tables: Tables) -> dict[str, Draw]:
     found |= {"mirrored, R=2": mirrored(rollout, len(tables.blanks))}
     found["exact by spread, R=2"] = by_spread(rollout, tables, 2, evenly=False)
     found |= {f"systematic by spread, R={R}": by_spread(rollout, tables, R, evenly=True) for R in (2, 4)}
-    found |= {"gauss, R=3": gauss(rollout), "path": lambda k: path_masks(rollout.step, rollout.num_steps)}
+    found |= {"gauss, R=3": own("gauss", 3), "path": lambda k: path_masks(rollout.step, rollout.num_steps)}
     for R in (1, 2, 4):
         found[f"path_steps, R={R}"] = steps(R)
     return found

@@ -7,6 +7,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from toy.notebook import Table
+
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("[0-9]*.ipynb"))
 QUESTION = re.compile(r"\*\*Check yourself\.\*\*(.*?)(?=\n#|\*\*Check|\Z)", re.DOTALL)
@@ -88,3 +90,13 @@ def test_what_the_book_folds_is_folded_in_jupyterlab():
         for cell in nbformat.read(path, as_version=4).cells:
             folded = "hide-input" in cell.metadata.get("tags", [])
             assert cell.metadata.get("jupyter", {}) == ({"source_hidden": True} if folded else {})
+
+
+def test_a_table_is_one_in_html_and_columns_in_text():
+    table = Table([("a<b", f"{1.5:.2f}"), ("c", -3)], ("x", "y"))
+    assert repr(table).split() == ["x", "y", "a<b", "1.50", "c", "-3"]
+    html = table._repr_html_()
+    cells = re.findall(r"<t[hd][^>]*>\s*(.*?)\s*</t[hd]>", html)
+    assert cells == ["x", "y", "a&lt;b", "1.50", "c", "-3"] and html.count("<tr>") == 3
+    with pytest.raises(ValueError, match=r"a row of 1 cells, \['c'\] …, under 2 headers"):
+        Table([("a", 1), ("c",)], ("x", "y"))

@@ -1,11 +1,13 @@
-"""The first step of every notebook: a check of the installation, one CPU thread, the style of the figures."""
+"""What notebooks share: a first step (installation, one CPU thread, style of the figures), and tables that show as tables."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
+from tabulate import tabulate
 
 from dmpo_ref.plots.style import use_style
 
@@ -38,3 +40,32 @@ def start() -> None:
 def as_numbers(text: str) -> tuple[int, ...]:
     """Version 2.13.0+cpu as (2, 13, 0)."""
     return tuple(int(part) for part in text.split("+")[0].split(".")[:3] if part.isdigit())
+
+
+class Table:
+    """Rows under headers: a table in a notebook and in the book, aligned columns elsewhere.
+
+    Args:
+        rows: cells are shown as `str` makes them, so numbers come as text with the digits that count, f"{x:.3f}".
+        headers: one for each column.
+
+    Raises:
+        ValueError: a row that does not have a cell for each header.
+    """
+
+    def __init__(self, rows: Iterable[Sequence[object]], headers: Sequence[str]) -> None:
+        self.rows, self.headers = [[str(cell) for cell in row] for row in rows], list(headers)
+        for row in self.rows:
+            if len(row) != len(self.headers):
+                raise ValueError(f"a row of {len(row)} cells, {row[:3]} …, under {len(self.headers)} headers; give one for each")
+
+    def _repr_html_(self) -> str:
+        return self.formatted("html")
+
+    def __repr__(self) -> str:
+        return self.formatted("plain")
+
+    def formatted(self, style: str) -> str:
+        """By `tabulate`: the first column on the left, the others on the right."""
+        sides = ["left", *["right"] * (len(self.headers) - 1)]
+        return str(tabulate(self.rows, self.headers, style, disable_numparse=True, colalign=sides if self.rows else None))

@@ -112,16 +112,16 @@ def exact_elbo(n: int, N: int) -> Tensor:
     return found.expand(N, -1, -1)
 
 
-def by_spread(rollout: Rollout, tables: Tables, R: int, *, evenly: bool) -> Draw:
+def by_spread(rollout: Rollout, score: Tensor, R: int, *, evenly: bool) -> Draw:
     """m drawn in proportion to the root mean square of its term of the estimate, over all rollouts and sets of size m.
 
     Args:
+        score: [N, 2^n] what is summed over a set: the token log-probabilities, or their log-ratios.
         evenly: sizes as far apart as possible (R strata of equal probability), and positions as in `systematic`; else independent ones.
     """
-    response, n = rollout.response_mask.unsqueeze(2), len(tables.blanks)
-    score = tables.value.sum(dim=-1)[tables.answer].double()
+    response, n = rollout.response_mask.unsqueeze(2), score.shape[-1].bit_length() - 1
     sizes = torch.tensor([bin(s).count("1") for s in range(2**n)])
-    spread = torch.stack([(score[:, sizes == m] / m).square().mean().sqrt() for m in range(1, n + 1)])
+    spread = torch.stack([(score[:, sizes == m].double() / m).square().mean().sqrt() for m in range(1, n + 1)])
     p = spread / spread.sum()
 
     def draw(k: int) -> Masks:
@@ -179,8 +179,11 @@ def schemes(rollout: Rollout, tables: Tables) -> dict[str, Draw]:
             found[f"{name}, R={R}"] = own(name, R)
     found |= {f"{name} shared, R=2": shared(name) for name in ("exact", "antithetic")}
     found |= {"mirrored, R=2": mirrored(rollout, len(tables.blanks))}
-    found["exact by spread, R=2"] = by_spread(rollout, tables, 2, evenly=False)
-    found |= {f"systematic by spread, R={R}": by_spread(rollout, tables, R, evenly=True) for R in (2, 4)}
+    score, ratio = (x.sum(dim=-1)[tables.answer] for x in (tables.value, tables.reference - tables.value))
+    found["exact by spread, R=2"] = by_spread(rollout, score, 2, evenly=False)
+    found |= {f"systematic by spread, R={R}": by_spread(rollout, score, R, evenly=True) for R in (2, 4)}
+    if ratio.any():  # the policy is not the reference itself
+        found |= {f"systematic by spread of the log-ratio, R={R}": by_spread(rollout, ratio, R, evenly=True) for R in (2, 4)}
     found |= {"gauss, R=3": own("gauss", 3), "path": lambda k: path_masks(rollout.step, rollout.num_steps)}
     for R in (1, 2, 4):
         found[f"path_steps, R={R}"] = steps(R)
@@ -248,14 +251,14 @@ def show(rows: list[dict[str, Any]]) -> None:
     """One table for each policy."""
     columns = ("log_prob_bias", "log_prob_mse_rows", "log_ratio_mse_rows", "gradient_none_rows", "gradient_uniform_rows")
     for policy in dict.fromkeys(row["policy"] for row in rows):
-        print(f"\n{policy}\n{'scheme':<24}{'rows':>5}" + "".join(f"{name:>23}" for name in columns))
+        print(f"\n{policy}\n{'scheme':<44}{'rows':>5}" + "".join(f"{name:>23}" for name in columns))
         for row in rows:
             if row["policy"] == policy:
-                print(f"{row['scheme']:<24}{row['rows']:>5}" + "".join(f"{row[name]:>23.4f}" for name in columns))
+                print(f"{row['scheme']:<44}{row['rows']:>5}" + "".join(f"{row[name]:>23.4f}" for name in columns))
 
 
 def main() -> None:
-    """Three policies: the reference, one trained halfway through act (b), and random weights in LLaDA's layout."""
+    """Four policies: the reference, one trained halfway through act (b), random weights in LLaDA's layout, and these after 25 rounds."""
     torch.set_num_threads(1)
     rows = study("reference")
     with tempfile.TemporaryDirectory() as folder:
@@ -264,7 +267,11 @@ def main() -> None:
         train(config)
         rows += study("halfway", f"model.path={half}", reference_path=config.model.path)
         llada = make_checkpoint(Path(folder) / "llada")
-        rows += study("small LLaDA, random", f"model.path={llada}", "task.reward=recipe", num_rollouts=16, repeats=200)
+        few = {"num_rollouts": 16, "repeats": 200}
+        rows += study("small LLaDA, random", f"model.path={llada}", "task.reward=recipe", **few)
+        moved = Path(folder) / "moved"
+        train(load_config("toy_two_solutions", f"model.path={llada}", f"output={moved}", "task.reward=recipe", "train.rounds=25"))
+        rows += study("small LLaDA, trained", f"model.path={moved}", "task.reward=recipe", reference_path=str(llada), **few)
     RESULTS.mkdir(exist_ok=True)
     with (RESULTS / "variance.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -137,7 +137,7 @@ def test_whose_reward_is_highest_at_which_group_size():
     world = world_1d()
     at_target = (world.log_target.exp() @ world.reward).item()
     assert reward["negative", 16] > at_target > reward["negative", 8]
-    assert "has the most reward at N = 8 and 16, there more than p\\* has, but not at 4" in prose(PAPER)
+    assert "has the most reward at N = 8 and 16 (at 16 more than p\\* has), but not at 4" in prose(PAPER)
     assert all(reward["uniform", N] < reward["none", N] for N in (4, 8, 16))
     assert "`uniform` has less reward than `none` at $N=4$, 8 and 16" in prose("04")
 

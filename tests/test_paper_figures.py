@@ -21,7 +21,7 @@ TEXT = re.sub(r"\s+", " ", PAGE.read_text(encoding="utf-8"))
 def test_the_papers_figures_are_told_as_they_were_run():
     final = [row for row in read("paper") if row["kind"] == "final"]
     rates = {name: [row["after"]["temperature_1"] for row in rows] for name, rows in by_name(final).items()}
-    assert f"0.247 → {statistics.mean(rates['diffu-GRPO']):.3f} and **{statistics.mean(rates['DMPO']):.3f}**" in TEXT
+    assert f"0.247, diffu-GRPO {statistics.mean(rates['diffu-GRPO']):.3f}, DMPO **{statistics.mean(rates['DMPO']):.3f}**" in TEXT
     assert min(rates["DMPO"]) > max(rates["diffu-GRPO"]) and len(final) == 6
     sweep = [row for row in read("paper") if row["kind"] == "sweep"]
     for name, rows in by_name(sweep).items():  # the final runs are at the rate that solves most

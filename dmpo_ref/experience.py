@@ -94,7 +94,7 @@ def draw_rollouts(
 ) -> Rollout:
     """Draw N rollouts of each prompt from p_old; with `train.reference_share`, the last k = round(εN) of them from p_ref.
 
-    `path_log_prob` is always that of p_old, also for rollouts drawn from p_ref; None if the weights do not need it.
+    `path_log_prob` is always that of p_old, also for rollouts drawn from p_ref; with k > 0 it is None if the weights do not need it.
     """
     k = config.train.num_reference_rollouts
 

@@ -9,7 +9,7 @@ import torch
 
 from dmpo_ref.config import LossConfig, WeightConfig
 from dmpo_ref.likelihood import sequence_log_prob, token_log_prob
-from dmpo_ref.masking import Masks, path_masks, path_steps_from_uniforms
+from dmpo_ref.masking import Masks, draw_masks, path_masks, path_steps_from_uniforms
 from dmpo_ref.objectives import build_objective
 from dmpo_ref.objectives.agrpo import agrpo
 from dmpo_ref.objectives.coupled_grpo import complementary_masks, couple
@@ -417,6 +417,17 @@ def test_from_one_mask_the_upper_bound_of_spg_has_the_gradient_of_the_elbo():
     lower, upper = sequence_log_prob(scores, masks) / length, upper_bound(scores, masks, exponent=1.5)
     torch.testing.assert_close(*(torch.autograd.grad(x.sum(), scores)[0] * masks.target for x in (lower, upper)))
     torch.testing.assert_close(upper - lower, masks.weight[..., 0].log() / 1.5)
+
+
+def test_where_each_position_is_scored_once_the_upper_bound_of_spg_pulls_all_alike():
+    """1/L, for any policy: (1/L) (1/b) log(weight · π^b / R) has no other derivative in log π. So the scoreboard does not pair its masks."""
+    _, experience, _, _ = make_case("spg")
+    masks = draw_masks("antithetic", experience.rollout.response_mask, 2, streams())
+    for seed in (3, 4):
+        scores = token_log_prob(tiny_model(seed), experience.rollout, masks, VOCABULARY).detach().requires_grad_()
+        (found,) = torch.autograd.grad(upper_bound(scores, masks, exponent=1.5).sum(), scores)
+        each = (found * masks.target).sum(dim=2)
+        torch.testing.assert_close(each, experience.rollout.response_mask / torch.tensor(LENGTH)[:, None, None], check_dtype=False)
 
 
 def test_along_the_path_both_bounds_of_spg_are_the_exact_log_probability():

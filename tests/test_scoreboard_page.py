@@ -1,5 +1,6 @@
 """The page of the scoreboard: its tables, and the numbers in its sentences, are those of the stored runs."""
 
+import json
 import re
 import statistics
 from pathlib import Path
@@ -105,6 +106,39 @@ def test_what_is_said_of_methods_that_maximise_the_reward_and_of_many_puzzles():
     assert f"{share:.3f} nats with and without p_ref's rollouts, {masks}" in TEXT and f"{share:.3f}" == f"{plain:.3f}"
     of_many = [row for row in SCORES if row["part"] == "many_puzzles"]
     assert not any(row["lost"] for row in of_many) and len(of_many) == 3 * 5 and "no puzzle of 160 lost a mode in any of the three" in TEXT
+
+
+def test_what_is_said_of_the_claims_of_rivals():
+    right = {m: f"{statistics.mean(row['valid'] for row in rows):.3f}" for m, rows in REPORT.items()}
+    worst = {m: f"{min(row['valid'] for row in rows):.3f}" for m, rows in REPORT.items()}
+    price = {m: f"{rows[0]['forward_rows']:,}" for m, rows in REPORT.items()}
+    grpo, coupled, espo = right["diffu-GRPO"], right["coupled-GRPO"], right["ESPO"]
+    of_schemes = {}
+    for line in (RESULTS / "variance.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        of_schemes[row["policy"], row["scheme"]] = row
+    pair, alone, nodes = (of_schemes["reference", f"{name}"] for name in ("antithetic, R=2", "exact, R=2", "gauss, R=3"))
+    gain, loss = pair["gradient_none_rows"] / alone["gradient_none_rows"], nodes["log_prob_mse_rows"] / alone["log_prob_mse_rows"]
+    for sentence in (
+        f"right {grpo}, in the worst run {worst['diffu-GRPO']} |",
+        f"right {right['wd1']} for {grpo}; {price['wd1']} rows for {price['diffu-GRPO']} |",
+        f"right {coupled} for the {grpo} of diffu-GRPO; the variance of the gradient of WDCE is {gain:.2f} of that of independent masks",
+        f"right {right['SPG']}; a single pass {grpo}, ELBOs (ESPO) {espo} |",
+        f"right {espo}, worst run {worst['ESPO']}; ratios per token {grpo} and {coupled} |",
+        f"right {right['GDPO']}; but with three nodes the ELBO's error for each forward row is {loss:.2f} times",
+        f"right {right['TraceRL']}; on random masks (coupled-GRPO) {coupled} |",
+        f"right {right['AGRPO']} for {grpo} |",
+        f"right {right['GDSD']}; ESPO {espo}, GDPO {right['GDPO']} |",
+    ):
+        assert sentence in TEXT
+    rivals = [m for m in REPORT if SUITE["methods"][m]["aim"] == "reward" and not m.startswith(("WDCE", "REINFORCE"))]
+    highest = [row for row in SCORES if row["part"] == "tuning" and row["method"] in rivals and row["learning_rate"] == 3e-3]
+    assert len(rivals) == 10 and len(highest) == 2 * len(rivals) and min(row["valid"] for row in highest) >= 0.99
+    balance, plain, by_variance = (REPORT[m] for m in ("trajectory balance", "REINFORCE", "log-variance"))
+    kept = [sum(row["modes"] for row in rows) for rows in (balance, plain)]
+    assert f"{median_of(balance):.3f} nats and {kept[0]} of 45 modes; REINFORCE {median_of(plain):.3f} and {kept[1]} |" in TEXT
+    assert f"| {median_of(by_variance):.3f} nats | reproduced, with two solutions |" in TEXT
+    assert all(row["lost"] for rows in (balance, by_variance) for row in rows if row["world"] == THREE)
 
 
 def test_what_is_said_of_the_puzzle_with_three_solutions():

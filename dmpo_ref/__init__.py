@@ -20,7 +20,7 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.12.0"
+__version__ = "0.12.1"
 
 _NAMES = {  # module → its names
     "config": ("Config", "SamplerConfig"),

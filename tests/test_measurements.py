@@ -270,7 +270,7 @@ def test_a_file_with_the_machine_is_written_for_grading_too(monkeypatch, tmp_pat
     assert capsys.readouterr().out.splitlines()[1].split() == ["some", "usual", "1.5", "2.0"]
 
 
-def test_the_machine_is_described(monkeypatch, tmp_path):
+def test_the_machine_is_described_beside_its_numbers(monkeypatch, tmp_path):
     """The memory as another library asks for it, and the name after the first "model name" of a file like Linux's."""
     psutil = pytest.importorskip("psutil")
     file = tmp_path / "cpuinfo"

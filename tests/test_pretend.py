@@ -142,13 +142,17 @@ PER_FORWARD = {"random_order": 1, "random": 1, "confidence": 1, "threshold": 2, 
 
 
 @pytest.mark.parametrize(("name", "cache"), SAMPLERS)
-def test_host_waits_of_a_forward_pass(name, cache):
+def test_host_waits_of_a_forward_pass_and_no_copies_to_the_device(name, cache):
+    """Random numbers and places go to the device once for each response; two more copies where finished rows are left out."""
     with pretend_cuda() as gpu:
-        cost, forwards = [], []
+        cost, forwards, copies = [], [], []
         for blocks in (2, 5):
+            before = gpu.copies
             with gpu.counting() as waits:
                 forwards.append(draw(name, cache, blocks=blocks, device="cuda").forwards)
             cost.append(waits.total())
+            copies.append(gpu.copies - before)
+    assert copies[1] - copies[0] in (0, 2)
     # A cached block whose end the model decides is looked at once more, when its rows may be complete.
     ends_of_blocks = 3 if cache != "none" and PER_FORWARD[name] == 2 else 0
     assert cost[1] - cost[0] == PER_FORWARD[name] * (forwards[1] - forwards[0]) + ends_of_blocks

@@ -420,7 +420,7 @@ def test_from_one_mask_the_upper_bound_of_spg_has_the_gradient_of_the_elbo():
 
 
 def test_where_each_position_is_scored_once_the_upper_bound_of_spg_pulls_all_alike():
-    """1/L, for any policy: (1/L) (1/b) log(weight · π^b / R) has no other derivative in log π. So the scoreboard does not pair its masks."""
+    """1/L, for any policy: (1/L) (1/b) log(weight · π^b / R) has no other derivative in log π."""
     _, experience, _, _ = make_case("spg")
     masks = draw_masks("antithetic", experience.rollout.response_mask, 2, streams())
     for seed in (3, 4):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import statistics
 from dataclasses import replace
@@ -30,6 +31,16 @@ def test_every_variant_is_valid_and_draws_as_many_rollouts(task, name):
     validate(config)
     for chosen in (plain, config):
         assert chosen.train.prompts_per_round * chosen.train.num_rollouts == 64
+
+
+def test_alpha_is_scaled_as_the_inverse_of_ln_n():
+    for name, factor in text.ALPHA_FACTORS.items():
+        N = load_config("text_sudoku", *text.VARIANTS[name][1]).train.num_rollouts
+        assert factor == pytest.approx(math.log(load_config("text_sudoku").train.num_rollouts) / math.log(N))
+        for row in read("text"):
+            if row["name"] == name:
+                alpha = load_config(f"text_{row['task']}", *row["overrides"]).weight.alpha
+                assert alpha == pytest.approx(factor * load_config(f"text_{row['task']}").weight.alpha)
 
 
 def test_the_recipe_of_the_study_is_that_of_the_first_lines_of_the_presets():
@@ -210,6 +221,11 @@ def test_the_page_compares_the_runs_as_they_ended():
     assert f"the exact run ends at {fewer}" in page
     [lora], [wide] = ends["exact, LoRA"], ends["exact, N = 16"]
     assert f"it ends at {wide:.1f} %, {round((exact[0] - wide) * 1.28)} answers fewer" in page
+    [small], [small_scaled], [wide_scaled] = (ends[f"exact, {name}"] for name in ("N = 4", "N = 4, α × 1.5", "N = 16, α × 0.75"))
+    assert f"sixteen groups of 4 at {small:.1f} %, {round((exact[0] - small) * 1.28)} answers fewer." in page
+    fewer = [round((plain - scaled) * 1.28) for plain, scaled in ((small, small_scaled), (wide, wide_scaled))]
+    assert f"ends at {small_scaled:.1f} and {wide_scaled:.1f} %, {fewer[0]} and {fewer[1]} answers fewer than at the preset's α" in page
+    assert max(small, wide, small_scaled, wide_scaled) < exact[0]  # "no other group size is better"
     assert f"ends at {lora:.1f} % on seed 0, {round((exact[0] - lora) * 1.28)} answers fewer" in page
     [model], [inverted] = ends["exact, model"], ends["exact, negative"]
     assert f"`model` the exact run ends at {model:.1f} % on seed 0, as with `uniform`" in page and model == exact[0]
@@ -235,6 +251,9 @@ def test_the_page_compares_the_runs_on_countdown():
     soon = {name: 100 * rows[name]["accuracy"]["10"] for name in (wddo, small)}
     assert f"slower ({soon[wddo]:.1f} % after ten rounds) and ends at {ends[wddo]:.1f} %, {fewer[wddo]} answers fewer than" in page
     assert f"The published recipe ends at {ends[recipe]:.1f} %, {fewer[recipe]} answers fewer" in page
+    scaled = ("exact, N = 4, α × 1.5", "exact, N = 16, α × 0.75")
+    said = [f"{ends[name]:.1f} %, {fewer[name]} answers fewer" for name in scaled]
+    assert f"groups of 4 end at {said[0]} than the exact run, and groups of 16 at {said[1]}." in page
     assert f"at {ends[small]:.1f} %, {fewer[small]} answers fewer ({soon[small]:.1f} % after ten rounds)" in page
 
 

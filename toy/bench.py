@@ -110,7 +110,7 @@ def output_of(call: str, *, timeout: float) -> dict[str, Any]:
 
 
 def format_table(rows: list[dict[str, Any]], ceilings: dict[str, Any]) -> str:
-    """The rows as a table, and below it those that are not there; relative is to the first row of each kind, nothing if that is not there."""
+    """The rows as a table, and below it those that are not there; relative is to the first row of each kind, if it is there."""
     lines, missing, first, ceiling = [], [], dict[str, dict[str, Any]](), ceilings.get("flop_per_second")
     for row in rows:
         cells, base = [f"{row['measured']}: {row['way']}"], first.setdefault(row["measured"], row)

@@ -79,7 +79,7 @@ def peak_memory(device: torch.device) -> float:
 
 
 def measure_ceilings(device_name: str, dtype: str) -> None:
-    """Print, as one line of JSON, what the machine can do: operations per second of a large matrix product, bytes per second of a large copy."""
+    """Print, as one line of JSON, operations per second of a large matrix product and bytes per second of a large copy."""
     device, is_cuda = torch.device(device_name), device_name == "cuda"
     n, size = (8192, 2**30) if is_cuda else (2048, 2**27)
     a = torch.randn(n, n, device=device).to(getattr(torch, dtype))

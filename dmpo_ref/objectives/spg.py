@@ -51,7 +51,8 @@ def upper_bound(token_log_prob: Tensor, masks: Masks, *, exponent: float) -> Ten
     probability 0.9 before token 2 and 0.1 after it, and token 2 0.1 before token 1 and 0.9 after it. Then p(o) = 0.41, and EUBO is
     ln 0.25 at b = 1. The mean over few masks stands inside the log, so EUBO is too small on average: from one mask it is ELBO plus
     a constant, with the gradient of the ELBO, and from a set and its complement (`antithetic`), which score every position once, its
-    gradient is 1/L at every position, whatever the probabilities are. So it needs masks that overlap, as `exact` draws. Positions that no mask scored are left out of the outer mean, as in the published code.
+    gradient is 1/L at every position, whatever the probabilities are. So it needs masks that overlap, as `exact` draws. Positions that
+    no mask scored are left out of the outer mean, as in the published code.
 
     Args:
         token_log_prob: [G, N, R, S] nats.

@@ -267,11 +267,11 @@ def main() -> None:
         train(config)
         rows += study("halfway", f"model.path={half}", reference_path=config.model.path)
         llada = make_checkpoint(Path(folder) / "llada")
-        few = {"num_rollouts": 16, "repeats": 200}
-        rows += study("small LLaDA, random", f"model.path={llada}", "task.reward=recipe", **few)
+        rows += study("small LLaDA, random", f"model.path={llada}", "task.reward=recipe", num_rollouts=16, repeats=200)
         moved = Path(folder) / "moved"
         train(load_config("toy_two_solutions", f"model.path={llada}", f"output={moved}", "task.reward=recipe", "train.rounds=25"))
-        rows += study("small LLaDA, trained", f"model.path={moved}", "task.reward=recipe", reference_path=str(llada), **few)
+        change = (f"model.path={moved}", "task.reward=recipe")
+        rows += study("small LLaDA, trained", *change, reference_path=str(llada), num_rollouts=16, repeats=200)
     RESULTS.mkdir(exist_ok=True)
     with (RESULTS / "variance.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from dmpo_ref.config import Config
 from dmpo_ref.likelihood import elbo, path_log_prob, sequence_log_prob, token_log_prob
 from dmpo_ref.masking import Masks, draw_masks, streams
+from dmpo_ref.objectives.base import need
 from dmpo_ref.presets.loading import load_config
 from dmpo_ref.samplers import sample
 from dmpo_ref.tasks.encoding import answer_texts, encode
@@ -41,7 +42,7 @@ def study(name: str, config: Config) -> list[dict[str, Any]]:
     generators = streams(0, "rollout", place)
     with torch.no_grad():
         rollout = sample(policy, prompts, config.sampler, vocabulary, num_rollouts=ROLLOUTS, generators=generators)
-        log_ratio = path_log_prob(reference.policy, rollout, vocabulary, micro_batch=64) - rollout.path_log_prob
+        log_ratio = path_log_prob(reference.policy, rollout, vocabulary, micro_batch=64) - need(rollout.path_log_prob)
     texts = answer_texts(loaded.tokenizer, rollout)
     reward = [[sum(loaded.task.reward(item, text).values()) for text in of_item] for item, of_item in zip(items, texts, strict=True)]
     weight = (torch.tensor(reward, dtype=torch.float64) / config.weight.alpha + log_ratio).softmax(dim=-1)
@@ -51,7 +52,8 @@ def study(name: str, config: Config) -> list[dict[str, Any]]:
 
     rows = []
     for scheme in tqdm(SCHEMES, desc=name, disable=None):
-        of_policy, of_reference = [], []
+        of_policy: list[Tensor] = []
+        of_reference: list[Tensor] = []
         with torch.no_grad():
             for k in range(DRAWS):
                 for model, found in ((policy, of_policy), (reference.policy, of_reference)):

@@ -462,7 +462,7 @@ print(
 #
 # **Check yourself.** Why is $p_{\text{ref}}$ not replaced by the new policy after each round?
 #
-# <details class="choice"><summary>Because then the target would move: every round would tilt the last policy once more, away from $p^*$.</summary>
+# <details class="choice"><summary>Because then the target would move: every round would tilt the last policy once more, away from p*.</summary>
 #
 # **Right.** After k rounds the target would be $p_{\text{ref}}\,e^{k r/\alpha}$, up to normalisation: with time, only the highest
 # reward counts.

@@ -500,7 +500,7 @@ for epsilon in (1e-1, 1e-3, 1e-6):
 #
 # </details>
 #
-# <details class="choice"><summary>Rollouts from somewhere else, for example from $p_{\text{ref}}$.</summary>
+# <details class="choice"><summary>Rollouts from somewhere else, for example from p<sub>ref</sub>.</summary>
 #
 # **Right.** The samples must contain the mode; the policy's own would have to be millions. `train.reference_share` draws a part of each
 # group from $p_{\text{ref}}$.

@@ -161,7 +161,7 @@ for name, ell, target in (
 #
 # </details>
 #
-# <details class="choice"><summary>It comes nearer to $p_{\text{ref}}$.</summary>
+# <details class="choice"><summary>It comes nearer to p<sub>ref</sub>.</summary>
 #
 # **No.** That is what a larger α does: it flattens the factor.
 #
@@ -306,7 +306,7 @@ for alpha in (0.1, 0.3, 1.0, 3.0, 10.0):
 #
 # </details>
 #
-# <details class="choice"><summary>No: equal weights mean $p_{\text{old}}=p^*$.</summary>
+# <details class="choice"><summary>No: equal weights mean p<sub>old</sub> = p*.</summary>
 #
 # **No.** Only on the answers that were drawn. A policy that gives one answer always has an ESS of 1, be it right or wrong.
 #
@@ -497,7 +497,7 @@ plt.show()
 #
 # **Check yourself.** Why do self-normalised weights of N = 4 rollouts give a rare, good answer too little weight on average?
 #
-# <details class="choice"><summary>$p_{\text{old}}$ draws it less often than it should.</summary>
+# <details class="choice"><summary>p<sub>old</sub> draws it less often than it should.</summary>
 #
 # **No.** How often it is drawn is right for $p_{\text{old}}$, and an unnormalised ratio would make up for that. The bias comes from
 # dividing by the sampled sum.

@@ -436,13 +436,13 @@ show_gradients(formula, autograd, numeric)
 # %% [markdown]
 # **Check yourself.** At Δ = 0, minus the gradient of WDDO in $\log p_\theta(o_n)$ is …
 #
-# <details class="choice"><summary>$w_n$</summary>
+# <details class="choice"><summary>w<sub>n</sub></summary>
 #
 # **No.** That would be WDCE without a baseline.
 #
 # </details>
 #
-# <details class="choice"><summary>$\tfrac12(w_n-\tfrac1N)$</summary>
+# <details class="choice"><summary>½ (w<sub>n</sub> − 1/N)</summary>
 #
 # **Right.** Half of WDCE with the uniform baseline; sigmoid(0) = 1/2. Later it goes to 0 as Δ reaches $\log N w_n$.
 #

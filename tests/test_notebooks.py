@@ -30,6 +30,7 @@ def test_three_questions_with_one_right_choice_and_a_reason_for_each(path):
         assert [verdict for _, verdict, _ in choices].count("Right") == 1
         assert all(len(why) >= 30 for _, _, why in choices)
         assert len({choice for choice, _, _ in choices}) == 3
+        assert not any("$" in choice for choice, _, _ in choices)  # HTML of their own, in which the book sets no formula
 
 
 def test_the_right_choice_is_not_always_the_same_one():

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from dmpo_ref.config import WeightConfig
 from dmpo_ref.likelihood import elbo
 from dmpo_ref.masking import path_masks, streams, successive
 from dmpo_ref.presets.loading import load_config
@@ -13,6 +14,7 @@ from dmpo_ref.tasks.encoding import encode
 from toy import RESULTS
 from toy.acts import load_two_solutions
 from toy.studies import variance
+from toy.studies.variance_text import relative_variance
 
 
 @pytest.fixture(scope="module")
@@ -117,3 +119,16 @@ def test_sizes_by_their_spread_are_drawn_as_often_as_it_says_and_weighted_back(d
     found = torch.cat([variance.coefficients(tables, masks) for masks in many])
     error = found.std(dim=0) / len(found) ** 0.5
     assert ((found.mean(dim=0) - variance.exact_elbo(n, 1)[0]).abs() <= 5 * error + 1e-12).all()
+
+
+def test_the_relative_variance_of_two_draws_by_hand():
+    """1 and 3: variance 2, mean 2, whose square is 1 too large on average, for 2 / 2 is the variance of the mean."""
+    assert relative_variance(torch.tensor([[1.0, 0.0], [3.0, 0.0]])) == pytest.approx(2 / 3)
+
+
+def test_on_the_text_model_no_unbiased_scheme_has_less_noise_in_the_log_ratio_than_the_default():
+    lines = (RESULTS / "variance_text.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = {row["scheme"]: row for row in map(json.loads, lines) if row["policy"] == "DMPO"}
+    default = WeightConfig().elbo_masks
+    assert all(row["log_ratio"] >= rows[default]["log_ratio"] for name, row in rows.items() if name != "paper")
+    assert min(rows, key=lambda name: rows[name]["elbo"]) == "paper"

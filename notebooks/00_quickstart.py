@@ -15,7 +15,7 @@
 
 # %% tags=["hide-input"]
 try:
-    from toy.notebook import start
+    from toy.notebook import Table, start
 except ImportError:
     raise SystemExit(
         "dmpo_ref is not installed here: run `pip install -e '.[lab]'` in the "
@@ -26,6 +26,7 @@ start()
 # %% tags=["hide-input"]
 import copy
 import inspect
+import itertools
 import math
 import tempfile
 from pathlib import Path
@@ -117,12 +118,11 @@ show(minimal.log_pi)
 with torch.no_grad():
     log_p = minimal.log_pi(policy, prompt, allowed)
 blanks = (prompt[0] == mask_id).nonzero().squeeze(-1).tolist()
-for position in blanks:
-    digits = {
-        tokenizer.decode([token]): f"{log_p[0, position, token].exp():.2f}"
-        for token in allowed.nonzero().squeeze(-1)
-    }
-    print(f"position {position:2d}:", digits)
+digits = allowed.nonzero().squeeze(-1)
+Table(
+    [[d, *(f"{p:.2f}" for p in log_p[0, d, digits].exp())] for d in blanks],
+    ["position", *(tokenizer.decode([token]) for token in digits)],
+)
 
 # %% [markdown]
 # Each blank has its own distribution. Drawn independently, positions 4 and 5, in one row, can both be 1. So blanks are filled one after
@@ -149,13 +149,13 @@ print(
     f"alpha = {alpha}: the odds of a solution against a wrong answer grow by "
     f"e^(1/alpha) = {math.exp(1 / alpha):.0f}"
 )
-for text in solutions(puzzle.puzzle):
-    place = reference.texts.index(text)
-    print(
-        f"solution {text}: p_ref {reference.log_prob[place].exp():.3f}, p* "
-        f"{log_target[place].exp():.3f}"
-    )
 print(f"KL(p*‖p_ref) = {kl_divergence(log_target, reference.log_prob):.2f} nats")
+both = (reference.log_prob, log_target)
+places = [reference.texts.index(text) for text in solutions(puzzle.puzzle)]
+Table(
+    [(reference.texts[i], *(f"{p[i].exp():.3f}" for p in both)) for i in places],
+    ("solution", "p_ref", "p*"),
+)
 
 # %% [markdown]
 # **Check yourself.** α becomes smaller and smaller. What happens to p\*?
@@ -198,12 +198,11 @@ print(
     f"tokens {tuple(tokens.shape)}, order {tuple(order.shape)}, log p(o;σ) "
     f"{tuple(log_old.shape)}"
 )
-for n in range(3):
-    print(
-        f"{texts[n]}  blanks filled at steps {order[n, blanks].tolist()}  "
-        f"log p(o;σ) = {log_old[n]:.2f} nats"
-    )
-print(f"{len(set(texts))} different answers among the {N}")
+print(f"{len(set(texts))} different answers among the {N}; the first three:")
+Table(
+    [(texts[n], order[n, blanks].tolist(), f"{log_old[n]:.2f}") for n in range(3)],
+    ("answer", "blanks filled at steps", "log p(o;σ), nats"),
+)
 
 # %% tags=["nbval-ignore-output", "slide"] alt="Animation: a 4x4 Sudoku whose blanks are filled one at a time, in random order."
 pieces = [tokenizer.decode([token]) for token in tokens[0]]
@@ -261,14 +260,16 @@ show(minimal.weights)
 w, w_real = minimal.weights(
     r[None], log_ref[None], log_old[None], alpha
 )  # [G, N] = [1, 64]
-for n in range(3):
-    print(f"{texts[n]}  reward {r[n]:.0f}  weight {w[0, n]:.4f}")
 print(
     f"weight of all right answers {w[0, r == 1].sum():.3f}, of all wrong ones "
     f"{w[0, r == 0].sum():.3f}"
 )
 ess = effective_sample_size(w).item()
 print(f"ESS {ess:.2f}: the weights count like {ess * N:.1f} of the {N} rollouts")
+Table(
+    [(texts[n], f"{r[n]:.0f}", f"{w[0, n]:.4f}") for n in range(3)],
+    ("answer", "reward", "weight"),
+)
 
 # %% [markdown]
 # The ESS (effective sample size), $1/(N\sum_n w_n^2)$, says what share of the rollouts really counts. Here it is close to the share of
@@ -305,13 +306,12 @@ show(minimal.draw_masks)
 # %%
 masks = minimal.draw_masks(rows == mask_id, R, rand)  # [B, R, S]
 print("masks", tuple(masks.shape))
-for n in range(3):
-    for k in range(R):
-        seen = "".join(
-            "·" if hidden else character
-            for hidden, character in zip(masks[n, k].tolist(), texts[n], strict=True)
-        )
-        print(f"rollout {n}, mask {k}: {seen}   m = {masks[n, k].sum()}")
+shown = []
+for n, k in itertools.product(range(3), range(R)):
+    pairs = zip(masks[n, k].tolist(), texts[n], strict=True)
+    seen = "".join("·" if hidden else character for hidden, character in pairs)
+    shown.append((n, k, seen, masks[n, k].sum().item()))
+Table(shown, ("rollout", "mask", "what the model sees", "m"))
 
 # %% [markdown]
 # ## 7. Step 5: the NELBO

@@ -28,7 +28,7 @@
 
 # %% tags=["hide-input"]
 try:
-    from toy.notebook import start
+    from toy.notebook import Table, start
 except ImportError:
     raise SystemExit(
         "dmpo_ref is not installed here: run `pip install -e '.[lab]'` in the "
@@ -100,23 +100,17 @@ symbols = vocabulary.allowed.nonzero().squeeze(-1)
 MASK, L = tokenizer.mask_token_id, len(blanks)
 with torch.no_grad():
     logits = policy(input_ids=prompts.tokens).logits[0, blanks]
-print(
-    "blank at    "
-    + "".join(f"P({d})   " for d in tokenizer.convert_ids_to_tokens(symbols.tolist()))
-)
-for place, p in zip(
-    blanks.tolist(),
-    vocabulary.restrict(logits).softmax(dim=-1)[:, symbols].tolist(),
-    strict=True,
-):
-    print(
-        f"row {place // 4 + 1}, column {place % 4 + 1}: "
-        + "".join(f"{x:.3f}  " for x in p)
-    )
-first, second = vocabulary.restrict(logits[:2]).softmax(dim=-1)[:, symbols]
+p = vocabulary.restrict(logits).softmax(dim=-1)[:, symbols]
 print(
     "both blanks of row 2 drawn at once are the same digit with probability "
-    f"{first @ second:.3f}"
+    f"{p[0] @ p[1]:.3f}"
+)
+Table(
+    [
+        (f"row {d // 4 + 1}, column {d % 4 + 1}", *(f"{x:.3f}" for x in row))
+        for d, row in zip(blanks.tolist(), p.tolist(), strict=True)
+    ],
+    ["blank at", *(f"P({d})" for d in tokenizer.convert_ids_to_tokens(symbols))],
 )
 
 # %% [markdown]
@@ -165,14 +159,17 @@ rollout = sample(
     num_rollouts=4096,
     generators=[stream(0, "library")],
 )
-for n in range(4):
-    print(
-        "".join(trace(tokenizer, rollout, sample=n)[0]),
-        "steps of the blanks",
-        rollout.step[0, n, blanks].tolist(),
-        end="   ",
-    )
-    print(f"log p(o; σ) = {rollout.path_log_prob[0, n]:6.3f} nats")
+Table(
+    [
+        (
+            "".join(trace(tokenizer, rollout, sample=n)[0]),
+            rollout.step[0, n, blanks].tolist(),
+            f"{rollout.path_log_prob[0, n]:.3f}",
+        )
+        for n in range(4)
+    ],
+    ("answer", "steps of the blanks", "log p(o; σ), nats"),
+)
 
 # %% [markdown]
 # We now watch how one answer is generated, for a harder puzzle with ten blanks. Dark cells were filled early, light cells late; grey cells
@@ -296,13 +293,14 @@ with torch.no_grad():
         policy, answer, Masks(hidden, hidden, torch.ones(1, 1, len(SETS))), vocabulary
     )[0, 0][:, blanks]
 LOG_PI = {s: scores[r] for r, s in enumerate(SETS)}  # LOG_PI[S][d]
-print(
-    "probability of its digits, all blanks hidden  ",
-    [f"{x:.3f}" for x in LOG_PI[0, 1, 2, 3, 4].exp().tolist()],
-)
-print(
-    "each the only one hidden, the others filled in",
-    [f"{LOG_PI[(d,)][d].exp():.3f}" for d in range(L)],
+all_hidden = LOG_PI[0, 1, 2, 3, 4].exp()
+alone = torch.stack([LOG_PI[(d,)][d] for d in range(L)]).exp()
+Table(
+    [
+        ("all five hidden", *(f"{x:.3f}" for x in all_hidden)),
+        ("only this one hidden", *(f"{x:.3f}" for x in alone)),
+    ],
+    ("probability of the digit of", *(f"blank {d}" for d in range(L))),
 )
 
 # %% [markdown]
@@ -319,11 +317,14 @@ paths = torch.tensor(
 )
 best, worst = ORDERS[paths.argmax()], ORDERS[paths.argmin()]
 log_p = paths.logsumexp(dim=0).item() - math.log(len(ORDERS))
-print(
-    f"most probable order {best}: {paths.max():.3f} nats\nleast probable      "
-    f"{worst}: {paths.min():.3f} nats"
-)
 print(f"log p(o) = log of the mean over orders: {log_p:.4f} nats")
+Table(
+    [
+        ("most probable", best, f"{paths.max():.3f}"),
+        ("least probable", worst, f"{paths.min():.3f}"),
+    ],
+    ("order", "blanks, in this order", "log p(o; σ), nats"),
+)
 
 # %% [markdown]
 # So the probability depends on the order: the best and the worst order differ by more than a nat. The probability of the answer is the
@@ -377,19 +378,14 @@ assert (
     and abs(exact.log_prob[exact.texts.index(puzzle.solution)].item() - log_p) < 1e-9
 )
 shown = probability.argsort(descending=True)[:7].tolist()
-print("answer              p(o)     solved   rows 2 and 3")
+solved = [task.grade(puzzle, text).correct for text in exact.texts]
+right = probability[torch.tensor(solved)].sum()
+print(f"right answers together {right:.3f}, all seven {probability[shown].sum():.3f}")
+rows = []
 for c in shown:
     text = exact.texts[c]
-    print(
-        f"{text} {probability[c]:9.4f} {str(task.grade(puzzle, text).correct):>9}   "
-        f"{text[4:8]} {text[8:12]}"
-    )
-right = sum(
-    p
-    for p, text in zip(probability.tolist(), exact.texts, strict=True)
-    if task.grade(puzzle, text).correct
-)
-print(f"right answers together {right:.3f}, all seven {probability[shown].sum():.3f}")
+    rows.append((text, f"{probability[c]:.4f}", solved[c], text[4:8], text[8:12]))
+Table(rows, ("answer", "p(o)", "solved", "row 2", "row 3"))
 
 # %% [markdown]
 # The most probable answer has the digits in increasing order (1 before 3 in row 2; 1, 2, 3 in row 3), as in the training data, and it is
@@ -458,14 +454,14 @@ assert (
     abs(exact.elbo[exact.texts.index(puzzle.solution)].item() - elbo) < 1e-9
     and gap.min() > 0
 )
-print("answer              log p     ELBO      gap, nats")
-for c in shown:
-    print(
-        f"{exact.texts[c]} {exact.log_prob[c]:8.3f} {exact.elbo[c]:8.3f} {gap[c]:8.3f}"
-    )
 print(
     f"mean gap of a sampled answer {probability @ gap:.3f}, largest of all "
     f"{gap.max():.1f} nats"
+)
+columns = (exact.log_prob, exact.elbo, gap)
+Table(
+    [(exact.texts[c], *(f"{x[c]:.3f}" for x in columns)) for c in shown],
+    ("answer", "log p(o), nats", "ELBO, nats", "gap, nats"),
 )
 
 # %% tags=["nbval-ignore-output", "slide", "hide-input"] alt="Left: histogram of log p(o; sigma) over 120 orders, with the ELBO slightly below log p(o). Centre: exact probabilities of seven answers and their frequencies in 4096 samples, which agree. Right: ELBO against log p(o) of all answers, all on or below the diagonal."
@@ -518,18 +514,20 @@ plt.show()
 # turns the mean over sizes back into a sum. One forward pass now scores *all* hidden tokens at once. The cell computes the sum:
 
 # %%
-print("  m  sets   mean log pi of a hidden token")
 by_size = {
     m: [LOG_PI[s][list(s)].sum().item() for s in SETS if len(s) == m]
     for m in range(1, L + 1)
 }
-for m, sums in by_size.items():
-    print(f"{m:3d} {len(sums):5d} {np.mean(sums) / m:14.4f}")
-total = sum(np.mean(sums) / m for m, sums in by_size.items())
+means = {m: np.mean(sums) / m for m, sums in by_size.items()}
+total = sum(means.values())
 library = exact_elbo(table, torch.ones(1, L, dtype=torch.long), place).item()
 print(
-    f"their sum {total:.4f}, mean over 120 orders {elbo:.4f}, toy.oracle.exact_elbo "
-    f"{library:.4f} nats"
+    f"sum of the means {total:.4f}, mean over 120 orders {elbo:.4f}, "
+    f"toy.oracle.exact_elbo {library:.4f} nats"
+)
+Table(
+    [(m, len(by_size[m]), f"{mean:.4f}") for m, mean in means.items()],
+    ("m", "sets", "mean log π of a hidden token"),
 )
 
 # %% [markdown]
@@ -542,12 +540,14 @@ WEIGHTS = {
     "1/m (mean over the masked)": lambda m: 1 / m,
     "L": lambda m: L,
 }
-for name, weight in WEIGHTS.items():
-    print(
-        f"weight {name:27s} "
-        f"{np.mean([weight(m) * np.mean(sums) for m, sums in by_size.items()]):8.3f} "
-        "nats"
-    )
+results = {
+    name: np.mean([weight(m) * np.mean(sums) for m, sums in by_size.items()])
+    for name, weight in WEIGHTS.items()
+}
+Table(
+    [(name, f"{value:.3f}") for name, value in results.items()],
+    ("weight", "mean over the sizes, nats"),
+)
 
 # %% [markdown]
 # The mean over the masked tokens is the ELBO divided by L. The published training loss has this scale. For the loss, the factor does no
@@ -582,19 +582,12 @@ HOW_OFTEN = {
     name: binomial * h(t) ** sizes * (1 - h(t)) ** (16 - sizes) @ quadrature
     for name, (h, _) in SCHEDULES.items()
 }
-for name, (h, derivative) in SCHEDULES.items():
-    multiplier = (
-        binomial
-        * h(t) ** sizes
-        * (1 - h(t)) ** (16 - sizes)
-        * derivative(t)
-        / h(t)
-        @ quadrature
-    )
-    print(
-        f"{name:24s} L = 16, m = 1, 2, 8, 16: ",
-        *(f"{m * multiplier[m]:.4f}" for m in (1, 2, 8, 16)),
-    )
+rows = []
+for name, (h, slope) in SCHEDULES.items():
+    chance = binomial * h(t) ** sizes * (1 - h(t)) ** (16 - sizes)
+    multiplier = chance * slope(t) / h(t) @ quadrature
+    rows.append((name, *(f"{m * multiplier[m]:.4f}" for m in (1, 2, 8, 16))))
+Table(rows, ("schedule, L = 16", "m = 1", "m = 2", "m = 8", "m = 16"))
 
 # %% tags=["nbval-ignore-output", "hide-input"] alt="Left: how often m of 16 tokens are hidden: evenly for the linear schedule, mostly few for square and cosine. Right: the weight h'/h of the three schedules, falling with the share hidden."
 weights = {name: (h(t), slope(t) / h(t)) for name, (h, slope) in SCHEDULES.items()}
@@ -620,8 +613,11 @@ drawn = {
     scheme: draw_masks(scheme, response, 8, [stream(3, "look")])
     for scheme in ("exact", "stratified", "antithetic", "paper")
 }
-for scheme, masks in drawn.items():
-    print(f"{scheme:11s} hidden tokens {masks.hidden[0, 0].sum(dim=-1).tolist()}")
+hidden = {scheme: masks.hidden[0, 0].sum(dim=-1) for scheme, masks in drawn.items()}
+Table(
+    [(scheme, *count.tolist()) for scheme, count in hidden.items()],
+    ("hidden tokens", *(f"mask {r}" for r in range(1, 9))),
+)
 
 # %% tags=["nbval-ignore-output", "slide", "hide-input"] alt="Eight masks of 16 positions for each of four schemes, dark where hidden, with their weights. Exact draws any sizes, stratified one of each size class, antithetic and paper draw complementary pairs."
 draw_mask_schemes(drawn)
@@ -640,6 +636,7 @@ plt.show()
 
 # %%
 bit, value = 2 ** torch.arange(L), torch.zeros(2**L, dtype=torch.float64)
+rows = []
 for s in SETS:
     value[sum(2**d for d in s)] = LOG_PI[s][list(s)].sum()
 for scheme in drawn:
@@ -651,10 +648,8 @@ for scheme in drawn:
     )
     estimate = (masks.weight * value[(masks.hidden * bit).sum(dim=-1)]).mean(dim=-1)[0]
     off = (estimate.mean().item() - elbo) / (estimate.std().item() / 20_000**0.5)
-    print(
-        f"{scheme:11s} mean {estimate.mean():.1f}, within 4 standard errors of the "
-        f"exact ELBO: {abs(off) < 4}"
-    )
+    rows.append((scheme, f"{estimate.mean():.1f}", abs(off) < 4))
+Table(rows, ("scheme", "mean, nats", "within 4 standard errors of the exact ELBO"))
 
 # %% [markdown]
 # Only `paper` misses the ELBO; its mean is closer to 0. With these 5 blanks it gives too little weight to *every* size: 0.87, 0.92, 0.92,
@@ -696,7 +691,7 @@ for scheme in drawn:
 #
 # 1. *Warm-up.* How many forward passes (rows) does the exact distribution of a puzzle with 8 blanks need? How many are needed to list all
 #    paths of all answers?
-# 2. *Standard.* Section 4 prints the most and the least probable order of one answer. Describe both in words, as advice to somebody who
+# 2. *Standard.* Section 4 shows the most and the least probable order of one answer. Describe both in words, as advice to somebody who
 #    solves this puzzle. Is the best order of the most probable answer the same?
 # 3. *Standard.* Construct conditionals for two binary tokens such that the gap of one answer is infinite. Is its probability then 0?
 # 4. *Research.* The average over orders of $p(o;\sigma)$ can be estimated by importance sampling over orders. Find a proposal that

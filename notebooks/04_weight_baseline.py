@@ -34,7 +34,7 @@
 
 # %% tags=["hide-input"]
 try:
-    from toy.notebook import start
+    from toy.notebook import Table, start
 except ImportError:
     raise SystemExit(
         "dmpo_ref is not installed here: run `pip install -e '.[lab]'` in the "
@@ -100,8 +100,11 @@ p_ref = torch.tensor([0.40, 0.25, 0.15, 0.12, 0.08], dtype=torch.float64)
 reward = torch.tensor([0.0, 0.25, 1.0, 0.5, 2.0], dtype=torch.float64)
 log_ref = p_ref.log()
 log_target = tilted(log_ref, reward, 1.0)
-for name, values in (("reward", reward), ("p_ref", p_ref), ("p*", log_target.exp())):
-    print(f"{name:7}", "  ".join(f"{x:.3f}" for x in values.tolist()))
+named = {"reward": reward, "p_ref": p_ref, "p*": log_target.exp()}
+Table(
+    [(name, *(f"{x:.3f}" for x in values)) for name, values in named.items()],
+    ("", *"ABCDE"),
+)
 
 # %% [markdown]
 # WDCE is $-\sum_n w_{\mathrm{real},n}\log p_\theta(x_n)$. In the logits, minus its gradient is
@@ -137,6 +140,7 @@ def direction(weight, groups, log_theta):
 
 # %% tags=["slide"]
 group, log_old = torch.tensor([[0, 0, 1, 2]]), log_ref[None]  # rollouts A, A, B, C
+rows = []
 for baseline in BASELINES:
     weight = real_weight(baseline, group, log_old, log_old)
     logits = log_old.clone().requires_grad_()
@@ -144,12 +148,9 @@ for baseline in BASELINES:
     assert torch.allclose(
         direction(weight, group, log_old), -logits.grad, rtol=0, atol=1e-14
     )
-    print(
-        f"{baseline:9} w_real of A A B C:",
-        " ".join(f"{x:6.3f}" for x in weight[0].tolist()),
-        "  sum",
-        f"{abs(weight.sum().item()):.3f}",
-    )
+    total = abs(weight.sum().item())
+    rows.append((baseline, *(f"{x:.3f}" for x in weight[0]), f"{total:.3f}"))
+Table(rows, ("w_real of", *"AABC", "sum"))
 
 # %% [markdown]
 # The rollouts are A, A, B, C. Without a baseline all four weights are positive. With each of the three baselines the weights of the group
@@ -182,16 +183,12 @@ def step_of(baseline, strength=1.0):
 
 
 # %%
-ends = {}
-print("baseline   steps      A      B      C      D      E    E/D")
+ends, rows = {}, []
 for baseline, steps in itertools.product(("none", "uniform", "model"), (4, 40, 400)):
     p = descend(step_of(baseline), group, log_old, steps=steps, rate=0.5)[0].exp()
     ends[baseline, steps] = p
-    print(
-        f"{baseline:9} {steps:6}",
-        " ".join(f"{x:6.3f}" for x in p.tolist()),
-        f"{p[4] / p[3]:6.3f}",
-    )
+    rows.append((baseline, steps, *(f"{x:.3f}" for x in [*p, p[4] / p[3]])))
+Table(rows, ("baseline", "steps", *"ABCDE", "E/D"))
 
 # %% tags=["nbval-ignore-output", "slide", "hide-input"] alt="Bars of five answers before, after 4 and after 400 steps, for three baselines. With none, D and E, which were not drawn, go to 0; with uniform all probability ends on C; with model D and E keep theirs."
 draw_descent(p_ref, ends, (4, 400), reward, log_target.exp())
@@ -212,8 +209,11 @@ plt.show()
 weight = real_weight("none", group, log_old, log_old)[0, 1:]  # of A, B and C
 end = descend(step_of("model"), group, log_old, steps=4000, rate=0.5)[0]
 ratio = (end - log_ref).exp()[:3]
-print("p_theta/p_old over its sum:", (ratio / ratio.sum()).numpy().round(4))
-print("w over its sum:            ", (weight / weight.sum()).numpy().round(4))
+named = {"p_theta/p_old": ratio, "w": weight}
+Table(
+    [(name, *(f"{x:.4f}" for x in v / v.sum())) for name, v in named.items()],
+    ("over its sum", *"ABC"),
+)
 
 # %% [markdown]
 # **Check yourself.** No baseline, one group, many gradient steps. The best answer was not drawn. Its probability …
@@ -253,26 +253,26 @@ for ordered in itertools.product(range(5), repeat=3):
     slow = slow + p_ref[one].prod() * step
 fast, _ = expected_step(step_of("none"), 3, log_ref, log_ref)
 assert torch.allclose(slow, fast, rtol=0, atol=1e-14)
-print("expected first step, N = 4:      A       B       C       D       E")
-for baseline in BASELINES:
-    mean, _ = expected_step(step_of(baseline), 4, log_ref, log_ref)
-    print(f"{baseline:29}", " ".join(f"{x:7.4f}" for x in mean.tolist()))
+means = {b: expected_step(step_of(b), 4, log_ref, log_ref)[0] for b in BASELINES}
+Table(
+    [(baseline, *(f"{x:.4f}" for x in mean)) for baseline, mean in means.items()],
+    ("expected first step, N = 4", *"ABCDE"),
+)
 
 # %%
+rows = []
 for place, log_p in (("p_ref", log_ref), ("p*", log_target)):
     none, negative = (
         expected_step(step_of(baseline), 4, log_p, log_p)[0]
         for baseline in ("none", "negative")
     )
-    print(
-        f"at {place:5} length of the expected step: none {none.norm():.3f}, negative "
-        f"{negative.norm():.3f}"
-    )
+    rows.append((place, f"{none.norm():.3f}", f"{negative.norm():.3f}"))
     if place == "p_ref":
         print(
-            f"         ratio {negative.norm() / none.norm():.2f}, cosine "
+            f"at p_ref: ratio {negative.norm() / none.norm():.2f}, cosine "
             f"{torch.cosine_similarity(none, negative, dim=0):.3f}"
         )
+Table(rows, ("length of the expected step at", "none", "negative"))
 
 # %% [markdown]
 # `none`, `uniform` and `model` agree in all digits. At $p_\theta=p_{\mathrm{old}}$ the expected gradient of a weight $1/N$ on every rollout
@@ -285,10 +285,7 @@ for place, log_p in (("p_ref", log_ref), ("p*", log_target)):
 
 # %%
 halfway = ((log_ref + log_target) / 2).log_softmax(0)
-print(
-    "what the baseline adds to the expected step, length      N=2     N=4     N=8    "
-    "N=16"
-)
+rows = []
 for baseline in ("uniform", "model", "negative"):
     added = []
     for N in (2, 4, 8, 16):
@@ -297,8 +294,11 @@ for baseline in ("uniform", "model", "negative"):
             for b in (baseline, "none")
         )
         added.append((with_it - without).norm())
-    print(f"{baseline:50}", " ".join(f"{x:7.4f}" for x in added))
+    rows.append((baseline, *(f"{x:.4f}" for x in added)))
 print(f"length of p_theta − p_old: {(halfway.exp() - p_ref).norm():.4f}")
+print("length of what the baseline adds to the expected step")
+SIZES = ("N = 2", "N = 4", "N = 8", "N = 16")
+Table(rows, ("baseline", *SIZES))
 
 # %% [markdown]
 # For `uniform` the answer is, up to the sign, $\mathbb E_{p_{\mathrm{old}}}[\nabla\log p_\theta]=p_{\mathrm{old}}-p_\theta$ for every $N$.
@@ -310,11 +310,11 @@ print(f"length of p_theta − p_old: {(halfway.exp() - p_ref).norm():.4f}")
 #
 # ## 4. The noise, and why small groups forget
 #
-# The means are equal, but the noise differs. The cell prints the standard deviation of the first step (the square root of the summed
+# The means are equal, but the noise differs. The cell shows the standard deviation of the first step (the square root of the summed
 # variances), at the reference and at the target.
 
 # %%
-print("standard deviation of the step      N=2     N=4     N=8    N=16")
+rows = []
 for (place, log_p), baseline in itertools.product(
     (("p_ref", log_ref), ("p*", log_target)), BASELINES
 ):
@@ -322,7 +322,9 @@ for (place, log_p), baseline in itertools.product(
         expected_step(step_of(baseline), N, log_p, log_p)[1].sum().sqrt()
         for N in (2, 4, 8, 16)
     ]
-    print(f"at {place:6} {baseline:22}", " ".join(f"{x:7.4f}" for x in spread))
+    rows.append((place, baseline, *(f"{x:.4f}" for x in spread)))
+print("standard deviation of the step")
+Table(rows, ("at", "baseline", *SIZES))
 
 # %% [markdown]
 # At $p^*$ all log-weights of a group are equal, so $w=1/N$ exactly for every group. With `uniform` and `model` no group then changes the
@@ -335,16 +337,15 @@ for (place, log_p), baseline in itertools.product(
 # rate 1 (`toy.drift.simulate`). An answer counts as lost when it has less than a tenth of its share of $p^*$.
 
 # %%
-print(
-    "started at p*, after 100 rounds: median KL(p*||p_theta), nats, and runs that "
-    "lost an answer"
-)
+rows = []
 for baseline, N in itertools.product(("none", "uniform", "model"), (4, 8, 16)):
     last = simulate(step_of(baseline), N, log_target)[-1]
-    print(
-        f"{baseline:8} N={N:2}: {divergence(log_target, last).median():5.2f}  "
-        f"{lost(log_target, last):4.0%}"
-    )
+    median = divergence(log_target, last).median()
+    rows.append((baseline, N, f"{median:.2f}", f"{lost(log_target, last):.0%}"))
+print("started at p*, after 100 rounds")
+Table(
+    rows, ("baseline", "N", "median KL(p*||p_theta), nats", "runs that lost an answer")
+)
 
 # %% [markdown]
 # Without a baseline nearly every policy has lost an answer after 100 rounds of 4 rollouts, although it started at the target; larger groups
@@ -365,14 +366,12 @@ print(
     f"from p_ref, {divergence(log_target, log_ref):.2f} nats: median KL after 100 "
     "rounds, and runs that lost an answer"
 )
-print("            ", " ".join(f"{b:>14}" for b in BASELINES))
+rows = []
 for rate, N in itertools.product((1.0, 2.0), (4, 8, 16)):
     ends = [curves[rate, N, b][-1] for b in BASELINES]
     row = [(divergence(log_target, p).median(), lost(log_target, p)) for p in ends]
-    print(
-        f"rate {rate:g}, N={N:2}",
-        " ".join(f"{kl:8.2f}  {share:4.0%}" for kl, share in row),
-    )
+    rows.append((f"{rate:g}", N, *(f"{kl:.2f}, {share:.0%}" for kl, share in row)))
+Table(rows, ("rate", "N", *BASELINES))
 
 # %% tags=["nbval-ignore-output", "slide", "hide-input"] alt="KL(p*||p_theta) over 100 rounds, median and range, in three panels. From p_ref at rate 1, the medians of uniform and model fall below 0.0001 within 20 rounds; none stays high with N = 4, and at 0.05 with N = 16; negative is high everywhere; at rate 2 only model falls."
 draw_drift(
@@ -428,6 +427,7 @@ plt.show()
 # %%
 groups = all_groups(4, 5)
 mixed = reward[groups].amax(1) > reward[groups].amin(1)
+rows = []
 for seed in range(3):
     log_p = (
         torch.randn(5, dtype=torch.float64, generator=stream(seed, "policy"))
@@ -440,33 +440,25 @@ for seed in range(3):
         for pick in (torch.argmax, torch.argmin)
     )
     rises, falls = (best[mixed] > 0).sum(), (worst[mixed] < 0).sum()
-    print(
-        f"policy {seed}: in {mixed.sum()} groups with different rewards, the best "
-        f"answer rises in {rises}, the worst falls in {falls}"
-    )
+    rows.append((seed, *(x.item() for x in (mixed.sum(), rises, falls))))
 print(
     f"all weights are 0 in the {(~mixed).sum()} groups with one reward: "
     f"{(weight[~mixed].abs() < 1e-15).all()}"
 )
+columns = ("groups with different rewards", "the best answer rises in")
+Table(rows, ("policy", *columns, "the worst falls in"))
 
 
 # %% tags=["slide"]
-print(
-    "negative, N=4, exact expected steps:   A      B      C      D      E   E[r]  "
-    "KL(p*||p)"
-)
+policies = {}
 for steps in (0, 10, 24, 30, 100, 300, 2000):
-    p = expected_path(step_of("negative"), 4, log_ref, steps=steps).exp()
-    print(
-        f"{steps:32} ",
-        " ".join(f"{x:6.3f}" for x in p.tolist()),
-        f"{p @ reward:6.3f} {divergence(log_target, p.log()):9.3f}",
-    )
-print(
-    f"{'p*':>32} ",
-    " ".join(f"{x:6.3f}" for x in log_target.exp().tolist()),
-    f"{log_target.exp() @ reward:6.3f} {0:9.3f}",
-)
+    policies[steps] = expected_path(step_of("negative"), 4, log_ref, steps=steps)
+rows = []
+for name, log_p in (policies | {"p*": log_target}).items():
+    p, kl = log_p.exp(), abs(divergence(log_target, log_p))
+    rows.append((name, *(f"{x:.3f}" for x in [*p, p @ reward, kl])))
+print("negative, N = 4, exact expected steps")
+Table(rows, ("steps", *"ABCDE", "E[r]", "KL(p*||p), nats"))
 
 # %% [markdown]
 # It ends at the answer with the highest reward, like reward maximisation without a KL term. On the way its reward becomes higher than that
@@ -483,19 +475,17 @@ print(
 # %%
 inverted = tilted(log_ref, -reward, 1.0).exp()
 print(f"largest strength with full support: {(log_target.exp() / inverted).min():.3f}")
-print("fixed point                  A      B      C      D      E   KL(p*||p)")
+rows = []
 for strength in (0.0, 0.1, 0.3):
     limit = (log_target.exp() - strength * inverted) / (1 - strength)
     end = expected_path(step_of("negative", strength), 8, log_ref, steps=400).exp()
     for name, p in (("formula, N → ∞", limit), ("exact steps, N=8", end)):
-        print(
-            f"s={strength:.1f} {name:22}",
-            " ".join(f"{x:6.3f}" for x in p.tolist()),
-            f"{divergence(log_target, p.log()):8.3f}",
-        )
+        kl = divergence(log_target, p.log())
+        rows.append((strength, name, *(f"{x:.3f}" for x in [*p, kl])))
+Table(rows, ("s", "fixed point", *"ABCDE", "KL(p*||p), nats"))
 
 # %% [markdown]
-# The row $s=0$ is DMPO without a baseline, and both lines are $p^*$: the self-normalised weights are biased for small $N$, but $p^*$
+# $s=0$ is DMPO without a baseline, and both of its rows are $p^*$: the self-normalised weights are biased for small $N$, but $p^*$
 # stays their fixed point.
 #
 # ## 6. The small-batch experiment
@@ -524,15 +514,14 @@ plt.show()
 
 # %%
 kl = {(row["baseline"], row["N"], row["seed"]): row["kl"] for row in rows}
-for baseline in ("uniform", "model", "negative"):
-    better = {
-        N: sum(kl[baseline, N, seed] < kl["none", N, seed] for seed in range(6))
-        for N in (4, 8, 16)
-    }
-    print(
-        f"{baseline:9} better than none in "
-        + ", ".join(f"{count} of 6 at N={N}" for N, count in better.items())
-    )
+better = {
+    b: [sum(kl[b, N, s] < kl["none", N, s] for s in range(6)) for N in (4, 8, 16)]
+    for b in ("uniform", "model", "negative")
+}
+Table(
+    [(baseline, *counts) for baseline, counts in better.items()],
+    ("better than none, of 6", *SIZES[1:]),
+)
 
 # %% [markdown]
 # The results are like those for five answers: at $N=4$ `none` ends farther from $p^*$ than it started, `uniform` and `model` come nearer.
@@ -554,17 +543,17 @@ print(
     end=" ",
 )
 print(f"lowest reward there {line.reward[poor].min():.1f}")
-print(
-    "N=4, mean of 6 seeds   given to these cells   worst cell with p* > 0.01, log "
-    "p*/p_theta"
-)
+found = []
 for baseline in ("none", "uniform", "model"):
     policies = [TabularPolicy(line) for _ in range(6)]
     for seed, policy in enumerate(policies):
         fit_forward(line, policy, num_rollouts=4, baseline=baseline, seed=seed)
     log_p = torch.stack([policy.log_prob().detach() for policy in policies])
     worst = (line.log_target - log_p)[:, rich].amax(1).mean()
-    print(f"{baseline:12} {log_p.exp()[:, poor].sum(1).mean():25.2f} {worst:38.2f}")
+    given = log_p.exp()[:, poor].sum(1).mean()
+    found.append((baseline, f"{given:.2f}", f"{worst:.2f}"))
+columns = ("given to these cells", "largest log p*/p_theta where p* > 0.01")
+Table(found, ("N = 4, mean of 6 seeds", *columns))
 
 # %% [markdown]
 # `uniform` and `model` have not converged: a tenth of the policy's probability is still in cells where $p_{\mathrm{ref}}$ is not small and
@@ -611,7 +600,7 @@ print(table(baseline_study(line, num_rollouts=(4,), rounds=240)))
 # toy.studies.acts variants`, 2026-11-22, start 1.01 nats).
 
 # %% tags=["slide"]
-variants = by_name(read("variants"))
+variants, table_rows = by_name(read("variants")), []
 for name, rows in variants.items():
     if name.startswith("wdce") and "elbo" not in name:
         ends = [row["after"]["kl_target_policy"] for row in rows]
@@ -623,10 +612,10 @@ for name, rows in variants.items():
             else "2 masks"
         )
         baseline = name.split(", ")[1]
-        print(
-            f"{baseline:9} loss on {loss:7} median {statistics.median(ends):.3f}, "
-            f"largest {max(ends):.3f} of {len(ends)} seeds"
-        )
+        both = (statistics.median(ends), max(ends))
+        table_rows.append((baseline, loss, *(f"{kl:.3f}" for kl in both), len(ends)))
+print("KL(p*||p_theta), nats")
+Table(table_rows, ("baseline", "loss on", "median", "largest", "seeds"))
 
 # %% [markdown]
 # "Path": the loss uses $\log p(o;\sigma)$, one forward pass for each of the five blanks. "2 steps" (`loss.masks: path_steps`): two random
@@ -638,12 +627,13 @@ for name, rows in variants.items():
 # with five seeds each:
 
 # %%
+rows = []
 for name, study in (("none, 2 masks", "act_b"), ("uniform, 2 steps", "path_steps")):
     ends = [row["after"]["kl_target_policy"] for row in read(study)]
-    print(
-        f"{name:17} median {statistics.median(ends):.3f}, largest {max(ends):.3f} of "
-        f"{len(ends)} runs"
-    )
+    both = (statistics.median(ends), max(ends))
+    rows.append((name, *(f"{kl:.3f}" for kl in both), len(ends)))
+print("KL(p*||p_theta), nats")
+Table(rows, ("baseline, loss on", "median", "largest", "runs"))
 
 # %% [markdown]
 # A factor of two. But this changes baseline and estimator together. On the first puzzle, with two steps for both, `none` ends at 0.004 and
@@ -661,7 +651,7 @@ for name, study in (("none, 2 masks", "act_b"), ("uniform, 2 steps", "path_steps
 # (`toy.drift.noisy_fit`; the weights stay exact).
 
 # %%
-print("N=64, KL(p*||p_theta), mean of 4 seeds      nu = 0    nu = 1    nu = 3")
+rows = []
 for name, how in {
     "Adam": {"optimizer": torch.optim.Adam, "rate": 0.03, "rounds": 60},
     "plain descent": {"optimizer": torch.optim.SGD, "rate": 1.0, "rounds": 120},
@@ -674,7 +664,9 @@ for name, how in {
             )
             for nu in (0.0, 1.0, 3.0)
         ]
-        print(f"{name:14} {baseline:26}", " ".join(f"{x:9.3f}" for x in means))
+        rows.append((name, baseline, *(f"{x:.3f}" for x in means)))
+print("N = 64, KL(p*||p_theta), nats, mean of 4 seeds")
+Table(rows, ("optimizer", "baseline", "ν = 0", "ν = 1", "ν = 3"))
 
 # %% [markdown]
 # With Adam the order is reversed when the noise is large; with plain gradient descent `uniform` stays better. So this mechanism exists, at
@@ -694,12 +686,12 @@ def first_step(N, strength, place):
     return {b: expected_step(step_of(b, strength), N, log_p, log_p) for b in BASELINES}
 
 
+rows = []
 for strength in (0.5, 0.9, 1.0):
-    found = first_step(4, strength, "p*").items()
-    print(
-        f"noise at p*, N=4, s={strength}:",
-        "  ".join(f"{b} {variance.sum().sqrt():.3f}" for b, (_, variance) in found),
-    )
+    found = first_step(4, strength, "p*").values()
+    rows.append((strength, *(f"{v.sum().sqrt():.3f}" for _, v in found)))
+print("noise at p*, N = 4")
+Table(rows, ("s", *BASELINES))
 
 
 # %% tags=["nbval-ignore-output"] alt="Bars with error bars: the mean change of five logits in the first step at N = 4 for each baseline. The means of none, uniform and model agree; negative differs."

@@ -30,7 +30,7 @@
 
 # %% tags=["hide-input"]
 try:
-    from toy.notebook import start
+    from toy.notebook import Table, start
 except ImportError:
     raise SystemExit(
         "dmpo_ref is not installed here: run `pip install -e '.[lab]'` in the "
@@ -80,13 +80,15 @@ from toy.worlds.mixture import (
 # %%
 world = world_2d(24)
 target_share = world.mode_mass(world.log_target)
-print("mode  ", "  ".join(f"{mode:5}" for mode in range(1, 6)))
-for name, log_prob in (("p_ref", world.log_ref), ("p*", world.log_target)):
-    print(
-        f"{name:6}",
-        "  ".join(f"{share:.3f}" for share in world.mode_mass(log_prob).tolist()),
-    )
 print(f"KL(p*||p_ref) = {kl_divergence(world.log_target, world.log_ref):.3f} nats")
+MODES = [f"mode {mode}" for mode in range(1, 6)]
+Table(
+    [
+        (name, *(f"{share:.3f}" for share in world.mode_mass(log_prob)))
+        for name, log_prob in (("p_ref", world.log_ref), ("p*", world.log_target))
+    ],
+    ["share under", *MODES],
+)
 
 # %% [markdown]
 # ## 2. Two directions
@@ -104,14 +106,13 @@ print(f"KL(p*||p_ref) = {kl_divergence(world.log_target, world.log_ref):.3f} nat
 
 # %% tags=["slide"]
 half = torch.tensor([0.5, 0.5], dtype=torch.float64).log()
-print("epsilon   forward KL   reverse KL, nats")
+print(f"log 2 = {math.log(2):.3f}")
+rows = []
 for epsilon in (0.5, 1e-1, 1e-3, 1e-6, 1e-12):
     policy = torch.tensor([1 - epsilon, epsilon], dtype=torch.float64).log()
-    print(
-        f"{epsilon:7.0e} {kl_divergence(half, policy):11.3f} "
-        f"{kl_divergence(policy, half):12.3f}"
-    )
-print(f"log 2 = {math.log(2):.3f}")
+    both = (kl_divergence(half, policy), kl_divergence(policy, half))
+    rows.append((f"{epsilon:.0e}", *(f"{kl:.3f}" for kl in both)))
+Table(rows, ("ε", "forward KL, nats", "reverse KL, nats"))
 
 # %% [markdown]
 # Reverse KL is never more than $\log 2$. In general, if a policy is proportional to $p^*$ on modes of total share $\kappa$ and zero elsewhere,
@@ -207,15 +208,17 @@ print("the loop above and toy.worlds.mixture.fit_reverse agree")
 # %%
 policy = GaussianMixturePolicy(world, 1, seed=3)
 one = fit(world, policy, forward_objective, steps=1000, learning_rate=0.03)[-1]
-print("               mean x  mean y    sd x    sd y    forward KL    reverse KL")
-for name, log_prob in {"p*": world.log_target, "one Gaussian": one}.items():
-    mean, variance = moments(world.points, log_prob.exp())
-    print(
-        f"{name:13s}",
-        " ".join(f"{x:7.3f}" for x in [*mean.tolist(), *variance.sqrt().tolist()])
-        + f"{kl_divergence(world.log_target, log_prob):14.2f}"
-        f"{kl_divergence(log_prob, world.log_target):14.2f}",
+rows = []
+for name, log_p in {"p*": world.log_target, "one Gaussian": one}.items():
+    mean, variance = moments(world.points, log_p.exp())
+    both = (
+        kl_divergence(world.log_target, log_p),
+        kl_divergence(log_p, world.log_target),
     )
+    numbers = [f"{x:.3f}" for x in [*mean.tolist(), *variance.sqrt().tolist()]]
+    rows.append((name, *numbers, *(f"{kl:.2f}" for kl in both)))
+columns = ("mean x", "mean y", "sd x", "sd y", "forward KL, nats", "reverse KL, nats")
+Table(rows, ("", *columns))
 
 # %% [markdown]
 # One broad hill over all five modes, from any start. In reverse KL there is no formula. We try every Gaussian whose mean is a cell, with 27
@@ -227,13 +230,12 @@ squared = torch.cdist(world.points, world.points).square()
 gaussians = torch.stack([(-squared / (2 * s**2)).log_softmax(dim=-1) for s in widths])
 # [widths, means]
 reverse_kl = (gaussians.exp() * (gaussians - world.log_target)).sum(dim=-1)
-print("mode   best reverse KL near it   its width   -log(share of the mode)")
-for mode in range(5):
+rows = []
+for mode, share in enumerate(target_share):
     value, place = reverse_kl[:, world.nearest == mode].min(dim=1)[0].min(dim=0)
-    print(
-        f"{mode + 1:4d} {value:25.2f} {widths[place]:11.1f} "
-        f"{-target_share[mode].log():25.2f}"
-    )
+    row = (f"{value:.2f}", f"{widths[place]:.1f}", f"{-share.log():.2f}")
+    rows.append((mode + 1, *row))
+Table(rows, ("mode", "best reverse KL near it", "its width", "−log(share of the mode)"))
 
 # %% [markdown]
 # The best Gaussian sits on mode 1, which has the largest share of $p^*$, and pays about $-\log$ of that share. The one of forward KL,
@@ -262,19 +264,20 @@ fit_forward(
     rounds=50,
     learning_rate=0.05,
 )
-print("share of each mode / its share under p*      forward KL   reverse KL, nats")
-print("mode    ", "  ".join(f"{mode:4}" for mode in range(1, 6)))
-for name, log_prob in {
+print("share of each mode / its share under p*, and both divergences, in nats")
+rows = []
+for name, log_p in {
     "start": forward[0],
     "forward": forward[-1],
     "reverse": reverse[-1],
     "DMPO": dmpo.log_prob().detach(),
 }.items():
-    ratio = "  ".join(f"{x:4.1f}" for x in world.mode_ratios(log_prob).tolist())
-    print(
-        f"{name:8} {ratio} {kl_divergence(world.log_target, log_prob):15.1f} "
-        f"{kl_divergence(log_prob, world.log_target):12.2f}"
+    ratio = [f"{x:.1f}" for x in world.mode_ratios(log_p)]
+    forward_kl = f"{kl_divergence(world.log_target, log_p):.1f}"
+    rows.append(
+        (name, *ratio, forward_kl, f"{kl_divergence(log_p, world.log_target):.2f}")
     )
+Table(rows, ("fit", *MODES, "forward KL", "reverse KL"))
 
 # %% tags=["nbval-ignore-output"] alt="Animation in two panels: three Gaussians move over five modes. With forward KL they spread over all modes, with reverse KL some modes stay empty."
 places = "modes: 1 lower left, 2 upper left, 3 centre, 4 upper right, 5 lower right"
@@ -325,8 +328,11 @@ for name, f in objectives.items():
             [world.mode_ratios(fit(world, policy, f)[-1]) for policy in starts]
         )
 print("modes dropped, of 5, by each of six starts")
-for (name, K), ratio in found.items():
-    print(f"{name} K={K}: ", *(ratio < 0.1).sum(dim=1).tolist())
+STARTS = [f"start {seed}" for seed in seeds]
+Table(
+    [(*fitted, *(r < 0.1).sum(dim=1).tolist()) for fitted, r in found.items()],
+    ("direction", "K", *STARTS),
+)
 
 # %% tags=["nbval-ignore-output", "slide", "hide-input"] alt="Left and centre: share of each mode over its share under p*, for six starts; forward KL about 1 everywhere, reverse KL with empty modes. Right: modes dropped against the number of Gaussians; forward 0 at every size, reverse 2 with one or three, almost 0 with eight."
 draw_dropped(found, shown=3, threshold=0.1)
@@ -345,6 +351,7 @@ plt.show()
 # wide, so that each one covers every mode.
 
 # %%
+rows = []
 for K in (3, 5):
     starts = [GaussianMixturePolicy(world, K, seed=seed) for seed in seeds]
     for policy in starts:
@@ -352,15 +359,10 @@ for K in (3, 5):
     wide = torch.stack(
         [world.mode_ratios(fit(world, p, reverse_objective)[-1]) for p in starts]
     )
-    narrow_drops, wide_drops = (
-        (ratio < 0.1).sum(dim=1).tolist() for ratio in (found["reverse", K], wide)
-    )
-    print(
-        f"K={K}: modes dropped by six narrow starts",
-        *narrow_drops,
-        "  wide",
-        *wide_drops,
-    )
+    for name, ratio in {"narrow": found["reverse", K], "wide": wide}.items():
+        rows.append((name, K, *(ratio < 0.1).sum(dim=1).tolist()))
+print("modes dropped, of 5")
+Table(rows, ("Gaussians at the start", "K", *STARTS))
 
 # %% [markdown]
 # With three Gaussians the six runs drop 8 modes instead of 12; with five they drop 3 instead of 2. So a broad start is no remedy, and six
@@ -374,11 +376,11 @@ for K in (3, 5):
 reached = {
     name: fit(world, TabularPolicy(world), f)[-1] for name, f in objectives.items()
 }
-for name, log_prob in reached.items():
-    print(
-        f"{name}: KL(p*||p) = {kl_divergence(world.log_target, log_prob):.4f} nats, "
-        f"smallest share / target {world.mode_ratios(log_prob).min():.2f}"
-    )
+rows = []
+for name, log_p in reached.items():
+    kl, least = kl_divergence(world.log_target, log_p), world.mode_ratios(log_p).min()
+    rows.append((name, f"{kl:.4f}", f"{least:.2f}"))
+Table(rows, ("direction", "KL(p*||p), nats", "smallest share / share under p*"))
 
 # %% [markdown]
 # **Modes that overlap.** Take one Gaussian and two equal modes at $\pm d$ on a line, each of width 0.6 before it is multiplied by a broad
@@ -403,11 +405,14 @@ for name, (objective, place) in starts.items():
             cost[name].append(kl_divergence(p, line.log_target))
 
 # %%
-print("distance            ", *(f"{d:6.1f}" for d in distances))
-for title, table in (("left mode's share", share), ("reverse KL, nats", cost)):
-    for name, values in table.items():
-        print(f"{title}: {name}")
-        print("                    ", *(f"{value:6.2f}" for value in values))
+Table(
+    [
+        (f"{title}: {name}", *(f"{value:.2f}" for value in values))
+        for title, curves in (("left mode's share", share), ("reverse KL, nats", cost))
+        for name, values in curves.items()
+    ],
+    ("", *(f"d = {d}" for d in distances)),
+)
 
 # %% tags=["nbval-ignore-output", "hide-input"] alt="Left: the share of the far mode stays 1/2 for forward KL and falls to 0 for reverse KL once the modes are farther than 1.5 from 0. Right: reverse KL from a mode levels off at log 2, from a broad start it goes on rising."
 draw_far_mode(distances, share, cost)
@@ -433,7 +438,7 @@ plt.show()
 
 # %%
 first = world.nearest == 0
-print("  epsilon   forward pull   reverse pull   chance that 16 rollouts hit the mode")
+rows = []
 for epsilon in (1e-1, 1e-2, 1e-4, 1e-8):
     faded = (world.log_target + math.log(epsilon) * first).log_softmax(0)
     logits = faded.clone().requires_grad_()
@@ -442,7 +447,11 @@ for epsilon in (1e-1, 1e-2, 1e-4, 1e-8):
         for f in objectives.values()
     ]
     hit = 1 - (1 - faded.exp()[first].sum()) ** 16
-    print(f"{epsilon:9.0e} {pulls[0]:12.4f} {pulls[1]:14.2e} {hit:21.2e}")
+    pulled = (f"{pulls[0]:.4f}", f"{pulls[1]:.2e}")
+    rows.append((f"{epsilon:.0e}", *pulled, f"{hit:.2e}"))
+Table(
+    rows, ("ε", "forward pull", "reverse pull", "chance that 16 rollouts hit the mode")
+)
 
 # %% [markdown]
 # The forward pull stays near the mode's full target share, however little probability is left. The reverse pull vanishes with the mode: in
@@ -463,7 +472,7 @@ ways = (
     (reverse_objective, {}),
 )
 print("share of the faded mode / its share under p*, at the end")
-print("  epsilon   forward, plain   reverse, plain   reverse, Adam   DMPO")
+rows = []
 for epsilon in (1e-1, 1e-3, 1e-6):
     faded = world.log_target + math.log(epsilon) * first
     ends = [fit(world, TabularPolicy(world, faded), f, **how)[-1] for f, how in ways]
@@ -476,11 +485,10 @@ for epsilon in (1e-1, 1e-3, 1e-6):
         rounds=50,
         learning_rate=0.1,
     )
-    print(
-        f"{epsilon:9.0e}",
-        " ".join(f"{world.mode_ratios(p)[0]:13.2f}" for p in ends),
-        f"{world.mode_ratios(dmpo.log_prob())[0]:12.1f}",
-    )
+    exact = [f"{world.mode_ratios(p)[0]:.2f}" for p in ends]
+    sampled = f"{world.mode_ratios(dmpo.log_prob())[0]:.1f}"
+    rows.append((f"{epsilon:.0e}", *exact, sampled))
+Table(rows, ("ε", "forward, plain", "reverse, plain", "reverse, Adam", "DMPO"))
 
 # %% [markdown]
 # Plain gradient descent behaves as the formula says: in 200 steps forward KL recovers the mode for every ε, reverse KL only at $10^{-1}$;
@@ -519,14 +527,14 @@ for epsilon in (1e-1, 1e-3, 1e-6):
 # and 0.6. Which modes are left under p\* as $\alpha\to0$, the limit of reward maximisation without a KL term?
 
 # %%
-print("alpha   share under p* of mode 1, 2, 3, 4, 5       KL(p*||p_ref), nats")
+print("shares under p*, and its distance from p_ref")
+rows = []
 for alpha in (0.05, 0.2, 0.5, 1.0, 2.0):
     tilted = replace(world, alpha=alpha)
-    shares = "  ".join(f"{x:.3f}" for x in tilted.mode_mass(tilted.log_target).tolist())
-    print(
-        f"{alpha:5.2f}   {shares} "
-        f"{kl_divergence(tilted.log_target, world.log_ref):15.2f}"
-    )
+    shares = [f"{x:.3f}" for x in tilted.mode_mass(tilted.log_target)]
+    kl = kl_divergence(tilted.log_target, world.log_ref)
+    rows.append((f"{alpha:.2f}", *shares, f"{kl:.2f}"))
+Table(rows, ("α", *MODES, "KL(p*||p_ref), nats"))
 
 # %% [markdown]
 # Only the three best modes are left, 1, 4 and 5, in shares that are set by $p_{\mathrm{ref}}$. They are not set by its shares of whole
@@ -555,13 +563,13 @@ def show(distance, alpha):
     plt.show()
 
 
+rows = []
 for distance in (1.2, 2.0):
     line, fits = both_fits(distance)
     shares = [line.mode_mass(p)[1].item() for p in (line.log_target, *fits)]
-    print(
-        f"modes at ±{distance}: share of the right mode under p* {shares[0]:.2f}, "
-        f"forward {shares[1]:.2f}, reverse {shares[2]:.2f}"
-    )
+    rows.append((f"±{distance}", *(f"{share:.2f}" for share in shares)))
+print("share of the right mode")
+Table(rows, ("modes at", "p*", "forward", "reverse"))
 
 # %% tags=["nbval-ignore-output"] alt="Curves on a line: a grey target with two modes, the reference, a wide Gaussian fitted by forward KL across both modes, and a narrow one fitted by reverse KL to the left mode."
 show(distance=2.0, alpha=1.0)

@@ -121,10 +121,11 @@ def test_which_sizes_the_published_masks_count_too_little():
 
 
 def printed(notebook: str, pattern: str) -> list[tuple[str, ...]]:
-    """What a pattern finds in the printed outputs of a notebook, which `pytest --nbval` holds to its code."""
+    """What a pattern finds in the outputs of a notebook as text, which `pytest --nbval` holds to its code."""
     cells = nbformat.read(next(Path("notebooks").glob(f"{notebook}_*.ipynb")), as_version=4).cells
-    outputs = [out for cell in cells if cell.cell_type == "code" for out in cell.outputs if out.output_type == "stream"]
-    return [found for out in outputs for found in re.findall(pattern, out.text, re.MULTILINE)]
+    outputs = [out for cell in cells if cell.cell_type == "code" for out in cell.outputs]
+    texts = [out.get("text") or out.get("data", {}).get("text/plain", "") for out in outputs]
+    return [found for text in texts for found in re.findall(pattern, text, re.MULTILINE)]
 
 
 def test_whose_reward_is_highest_at_which_group_size():
@@ -143,6 +144,7 @@ def test_whose_reward_is_highest_at_which_group_size():
 
 
 def test_how_many_modes_a_broad_start_saves():
-    rows = printed("02", r"^K=(\d): modes dropped by six narrow starts ([\d ]+)  wide ([\d ]+)$")
-    (_, *three), (_, *five) = [(K, *(sum(map(int, drops.split())) for drops in rest)) for K, *rest in rows]
+    rows = printed("02", r"^(narrow|wide) +([35]) +([\d ]+)$")
+    dropped = {(K, start): sum(map(int, drops.split())) for start, K, drops in rows}
+    three, five = ([dropped[K, start] for start in ("narrow", "wide")] for K in "35")
     assert f"the six runs drop {three[1]} modes instead of {three[0]}; with five they drop {five[1]} instead of {five[0]}" in prose("02")

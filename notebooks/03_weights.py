@@ -33,7 +33,7 @@
 
 # %% tags=["hide-input"]
 try:
-    from toy.notebook import start
+    from toy.notebook import Table, start
 except ImportError:
     raise SystemExit(
         "dmpo_ref is not installed here: run `pip install -e '.[lab]'` in the "
@@ -89,14 +89,13 @@ from toy.worlds.mixture import draw_cells, world_1d
 
 # %% tags=["slide"]
 world = world_1d()
-print("     alpha   E[r] under p*   KL(p*||p_ref), nats   largest p* of a cell")
+rows = []
 for alpha in (0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0):
     log_target = replace(world, alpha=alpha).log_target
     reward = (log_target.exp() @ world.reward).item()
-    print(
-        f"{alpha:10g} {reward:14.3f} {kl_divergence(log_target, world.log_ref):18.3f} "
-        f"{log_target.exp().max().item():22.3f}"
-    )
+    kl, largest = kl_divergence(log_target, world.log_ref), log_target.exp().max()
+    rows.append((f"{alpha:g}", *(f"{x:.3f}" for x in (reward, kl, largest))))
+Table(rows, ("α", "E[r] under p*", "KL(p*||p_ref), nats", "largest p* of a cell"))
 
 # %% [markdown]
 # From greedy to flat: at α = 0.01 nearly all mass is on the cells with the highest reward; at α = 100 the reward has no effect.
@@ -113,14 +112,15 @@ for alpha in (0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0):
 
 # %%
 log_p_ref = torch.tensor([0.60, 0.25, 0.05, 0.10], dtype=torch.float64).log()
+rows = []
 for difference in (0.0, -0.05, 0.05):
     reward_4 = torch.tensor([1.0, 1.0, 1.0 + difference, 0.0], dtype=torch.float64)
     for alpha in (1.0, 0.1, 0.02, 0.005):
         shares = tilted(log_p_ref, reward_4, alpha).exp()
-        print(
-            f"third {difference:+.2f}, α = {alpha:5g}: p* =",
-            " ".join(f"{x:.3f}" for x in shares.tolist()),
-        )
+        setting = (f"{difference:+.2f}", f"{alpha:g}")
+        rows.append((*setting, *(f"{x:.3f}" for x in shares)))
+print("p* of each answer")
+Table(rows, ("reward of the third − 1", "α", "first", "second", "third", "wrong"))
 
 # %% [markdown]
 # With equal rewards the right answers keep the proportions of $p_{\mathrm{ref}}$ whatever α: nothing vanishes but the wrong answer, and
@@ -137,17 +137,15 @@ reward_4 = torch.tensor([1.0, 1.0, 0.95, 0.0], dtype=torch.float64)
 o = draw_cells(log_p_ref, (4000, 64), stream(0, "flatten"))
 log_weight = log_weights(reward_4[o], torch.zeros_like(reward_4[o]), alpha=0.1)
 even = flatten(log_weight, log_p_ref[o], reward_4[o] >= 0.9)
+rows = []
 for name, ell, target in (
     ("as published", log_weight, tilted(log_p_ref, reward_4, 0.1)),
     ("flattened", even, flattened(log_p_ref, reward_4, 0.1, 0.9)),
 ):
     mean = [(target_weights(ell) * (o == k)).sum(dim=1).mean().item() for k in range(4)]
-    print(
-        f"{name:14s} weights",
-        " ".join(f"{x:.3f}" for x in mean),
-        "  target",
-        " ".join(f"{x:.3f}" for x in target.exp().tolist()),
-    )
+    rows.append((name, "mean weight", *(f"{x:.3f}" for x in mean)))
+    rows.append((name, "target", *(f"{x:.3f}" for x in target.exp())))
+Table(rows, ("weights", "share in", "first", "second", "third", "wrong"))
 
 # %% [markdown]
 # The rare third answer gets a little less than a third: some groups do not hold it, and normalising over N rollouts has a bias of order
@@ -196,9 +194,11 @@ on_policy = torch.zeros(1, 3, dtype=torch.float64)
 drifted = torch.tensor(
     [[math.log(3), 0.0, 0.0]], dtype=torch.float64
 )  # the reference likes the first three times as much as p_old does
-for log_ratio in (on_policy, drifted):
+rows = []
+for name, log_ratio in {"on-policy": on_policy, "drifted": drifted}.items():
     weight = target_weights(log_weights(reward, log_ratio, alpha=alpha))
-    print([f"{w:.4f}" for w in weight[0].tolist()])
+    rows.append((name, *(f"{w:.4f}" for w in weight[0])))
+Table(rows, ("weights", "rollout 1", "rollout 2", "rollout 3"))
 
 # %% [markdown]
 # 1 : 2 : 3, and with the log-ratio 3 : 2 : 3. A rollout with reward 0 can weigh as much as the best one, if the old policy draws it too
@@ -275,7 +275,7 @@ def explore(alpha, N):
 # depends on the two distributions only, $1/\mathbb E_{p_{\mathrm{old}}}[(p^*/p_{\mathrm{old}})^2]$, which on the line is a sum over cells.
 
 # %% tags=["slide"]
-print("  alpha   mean ESS at N = 4      16      64     256    N -> infinity (exact)")
+rows = []
 for alpha in (0.1, 0.3, 1.0, 3.0, 10.0):
     row = []
     for N in (4, 16, 64, 256):
@@ -288,10 +288,9 @@ for alpha in (0.1, 0.3, 1.0, 3.0, 10.0):
         row.append(effective_sample_size(weight).mean().item())
     ratio = (replace(world, alpha=alpha).log_target - world.log_ref).exp()
     limit = 1 / (world.log_ref.exp() @ ratio.square()).item()
-    print(
-        f"{alpha:7g} {row[0]:18.2f} {row[1]:8.2f} {row[2]:7.2f} {row[3]:7.2f} "
-        f"{limit:16.2f}"
-    )
+    rows.append((f"{alpha:g}", *(f"{ess:.2f}" for ess in [*row, limit])))
+print("mean ESS")
+Table(rows, ("α", "N = 4", "N = 16", "N = 64", "N = 256", "N → ∞ (exact)"))
 
 # %% [markdown]
 # The ESS of a *small* group is too high: with N = 4 it cannot fall below 0.25, and four rollouts that all missed the target have equal
@@ -341,13 +340,13 @@ cells = draw_cells(world.log_ref, (1, 64), stream(0, "look"))
 log_weight = log_weights(
     world.reward[cells], torch.zeros(1, 64, dtype=torch.float64), alpha=0.3
 )
+rows = []
 for wanted in (0.1, 0.3, 0.5, 0.9):
     c = coefficient_by_hand(log_weight, wanted)
     assert abs(c - coefficient_for_ess(log_weight, wanted).item()) < 1e-12
-    print(
-        f"wanted ESS {wanted:.1f}: c = {c:.4f}, ESS "
-        f"{effective_sample_size(target_weights(log_weight, coefficient=c)).item():.4f}"
-    )
+    ess = effective_sample_size(target_weights(log_weight, coefficient=c)).item()
+    rows.append((wanted, f"{c:.4f}", f"{ess:.4f}"))
+Table(rows, ("wanted ESS", "c", "ESS"))
 
 # %% [markdown]
 # Which distribution do the tempered weights lead to? $p_{\mathrm{old}}\,e^{c\ell}\propto p_{\mathrm{old}}^{\,1-c}\,(p^*)^{c}$, a
@@ -370,12 +369,12 @@ def iterate(log_p, c, rounds, with_ratio):
     return kl_divergence(world.log_target, log_p)
 
 
-print("KL(p*||p_t), nats, c = 0.25, alpha = 1\nround   with the ratio   without")
+rows = []
 for t in (0, 1, 2, 4, 8, 16, 32):
-    print(
-        f"{t:5d} {iterate(world.log_ref, 0.25, t, True):14.4f} "
-        f"{iterate(world.log_ref, 0.25, t, False):11.4f}"
-    )
+    both = (iterate(world.log_ref, 0.25, t, ratio) for ratio in (True, False))
+    rows.append((t, *(f"{kl:.4f}" for kl in both)))
+print("KL(p*||p_t), nats, c = 0.25, α = 1")
+Table(rows, ("round t", "with the ratio", "without"))
 
 # %% [markdown]
 # Without the ratio the policy passes p\* at round 4 ($4\times 0.25=1$: exactly one full tilt) and goes on. Neither is wrong. They
@@ -391,11 +390,13 @@ for t in (0, 1, 2, 4, 8, 16, 32):
 log_ref = torch.tensor([0.5, 0.3, 0.15, 0.05], dtype=torch.float64).log()
 reward, alpha = torch.tensor([0.0, 1.0, 0.5, 2.0], dtype=torch.float64), 0.5
 log_target = tilted(log_ref, reward, alpha)
-print(
-    "p_ref",
-    [f"{p:.3f}" for p in log_ref.exp().tolist()],
-    "\np*   ",
-    [f"{p:.3f}" for p in log_target.exp().tolist()],
+ANSWERS = [f"answer {k}" for k in range(1, 5)]
+Table(
+    [
+        ("p_ref", *(f"{p:.3f}" for p in log_ref.exp())),
+        ("p*", *(f"{p:.3f}" for p in log_target.exp())),
+    ],
+    ("", *ANSWERS),
 )
 
 # %% [markdown]
@@ -428,20 +429,16 @@ print("both ways:", [f"{p:.4f}" for p in slow.tolist()])
 
 # %%
 log_weight, target = reward / alpha, log_target.exp()
-print(
-    "   N    expected weight on answer 1, 2, 3, 4      N x bias of answer 4    its "
-    "standard deviation"
-)
+rows = []
 for N in (2, 4, 16, 64):
     mean, spread = self_normalised(log_ref, log_weight, N)
-    print(
-        f"{N:4d}   ",
-        *(f"{m:8.4f}" for m in mean),
-        f"{N * (mean - target)[3]:18.3f} {spread[3]:22.3f}",
-    )
+    bias = N * (mean - target)[3]
+    rows.append((N, *(f"{m:.4f}" for m in mean), f"{bias:.3f}", f"{spread[3]:.3f}"))
 ratio = (log_target - log_ref).exp()
 limit = target * (target @ ratio - ratio)
-print("  p*   ", *(f"{p:8.4f}" for p in target), f"{limit[3]:18.3f}  (limit)")
+rows.append(("∞: p*", *(f"{p:.4f}" for p in target), f"{limit[3]:.3f}", ""))
+print("expected weight on each answer")
+Table(rows, ("N", *ANSWERS, "N × bias of answer 4", "its standard deviation"))
 
 # %% [markdown]
 # The rare, good answer (the fourth) gets too little weight: a group that lacks it gives it 0, and a group that has it cannot give it
@@ -451,18 +448,12 @@ print("  p*   ", *(f"{p:8.4f}" for p in target), f"{limit[3]:18.3f}  (limit)")
 # Does averaging help? Take 64 rollouts either as one softmax over 64, or as 16 softmaxes over 4 and the mean of the results.
 
 # %%
-one_group, sixteen_groups = (
-    self_normalised(log_ref, log_weight, 64),
-    self_normalised(log_ref, log_weight, 4),
-)
-print("answer 4, 64 rollouts       bias    standard deviation")
-print(
-    f"one group of 64        {one_group[0][3] - target[3]:9.3f} {one_group[1][3]:14.3f}"
-)
-print(
-    f"16 groups of 4         {sixteen_groups[0][3] - target[3]:9.3f} "
-    f"{sixteen_groups[1][3] / 4:14.3f}"
-)
+rows = []
+for name, N in {"one group of 64": 64, "16 groups of 4": 4}.items():
+    mean, spread = self_normalised(log_ref, log_weight, N)
+    deviation = spread[3] / math.sqrt(64 / N)
+    rows.append((name, f"{mean[3] - target[3]:.3f}", f"{deviation:.3f}"))
+Table(rows, ("answer 4, 64 rollouts", "bias", "standard deviation"))
 
 # %% [markdown]
 # Averaging over groups reduces the noise but not the bias. That looks bad for small groups. But training has many rounds. If
@@ -479,10 +470,11 @@ for N in (4, 16, 64):
         # The sum is 1 but for rounding, which the next round would raise to the N.
         log_p = (mean / mean.sum()).log()
         history[N].append(kl_divergence(log_target, log_p))
-    print(
-        f"N = {N:2d}: KL(p*||p_t) in rounds 0 to 5:",
-        *(f"{abs(kl):.4f}" for kl in history[N][:6]),
-    )
+print("KL(p*||p_t), nats")
+Table(
+    [(N, *(f"{abs(kl):.4f}" for kl in kls[:6])) for N, kls in history.items()],
+    ("N", *(f"round {t}" for t in range(6))),
+)
 
 # %% tags=["nbval-ignore-output", "slide", "hide-input"] alt="Left: expected weights of four answers against N; the weight of answer 4, the rarest, is far below its dashed target at small N. Right: KL(p*||p_t) over rounds for N = 4, 16 and 64; all fall, the small group slowest."
 sizes = [2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64]
@@ -526,7 +518,7 @@ plt.show()
 # log-ratio. At $u=1$ the two cancel exactly: their sum is the same for every answer.
 
 # %%
-print("    u   ESS, N -> infinity   sd of r/α   sd of log-ratio")
+rows = []
 for u in (0.0, 0.5, 0.9, 1.0, 1.1, 1.5, 2.0):
     log_old = ((1 - u) * world.log_ref + u * world.log_target).log_softmax(dim=0)
     p_old = log_old.exp()
@@ -535,7 +527,8 @@ for u in (0.0, 0.5, 0.9, 1.0, 1.1, 1.5, 2.0):
     deviations = [
         (p_old @ (part - p_old @ part).square()).sqrt().item() for part in parts
     ]
-    print(f"{u:5.1f} {1 / second:20.3f} {deviations[0]:11.2f} {deviations[1]:17.2f}")
+    rows.append((u, f"{1 / second:.3f}", *(f"{sd:.2f}" for sd in deviations)))
+Table(rows, ("u", "ESS, N → ∞", "sd of r/α", "sd of log-ratio"))
 
 # %% [markdown]
 # The nearer to p\*, the more even the weights: the reward and the ratio cancel rollout by rollout. Is a rising ESS then a sign of progress?
@@ -546,10 +539,7 @@ peak, target = (
     torch.cdist(world.points, world.modes).argmin(dim=-1),
     world.log_target.exp(),
 )
-print(
-    "p_old covers          ESS, N = 64   N -> infinity   E[r] under p_old   "
-    "KL(p*||p_old), nats"
-)
+rows = []
 for name, kept in {
     "all cells": peak >= 0,
     "one peak of four": peak == 0,
@@ -565,10 +555,10 @@ for name, kept in {
         )
     ).mean()
     limit = 1 / (log_old.exp() @ log_weight.exp().square())
-    print(
-        f"{name:18s} {ess:14.3f} {limit:15.6f} {log_old.exp() @ world.reward:18.2f} "
-        f"{kl_divergence(world.log_target, log_old):21.2f}"
-    )
+    far = (log_old.exp() @ world.reward, kl_divergence(world.log_target, log_old))
+    rows.append((name, f"{ess:.3f}", f"{limit:.6f}", *(f"{x:.2f}" for x in far)))
+columns = ("ESS, N = 64", "N → ∞", "E[r] under p_old", "KL(p*||p_old), nats")
+Table(rows, ("p_old covers", *columns))
 
 # %% [markdown]
 # A rising ESS is no proof of progress. A policy that has collapsed on one peak, or on cells that p\* avoids, has an ESS near 1 too: its
@@ -589,15 +579,18 @@ limits = {
     + (tilt + log_ref - log_0),
     "new rollouts, ratio to the policy that drew them": log_1
     + (tilt + log_ref - log_1),
-    "old rollouts, ratio to the *current* policy (mistake)": log_0
+    "old rollouts, ratio to the current policy (mistake)": log_0
     + (tilt + log_ref - log_1),
     "new rollouts, no ratio": log_1 + tilt,
 }
-for name, log_limit in limits.items():
-    print(
-        f"{name:55s} KL(p*||limit) "
-        f"{abs(kl_divergence(log_target, log_limit.log_softmax(dim=0))):.4f}"
-    )
+distances = {
+    name: abs(kl_divergence(log_target, log_limit.log_softmax(dim=0)))
+    for name, log_limit in limits.items()
+}
+Table(
+    [(name, f"{kl:.4f}") for name, kl in distances.items()],
+    ("rollouts and their weights", "KL(p*||limit), nats"),
+)
 
 # %% [markdown]
 # With a fixed reference the weight of a rollout stays valid: $\log p_{\mathrm{old}}$ is that of the policy that *drew* it, at the
@@ -623,7 +616,7 @@ for name, log_limit in limits.items():
 # is in float64. The three overrides in the second cell below: the loss uses exact path log-probabilities, is not divided by
 # L, and gradients are practically not clipped.
 
-# %%
+# %% tags=["hide-input"]
 import copy
 
 from dmpo_ref import (
@@ -800,12 +793,13 @@ results = {
     name: judge(values, probability, copies=copies, **known)
     for name, (values, probability, copies) in cases.items()
 }
-print(
-    "log-ratio           error, nats  KL(p*||limit), N -> infinity    ESS, N -> "
-    "infinity"
+Table(
+    [
+        (name, f"{error:.2f}", f"{abs(kl):.4f}", f"{ess:.3f}")
+        for name, (error, kl, ess) in results.items()
+    ],
+    ("log-ratio", "error, nats", "KL(p*||limit), N → ∞", "ESS, N → ∞"),
 )
-for name, (error, kl, ess) in results.items():
-    print(f"{name:18s} {error:10.2f} {abs(kl):22.4f} {ess:25.3f}")
 
 # %% [markdown]
 # Read the table row by row.
@@ -827,11 +821,11 @@ for name, (error, kl, ess) in results.items():
 second = (path["ref"] - exact_ref.log_prob).exp().square().mean(dim=0)  # E_σ[ϱ²|o]
 shift = log_target.exp() * (log_target.exp() @ second - second)
 print(f"ESS at p*, N -> infinity: {1 / (log_target.exp() @ second):.3f}")
-for N in (4, 64):
-    print(
-        f"N = {N:2d}: weight on the solutions moves by",
-        *(f"{shift[s] / N:8.4f}" for s in reward.nonzero().squeeze(-1)),
-    )
+right = reward.nonzero().squeeze(-1)
+Table(
+    [(N, *(f"{shift[s] / N:.4f}" for s in right)) for N in (4, 64)],
+    ("N", "weight on solution 1 moves by", "on solution 2"),
+)
 
 # %% [markdown]
 # So with path weights p\* is a fixed point up to $O(1/N)$: negligible here, but not zero, and the ESS does not reach 1.
@@ -858,17 +852,15 @@ weights_64 = {
 }
 
 # %%
-right = reward.nonzero().squeeze(-1)
-print("N = 64              weight on solution 1     on solution 2        ESS")
+rows = []
 for name, weight in weights_64.items():
     share = [(weight * (o == s)).sum(dim=1) for s in right]
     ess = effective_sample_size(weight).mean().item()
-    print(
-        f"{name:18s}",
-        *(f"{x.mean():12.3f} ± {x.std():.3f}" for x in share),
-        f"{ess:10.2f}",
+    rows.append(
+        (name, *(f"{x.mean():.3f} ± {x.std():.3f}" for x in share), f"{ess:.2f}")
     )
-print(f"{'p*':18s}", *(f"{log_target[s].exp():12.3f}" + " " * 8 for s in right))
+rows.append(("p*", *(f"{log_target[s].exp():.3f}" for s in right), ""))
+Table(rows, ("log-ratio, N = 64", "weight on solution 1", "on solution 2", "ESS"))
 
 # %% tags=["nbval-ignore-output", "hide-input"] alt="Estimated against true log-ratios in three panels. Along the path the points follow the diagonal, with ELBOs of 4 masks they scatter more, and without an estimate all are 0."
 shown = {name: estimates[name][:10] for name in ("path", "ELBO, 4 masks", "none")}
@@ -885,7 +877,7 @@ plt.show()
 # those of $p_{\mathrm{old}}$: nothing brings them back to those of p\*.
 #
 # The ELBO ratio is usable only because both models are scored on the *same* masks. The next cell draws 64 rollouts and calls
-# `estimate_log_ratio` for each of the three choices; the last line breaks the rule on purpose.
+# `estimate_log_ratio` for each of the three choices; the last row breaks the rule on purpose.
 
 # %%
 rollout = sample(
@@ -915,11 +907,14 @@ log_ref, same, other = (
 )
 torch.testing.assert_close(ratios["elbo"], log_ref - same)
 ratios["elbo, other masks for each model"] = log_ref - other
-for name, estimate in ratios.items():
-    print(
-        f"{name:34s} error {(estimate[0] - truth[index]).square().mean().sqrt():.2f} "
-        "nats"
-    )
+errors = {
+    name: (estimate[0] - truth[index]).square().mean().sqrt()
+    for name, estimate in ratios.items()
+}
+Table(
+    [(name, f"{error:.2f}") for name, error in errors.items()],
+    ("log-ratio", "error, nats"),
+)
 
 # %% [markdown]
 # The path ratio of the library is that of the enumeration above, along the order in which each answer was drawn:
@@ -943,16 +938,15 @@ print(
 # without baseline, 3 seeds.
 
 # %%
-for name, rows in by_name(read("variants")).items():
-    if name in ("wdce, none", "wdce, none, elbo weights"):
-        kl = sorted(row["after"]["kl_target_policy"] for row in rows)
-        print(
-            f"{name:26s} exact KL(p*||p_theta) at the end, nats: median {kl[1]:.3f}, "
-            f"largest {kl[2]:.3f}"
-        )
+ends, variants = [], by_name(read("variants"))
+for name in ("wdce, none", "wdce, none, elbo weights"):
+    kl = sorted(row["after"]["kl_target_policy"] for row in variants[name])
+    ends.append((name, f"{kl[1]:.3f}", f"{kl[2]:.3f}"))
+print("exact KL(p*||p_theta) at the end, nats")
+Table(ends, ("variant", "median", "largest"))
 
 # %% [markdown]
-# The first line has path weights, the second ELBO weights from four masks. With ELBO weights the divergence is eight times as large, but
+# The first row has path weights, the second ELBO weights from four masks. With ELBO weights the divergence is eight times as large, but
 # the policy still ends within 0.05 nats of p\*. That is one puzzle with five blanks and a policy with 85 thousand weights. What ELBO
 # weights cost LLaDA, where sampling by confidence leaves no other choice, cannot be read from it.
 #
@@ -960,7 +954,7 @@ for name, rows in by_name(read("variants")).items():
 # estimated matters more than which loss is used, and the ELBO of the final sample is the best estimate. The settings differ in three ways.
 #
 # - *Where the ELBO stands.* There it is the likelihood of the policy inside the loss of a policy gradient. Our loss has it too, and loses
-#   nothing by it: the first line above was trained on masks. What costs us a factor of eight is the ELBO in the *weights*, where the
+#   nothing by it: the first row above was trained on masks. What costs us a factor of eight is the ELBO in the *weights*, where the
 #   difference of two of them is exponentiated.
 # - *The alternative.* Theirs is the likelihood of a whole denoising trajectory of a continuous model, noisy and expensive. Ours is exact.
 # - *The measure.* Theirs is reward for GPU hours; ours is the distance from p\*, which no reward shows.

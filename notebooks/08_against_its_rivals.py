@@ -28,7 +28,7 @@
 
 # %% tags=["hide-input"]
 try:
-    from toy.notebook import start
+    from toy.notebook import Table, start
 except ImportError:
     raise SystemExit(
         "dmpo_ref is not installed here: run `pip install -e '.[lab]'` in the "
@@ -85,13 +85,12 @@ answers, log_target = world.solutions, world.log_target
 where = [world.exact.texts.index(text) for text in answers]
 before = measure(world.policy)
 p_1, p_2 = log_target[where].exp().tolist()
-print("           solution 1   solution 2   together")
-print(
-    f"reference  {before['shares'][0]:10.3f} {before['shares'][1]:12.3f} "
-    f"{before['solved']:10.3f}"
-)
-print(f"p*         {p_1:10.3f} {p_2:12.3f} {p_1 + p_2:10.3f}")
+named = {"reference": before["shares"], "p*": [p_1, p_2]}
 print(f"KL(p*||p_ref) = {before['kl_target_policy']:.3f} nats")
+Table(
+    [(name, *(f"{q:.3f}" for q in [*two, sum(two)])) for name, two in named.items()],
+    ("", "solution 1", "solution 2", "together"),
+)
 
 # %% tags=["nbval-ignore-output"] alt="Two filled boards, the solutions of one puzzle. They differ in four of the five blanks."
 draw_solutions(world.item.puzzle, answers)
@@ -104,6 +103,26 @@ plt.show()
 #
 # The target multiplies the probability of both solutions by the same $e^{5}$, so p\* keeps the odds that the reference gives them, 62 to
 # 38. A method that only maximises reward has no reason to keep them.
+#
+# **Check yourself.** Suppose that solution 2 had a reward of 0.9, and solution 1 still 1. The odds of the two under p\* would be about …
+#
+# <details class="choice"><summary>62 to 38</summary>
+#
+# **No.** These are the odds for equal rewards: then both solutions are multiplied by the same number.
+#
+# </details>
+#
+# <details class="choice"><summary>64 to 36</summary>
+#
+# **No.** That multiplies the share of solution 2 by 0.9. The reward stands in an exponent, and is divided by α.
+#
+# </details>
+#
+# <details class="choice"><summary>73 to 27</summary>
+#
+# **Right.** Relative to solution 1, solution 2 is multiplied by $e^{-0.1/0.2}=0.61$: 62 to 38 becomes 62 to 23.
+#
+# </details>
 #
 # ## 2. The objectives, two lines each
 #
@@ -140,21 +159,19 @@ plt.show()
 # Some of these objectives are related, which the formulas do not show. We compare their gradients, with random numbers as
 # log-probabilities.
 
+
 # %%
-draw = stream(0, "relatives")
-log_policy, log_ref, r = (
-    torch.randn(3, 8, generator=draw, dtype=torch.float64) for _ in range(3)
-)
+def gradient(loss, of):
+    return torch.autograd.grad(loss, of)[0]
+
+
+draw, alpha = stream(0, "relatives"), 0.2
+log_policy, log_ref, r = torch.randn(3, 3, 8, generator=draw, dtype=torch.float64)
 log_policy.requires_grad_()
-alpha = 0.2
-(by_variance,) = torch.autograd.grad(
-    log_variance(log_policy - log_ref, r, alpha), log_policy
-)
+by_variance = gradient(log_variance(log_policy - log_ref, r, alpha), log_policy)
 regularised = r - alpha * (log_policy.detach() - log_ref)
-(by_reinforce,) = torch.autograd.grad(
-    reinforce(log_policy - log_policy.detach(), regularised), log_policy
-)
-ratio = by_variance / by_reinforce
+log_ratio = log_policy - log_policy.detach()  # log ρ, 0 on fresh rollouts
+ratio = by_variance / gradient(reinforce(log_ratio, regularised), log_policy)
 print(
     f"gradient of log-variance / gradient of REINFORCE with KL: {ratio.min():.6f} to "
     f"{ratio.max():.6f};  2/alpha = {2 / alpha:g}"
@@ -172,22 +189,16 @@ same = torch.allclose(
     rtol=1e-12,
 )
 print("wd1 is WDCE with the weights softmax(A) - softmax(-A):", same)
+
+# %%
 token = torch.randn(3, 8, 1, 5, generator=draw, dtype=torch.float64, requires_grad=True)
-loss = clip_loss(
-    token,
-    token.detach(),
-    None,
-    torch.ones(3, 8, 1, 5, dtype=torch.bool),
-    A,
-    clip=0.2,
-    kl=0.0,
-)
-(gradient,) = torch.autograd.grad(loss, token)
-by_hand = (-A / 5 / 24)[:, :, None, None].expand_as(gradient)
+seen = torch.ones(3, 8, 1, 5, dtype=torch.bool)
+loss = clip_loss(token, token.detach(), None, seen, A, clip=0.2, kl=0.0)
+by_hand = (-A / 5 / 24)[:, :, None, None].expand_as(token)
 print(
     "on-policy diffu-GRPO is -A times the gradient of the one-shot log-probability / "
     "L:",
-    torch.allclose(gradient, by_hand, rtol=1e-12),
+    torch.allclose(gradient(loss, token), by_hand, rtol=1e-12),
 )
 
 # %% [markdown]
@@ -197,17 +208,17 @@ print(
 # Every objective is a pair of functions, `masks` and `loss` (`dmpo_ref.objectives.base.Objective`), and declares whether its *loss* needs
 # log-probabilities of the old policy and of the reference:
 
+
 # %%
-print("objective       log p_old   log p_ref   the rollout's own order")
-for name in ("wdce", "diffu_grpo", "wd1", "reinforce", "log_variance"):
-    needs = build_objective(
-        LossConfig(name=name, kl=0.2 if name == "reinforce" else 0.0),
-        WeightConfig(alpha=0.2),
-    )
-    print(
-        f"{name:15s} {needs.uses_log_old!s:>9s} {needs.uses_log_ref!s:>11s} "
-        f"{needs.follows_path!s:>25s}"
-    )
+def objective(name, **options):
+    return build_objective(LossConfig(name=name, **options), WeightConfig(alpha=0.2))
+
+
+NAMES, rows = ("wdce", "diffu_grpo", "wd1", "reinforce", "log_variance"), []
+for name in NAMES:
+    needs = objective(name, kl=0.2 if name == "reinforce" else 0.0)
+    rows.append((name, needs.uses_log_old, needs.uses_log_ref, needs.follows_path))
+Table(rows, ("objective", "log p_old", "log p_ref", "the rollout's own order"))
 
 # %% [markdown]
 # (`reinforce` with its KL term.) WDCE needs neither: $p_{\mathrm{ref}}$ and $p_{\mathrm{old}}$ enter only the weights, which are computed
@@ -243,20 +254,15 @@ for name in ("wdce", "diffu_grpo", "wd1", "reinforce", "log_variance"):
 
 # %%
 final = by_name([row for row in read() if row["kind"] == "final"])
-print(
-    f"{'median of 3 seeds':20s}  N  learning rate  KL(p*||p)  KL(p||p*)  solved  "
-    "rarer solution  lost one"
-)
+keys, table = ("kl_target_policy", "kl_policy_target", "solved", "rarer"), []
 for name, rows in final.items():
     for N in (4, 16, 64):
         runs = [row for row in rows if row["num_rollouts"] == N]
-        after = medians(runs)
+        after, rate = medians(runs), runs[0]["learning_rate"]
         lost = f"{sum(map(lost_a_solution, runs))}/{len(runs)}"
-        print(
-            f"{name:20s} {N:2d} {runs[0]['learning_rate']:14g} "
-            f"{after['kl_target_policy']:10.4f} {after['kl_policy_target']:10.4f} "
-            f"{after['solved']:7.4f} {after['rarer']:15.4f} {lost:>9s}"
-        )
+        table.append((name, N, rate, *(f"{after[key]:.4f}" for key in keys), lost))
+columns = ("KL(p*||p)", "KL(p||p*)", "solved", "rarer solution", "lost one")
+Table(table, ("median of 3 seeds", "N", "learning rate", *columns))
 
 # %% [markdown]
 # "Lost" means: less than a tenth of its share of p\*.
@@ -277,12 +283,14 @@ plt.show()
 # Is DMPO the best? We compare the numbers.
 
 # %%
+rows = []
 for name in ("WDCE (DMPO)", "REINFORCE, KL", "log-variance", "REINFORCE"):
     median = medians(final[name])["kl_target_policy"]
-    print(
-        f"{name:14s} median KL(p*||p) over 9 runs {median:.4f} nats, forward "
-        f"passes in a run {final[name][0]['forward_passes']}"
-    )
+    rows.append((name, f"{median:.4f}", final[name][0]["forward_passes"]))
+columns = ("KL(p*||p), nats, median of 9 runs", "forward passes in a run")
+Table(rows, ("", *columns))
+
+# %%
 one_shot = [
     row for name in ("diffu-GRPO", "diffu-GRPO, β 0.04", "wd1") for row in final[name]
 ]
@@ -308,16 +316,11 @@ rollout = sample(
     num_rollouts=64,
     generators=generators,
 )
-for name in ("wdce", "diffu_grpo", "wd1", "reinforce", "log_variance"):
-    hidden = (
-        build_objective(LossConfig(name=name), WeightConfig(alpha=0.2))
-        .masks(rollout, generators)
-        .hidden
-    )  # [1, 64, R, S]
-    print(
-        f"{name:12s} {hidden.shape[2]} for a rollout, {hidden[..., 0].numel()} in a "
-        "gradient step"
-    )
+rows = []
+for name in NAMES:
+    hidden = objective(name).masks(rollout, generators).hidden  # [1, 64, R, S]
+    rows.append((name, hidden.shape[2], hidden[..., 0].numel()))
+Table(rows, ("objective", "sequences for a rollout", "in a gradient step"))
 
 # %% [markdown]
 # **DMPO is not better than KL-regularised REINFORCE here.** Both come within a hundredth of a nat of p\*, and which one is better depends
@@ -334,10 +337,10 @@ for name in ("wdce", "diffu_grpo", "wd1", "reinforce", "log_variance"):
 # learning rate 2e-4.)
 
 # %%
-variants = by_name(read_study("variants"))
+variants, rows = by_name(read_study("variants")), []
 for name in ("wdce, none", "wdce, none, elbo weights"):
-    median = medians(variants[name])["kl_target_policy"]
-    print(f"{name:26s} median KL(p*||p) {median:.3f} nats")
+    rows.append((name, f"{medians(variants[name])['kl_target_policy']:.3f}"))
+Table(rows, ("objective, baseline", "median KL(p*||p), nats"))
 
 # %% [markdown]
 # Then DMPO is eight times as far from p\*, but still nearer than every one-shot objective.
@@ -346,23 +349,43 @@ for name in ("wdce, none", "wdce, none, elbo weights"):
 # exactly those that lose a solution.
 
 # %%
-print(f"{'N = 16, one seed':20s} learning rate  solved  rarer solution  KL(p*||p)")
-for row in (
-    row
-    for row in read()
-    if row["kind"] == "sweep" and OBJECTIVES[row["name"]][0] == "reward"
-):
-    after = row["after"]
-    print(
-        f"{row['name']:20s} {row['learning_rate']:13g} {after['solved']:7.3f} "
-        f"{min(after['shares']):15.4f} {after['kl_target_policy']:10.3f}"
-    )
+table = []
+for row in read():
+    if row["kind"] == "sweep" and OBJECTIVES[row["name"]][0] == "reward":
+        after = row["after"]
+        shown = f"{after['solved']:.3f}", f"{min(after['shares']):.4f}"
+        kl = f"{after['kl_target_policy']:.3f}"
+        table.append((row["name"], row["learning_rate"], *shown, kl))
+columns = ("learning rate", "solved", "rarer solution", "KL(p*||p)")
+Table(table, ("N = 16, one seed", *columns))
 
 # %% [markdown]
 # They are. At a tenth of the chosen rate the one-shot objectives still keep both solutions, and solve the puzzle two times out of three
 # instead of nine times out of ten or more. REINFORCE at *its* lowest rate solves it more often than they do at any rate that keeps both. So
 # the rate is not the only cause of a lost solution. But "in every run" is true for the rates that maximise reward, in a sweep of three
 # rates and one seed.
+#
+# **Check yourself.** Suppose that the rate of diffu-GRPO had been chosen by KL(p\*‖p_θ), as that of DMPO. By the sweep, what would you
+# expect of its runs?
+#
+# <details class="choice"><summary>A lost solution, as now, with a smaller divergence.</summary>
+#
+# **No.** The divergence is smallest at the rate 0.0001, and there the rarer solution has 0.256: nothing is lost.
+#
+# </details>
+#
+# <details class="choice"><summary>Both solutions, with two right answers out of three.</summary>
+#
+# **Right.** The rate would be 0.0001: the puzzle is solved with probability 0.68, the rarer solution has 0.26. The way in which rates are
+# chosen is a part of the result.
+#
+# </details>
+#
+# <details class="choice"><summary>Both solutions, with nearly all answers right.</summary>
+#
+# **No.** No rate of the sweep gives diffu-GRPO both: where it keeps both solutions, at 0.0001, it solves the puzzle with 0.68.
+#
+# </details>
 #
 # ## 4. Watch it happen
 #
@@ -380,13 +403,15 @@ GRPO = ("loss.name=diffu_grpo", "weight.log_ratio=none")
 grpo = train_once(*SHORT, *GRPO, "optimizer.learning_rate=1e-3").policy
 dmpo = train_once(*SHORT, "optimizer.learning_rate=3e-4").policy
 after_grpo, after_dmpo = measure(grpo), measure(dmpo)
-for name, after, enough in (
-    ("diffu-GRPO", after_grpo, 0.95),
-    ("DMPO", after_dmpo, 0.85),
-):
-    print(f"{name:10s} solves the puzzle, p > {enough}: {after['solved'] > enough}")
-print("diffu-GRPO, rarer solution below 0.01:", min(after_grpo["shares"]) < 0.01)
-print("DMPO, rarer solution above 0.3:       ", min(after_dmpo["shares"]) > 0.3)
+
+# %%
+statements = {
+    "diffu-GRPO solves the puzzle, p > 0.95": after_grpo["solved"] > 0.95,
+    "DMPO solves the puzzle, p > 0.85": after_dmpo["solved"] > 0.85,
+    "diffu-GRPO, rarer solution below 0.01": min(after_grpo["shares"]) < 0.01,
+    "DMPO, rarer solution above 0.3": min(after_dmpo["shares"]) > 0.3,
+}
+Table(statements.items(), ("after 25 rounds", "holds"))
 
 # %% [markdown]
 # Where is the probability of each policy: on the two solutions, on the four wrong answers that the reference likes best, on the other 1,018?
@@ -408,11 +433,13 @@ print(
 )
 
 # %% tags=["nbval-ignore-output", "hide-input"] alt="Exact probabilities after 25 rounds. DMPO has both solutions near p*; diffu-GRPO has nearly everything on solution 1; the reference prefers a wrong answer."
-for name, column in columns.items():
-    print(f"{name:12s} solution 1 {column[0]:.6f}, solution 2 {column[1]:.6f}")
 title = "25 rounds: DMPO moves towards p*, diffu-GRPO towards one answer"
 draw_columns(columns, others=len(log_target) - 6, title=title)
 plt.show()
+Table(
+    [(name, *(f"{q:.6f}" for q in column[:2])) for name, column in columns.items()],
+    ("", "solution 1", "solution 2"),
+)
 
 # %% [markdown]
 # In the end, accuracy does not show the difference; that of diffu-GRPO is even higher. It only shows when *several* answers are sampled
@@ -457,12 +484,15 @@ plt.show()
 # %%
 h = sum(a != b for a, b in zip(*answers, strict=True))
 share = 1 / (1 + (p_2 / p_1) ** (1 / h))  # a_c, the same in every cell
-most_solved = share**h + (1 - share) ** h
+bounds = {
+    "product with equal shares, at most": [0.5**h] * 2,
+    "product with the odds of p*, at most": [share**h, (1 - share) ** h],
+    "p*": [p_1, p_2],
+}
 print(f"the solutions differ in h = {h} cells")
-print(f"equal shares:  at most {0.5**h:.4f} each, {2 * 0.5**h:.4f} together")
-print(
-    f"odds of p*:    at most {share**h:.4f} and {(1 - share) ** h:.4f}, "
-    f"{most_solved:.4f} together; p* has {p_1 + p_2:.4f}"
+Table(
+    [(name, *(f"{q:.4f}" for q in [*two, sum(two)])) for name, two in bounds.items()],
+    ("", "solution 1", "solution 2", "together"),
 )
 
 # %% [markdown]
@@ -479,13 +509,11 @@ symbols = world.vocabulary.allowed.nonzero().squeeze(-1)
 digits = (world.exact.tokens.unsqueeze(-1) == symbols).long().argmax(-1)  # [1024, 5]
 log_marginals = marginals(log_target, digits, 4).log()  # [5, 4]
 forward = log_product(log_marginals, digits)
-forward_kl, forward_shares = (
-    kl_divergence(log_target, forward),
-    forward[where].exp().tolist(),
-)
+forward_kl = kl_divergence(log_target, forward)
+forward_shares = forward[where].exp().tolist()
 print(
     f"forward KL: best product {forward_kl:.3f} nats from p*, solutions "
-    f"{[f'{q:.3f}' for q in forward_shares]}"
+    f"{forward_shares[0]:.3f} and {forward_shares[1]:.3f}"
 )
 
 # %% [markdown]
@@ -509,33 +537,21 @@ by_reverse_kl = descend_products(
 by_reward = descend_products(lambda log_q: -(log_q.exp() @ solved), starts[:1], digits)
 
 # %%
-names = {
-    world.exact.texts.index(text): f"solution {number}"
-    for number, text in enumerate(answers, start=1)
-}
-print(
-    "objective    start           ends on                   its q   KL(q||p*)   "
-    "rarer solution below 1e-6"
-)
-rows = [
-    ("reverse KL", start, log_q)
-    for start, log_q in zip(
-        ["reference", "p*", *["random"] * 6], by_reverse_kl, strict=True
-    )
-]
-for objective, start, log_q in [*rows, ("reward", "reference", by_reward[0])]:
+names = {where[0]: "solution 1", where[1]: "solution 2"}
+began = ("reference", "p*", *["random"] * 6)
+ends = [("reverse KL", *pair) for pair in zip(began, by_reverse_kl, strict=True)]
+rows = []
+for goal, start, log_q in [*ends, ("reward", "reference", by_reward[0])]:
     best = int(log_q.argmax())
-    end, lost = (
-        names.get(best, f"wrong {world.exact.texts[best]}"),
-        (log_q[where].min().exp() < 1e-6).item(),
-    )
-    print(
-        f"{objective:12s} {start:15s} {end:24s} {log_q[best].exp():6.2f} "
-        f"{kl_divergence(log_q, log_target):11.2f} {lost!s:>27s}"
-    )
+    end = names.get(best, f"wrong {world.exact.texts[best]}")
+    lost = (log_q[where].min().exp() < 1e-6).item()
+    kl = kl_divergence(log_q, log_target)
+    rows.append((goal, start, end, f"{log_q[best].exp():.2f}", f"{kl:.2f}", lost))
 print(
     f"a point mass on solution 1: KL(q||p*) = -log p*(1) = {-log_target[where[0]]:.3f}"
 )
+columns = ("ends on", "its q", "KL(q||p*)", "rarer solution below 1e-6")
+Table(rows, ("objective", "start", *columns))
 
 # %% [markdown]
 # The reverse KL of a product has many local minima, each near a single answer, right or wrong. From the marginals of the reference, the
@@ -545,6 +561,26 @@ print(
 # solution 2 costs half a nat of reverse KL, and we found no product that keeps both and costs less. The diffu-GRPO run of section 4, whose
 # policy is not a product, ended at 0.6. This makes it plausible that the KL term β does not prevent the loss of a solution in the table.
 #
+# **Check yourself.** A product gives solution 1 the probability 0.5. How much can it give solution 2, at most, with $h=4$?
+#
+# <details class="choice"><summary>0.5</summary>
+#
+# **No.** A policy that is not a product can do that. For a product, $2\cdot0.5^{1/4}=1.68$ would have to be at most 1.
+#
+# </details>
+#
+# <details class="choice"><summary>0.0625</summary>
+#
+# **No.** That is the limit if both get the same. Then solution 1 has 0.0625 too.
+#
+# </details>
+#
+# <details class="choice"><summary>0.0006</summary>
+#
+# **Right.** $0.5^{1/4}=0.841$, so $q(2)^{1/4}\le0.159$ and $q(2)\le0.159^4=0.0006$.
+#
+# </details>
+#
 # ## 6. The control
 #
 # But the policy is not a product. Its answers are drawn token by token, each token given those before. So does the theorem say anything
@@ -553,54 +589,56 @@ print(
 # is two functions, so we replace the one called `masks`. Both versions run at both rates of section 4.
 
 # %%
-# α does not enter WDCE, the weights carry it
-own = build_objective(LossConfig(name="wdce"), WeightConfig(alpha=0.2))
-one_shot = replace(own, masks=one_shot_masks)
+one_shot = replace(objective("wdce"), masks=one_shot_masks)
 slower, faster = "optimizer.learning_rate=3e-4", "optimizer.learning_rate=1e-3"
 control = train_once(*SHORT, slower, objective=one_shot).policy
+fast_dmpo = train_once(*SHORT, faster).policy
+fast_control = train_once(*SHORT, faster, objective=one_shot).policy
 ends = {
     ("WDCE", 3e-4): after_dmpo,
     ("one-shot WDCE", 3e-4): measure(control),
-    ("WDCE", 1e-3): measure(train_once(*SHORT, faster).policy),
-    ("one-shot WDCE", 1e-3): measure(
-        train_once(*SHORT, faster, objective=one_shot).policy
-    ),
+    ("WDCE", 1e-3): measure(fast_dmpo),
+    ("one-shot WDCE", 1e-3): measure(fast_control),
 }
-for rate in (3e-4, 1e-3):
-    own, shot = ends["WDCE", rate], ends["one-shot WDCE", rate]
+
+
+# %%
+def claims(own, shot):
     farther = shot["kl_target_policy"] / own["kl_target_policy"]
-    print(
-        f"rate {rate:g}: WDCE solves it, p > 0.9: {own['solved'] > 0.9}; one-shot "
-        f"WDCE, p < 0.8: {shot['solved'] < 0.8},",
-        end=" ",
-    )
-    print(
-        f"rarer solution above 0.05: {min(shot['shares']) > 0.05}, KL(p*||p) over "
-        f"five times that of WDCE: {farther > 5}"
-    )
+    return {
+        "WDCE solves the puzzle, p > 0.9": own["solved"] > 0.9,
+        "one-shot WDCE solves it, p < 0.8": shot["solved"] < 0.8,
+        "its rarer solution above 0.05": min(shot["shares"]) > 0.05,
+        "its KL(p*||p) over five times that of WDCE": farther > 5,
+    }
+
+
+at = [claims(ends["WDCE", k], ends["one-shot WDCE", k]) for k in (3e-4, 1e-3)]
+Table([(name, at[0][name], at[1][name]) for name in at[0]], ("rate", 0.0003, 0.001))
+
 
 # %% tags=["nbval-ignore-output"]
-print("                  rate   solved   solution 1   solution 2   KL(p*||p)")
-for (name, rate), end in ends.items():
-    shares = " ".join(f"{share:12.3f}" for share in end["shares"])
-    print(
-        f"{name:15s} {rate:6g} {end['solved']:8.3f} {shares} "
-        f"{end['kl_target_policy']:11.3f}"
-    )
-print(
-    f"best product in forward KL                {forward_shares[0]:8.3f} "
-    f"{forward_shares[1]:12.3f} {forward_kl:11.3f}"
-)
-print(
-    f"diffu-GRPO       0.001 {after_grpo['solved']:8.3f}; KL(p||p*) "
-    f"{after_grpo['kl_policy_target']:.3f}"
+def numbers(end):
+    kl = (end["kl_target_policy"], end["kl_policy_target"])
+    return [end["solved"], *end["shares"], *kl]
+
+
+found = {key: numbers(end) for key, end in ends.items()}
+found["diffu-GRPO", 1e-3] = numbers(after_grpo)
+product = (sum(forward_shares), *forward_shares, forward_kl)
+found["best product", "–"] = [*product, kl_divergence(forward, log_target)]
+columns = ("solved", "solution 1", "solution 2", "KL(p*||p)", "KL(p||p*)")
+Table(
+    [(*key, *(f"{x:.3f}" for x in row)) for key, row in found.items()],
+    ("", "rate", *columns),
 )
 
 # %% [markdown]
-# At both rates it keeps both solutions, but it is a *bad* policy: it solves the puzzle six or seven times out of ten. The usual WDCE, with
-# the same weights, rate and number of steps, solves it in 96 % or more and is almost twenty times nearer to p\*. Look at the first step of
-# sampling, which is drawn from exactly these one-shot marginals (both WDCE policies at rate 3e-4, diffu-GRPO as in section 4). How
-# probable is the digit of solution 1 there, in the h cells where the solutions differ?
+# ("Best product": of section 5, in forward KL.) At both rates one-shot WDCE keeps both solutions, but it is a *bad* policy: it solves the
+# puzzle six or seven times out of ten. The usual WDCE, with the same weights, rate and number of steps, solves it in 96 % or more and is
+# almost twenty times nearer to p\*. Look at the first step of sampling, which is drawn from exactly these one-shot marginals (both WDCE
+# policies at rate 3e-4, diffu-GRPO as in section 4). How probable is the digit of solution 1 there, in the h cells where the solutions
+# differ?
 
 # %%
 of_1, of_2 = (digits[i] for i in where)
@@ -619,15 +657,21 @@ first_step = {
     name: log_p[differ, of_1[differ]].exp().tolist()
     for name, log_p in {**at_first, "p*": log_marginals}.items()
 }
-marginal = first_step["p*"]
-print("p*        ", [f"{p:.3f}" for p in marginal])
-print("reference ", [f"{p:.3f}" for p in first_step["reference"]])
+
+
+# %%
+def near_target(name):
+    pairs = zip(first_step[name], first_step["p*"], strict=True)
+    return all(abs(a - b) < 0.2 for a, b in pairs)
+
+
 for name in ("one-shot WDCE", "WDCE (DMPO)"):
-    pairs = zip(first_step[name], marginal, strict=True)
-    print(f"{name} within 0.2 of p*: {all(abs(a - b) < 0.2 for a, b in pairs)}")
-print(
-    "diffu-GRPO within 0.05 of 0 or of 1:",
-    all(min(p, 1 - p) < 0.05 for p in first_step["diffu-GRPO"]),
+    print(f"{name} within 0.2 of p*: {near_target(name)}")
+certain = all(min(p, 1 - p) < 0.05 for p in first_step["diffu-GRPO"])
+print("diffu-GRPO within 0.05 of 0 or of 1:", certain)
+Table(
+    [(k, *(f"{p:.3f}" for p in first_step[k])) for k in ("p*", "reference")],
+    ("digit of solution 1", *(f"blank {d + 1}" for d in differ.tolist())),
 )
 
 # %% tags=["nbval-ignore-output"] alt="Left: one-shot probability of solution 1's digit in four cells; diffu-GRPO at 1, one-shot WDCE, WDCE and p* at 0.6. Right: the probabilities of both solutions; WDCE lies on p*, diffu-GRPO in the corner of solution 1, one-shot WDCE between, above what a product can reach."
@@ -644,6 +688,28 @@ plt.show()
 # %% [markdown]
 # On the left the three lines at 0.6 nearly coincide: one-shot WDCE, WDCE and p\* agree on every marginal. On the right (colours as on the
 # left; p\* is the hollow square) they do not agree on the answers. All products are in the grey corner.
+#
+# **Check yourself.** Let one-shot WDCE (rate 3e-4) draw all five blanks in the *same* step, each from its own one-shot marginal. How often
+# does it then solve the puzzle?
+#
+# <details class="choice"><summary>Less than two times out of ten.</summary>
+#
+# **Right.** Now it is a product, with about 0.6 for each digit of solution 1 in four cells: about $0.6^4+0.4^4=0.16$. The rest
+# of its 0.66 came from the later passes, which see what was drawn before.
+#
+# </details>
+#
+# <details class="choice"><summary>Six or seven times out of ten, as before.</summary>
+#
+# **No.** Before, only the first digit was drawn from these marginals. Each later one was drawn given those before it.
+#
+# </details>
+#
+# <details class="choice"><summary>Nearly always, because the marginals are those of p\*.</summary>
+#
+# **No.** Each digit alone is as frequent as under p\*, but nothing makes the four digits belong to the same solution.
+#
+# </details>
 #
 # ## 7. What the hypothesis explains, and what it does not
 #
@@ -672,11 +738,11 @@ plt.show()
 # The last limitation concerns the target. Where $p_{\mathrm{ref}}(o;\sigma)$ depends on the order, REINFORCE with KL does not have its
 # optimum at p\*, even with infinitely many rollouts. If every order could have a policy of its own, it would be the mean of the tilted
 # orders, $\mathbb E_\sigma[p_{\mathrm{ref}}(o;\sigma) e^{r/\alpha}/Z(\sigma)]$. But orders share conditionals: one network answers for all
-# orders that lead to the same partial answer. The optimum then follows by backward induction over partial answers $s$,
+# orders that lead to the same partial answer. The optimum then follows by backward induction over partial answers $u$,
 #
-# $$V(s)=\frac1{|\text{hidden}|}\sum_{d\text{ hidden}}\alpha\log\sum_a\pi_{\mathrm{ref}}(x_d=a\mid s)\,e^{V(s,\,x_d=a)/\alpha},\qquad V(o)=r(o),$$
+# $$V(u)=\frac1{|\text{hidden}|}\sum_{d\text{ hidden}}\alpha\log\sum_a\pi_{\mathrm{ref}}(x_d=a\mid u)\,e^{V(u,\,x_d=a)/\alpha},\qquad V(o)=r(o),$$
 #
-# with $\pi(x_d=a\mid s)\propto\pi_{\mathrm{ref}}(x_d=a\mid s)\,e^{V(s,\,x_d=a)/\alpha}$. The logarithm stands inside the mean over $d$,
+# with $\pi(x_d=a\mid u)\propto\pi_{\mathrm{ref}}(x_d=a\mid u)\,e^{V(u,\,x_d=a)/\alpha}$. The logarithm stands inside the mean over $d$,
 # because the order is drawn, not chosen.
 
 # %%
@@ -687,18 +753,13 @@ best = regularised_optimum(
     log_pi.detach(), states, rewards(world.task, world.item, world.exact), 0.2
 )
 optimum = along_orders(best, states).exp().mean(dim=0).log()
-for name, log_p in {
-    "mean of the tilted orders": log_order_target(),
-    "optimum": optimum,
-}.items():
-    shares = [f"{p:.3f}" for p in log_p[where].exp().tolist()]
-    print(
-        f"KL(p*||{name}) = {kl_divergence(log_target, log_p):.5f} nats, shares {shares}"
-    )
-print(
-    "between the two: below 1e-5 nats: "
-    f"{kl_divergence(log_order_target(), optimum) < 1e-5}"
-)
+second, rows = log_order_target(), []
+for name, log_p in {"mean of the tilted orders": second, "optimum": optimum}.items():
+    shares = [f"{p:.3f}" for p in log_p[where].exp()]
+    rows.append((name, f"{kl_divergence(log_target, log_p):.5f}", *shares))
+close = kl_divergence(second, optimum) < 1e-5
+print(f"between the two: below 1e-5 nats: {close}")
+Table(rows, ("distribution p", "KL(p*||p), nats", "solution 1", "solution 2"))
 
 # %% [markdown]
 # On this puzzle the optimum is half a thousandth of a nat from p\*, a tenth of what the runs of REINFORCE with KL are away from it (0.004

@@ -14,7 +14,7 @@
 
 # %% tags=["hide-input"]
 try:
-    from toy.notebook import start
+    from toy.notebook import Table, start
 except ImportError:
     raise SystemExit(
         "dmpo_ref is not installed here: run `pip install -e '.[lab]'` in the "
@@ -26,6 +26,7 @@ start()
 import contextlib
 import io
 import tempfile
+from importlib.resources import files
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -45,16 +46,16 @@ disable_progress_bar()  # of reading and writing weights
 # %% [markdown]
 # ## 1. Two files, side by side
 #
-# A run is described by one YAML file. The cell prints every option whose value for LLaDA-8B differs from that of the toy.
+# A run is described by one YAML file. The table has every option whose value for LLaDA-8B differs from that of the toy.
 
 # %%
 toy, llada = (flat(load_config(name)) for name in ("toy_sudoku", "llada_sudoku"))
-toy["model.path"] = "…/" + "/".join(
-    Path(toy["model.path"]).parts[-2:]
-)  # its folder differs between machines
-for key in toy:
-    if toy[key] != llada[key]:
-        print(f"{key:<36}{toy[key]!s:<20}{llada[key]!s}")
+# Its folder differs between machines.
+toy["model.path"] = "…/" + "/".join(Path(toy["model.path"]).parts[-2:])
+Table(
+    [(key, toy[key], llada[key]) for key in toy if toy[key] != llada[key]],
+    ("option", "toy", "LLaDA-8B"),
+)
 
 # %% [markdown]
 # The options form five groups.
@@ -81,9 +82,7 @@ for key in toy:
 # The file also says, for each value, what is published and why it differs:
 
 # %%
-text = (
-    Path(__import__("dmpo_ref").__file__).parent / "presets" / "llada_sudoku.yaml"
-).read_text()
+text = (files("dmpo_ref") / "presets" / "llada_sudoku.yaml").read_text("utf-8")
 print("\n".join(line for line in text.splitlines() if "published:" in line))
 
 # %% [markdown]
@@ -141,8 +140,10 @@ plans = {
     name: make_plan(load_config("llada_sudoku", *overrides))
     for name, overrides in VARIANTS.items()
 }
-for name, each in plans.items():
-    print(f"{name:<18}{each.peak / 1e9:6.1f} GB {each.seconds:8.0f} s a round")
+Table(
+    [(name, f"{p.peak / 1e9:.1f}", f"{p.seconds:.0f}") for name, p in plans.items()],
+    ("variant", "peak memory, GB", "a round, s"),
+)
 
 # %% [markdown]
 # The prefix cache saves time and costs memory: the keys and values of 64 sequences take 17 GB. With checkpointing only the inputs of the
@@ -215,7 +216,8 @@ policy, tokenizer = load_policy(
     load_config("llada_sudoku", f"model.path={small}").model, torch.device("cpu")
 )
 print(type(policy).__name__, f"{policy.num_parameters():,} parameters,", policy.dtype)
-print([name for name, _ in policy.named_parameters() if ".blocks.0." in name])
+names = [name for name, _ in policy.named_parameters() if ".blocks.0." in name]
+print(*names, sep="\n")
 
 # %% [markdown]
 # Now `train`, with the *same preset* as the 8B model and overrides for size. One more override: no baseline. A random model solves nothing,
@@ -277,20 +279,19 @@ with contextlib.redirect_stderr(said):
     with contextlib.suppress(Killed):
         train(config, on_round=kill)
     resumed = train(config, resume=True)
-same = all(
-    torch.equal(a, b)
-    for a, b in zip(whole.policy.parameters(), resumed.policy.parameters(), strict=True)
-)
-print("a gradient in every step:", all(m["grad_norm"] > 0 for m in whole.metrics))
-print("stopped and resumed, bit for bit the same weights:", same)
-print(
-    "metrics of every gradient step the same:",
-    [m["loss"] for m in whole.metrics] == [m["loss"] for m in resumed.metrics],
-)
-print(
-    "each warned that no answer ends:",
-    said.getvalue().count("no answer ends within its 16 tokens") == 3,
-)
+
+# %%
+pairs = zip(whole.policy.parameters(), resumed.policy.parameters(), strict=True)
+same_weights = all(torch.equal(a, b) for a, b in pairs)
+losses, again = ([m["loss"] for m in run.metrics] for run in (whole, resumed))
+warned = said.getvalue().count("no answer ends within its 16 tokens")
+claims = {
+    "a gradient in every step": all(m["grad_norm"] > 0 for m in whole.metrics),
+    "stopped and resumed: bit for bit the same weights": same_weights,
+    "the same loss in every gradient step": losses == again,
+    "each warned that no answer ends": warned == 3,
+}
+Table(claims.items(), ("the three runs", "holds"))
 
 # %% [markdown]
 # A run warns on stderr, once for each kind of trouble; a random model does not end its answers.
@@ -302,29 +303,25 @@ print(
 # code for LLaDA can load.
 
 # %%
+rows = []
 for name, flags in (("adapters", []), ("merged", ["--merge"])):
     with contextlib.redirect_stdout(io.StringIO()):
         code = main(["export", str(folder / "stopped"), str(folder / name), *flags])
-    print(
-        f"{name:<9} exit code {code}:",
-        sorted(
-            path.name
-            for path in (folder / name).iterdir()
-            if path.suffix == ".safetensors"
-        ),
-    )
-merged, _ = load_policy(
-    load_config(
-        "llada_sudoku", f"model.path={folder / 'merged'}", "model.dtype=float32"
-    ).model,
-    torch.device("cpu"),
-)
+    written = sorted(path.name for path in (folder / name).glob("*.safetensors"))
+    rows.append((name, code, ", ".join(written)))
+Table(rows, ("export", "exit code", "file of weights"))
+
+# %% [markdown]
+# Does the merged checkpoint compute the same as the policy with adapters? Its weights are rounded to bfloat16, as the base is.
+
+# %%
+options = (f"model.path={folder / 'merged'}", "model.dtype=float32")
+config = load_config("llada_sudoku", *options).model
+merged, _ = load_policy(config, torch.device("cpu"))
 tokens = torch.arange(40).reshape(2, 20)
 with torch.no_grad():
     trained = resumed.policy(input_ids=tokens).logits
-    rounded = (
-        merged(input_ids=tokens).logits - trained
-    ).norm()  # the merged weights are bfloat16, as the base is
+    rounded = (merged(input_ids=tokens).logits - trained).norm()
     with resumed.policy.disable_adapter():
         learned = (resumed.policy(input_ids=tokens).logits - trained).norm()
 print(
@@ -333,6 +330,28 @@ print(
 )
 
 # %% [markdown]
+# **Check yourself.** Suppose that all random numbers came from one generator, which a process starts from the seed, and that checkpoints
+# did not store its state. What would no longer hold?
+#
+# <details class="choice"><summary>a gradient in every step</summary>
+#
+# **No.** Other random numbers give other rollouts and masks, but a gradient all the same.
+#
+# </details>
+#
+# <details class="choice"><summary>merging loses less than a hundredth</summary>
+#
+# **No.** That compares two forms of one policy on the same tokens, however the policy was trained.
+#
+# </details>
+#
+# <details class="choice"><summary>the same weights after a stop</summary>
+#
+# **Right.** The resumed run would draw the second round with the numbers of the first. In the run that was not stopped, the generator has
+# moved on by then.
+#
+# </details>
+#
 # ## 4. LLaDA-8B
 #
 # ```bash

@@ -15,7 +15,7 @@
 
 # %% tags=["hide-input"]
 try:
-    from toy.notebook import start
+    from toy.notebook import Table, start
 except ImportError:
     raise SystemExit(
         "dmpo_ref is not installed here: run `pip install -e '.[lab]'` in the "
@@ -40,7 +40,13 @@ from dmpo_ref.cli import main
 from dmpo_ref.config import TaskConfig
 from dmpo_ref.evaluation.gradings import grade_files, pass_at_k, summarise, wilson
 from dmpo_ref.evaluation.report import describe_item, format_scores
-from dmpo_ref.evaluation.table import PUBLISHED, as_columns, draw_table, format_table
+from dmpo_ref.evaluation.table import (
+    PUBLISHED,
+    TITLES,
+    as_columns,
+    draw_table,
+    list_settings,
+)
 from dmpo_ref.tasks import TASKS
 from toy import RESULTS
 
@@ -59,12 +65,40 @@ folder = Path(tempfile.mkdtemp())
 #
 # There are *two* published rows for the same base model: one from d1's files ([arXiv:2504.12216](https://arxiv.org/abs/2504.12216)), one
 # from the DMPO paper's own run ([arXiv:2510.08233v2](https://arxiv.org/abs/2510.08233v2), Figure 1). They differ by up to five points,
-# although the weights are the same. Remember this when a paper reports a gain of three points.
+# although the weights are the same. Remember this when a paper reports a gain of three points. Accuracies in %; for Sudoku they count blank
+# cells, not puzzles:
 
 # %%
-print(format_table(PUBLISHED))
+Table(
+    [
+        (TITLES[task], length, *(c.values.get((task, length), "–") for c in PUBLISHED))
+        for task, length in list_settings(PUBLISHED)
+    ],
+    ("task", "length", *(column.name for column in PUBLISHED)),
+)
 
 # %% [markdown]
+# **Check yourself.** You train LLaDA-8B-Instruct with a method of your own and measure 80.0 % on GSM8K at length 256. What is the gain?
+#
+# <details class="choice"><summary>3.6 points: d1's files can be graded by everyone.</summary>
+#
+# **No.** They show what the base model scores in d1's run. Yours may differ from it in more than the weights, as the paper's own run does.
+#
+# </details>
+#
+# <details class="choice"><summary>0.2 points: the higher row of the base model counts.</summary>
+#
+# **No.** Nothing says that the paper's run is more like yours than that of d1.
+#
+# </details>
+#
+# <details class="choice"><summary>The table does not say: run the base model yourself.</summary>
+#
+# **Right.** It is 3.6 points by one row and 0.2 by the other, and both rows are the same weights. Only if you evaluate the base model too,
+# in the same way, is the difference due to training.
+#
+# </details>
+#
 # ## 2. What n items can tell
 #
 # A share $\hat p$ of $n$ items is a measurement. Wilson's 95 % interval contains every $p$ at which the measured share is at most 1.96
@@ -78,15 +112,15 @@ print(format_table(PUBLISHED))
 # %%
 ITEMS = {"gsm8k": 1319, "math500": 500, "countdown": 256, "sudoku": 256}
 before, after = (column.values for column in PUBLISHED[1:])
+rows = []
 for task, n in ITEMS.items():
     (low_b, high_b), (low_a, high_a) = (
         wilson(row[task, 256][0] / 100, n) for row in (before, after)
     )
-    apart = "apart" if high_b < low_a else "overlap"
-    print(
-        f"{task:<10} {100 * low_b:5.1f} – {100 * high_b:4.1f}  →  {100 * low_a:5.1f} "
-        f"– {100 * high_a:4.1f}   {apart}"
-    )
+    ends = [f"{100 * low_b:.1f} – {100 * high_b:.1f}"]
+    ends += [f"{100 * low_a:.1f} – {100 * high_a:.1f}"]
+    rows.append((TITLES[task], *ends, "apart" if high_b < low_a else "overlap"))
+Table(rows, ("95 % interval, %", "LLaDA-8B-Instruct", "DMPO", "the two"))
 
 # %% tags=["nbval-ignore-output", "slide", "hide-input"] alt="Published accuracies of LLaDA-8B and DMPO with intervals for four benchmarks. They overlap on GSM8K and MATH-500; on Countdown and Sudoku DMPO is clearly higher."
 figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
@@ -153,7 +187,7 @@ plt.show()
 # `published` repeats the rules of the published tables, including their mistakes, so that numbers are comparable. `strict` accepts an
 # answer only if it is correct. Each answer below is graded by both; read the reasons.
 
-# %% tags=["slide"]
+# %%
 CASES = [
     (
         "sudoku",
@@ -166,13 +200,14 @@ CASES = [
     ("gsm8k", ("How many?", 5.0), r"First \boxed{3}, so in all \boxed{5}"),
     ("gsm8k", ("How many?", 12.0), r"\boxed{12 or 13}"),
 ]
+
+# %% tags=["slide"]
+rows = []
 for task, (question, truth), text in CASES:
     grade = TASKS[task].grade(TASKS[task].from_record(question, truth), text)
     marks = [f"{v.right}/{v.total}" for v in (grade.published, grade.strict)]
-    print(
-        f"{task:<10}{text[:42]!r:<46} published {marks[0]}, strict "
-        f"{marks[1]}\n{'':10}strict: {grade.strict.reason}"
-    )
+    rows.append((text.replace("\n", " "), task, *marks, grade.strict.reason))
+Table(rows, ("answer", "task", "published", "strict", "reason of strict"))
 
 # %% [markdown]
 # - The Sudoku answer fills both blanks as in the stored solution, so it scores 2 of 2 cells; but it has changed a *clue*, so it does not
@@ -184,6 +219,26 @@ for task, (question, truth), text in CASES:
 #
 # Neither grading always gives higher scores. But only `strict` is safe to maximise: a policy that maximises `published` can learn its
 # mistakes.
+#
+# **Check yourself.** A problem of GSM8K has the answer 12. A response ends with `It may be \boxed{12}. No, it is \boxed{10}.` It is graded …
+#
+# <details class="choice"><summary>right by both</summary>
+#
+# **No.** The strict rule reads the last box, and 10 is wrong.
+#
+# </details>
+#
+# <details class="choice"><summary>right by `published`, wrong by `strict`</summary>
+#
+# **Right.** `published` reads the first box, 12, and `strict` the last one, 10, which is what the response ends with.
+#
+# </details>
+#
+# <details class="choice"><summary>wrong by `published`, right by `strict`</summary>
+#
+# **No.** That is what happens where the first box is wrong and the last one right, as in "First 3, so in all 5".
+#
+# </details>
 #
 # ## 4. Files that already exist
 #
@@ -207,7 +262,9 @@ records = [
 ]
 path = folder / "files" / "sudoku_instruct_256_128_0_generations.json"
 path.parent.mkdir()
-path.write_text(json.dumps({"generations": records, "gen_length": 256}))
+_ = path.write_text(json.dumps({"generations": records, "gen_length": 256}))
+
+# %%
 items, problems = grade_files([path])
 items = [replace(item, run="instruct") for item in items]
 print(format_scores(summarise(items)))
@@ -259,6 +316,26 @@ for turn in countdown.prompt(countdown.parse("30,100,93=37")):
 print(f"[assistant]\n{countdown.prefill}…")
 
 # %% [markdown]
+# **Check yourself.** With `few_shot=2` instead of 1, how many turns does the conversation have before the model writes?
+#
+# <details class="choice"><summary>Five, and the beginning of a sixth.</summary>
+#
+# **Right.** Two examples of two turns each and the question; then `<reasoning>` begins the turn of the model.
+#
+# </details>
+#
+# <details class="choice"><summary>Three, and the beginning of a fourth.</summary>
+#
+# **No.** That is `few_shot=1`, as shown. Each further example adds a question and its answer.
+#
+# </details>
+#
+# <details class="choice"><summary>Six: three questions and three answers.</summary>
+#
+# **No.** The third answer is what the model writes; the prefill is only its first word.
+#
+# </details>
+#
 # ## 6. An evaluation from beginning to end
 #
 # `dmpo evaluate` writes each answer to a results file as soon as it is generated. The toy policy on 32 puzzles, with four samples each:
@@ -282,13 +359,13 @@ code = main(arguments)
 # $$\text{pass@}k = 1 - \binom{n-c}{k} \Big/ \binom{n}{k}.$$
 
 # %%
-print(
-    "2 right of 4 samples:",
-    {
-        k: round(value, 3)
-        for k, value in pass_at_k([[True, True, False, False]]).items()
-    },
+passes = pass_at_k([[True, True, False, False]])
+Table(
+    [("2 right of 4 samples", *(f"{value:.3f}" for value in passes.values()))],
+    ("", *(f"pass@{k}" for k in passes)),
 )
+
+# %%
 _, strict = summarise(
     grade_files([folder / "reference" / "sudoku_random_order.jsonl"])[0]
 )
@@ -347,7 +424,7 @@ print(f"exit code {code}, {said.getvalue().replace(str(folder), '…')}")
 # dmpo evaluate text_sudoku model.path=runs/text_sudoku --output toy/results/text/dmpo
 # ```
 #
-# Every answer is in the repository, so the table is made here, from the files:
+# Every answer is in the repository, so the table is made here, from the files (confidence sampler, strict grading):
 
 # %%
 STORED = RESULTS / "text"
@@ -356,11 +433,16 @@ answers = [
     for file in sorted(STORED.glob("*/*.jsonl"))
     for item in grade_files([file])[0]
 ]
-columns = sorted(
-    as_columns(summarise(answers)), key=lambda column: column.name, reverse=True
-)
+columns = as_columns(summarise(answers))
 plain = [column for column in columns if ", confidence, strict" in column.name]
-print(format_table(plain))
+plain.sort(key=lambda column: column.name, reverse=True)
+rows = [
+    (TITLES[task], column.name.split()[0], accuracy)
+    for column in plain
+    for (task, _), accuracy in column.values.items()
+]
+rows.sort(key=lambda row: row[0])
+Table(rows, ("task", "policy", "accuracy, % [95 % interval]"))
 
 # %% [markdown]
 # Countdown improves by 39 points and Sudoku by 24, and the intervals do not overlap.
@@ -400,6 +482,7 @@ for task, answered in pairs.items():
 # only after? Under the hypothesis that nothing has changed, each of these is a fair coin (McNemar's test).
 
 # %%
+rows = []
 for task, answered in pairs.items():
     before, after = (
         [bool(item.grade.strict.right) for item in items] for items in answered
@@ -408,12 +491,33 @@ for task, answered in pairs.items():
     won = sum(a and not b for b, a in zip(before, after, strict=True))
     coins = sum(math.comb(lost + won, k) for k in range(min(lost, won) + 1))
     p = min(1.0, 2 * coins / 2 ** (lost + won))
-    print(f"{task:9s} solved only before {lost}, only after {won}: p = {p:.1e}")
+    rows.append((TITLES[task], lost, won, f"{p:.1e}"))
+Table(rows, ("solved", "only before", "only after", "p"))
 
 # %% [markdown]
 # The paired test is sharper than the two intervals: it looks only at the problems on which the policies differ. What it does *not* cover is
 # the noise of training. This is seed 0; seeds 1 and 2 ended at 72 and 70 % on Countdown, at 70 and 65 % on Sudoku
 # ([the page](../book/text.md)).
+#
+# **Check yourself.** One policy solves 64 of 128 problems and another one 74 of the same. When is the evidence for a difference stronger?
+#
+# <details class="choice"><summary>In both cases alike: the two totals decide.</summary>
+#
+# **No.** The totals hide how often the policies disagree, and only there can a difference show.
+#
+# </details>
+#
+# <details class="choice"><summary>If the second solves all that the first one solves, and 10 more.</summary>
+#
+# **Right.** Ten coins that all fall on one side have p = 0.002.
+#
+# </details>
+#
+# <details class="choice"><summary>If 30 are solved only by the first, and 40 only by the second.</summary>
+#
+# **No.** The difference is the same, but seventy fair coins fall 30 to 40 or farther apart in 28 of 100 cases: p = 0.28.
+#
+# </details>
 #
 # ## 8. LLaDA-8B
 #
@@ -429,15 +533,31 @@ for task, answered in pairs.items():
 # `dmpo table` shows the runs next to the published numbers, each with its source and its interval. Without a GPU, the text model is there.
 
 # %%
-config = load_config("llada_countdown")
-print(
-    config.evaluation.sampler.name,
-    config.evaluation.sampler.response_length,
-    config.evaluation.sampler.steps,
-    config.evaluation.sampler.temperature,
-)
+sampler = load_config("llada_countdown").evaluation.sampler
+keys = ("name", "response_length", "steps", "temperature")
+Table([(key, getattr(sampler, key)) for key in keys], ("evaluation.sampler", "value"))
 
 # %% [markdown]
+# **Check yourself.** How many steps does the sampler take for an answer of 512 tokens under `--lengths 128,256,512`?
+#
+# <details class="choice"><summary>128</summary>
+#
+# **No.** That would fill four tokens in each step: another sampler, with numbers that are not comparable.
+#
+# </details>
+#
+# <details class="choice"><summary>256</summary>
+#
+# **Right.** The steps grow with the length, so that each still fills two tokens, as in the published protocol.
+#
+# </details>
+#
+# <details class="choice"><summary>512</summary>
+#
+# **No.** That is one token in each step. The protocol of the tables has half as many steps as tokens.
+#
+# </details>
+#
 # ## To remember
 #
 # - Two published rows of one base model differ by up to five points; with 500 items the interval is about four points to each side.

@@ -128,6 +128,26 @@ Table(
 # Each blank has its own distribution. Drawn independently, positions 4 and 5, in one row, can both be 1. So blanks are filled one after
 # the other.
 #
+# **Check yourself.** Positions 4 and 5 are drawn in the same pass, each from its row of the table. How often do both become 1?
+#
+# <details class="choice"><summary>In 25 of 100 cases.</summary>
+#
+# **No.** That would hold if position 5 were 1 only where position 4 is 1 too. But neither draw sees the other.
+#
+# </details>
+#
+# <details class="choice"><summary>In 20 of 100 cases.</summary>
+#
+# **Right.** The two draws are independent: $0.81\cdot0.25=0.20$.
+#
+# </details>
+#
+# <details class="choice"><summary>Never: the rule forbids it.</summary>
+#
+# **No.** Each row of the table is about one blank alone. A digit that is not yet there rules out nothing.
+#
+# </details>
+#
 # ## 2. What should the policy become?
 #
 # One could ask for the highest reward. But a policy that always writes the same solution reaches it too. DMPO asks for the
@@ -229,6 +249,27 @@ r = reward(tokens)
 print(f"{r.sum().item():.0f} of the {N} are right")
 
 # %% [markdown]
+# **Check yourself.** A puzzle has two blanks, so two orders. An answer has $p(o;\sigma)=0.30$ in one order and 0.20 in the other.
+# What is $p(o)$?
+#
+# <details class="choice"><summary>0.50</summary>
+#
+# **No.** The sum would be right if both orders were always taken. Each is drawn with probability 1/2.
+#
+# </details>
+#
+# <details class="choice"><summary>0.06</summary>
+#
+# **No.** The product is the probability that two rollouts, one in each order, *both* give this answer.
+#
+# </details>
+#
+# <details class="choice"><summary>0.25</summary>
+#
+# **Right.** The order is drawn uniformly, so p(o) is the mean of 0.30 and 0.20.
+#
+# </details>
+#
 # ## 4. Step 2: the same rollouts under the reference
 #
 # $\log p_{\text{ref}}(o;\sigma)$ of each rollout, along the order in which it was drawn. In the first round $p_{\text{ref}}$ and
@@ -242,6 +283,26 @@ log_ref = minimal.path_log_prob(policy, tokens, order, mask_id, allowed)
 print("log p_ref = log p_old in the first round:", torch.allclose(log_ref, log_old))
 
 # %% [markdown]
+# **Check yourself.** In a later round, $\log p_{\text{ref}}-\log p_{\text{old}}$ of a rollout is −2. What does that say?
+#
+# <details class="choice"><summary>The policy writes it about seven times as often as the reference, in this order.</summary>
+#
+# **Right.** $e^{2}=7.4$. The policy was trained in the meantime, the reference was not.
+#
+# </details>
+#
+# <details class="choice"><summary>There is an error somewhere: the two numbers should agree.</summary>
+#
+# **No.** They agree in the first round only, when both are the same policy.
+#
+# </details>
+#
+# <details class="choice"><summary>The reference writes it about seven times less often than at the beginning.</summary>
+#
+# **No.** The reference stays as it is. What has changed is the policy that draws.
+#
+# </details>
+#
 # ## 5. Step 3: weigh
 #
 # We cannot draw from $p^*$, but we can weigh what we drew. With the log-weight $\ell_n = r_n/\alpha + \log p_{\text{ref}}(o_n;\sigma_n) -
@@ -314,6 +375,26 @@ for n, k in itertools.product(range(3), range(R)):
 Table(shown, ("rollout", "mask", "what the model sees", "m"))
 
 # %% [markdown]
+# **Check yourself.** How probable is it that a given one of the five blanks is hidden by a mask?
+#
+# <details class="choice"><summary>3/5</summary>
+#
+# **Right.** The mean of m = 1, …, 5 is 3, and all blanks are equally likely to be among the m.
+#
+# </details>
+#
+# <details class="choice"><summary>1/2</summary>
+#
+# **No.** That would be a coin flip for each blank, or m drawn from 0 to 5. Here at least one blank is hidden.
+#
+# </details>
+#
+# <details class="choice"><summary>1/5</summary>
+#
+# **No.** That is the probability that m has a certain value, or that a blank is the hidden one if m = 1.
+#
+# </details>
+#
 # ## 7. Step 5: the NELBO
 #
 # The probability of an answer, averaged over all orders, is expensive to compute. The negative evidence lower bound (NELBO) is cheap to
@@ -340,6 +421,26 @@ print(f"-log p(o) itself: {-reference.log_prob[place]:.2f} nats")
 # %% [markdown]
 # Two masks give a noisy estimate; many come close to the exact value. A gradient step averages over all rollouts, so a few masks of each
 # are enough.
+#
+# **Check yourself.** Two masks estimate the NELBO of an answer as 0.5 nats, and $-\log p(o)$ is 1.0. Is there an error in the code?
+#
+# <details class="choice"><summary>Yes: the NELBO is an upper bound, so no estimate can be below 1.0.</summary>
+#
+# **No.** The bound holds for the mean over all masks. One estimate may be far above or far below it.
+#
+# </details>
+#
+# <details class="choice"><summary>No: only the mean of many estimates must be at least 1.0.</summary>
+#
+# **Right.** Each estimate is unbiased, but noisy. Rollout 0 above is such a case: 0.04 from two masks, and 1.02 nats.
+#
+# </details>
+#
+# <details class="choice"><summary>No: the NELBO is a lower bound.</summary>
+#
+# **No.** The ELBO is a lower bound of $\log p(o)$. With the sign changed, the NELBO is an upper bound of $-\log p(o)$.
+#
+# </details>
 #
 # ## 8. Step 6: the loss
 #
@@ -378,6 +479,26 @@ with torch.no_grad():
 print("the loss on this batch is lower:", (after < loss).item())
 
 # %% [markdown]
+# **Check yourself.** Four rollouts have the weights ½, ½, 0, 0 and the NELBOs 2, 4, 6, 8 nats; L = 5. What is WDCE?
+#
+# <details class="choice"><summary>1.0</summary>
+#
+# **No.** That is the mean of all four, divided by L. The rollouts of weight 0 would count like the others.
+#
+# </details>
+#
+# <details class="choice"><summary>3.0</summary>
+#
+# **No.** That is the weighted mean. It still has to be divided by the number of blanks.
+#
+# </details>
+#
+# <details class="choice"><summary>0.6</summary>
+#
+# **Right.** $(\tfrac12\cdot2+\tfrac12\cdot4)/5=0.6$. Rollouts of weight 0 do not enter.
+#
+# </details>
+#
 # ## 9. The loop
 #
 # The steps in order: draw N rollouts, weigh them once, take K gradient steps, each on masks of its own; then draw again from the new
@@ -521,6 +642,26 @@ Image(filename=figures / "demo.png") if (figures / "demo.png").is_file() else pr
 # network is surest) from 0.13 to 1.00: the reference is most often wrong, so its most probable answer is usually wrong. Cells that break a
 # rule are shaded.
 # Bottom: left, the ESS of both acts; middle and right, act (b), the puzzle above.*
+#
+# **Check yourself.** Three rounds took 12 gradient steps. Which override gives 24 steps with the same number of rollouts?
+#
+# <details class="choice"><summary>`train.rounds=6`</summary>
+#
+# **No.** Each round draws rollouts of its own, so twice as many are drawn as well.
+#
+# </details>
+#
+# <details class="choice"><summary>`train.steps_per_round=8`</summary>
+#
+# **Right.** K is 8 instead of 4: more steps on the same rollouts, each on new masks.
+#
+# </details>
+#
+# <details class="choice"><summary>`train.num_rollouts=128`</summary>
+#
+# **No.** That doubles the rollouts of a round. The number of steps stays 12.
+#
+# </details>
 #
 # ## To remember
 #

@@ -220,7 +220,8 @@ Table(rows, ("answer", "task", "published", "strict", "reason of strict"))
 # Neither grading always gives higher scores. But only `strict` is safe to maximise: a policy that maximises `published` can learn its
 # mistakes.
 #
-# **Check yourself.** A problem of GSM8K has the answer 12. A response ends with `It may be \boxed{12}. No, it is \boxed{10}.` It is graded …
+# **Check yourself.** A problem of GSM8K has the answer 12. A response ends with `It may be \boxed{12}. No, it is \boxed{10}.`
+# It is graded …
 #
 # <details class="choice"><summary>right by both</summary>
 #

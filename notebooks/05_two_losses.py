@@ -33,7 +33,7 @@
 
 # %% tags=["hide-input"]
 try:
-    from toy.notebook import start
+    from toy.notebook import Table, start
 except ImportError:
     raise SystemExit(
         "dmpo_ref is not installed here: run `pip install -e '.[lab]'` in the "
@@ -45,6 +45,7 @@ start()
 import copy
 import itertools
 import math
+from functools import partial
 
 import matplotlib.pyplot as plt
 import torch
@@ -72,7 +73,7 @@ from toy.enumeration import (
     uniform_sizes,
 )
 from toy.figures.losses import draw_minima, draw_schemes, draw_wddo
-from toy.numerics import finite_differences, minimise, show_gradients
+from toy.numerics import compare_gradients, finite_differences, minimise
 from toy.oracle import kl_divergence, tilted
 from toy.studies.acts import by_name, read
 from toy.tabular import two_tokens
@@ -81,26 +82,34 @@ from toy.tabular import two_tokens
 # ## 1. A masked diffusion model of two tokens
 #
 # A response is $o=(o_1,o_2)$, each 0 or 1. A masked diffusion model gives, for each hidden position, a distribution given what is not
-# hidden. With two positions and two symbols that is six numbers: θ[d, s] is the logit of "token d is 1" when the other token is hidden (s =
-# 0), is a 0 (s = 1) or is a 1 (s = 2). `toy.tabular.two_tokens` makes a model of them; its `score` is $\log\pi$ of each hidden token:
+# hidden. With two positions and two symbols that is six numbers: θ[d, u] is the logit of "token d is 1" when the other token is hidden (u =
+# 0), is a 0 (u = 1) or is a 1 (u = 2). `toy.tabular.two_tokens` makes a model of them; its `score` is $\log\pi$ of each hidden token:
 
 # %%
 ANSWERS = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]])
 theta_old = torch.tensor([[0.3, -0.8, 0.6], [-0.2, 1.0, 0.4]], dtype=torch.float64)
 p_old = two_tokens(theta_old)
-print(p_old.score(ANSWERS, hidden=torch.tensor([True, True])).exp())
+NAMES = ("00", "01", "10", "11")
+of_each = p_old.score(ANSWERS, hidden=torch.tensor([True, True])).exp()
+Table(
+    [
+        (name, *(f"{p:.4f}" for p in of))
+        for name, of in zip(NAMES, of_each, strict=True)
+    ],
+    ("answer", "π(o₁ | M, M)", "π(o₂ | M, M)"),
+)
 
 # %% [markdown]
 # There are two orders in which the tokens can be unmasked. Along "first, then second" the probability is $\pi(o_1\mid M,M)\,\pi(o_2\mid
 # o_1,M)$. Do the two orders give the same distribution?
 
 # %%
-for name, values in (
-    ("1 then 2", p_old.path_log_probs()[0]),
-    ("2 then 1", p_old.path_log_probs()[1]),
-    ("p_old", p_old.log_prob()),
-):
-    print(f"{name:10s}", [f"{p:.3f}" for p in values.exp().tolist()])
+one_two, two_one = p_old.path_log_probs()
+named = {"1 then 2": one_two, "2 then 1": two_one, "p_old": p_old.log_prob()}
+Table(
+    [(name, *(f"{p:.3f}" for p in log_p.exp())) for name, log_p in named.items()],
+    ("probability of", *NAMES),
+)
 
 # %% [markdown]
 # They do not: the six conditionals need not belong to one joint distribution. The sampler, which chooses an order at random, draws from
@@ -118,16 +127,36 @@ first, second, both = p_old.mask_estimates()  # (L/m) Σ log π, by what is hidd
 elbo = first / 4 + second / 4 + both / 2
 torch.testing.assert_close(elbo, p_old.elbo())
 torch.testing.assert_close(elbo, p_old.path_log_probs().mean(dim=0))
-print(
-    "log p_old",
-    [f"{x:.3f}" for x in p_old.log_prob().tolist()],
-    "\nELBO     ",
-    [f"{x:.3f}" for x in elbo.tolist()],
+named = {"log p_old": p_old.log_prob(), "ELBO": elbo}
+Table(
+    [(name, *(f"{x:.3f}" for x in values)) for name, values in named.items()],
+    ("nats", *NAMES),
 )
 
 # %% [markdown]
 # The ELBO is the mean over orders of $\log p(o;\sigma)$ (asserted above), so it lies below $\log p(o)$, and the gap is largest where the
 # orders disagree most.
+#
+# **Check yourself.** Along its two orders an answer has probability 0.1 and 0.4. What are its log p and its ELBO?
+#
+# <details class="choice"><summary>log 0.25 and log 0.1</summary>
+#
+# **No.** The ELBO is not the log-probability along the worst order. It is the mean of both.
+#
+# </details>
+#
+# <details class="choice"><summary>log 0.25 and log 0.2</summary>
+#
+# **Right.** p is the mean of the probabilities, (0.1 + 0.4)/2. The ELBO is the mean of the logarithms, ½ log(0.1 · 0.4) = log 0.2. The gap
+# is log(0.25/0.2) = 0.22 nats.
+#
+# </details>
+#
+# <details class="choice"><summary>log 0.25 and log 0.25</summary>
+#
+# **No.** They are equal only if both orders give the answer the same probability.
+#
+# </details>
 #
 # ## 2. WDCE: forward KL on weighted rollouts
 #
@@ -136,7 +165,13 @@ print(
 # %%
 reward, alpha = torch.tensor([0.0, 1.0, 0.6, 0.0], dtype=torch.float64), 0.5
 log_target = tilted(torch.full((4,), -math.log(4), dtype=torch.float64), reward, alpha)
-print("p*", [f"{p:.3f}" for p in log_target.exp().tolist()])
+Table(
+    [
+        ("r", *(f"{r:.1f}" for r in reward)),
+        ("p*", *(f"{p:.3f}" for p in log_target.exp())),
+    ],
+    ("", *NAMES),
+)
 
 # %% [markdown]
 # Start from the divergence that covers all modes:
@@ -181,28 +216,32 @@ def wdce_by_hand(theta, tokens, masks, weight):
 # %%
 tokens = ANSWERS[None]  # [G = 1, N = 4, L = 2]
 weight = log_target.exp()[None]  # each answer drawn once from a uniform p_old: w = p*
-masks = draw_masks(
-    "exact", torch.ones(1, 4, 2, dtype=torch.bool), 3, [stream(0, "masks")]
-)
+response = torch.ones(1, 4, 2, dtype=torch.bool)
+masks = draw_masks("exact", response, 3, [stream(0, "masks")])
 theta = (theta_old + 0.3).requires_grad_()
-log_prob = sequence_log_prob(
-    two_tokens(theta).score(tokens[:, :, None], masks.hidden), masks
-)  # -L_hat, averaged over masks, [1, 4]
-library, by_hand = (
-    wdce(log_prob / 2, weight - 1 / 4),
-    wdce_by_hand(theta, tokens, masks, weight - 1 / 4),
-)
+
+
+def log_prob_of(theta):
+    """−L_hat of each rollout, averaged over its masks, [1, 4]."""
+    scores = two_tokens(theta).score(tokens[:, :, None], masks.hidden)
+    return sequence_log_prob(scores, masks)
+
+
+# %%
+library = wdce(log_prob_of(theta) / 2, weight - 1 / 4)
+by_hand = wdce_by_hand(theta, tokens, masks, weight - 1 / 4)
 torch.testing.assert_close(library, by_hand, rtol=1e-12, atol=0)
 print(f"by hand {by_hand.item():.6f}, dmpo_ref.losses.wdce {library.item():.6f}")
 
 # %% [markdown]
-# **The gradient.** $\partial \log\pi(o_d)/\partial\theta_{d,s}=o_d-\mathrm{sigmoid}(\theta_{d,s})$: what was observed minus what was
+# **The gradient.** $\partial \log\pi(o_d)/\partial\theta_{d,u}=o_d-\mathrm{sigmoid}(\theta_{d,u})$: what was observed minus what was
 # expected. So
 #
-# $$\frac{\partial\,\mathrm{WDCE}}{\partial\theta_{d,s}}=-\frac1{L}\sum_n w_{\mathrm{real}}[n]\;
-#   \frac1R\sum_{r:\ d\text{ masked, other in state }s}\frac L{m_r}\,\bigl(o_{n,d}-\mathrm{sigmoid}(\theta_{d,s})\bigr).$$
+# $$\frac{\partial\,\mathrm{WDCE}}{\partial\theta_{d,u}}=-\frac1{L}\sum_n w_{\mathrm{real}}[n]\;
+#   \frac1R\sum_{r:\ d\text{ masked, other in state }u}\frac L{m_r}\,\bigl(o_{n,d}-\mathrm{sigmoid}(\theta_{d,u})\bigr).$$
 #
-# The formula, autograd, and finite differences of `wdce_by_hand` (`toy.numerics`) side by side:
+# The formula, autograd, and finite differences of `wdce_by_hand` (`toy.numerics`) side by side. (`compare_gradients` raises an error where
+# two of them differ by more than $10^{-9}$. Its indices are those of the code, from 0.)
 
 
 # %%
@@ -222,42 +261,41 @@ def log_prob_gradients(theta, tokens, masks):
 
 # %%
 start_point = theta.detach()
+of_log_prob = log_prob_gradients(start_point, tokens, masks)
+formula = -torch.einsum("n,ndu->du", (weight - 1 / 4)[0], of_log_prob) / 2
 (autograd,) = torch.autograd.grad(library, theta)
-formula = (
-    -torch.einsum(
-        "n,nds->ds", (weight - 1 / 4)[0], log_prob_gradients(start_point, tokens, masks)
-    )
-    / 2
-)
 numeric = finite_differences(
     lambda t: wdce_by_hand(t, tokens, masks, weight - 1 / 4), start_point
 )
-show_gradients(formula, autograd, numeric)
+WAYS = ("θ[d, u]", "by hand", "autograd", "finite differences")
+Table(compare_gradients(formula, autograd, numeric), WAYS)
 
 # %% [markdown]
 # **Where it is stationary.** With all answers and all masks in the sum, WDCE is a weighted cross-entropy for each of the six conditionals
 # separately. Its minimum is known: $\pi(o_d\mid\text{rest})=p^*(o_d\mid\text{rest})$. Put these six numbers in: is the gradient 0,
 # is $p_\theta=p^*$, and how large is the gap?
 
+
+# %%
+def conditional_logits(p):
+    """log p(o_1 = 1 | o_2) − log p(o_1 = 0 | o_2) with o_2 hidden, 0 and 1, of a joint
+    distribution p[o_1, o_2]."""
+    zero, one = torch.cat([p.sum(dim=1, keepdim=True), p], dim=1)
+    return (one / zero).log()
+
+
 # %%
 p = log_target.exp().reshape(2, 2)  # p*(o_1, o_2)
-odds = torch.stack(
-    [torch.stack([p[1].sum() / p[0].sum(), p[1, 0] / p[0, 0], p[1, 1] / p[0, 1]]),
-     torch.stack([p[:, 1].sum() / p[:, 0].sum(), p[0, 1] / p[0, 0], p[1, 1] / p[1, 0]])]
-)  # fmt: skip
-theta_star = odds.log().requires_grad_()
-optimum = two_tokens(theta_star)
+theta_star = torch.stack([conditional_logits(p), conditional_logits(p.T)])
+optimum = two_tokens(theta_star.requires_grad_())
 (gradient,) = torch.autograd.grad(
     wdce(optimum.elbo()[None] / 2, log_target.exp()[None]), theta_star
 )
+kl = kl_divergence(log_target, optimum.log_prob().detach())
+gap = (optimum.log_prob() - optimum.elbo()).abs().max().item()
 print("gradient is 0:", gradient.abs().max().item() < 1e-12)
-print(
-    "KL(p*||p_theta) "
-    f"{abs(kl_divergence(log_target, optimum.log_prob().detach())):.4f} nats"
-)
-print(
-    f"largest gap {(optimum.log_prob() - optimum.elbo()).abs().max().item():.4f} nats"
-)
+columns = ("KL(p*||p_theta), nats", "largest gap, nats")
+Table([(f"{abs(kl):.4f}", f"{gap:.4f}")], columns)
 
 # %% [markdown]
 # At the optimum the bound is tight: the conditionals of one joint distribution agree along every order. So a loss made of ELBOs can have
@@ -337,12 +375,8 @@ print(
 # %%
 at_optimum = (4 * weight).log().requires_grad_()
 (gradient,) = torch.autograd.grad(wddo(at_optimum, weight), at_optimum)
-print(
-    "gradient at e^delta = N w is 0:",
-    gradient.abs().max().item() < 1e-12,
-    "| N w:",
-    [f"{x:.3f}" for x in (4 * weight)[0].tolist()],
-)
+print("gradient at e^delta = N w is 0:", gradient.abs().max().item() < 1e-12)
+Table([("N w", *(f"{x:.3f}" for x in 4 * weight[0]))], ("answer", *NAMES))
 
 # %% tags=["nbval-ignore-output", "slide", "hide-input"] alt="Left: the loss of WDDO against Delta for three weights, each with its minimum at log Nw. Right: minus its gradient, falling through 0 there; dashed constants for WDCE."
 draw_wddo((0.1, 1.0, 3.0))
@@ -360,9 +394,8 @@ plt.show()
 # equally likely under the uniform policy:
 
 # %%
-theta_0 = torch.zeros(
-    2, 3, dtype=torch.float64, requires_grad=True
-)  # p_old = p_ref = uniform along every order
+# p_old = p_ref, uniform along every order
+theta_0 = torch.zeros(2, 3, dtype=torch.float64, requires_grad=True)
 weight_8 = (log_target.exp().repeat(2) / 2)[None]  # rollouts (o, order), N = 8
 
 
@@ -371,21 +404,22 @@ def losses_on_paths(theta):
     return wddo(log_policy + math.log(4), weight_8), wdce(log_policy, weight_8 - 1 / 8)
 
 
-of_wddo, of_wdce = (
-    torch.autograd.grad(loss, theta_0, retain_graph=True)[0]
-    for loss in losses_on_paths(theta_0)
-)
+def gradients(theta):
+    losses = losses_on_paths(theta)
+    return [torch.autograd.grad(x, theta, retain_graph=True)[0] for x in losses]
+
+
+# %%
+of_wddo, of_wdce = gradients(theta_0)
 torch.testing.assert_close(of_wddo, of_wdce / 2)
-print(
-    "WDDO / WDCE - uniform, at the start:",
-    [f"{x:.3f}" for x in (of_wddo / of_wdce).flatten().tolist()],
+print("gradient of WDDO / gradient of WDCE - uniform, at the start")
+Table(
+    [(f"token {d + 1}", *(f"{x:.3f}" for x in (of_wddo / of_wdce)[d])) for d in (0, 1)],
+    ("", "other token hidden", "a 0", "a 1"),
 )
 
 # %%
-wddo_at_target, wdce_at_target = (
-    torch.autograd.grad(loss, theta_star, retain_graph=True)[0].abs().max().item()
-    for loss in losses_on_paths(theta_star)
-)
+wddo_at_target, wdce_at_target = (x.abs().max().item() for x in gradients(theta_star))
 print("at p*: gradient of WDDO is 0:", wddo_at_target < 1e-12)
 print(
     f"at p*: largest component of the gradient of WDCE - uniform: {wdce_at_target:.3f}"
@@ -415,23 +449,16 @@ print(
 
 
 # %%
-def log_prob_of(t):
-    scores = two_tokens(t).score(tokens[:, :, None], masks.hidden)
-    return sequence_log_prob(scores, masks)
+def wddo_of(theta):
+    return wddo(log_prob_of(theta) - log_prob_of(theta_old), weight)
 
 
-def wddo_of(t):
-    return wddo(log_prob_of(t) - log_prob_of(theta_old), weight)
-
-
-delta = log_prob.detach() - log_prob_of(theta_old)
+delta = log_prob_of(start_point) - log_prob_of(theta_old)
 coefficient = -weight * torch.sigmoid(-delta) + torch.sigmoid(delta) / 4
-formula = torch.einsum(
-    "n,nds->ds", coefficient[0], log_prob_gradients(start_point, tokens, masks)
-)
+formula = torch.einsum("n,ndu->du", coefficient[0], of_log_prob)
 (autograd,) = torch.autograd.grad(wddo_of(theta), theta)
 numeric = finite_differences(wddo_of, start_point)
-show_gradients(formula, autograd, numeric)
+Table(compare_gradients(formula, autograd, numeric), WAYS)
 
 # %% [markdown]
 # **Check yourself.** At Δ = 0, minus the gradient of WDDO in $\log p_\theta(o_n)$ is …
@@ -460,7 +487,7 @@ show_gradients(formula, autograd, numeric)
 # and 32 answers that it drew. There are only $2^6-1=63$ non-empty masks; one call scores all of them. (`toy.enumeration.all_masks` lists
 # them, with the empty one.)
 
-# %%
+# %% tags=["hide-input"]
 from dmpo_ref import (
     SamplerConfig,
     answer_texts,
@@ -477,9 +504,11 @@ config = load_config("toy_sudoku")
 policy, tokenizer = load_policy(config.model, torch.device("cpu"))
 task = build_task(config.task)
 puzzle = next(item for item in task.load(config.task.test) if item.num_blanks == 6)
-vocabulary = build_vocabulary(
-    tokenizer, policy.config.embedding_size, alphabet=task.alphabet
-)
+print(task.show(puzzle))
+
+# %%
+size = policy.config.embedding_size
+vocabulary = build_vocabulary(tokenizer, size, alphabet=task.alphabet)
 rollout = sample(
     policy.double(),
     encode(tokenizer, task, [puzzle]),
@@ -490,11 +519,8 @@ rollout = sample(
 )
 blanks = rollout.response_mask[0, 0].nonzero().squeeze(-1)
 L = len(blanks)
-print(
-    task.show(puzzle),
-    "\n\nmean log p along the answers' own orders: "
-    f"{rollout.path_log_prob.mean():.2f} nats",
-)
+mean = rollout.path_log_prob.mean()
+print(f"mean log p along the answers' own orders: {mean:.2f} nats")
 
 # %%
 hidden = torch.zeros(1, 32, 2**L, rollout.tokens.shape[-1], dtype=torch.bool)
@@ -504,19 +530,19 @@ with torch.no_grad():
     scores = token_log_prob(policy, rollout, every_mask, vocabulary)[0]
 cost = -scores.sum(dim=-1).T  # Σ over the masked of −log π, [64 masks, 32 answers]
 NELBO = elbo_over_masks(cost)
-print("exact NELBO of the first ten answers:", *(f"{x:.2f}" for x in NELBO[:10]))
+Table(
+    [("exact NELBO, nats", *(f"{x:.2f}" for x in NELBO[:10]))],
+    ("answer", *range(1, 11)),
+)
 
 # %%
-print(
-    "answer 1\n  m   masks   mean and standard deviation over masks of that size of "
-    "the estimate (L/m) * cost"
-)
+print("answer 1: the estimate (L/m) * cost over all masks of one size, nats")
+rows = []
 for m in range(1, L + 1):
     estimates = L / m * cost[mask_sizes(L) == m, 0]
-    print(
-        f"{m:3d} {len(estimates):6d} {estimates.mean():13.2f} "
-        f"{estimates.std(correction=0):10.2f}"
-    )
+    mean, deviation = estimates.mean(), estimates.std(correction=0)
+    rows.append((m, len(estimates), f"{mean:.2f}", f"{deviation:.2f}"))
+Table(rows, ("m", "masks", "mean", "standard deviation"))
 
 # %% [markdown]
 # With one blank hidden the policy is certain: the other five determine it. With two it is nearly always certain too, but one pair costs 16
@@ -530,12 +556,12 @@ for m in range(1, L + 1):
 # | `exact` | $m\sim U\{1..L\}$ for each mask | $L/m$ |
 # | `stratified` | R sizes spread evenly over $1..L$, one random offset | $L/m$ |
 # | `antithetic` | pairs: $m\sim U\{0..L\}$, a set and its complement | $(L+1)/m$ and $(L+1)/(L-m)$, an empty side gives 0 |
-# | `paper` | pairs: each position with probability $0.1+0.9u$, and the complement | $L/\max(m,1)$ |
+# | `paper` | pairs: each position with probability $p\sim U[0.1,1]$, and the complement | $L/\max(m,1)$ |
 #
 # The test of a scheme needs no model. All masks of one size are equally likely, so the expected estimate is
 # $\sum_m a_m\cdot(\text{mean cost of size }m)$ with $a_m=\mathbb E[\text{weight}\cdot 1_{|S|=m}]$; the NELBO wants $a_m=1/m$. Also in the
 # table: complementary pairs as one might write them at first, $m\sim U\{1..L\}$, weights $L/m$ and $L/(L-m)$. The chances of the sizes of
-# `paper`, `toy.enumeration.bernoulli_sizes`, are integrals over $u$.
+# `paper`, `toy.enumeration.bernoulli_sizes`, are integrals over $p$.
 
 
 # %%
@@ -551,12 +577,11 @@ def coefficients(scheme, L):
 
 
 # %%
-print("a_m * m for m =          ", *(f"{m:6d}" for m in range(1, L + 1)))
+rows = []
 for scheme in ("exact", "antithetic", "naive pairs", "paper, p ~ U[0, 1]", "paper"):
-    print(
-        f"{scheme:25s}",
-        *(f"{x:6.3f}" for x in coefficients(scheme, L) * torch.arange(1, L + 1)),
-    )
+    a = coefficients(scheme, L) * torch.arange(1, L + 1)
+    rows.append((scheme, *(f"{x:.3f}" for x in a)))
+Table(rows, ("a_m · m for m =", *range(1, L + 1)))
 
 # %% [markdown]
 # A value of 1 is right; any other value is a bias, for any policy.
@@ -572,10 +597,8 @@ for scheme in ("exact", "antithetic", "naive pairs", "paper, p ~ U[0, 1]", "pape
 
 # %%
 a = coefficients("paper", 256) * torch.arange(1, 257)
-print(
-    "a_m * m for `paper`, L = 256:",
-    *(f"m = {m}: {a[m - 1]:.2f}  " for m in (1, 13, 26, 64, 128, 192, 230, 243, 256)),
-)
+sizes = (1, 13, 26, 64, 128, 192, 230, 243, 256)
+Table([("a_m · m", *(f"{a[m - 1]:.2f}" for m in sizes))], ("L = 256, m =", *sizes))
 
 # %% [markdown]
 # Sizes in the middle count 1.11. Sizes below a tenth and above nine tenths of the response count 0.55, because only one of the two masks
@@ -584,25 +607,17 @@ print(
 # Does the code do what these formulas say? 20,000 draws from seeded streams, in units of standard errors:
 
 # %%
+response, rows = torch.ones(1, 20_000, L, dtype=torch.bool), []
 for scheme in ("exact", "stratified", "antithetic", "paper"):
-    masks = draw_masks(
-        scheme,
-        torch.ones(1, 20_000, L, dtype=torch.bool),
-        2,
-        [stream(0, "check", scheme)],
+    masks = draw_masks(scheme, response, 2, [stream(0, "check", scheme)])
+    size = masks.hidden.sum(dim=-1)[0]  # [20000, 2]
+    drawn = torch.stack(
+        [((size == m) * masks.weight[0]).mean(dim=-1) for m in range(1, L + 1)]
     )
-    sizes = masks.hidden.sum(dim=-1)[0]
-    worst = 0.0
-    for m in range(1, L + 1):
-        drawn = ((sizes == m) * masks.weight[0]).mean(dim=-1)
-        worst = max(
-            worst,
-            abs(drawn.mean().item() - coefficients(scheme, L)[m - 1].item())
-            / (drawn.std().item() / 20_000**0.5),
-        )
-    print(
-        f"{scheme:12s} within 4 standard errors of the formula, all sizes: {worst < 4}"
-    )
+    error = drawn.std(dim=1) / 20_000**0.5
+    off = (drawn.mean(dim=1) - coefficients(scheme, L)).abs() / error
+    rows.append((scheme, off.max().item() < 4))
+Table(rows, ("scheme", "within 4 standard errors of the formula, all sizes"))
 
 # %% [markdown]
 # A small example, L = 4. Let a hidden token cost 1.44, 1.76, 2.08, 2.40 nats on average when 1, 2, 3, 4 are hidden: the fewer tokens are
@@ -611,11 +626,40 @@ for scheme in ("exact", "stratified", "antithetic", "paper"):
 # %%
 mean_cost = torch.tensor([1.44, 1.76, 2.08, 2.40], dtype=torch.float64)  # of a token
 total_cost = mean_cost * torch.arange(1, 5)  # of a mask with m = 1..4 hidden
-for scheme in ("exact", "antithetic", "naive pairs", "paper"):
-    print(f"{scheme:12s} {coefficients(scheme, 4) @ total_cost:.2f} nats")
+Table(
+    [
+        (scheme, f"{coefficients(scheme, 4) @ total_cost:.2f}")
+        for scheme in ("exact", "antithetic", "naive pairs", "paper")
+    ],
+    ("scheme", "expected estimate, nats"),
+)
 
 # %% [markdown]
 # 6.48 for 7.68: the naive pairs lose half of the last term, $\tfrac12\cdot\tfrac14\cdot 9.6=1.2$ nats.
+#
+# **Check yourself.** A response of one token, L = 1. Only one mask is not empty, and its cost c is the exact NELBO. What do one pair of
+# `naive pairs` and one pair of `antithetic` estimate, on average?
+#
+# <details class="choice"><summary>c/2 and c/2</summary>
+#
+# **No.** Both have the full mask and the empty one in each pair. But `antithetic` gives the full mask the weight $(L+1)/m=2$, which
+# corrects this.
+#
+# </details>
+#
+# <details class="choice"><summary>c and c</summary>
+#
+# **No.** In every pair one of the two masks is empty and costs nothing. With the weight $L/m=1$ on the other, the mean of the two is half
+# of c.
+#
+# </details>
+#
+# <details class="choice"><summary>c/2 and c</summary>
+#
+# **Right.** `naive pairs`: the mean of 1·c and 0. `antithetic`: the mean of 2·c and 0. Naive pairs count the full mask half, and here
+# there is no other.
+#
+# </details>
 #
 # ## 5. The exact variance of every scheme
 #
@@ -625,46 +669,38 @@ for scheme in ("exact", "antithetic", "naive pairs", "paper"):
 
 # %%
 EXACT = {scheme: scheme_moments(scheme, cost) for scheme in SCHEMES}  # two of [32]
-print(
-    "mean over 32 answers      bias, nats    standard deviation of one estimate, R = "
-    "2    root mean square error of 32 pairs"
-)
+rows = []
 for scheme, (mean, variance) in EXACT.items():
     bias, deviation = (mean - NELBO).mean().item(), variance.mean().sqrt().item()
-    print(
-        f"{scheme:20s} {round(bias, 9) + 0.0:14.3f} {deviation:24.3f} "
-        f"{math.hypot(bias, deviation / 32**0.5):40.3f}"
-    )
+    error = math.hypot(bias, deviation / 32**0.5)
+    numbers = (round(bias, 9) + 0.0, deviation, error)
+    rows.append((scheme, *(f"{x:.3f}" for x in numbers)))
+print("mean over 32 answers, nats")
+columns = ("standard deviation of one estimate", "root mean square error of 32 pairs")
+Table(rows, ("scheme, R = 2", "bias", *columns))
 
 # %% [markdown]
 # These are formulas of our own, so compare them with the library: 20,000 draws for the first answer.
 
 # %%
-DRAWN = {}
+DRAWN, rows = {}, []
 for scheme in ("exact", "stratified", "antithetic", "paper"):
-    masks = draw_masks(
-        scheme,
-        torch.ones(1, 20_000, L, dtype=torch.bool),
-        2,
-        [stream(0, "variance", scheme)],
-    )
+    masks = draw_masks(scheme, response, 2, [stream(0, "variance", scheme)])
     drawn = (masks.weight * cost[mask_index(masks.hidden), 0]).mean(dim=-1)[0]
     mean, variance = (x[0].item() for x in EXACT[scheme])  # of answer 1
     deviation = math.sqrt(variance)
-    off = abs(drawn.mean().item() - mean) / (deviation / 20_000**0.5)
     DRAWN[scheme] = (mean, drawn.mean().item(), deviation, drawn.std().item())
-    print(
-        f"{scheme:12s} mean within 4 standard errors: {off < 4}, deviation within 5 "
-        f"%: {abs(drawn.std().item() / deviation - 1) < 0.05}"
-    )
+    near = abs(drawn.mean().item() - mean) < 4 * deviation / 20_000**0.5
+    rows.append((scheme, near, abs(drawn.std().item() / deviation - 1) < 0.05))
+columns = ("mean within 4 standard errors", "deviation within 5 %")
+Table(rows, ("scheme", *columns))
 
 # %% tags=["nbval-ignore-output"]
-print(
-    "answer 1, R = 2: mean computed and drawn, standard deviation computed and "
-    "drawn, nats"
+print("answer 1, R = 2, nats")
+Table(
+    [(name, *(f"{x:.3f}" for x in numbers)) for name, numbers in DRAWN.items()],
+    ("scheme", "mean, computed", "drawn", "standard deviation, computed", "drawn"),
 )
-for scheme, numbers in DRAWN.items():
-    print(f"{scheme:12s}", " ".join(f"{x:7.3f}" for x in numbers))
 
 # %%
 estimates = L / mask_sizes(L) * cost[:, 0]
@@ -695,6 +731,28 @@ plt.show()
 #   minimises them all (section 7 has the number). It matters where the estimate is used as a *likelihood*: in ELBO weights, in WDDO, in a
 #   reported bound. And it changes what is fitted best by a policy that cannot fit everything.
 #
+# **Check yourself.** By the table, which of `antithetic` and `paper` has the smaller root mean square error if you average 8 pairs, and
+# which if you average 100?
+#
+# <details class="choice"><summary>`paper` with 8, `antithetic` with 100</summary>
+#
+# **Right.** With 8 pairs `paper` has $\sqrt{0.262^2+2.230^2/8}=0.83$ nats against 0.90; with 100 it has 0.34 against 0.26. More pairs
+# make the noise smaller, but not the bias.
+#
+# </details>
+#
+# <details class="choice"><summary>`antithetic` with both, since it has no bias</summary>
+#
+# **No.** With few pairs most of the error is noise, and the noise of `paper` is smaller.
+#
+# </details>
+#
+# <details class="choice"><summary>`paper` with both, since it has less noise</summary>
+#
+# **No.** The error of `paper` never falls below its bias of 0.262; that of `antithetic` goes to 0.
+#
+# </details>
+#
 # ## 6. The sum and the mean
 #
 # *Mistake 4, published.* In the published form of WDDO the softmax weights, which sum to 1, stand inside a *mean* over the N rollouts:
@@ -705,28 +763,27 @@ plt.show()
 # `toy.numerics.minimise` is L-BFGS in float64, and raises if the gradient at its end is not 0.
 
 
-# %% tags=["slide"]
-def ours(delta):
+# %%
+def ours(logits):
+    delta = (logits.log_softmax(dim=0) - uniform.log())[None]
     return wddo(delta, weight)
 
 
-def published(delta):
+def published(logits):
+    delta = (logits.log_softmax(dim=0) - uniform.log())[None]
     return -(weight * logsigmoid(delta) + logsigmoid(-delta)).mean()
 
 
-start_logits = torch.zeros(4, dtype=torch.float64)
+# %% tags=["slide"]
+minima = {"p*": log_target}
 for name, loss in {"sum (here)": ours, "mean (published)": published}.items():
-    logits = minimise(
-        lambda x, loss=loss: loss((x.log_softmax(dim=0) - uniform.log())[None]),
-        start_logits,
-    )
-    best = logits.log_softmax(dim=0)
-    print(
-        f"{name:18s}",
-        [f"{p:.3f}" for p in best.exp().tolist()],
-        f"KL(p*||p_theta) {abs(kl_divergence(log_target, best)):.3f}",
-    )
-print(f"{'p*':18s}", [f"{p:.3f}" for p in log_target.exp().tolist()])
+    logits = minimise(loss, torch.zeros(4, dtype=torch.float64))
+    minima[name] = logits.log_softmax(dim=0)
+rows = []
+for name, log_p in minima.items():
+    kl = abs(kl_divergence(log_target, log_p))
+    rows.append((name, *(f"{p:.3f}" for p in log_p.exp()), f"{kl:.3f}"))
+Table(rows, ("", *NAMES, "KL(p*||p_theta), nats"))
 
 # %% [markdown]
 # It does: that probabilities sum to 1 does not correct the mean. The best answer gets 0.86 instead of 0.58; the minimum of this loss is
@@ -759,11 +816,13 @@ print(f"{'p*':18s}", [f"{p:.3f}" for p in log_target.exp().tolist()])
 # otherwise antithetic masks, R = 2.
 
 # %%
-print("KL(p*||p_theta) at the end, nats       median   largest")
+table = []
 for name, rows in by_name(read("variants")).items():
     if name not in ("wdce, negative", "wdce, none, elbo weights"):
         kl = sorted(row["after"]["kl_target_policy"] for row in rows)
-        print(f"{name:34s} {kl[1]:10.3f} {kl[2]:9.3f}")
+        table.append((name, f"{kl[1]:.3f}", f"{kl[2]:.3f}"))
+print("KL(p*||p_theta) at the end, nats")
+Table(table, ("loss, baseline", "median", "largest"))
 
 # %% [markdown]
 # (`wdce, model` used exact log-probabilities too; on two steps of the path it ends at 0.018 on the puzzles of
@@ -815,37 +874,34 @@ def expected_wddo_on_a_step(theta):
 
 
 # %%
-fits = {
-    "path, exact": minimise(expected_wddo_on_paths, theta_old),
-    "path, one step": minimise(expected_wddo_on_a_step, theta_old),
-}
-fits["ELBO, all masks"] = minimise(
-    lambda t: expected_wddo(t, CHANCE[None], torch.ones(1, dtype=torch.float64)),
-    theta_old,
-)
-draws = {R: multinomial(R, CHANCE.log()) for R in (16, 8, 4, 2, 1)}
-for R, cases in draws.items():
-    fits[f"ELBO, R = {R}"] = minimise(
-        lambda t, cases=cases: expected_wddo(t, *cases), theta_old
-    )
-fits["WDCE, any R"] = minimise(
-    lambda t: wdce(two_tokens(t).elbo()[None], log_target.exp()[None]), theta_old
-)
-size = mask_sizes(2)[1:]
-factor = size * coefficients("paper", 2)[size - 1]  # what `paper` multiplies it by
-fits["WDCE, paper"] = minimise(
-    lambda t: -(CHANCE * factor) @ two_tokens(t).mask_estimates() @ log_target.exp(),
-    theta_old,
-)
+def expected_wdce(theta, factor=1.0):
+    """WDCE over all answers and masks; a scheme multiplies each mask by its factor."""
+    estimates = two_tokens(theta).mask_estimates()
+    return -(CHANCE * factor) @ estimates @ log_target.exp()
+
 
 # %%
-ends = {name: two_tokens(theta).log_prob() for name, theta in fits.items()}
-KL = {name: kl_divergence(log_target, log_p) for name, log_p in ends.items()}
-for name, log_p in ends.items():
-    print(
-        f"{name:16s} KL(p*||p_theta) {abs(KL[name]):.4f}   ",
-        [f"{p:.3f}" for p in log_p.exp().tolist()],
-    )
+draws = {"all masks": (CHANCE[None], torch.ones(1, dtype=torch.float64))}
+draws |= {f"R = {R}": multinomial(R, CHANCE.log()) for R in (16, 8, 4, 2, 1)}
+size = mask_sizes(2)[1:]
+of_paper = size * coefficients("paper", 2)[size - 1]
+losses = {
+    "path, exact": expected_wddo_on_paths,
+    "path, one step": expected_wddo_on_a_step,
+}
+for name, (counts, chances) in draws.items():
+    losses[f"ELBO, {name}"] = partial(expected_wddo, counts=counts, chances=chances)
+losses["WDCE, any R"] = expected_wdce
+losses["WDCE, paper"] = partial(expected_wdce, factor=of_paper)
+
+# %%
+ends, KL, rows = {}, {}, []
+for name, loss in losses.items():
+    ends[name] = two_tokens(minimise(loss, theta_old)).log_prob()
+    KL[name] = kl_divergence(log_target, ends[name])
+    shares = (f"{p:.3f}" for p in ends[name].exp())
+    rows.append((name, *shares, f"{abs(KL[name]):.4f}"))
+Table(rows, ("minimum of", *NAMES, "KL(p*||p_theta), nats"))
 
 # %% tags=["nbval-ignore-output", "hide-input"] alt="Left: KL(p*||p_theta) at the minimum of WDDO with ELBOs falls from 0.10 at R = 1 to below the dashed line of all masks at R = 16. Right: probabilities of four answers at the minimum; exact paths agree with p*, one mask is flatter."
 draw_minima(
@@ -866,17 +922,16 @@ plt.show()
 # But this is one round, trained until it converges. What if $p_{\mathrm{old}}$ is then replaced, as the algorithm does?
 
 # %%
-for R in (1, 2, 4):
-    theta, row = theta_old, []
+rows = []
+for name in ("R = 1", "R = 2", "R = 4"):
+    theta, kl = theta_old, []
     for _ in range(6):
-        theta = minimise(
-            lambda t, rest=(*draws[R], theta): expected_wddo(t, *rest), theta
-        )
-        row.append(kl_divergence(log_target, two_tokens(theta).log_prob()))
-    print(
-        f"R = {R}: KL(p*||p_theta) after rounds 1 to 6:",
-        *(f"{abs(kl):.4f}" for kl in row),
-    )
+        loss = partial(losses[f"ELBO, {name}"], theta_old=theta)
+        theta = minimise(loss, theta)
+        kl.append(abs(kl_divergence(log_target, two_tokens(theta).log_prob())))
+    rows.append((name, *(f"{x:.4f}" for x in kl)))
+print("KL(p*||p_theta) after each round, nats")
+Table(rows, ("round", *range(1, 7)))
 
 # %% [markdown]
 # The error gets smaller in every round. If $p_{\mathrm{old}}=p_\theta$, both are scored on the same masks, so Δ is exactly 0 whatever the
@@ -891,6 +946,28 @@ for R in (1, 2, 4):
 # every step a gradient towards the data, which keeps the policy near them (section 3). This would explain why noise harms them more, but
 # nothing on this page proves it; exercise 4 asks for the proof.
 #
+# **Check yourself.** Suppose that $\log p_{\mathrm{old}}$ were computed on one mask (R = 1) of its own, drawn independently of that of
+# $\log p_\theta$. A round starts at $p_{\mathrm{old}}=p^*$. Where is the minimum of its expected loss?
+#
+# <details class="choice"><summary>At p\*: the noise of the two masks has the same distribution and cancels.</summary>
+#
+# **No.** It has the same mean, but the sigmoid is not linear. Only if both are scored on *the same* mask is Δ exactly 0.
+#
+# </details>
+#
+# <details class="choice"><summary>Away from p\*: Δ is noisy even where both policies are equal.</summary>
+#
+# **Right.** On these two tokens it is 0.066 nats away. Then p\* is no fixed point any more, and more rounds do not help: this is why
+# the objective stores $\log p_{\mathrm{old}}$ on the masks of its gradient steps (section 8).
+#
+# </details>
+#
+# <details class="choice"><summary>At p\*: there is no gap left, since all conditionals of p\* agree.</summary>
+#
+# **No.** This removes the gap, one of the two errors. The noise of single masks remains, for p\* too.
+#
+# </details>
+#
 # ## 8. The objectives of `train`
 #
 # In the library an objective is two functions: `masks`, which positions are hidden, and `loss`, a scalar made of the token
@@ -898,12 +975,13 @@ for R in (1, 2, 4):
 # section 4. `weigh` computes what is known once the rollouts are drawn; WDDO also needs $\log p_{\mathrm{old}}$ on the masks of every
 # gradient step, which `score_on_masks` computes.
 
-# %%
+# %% tags=["hide-input"]
 from dmpo_ref.experience import score_on_masks, step_masks, weigh
 from dmpo_ref.gradient import gradient_step, real_weight
 from dmpo_ref.objectives import build_objective
 from dmpo_ref.tasks.rewards import score_answers
 
+# %%
 graded, _ = score_answers(task, [puzzle], answer_texts(tokenizer, rollout))
 print(f"{graded.sum().item():.0f} of the {graded.numel()} answers are right")
 
@@ -926,25 +1004,22 @@ def prepare(name):
 
 
 # %%
+rows = []
 for name in ("wdce", "wddo"):
     config, objective, experience = prepare(name)
     stored = None if experience.log_old is None else tuple(experience.log_old.shape)
-    print(
-        f"{name}: w [G, N] {tuple(experience.weight.shape)}, log p_old stored [K, G, "
-        f"N, R, S]: {stored}"
-    )
+    rows.append((name, tuple(experience.weight.shape), stored))
 log_old, _ = score_on_masks(policy, None, vocabulary, objective, rollout, [0], config)
-print(
-    "what weigh stored is the result of score_on_masks:",
-    torch.equal(log_old, experience.log_old),
-)
+same = torch.equal(log_old, experience.log_old)
+print("what weigh stored is the result of score_on_masks:", same)
+Table(rows, ("loss", "w [G, N]", "log p_old stored [K, G, N, R, S]"))
 
 # %% [markdown]
 # Now a policy that differs from $p_{\mathrm{old}}$, so that Δ is not 0, and both losses on the masks of the first gradient step.
 
 
 # %%
-def by_hand(name, config, experience, masks, scores):
+def by_hand(name, experience, masks, scores):
     """The loss from its definition: log-probabilities of the responses [1, 32], then
     the functions of sections 2 and 3."""
     log_prob = (masks.weight * scores.sum(dim=-1)).mean(dim=-1)
@@ -955,43 +1030,72 @@ def by_hand(name, config, experience, masks, scores):
     return wddo_by_hand(log_prob - log_prob_old, experience.weight)
 
 
+# %%
 learner = copy.deepcopy(policy)
 with torch.no_grad():
     for parameter in learner.parameters():
-        parameter += 0.02 * torch.randn(
-            parameter.shape, generator=draw, dtype=torch.float64
-        )
+        noise = torch.randn(parameter.shape, generator=draw, dtype=torch.float64)
+        parameter += 0.02 * noise
 
-# %%
-for name in ("wdce", "wddo"):
+
+def first_step(name):
+    """What the first gradient step has, and the scores of `learner` on its masks."""
     config, objective, experience = prepare(name)
     batch = experience.of_step(k=0)
     masks = step_masks(objective, batch.rollout, batch.position, config.seed, k=0)
     with torch.no_grad():
         scores = token_log_prob(learner, batch.rollout, masks, vocabulary)
-    library = objective.loss(
-        scores, masks, batch, real_weight(scores, masks, batch, config.weight)
-    )
-    torch.testing.assert_close(library, by_hand(name, config, batch, masks, scores))
-    print(
-        f"{name}: library {library.item():.6f}, by hand "
-        f"{by_hand(name, config, batch, masks, scores).item():.6f}",
-        end="; ",
-    )
+    return config, objective, batch, masks, scores
+
+
+# %%
+library, rows = {}, []
+for name in ("wdce", "wddo"):
+    config, objective, batch, masks, scores = first_step(name)
+    w_real = real_weight(scores, masks, batch, config.weight)
+    library[name] = objective.loss(scores, masks, batch, w_real)
+    own = by_hand(name, batch, masks, scores)
+    torch.testing.assert_close(library[name], own)
+    rows.append((name, f"{library[name]:.6f}", f"{own:.6f}"))
+Table(rows, ("loss", "library", "by hand"))
+
+# %% [markdown]
+# `gradient_step`, which also changes the parameters, returns the loss before the step. Is it the same?
+
+# %%
+for name, value in library.items():
+    config, objective, batch, masks, _ = first_step(name)
     trained = copy.deepcopy(learner)
+    optimizer = torch.optim.SGD(trained.parameters(), 1e-3)
     loss, _ = gradient_step(
-        trained,
-        torch.optim.SGD(trained.parameters(), 1e-3),
-        vocabulary,
-        objective,
-        batch,
-        masks,
-        config,
+        trained, optimizer, vocabulary, objective, batch, masks, config
     )
-    print("gradient_step returns the same:", math.isclose(loss, library.item()))
+    print(f"{name}: gradient_step returns the same:", math.isclose(loss, value.item()))
 
 # %% [markdown]
 # Notebook [07](07_dmpo_on_sudoku.ipynb) takes a whole round step by step with these functions.
+#
+# **Check yourself.** A round here has 32 rollouts, K = 4 gradient steps and R = 2 masks. Its gradient steps feed 256 sequences to the
+# policy. How many more does WDDO feed than WDCE, to know $\log p_{\mathrm{old}}$?
+#
+# <details class="choice"><summary>none: the weights need log p_old too, so it is known</summary>
+#
+# **No.** The weights use $\log p_{\mathrm{old}}$ along the order in which a rollout was drawn. Δ needs it on the masks of the loss.
+#
+# </details>
+#
+# <details class="choice"><summary>64: the two masks of each of the 32 rollouts</summary>
+#
+# **No.** Each gradient step draws new masks, and both policies must be scored on the same ones.
+#
+# </details>
+#
+# <details class="choice"><summary>256: as many as its gradient steps</summary>
+#
+# **Right.** 4 · 32 · 2, the first axes of the stored $\log p_{\mathrm{old}}$, [K, G, N, R, S] with G = 1. They are fed without a
+# gradient, which is cheaper.
+#
+# </details>
 #
 # ## To remember
 #

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from toy.numerics import finite_differences, minimise, show_gradients
+from toy.numerics import compare_gradients, finite_differences, minimise
 
 
 def test_finite_differences_of_a_polynomial():
@@ -32,12 +32,11 @@ def test_a_loss_without_a_minimum_is_told_in_one_line(loss):
     assert "\n" not in str(error.value)
 
 
-def test_gradients_that_differ_are_seen(capsys):
-    right = torch.tensor([0.5, -1e-9], dtype=torch.float64)
-    show_gradients(right, right, right + 5e-10)
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["by", "hand", "0.50000", "0.00000"]  # no −0
-    assert lines[-1] == "largest difference below 1e-9: True"
-    for changed in ((right + 2e-9, right, right), (right, right, right - 2e-9)):
-        show_gradients(*changed)
-        assert capsys.readouterr().out.endswith("below 1e-9: False\n")
+def test_three_gradients_are_compared_component_by_component():
+    right = torch.tensor([[0.5, -1e-9]], dtype=torch.float64)
+    rows = compare_gradients(right, right, right + 5e-10)
+    assert rows == [["[0, 0]", *["0.50000"] * 3], ["[0, 1]", *["0.00000"] * 3]]  # no −0
+    nothing = torch.tensor([[0.5, torch.nan]], dtype=torch.float64)
+    for changed in ((right + 2e-9, right, right), (right, right - 2e-9, right), (right, right, right - 2e-9), (right, right, nothing)):
+        with pytest.raises(ArithmeticError, match="two of the three gradients differ by"):
+            compare_gradients(*changed)

@@ -77,10 +77,10 @@ class TabularModel:
 def two_tokens(theta: Tensor) -> TabularModel:
     """The model of two binary tokens; its answers are 00, 01, 10, 11.
 
-    π(o_d = 1 | state s of the other token) = sigmoid(θ[d, s])
+    π(o_d = 1 | state u of the other token) = sigmoid(θ[d, u])
 
     Args:
-        theta: [2, 3] logits; the other token is hidden (s = 0), a 0 (s = 1) or a 1 (s = 2).
+        theta: [2, 3] logits; the other token is hidden (u = 0), a 0 (u = 1) or a 1 (u = 2).
     """
     log_prob = torch.stack([logsigmoid(-theta), logsigmoid(theta)], dim=-1)
     log_pi = theta.new_zeros(9, 2, 2)

@@ -119,6 +119,26 @@ Table(
 # a third of all cases. This is the main difficulty of masked diffusion, and the reason to sample step by step: after one blank is filled,
 # the network predicts the remaining ones again.
 #
+# **Check yourself.** The first blank of row 2 is filled with a 1, and the network predicts again. What is P(1) of the second one now?
+#
+# <details class="choice"><summary>0.253, as in the table</summary>
+#
+# **No.** The table holds for five hidden blanks. The network now sees a digit that it did not see before.
+#
+# </details>
+#
+# <details class="choice"><summary>0.253/0.809 = 0.313</summary>
+#
+# **No.** A quotient of two entries says nothing about pairs: the table does not contain which digits go together.
+#
+# </details>
+#
+# <details class="choice"><summary>about 0: the row has its 1</summary>
+#
+# **Right.** The new prediction is given the visible 1, and with it the network is sure of the 3.
+#
+# </details>
+#
 # ## 2. Generation in random order
 #
 # Draw an order σ of the blanks, uniformly. Then for $i=1,\dots,L$: feed the digits filled in so far, and draw $o_{\sigma(i)}$ from
@@ -263,6 +283,26 @@ for n in range(3):
     print(f"{hand:.4f} nats: by hand, while sampling, and scored again")
 
 # %% [markdown]
+# **Check yourself.** Can one forward pass with all five blanks hidden give $\log p(o;\sigma)$ of a path?
+#
+# <details class="choice"><summary>Yes: it predicts all five blanks.</summary>
+#
+# **No.** It predicts each one given the clues alone. That is the right term for the first step of the path only.
+#
+# </details>
+#
+# <details class="choice"><summary>No: each term is given other visible digits.</summary>
+#
+# **Right.** Step i sees the digits of the steps before it, so five steps need five passes.
+#
+# </details>
+#
+# <details class="choice"><summary>Yes, if the order is known.</summary>
+#
+# **No.** The order says which digits are visible at each step. A pass in which all are hidden cannot use it.
+#
+# </details>
+#
 # ## 4. The probability of an answer
 #
 # The same answer can be generated in $L!=120$ orders. Does its probability depend on the order? For an exact joint distribution it does
@@ -364,6 +404,26 @@ print(
 )
 
 # %% [markdown]
+# **Check yourself.** With everything hidden, blank 0 gets the digit of $o$ with probability 0.2. What is $P(\{0\})$ for L = 5?
+#
+# <details class="choice"><summary>0.2</summary>
+#
+# **No.** Blank 0 must also be the one that is filled first, which has probability 1/5.
+#
+# </details>
+#
+# <details class="choice"><summary>0.04</summary>
+#
+# **Right.** $P(\varnothing)\cdot0.2/(L-1+1)=0.2/5$: blank 0 comes first in one of five cases, and then its digit must be right.
+#
+# </details>
+#
+# <details class="choice"><summary>0.0017</summary>
+#
+# **No.** That divides by all 120 orders. After one step only the first choice has been made, out of five.
+#
+# </details>
+#
 # ## 5. The whole distribution
 #
 # The same works for *all* $4^5=1024$ answers: each blank is open or holds one of four digits, so there are $5^5=3125$ states.
@@ -422,6 +482,26 @@ print(
 )
 
 # %% [markdown]
+# **Check yourself.** A policy always writes the most probable of the 1024 answers. How often does it solve this puzzle?
+#
+# <details class="choice"><summary>in 36 of 100 cases</summary>
+#
+# **No.** 0.36 is how often a *sample* is this answer, and the answer is wrong.
+#
+# </details>
+#
+# <details class="choice"><summary>in a third of all cases</summary>
+#
+# **No.** So often does a *sample* solve it: both solutions together have 0.335.
+#
+# </details>
+#
+# <details class="choice"><summary>never</summary>
+#
+# **Right.** The most probable answer is wrong. The solutions have the second and the fourth place.
+#
+# </details>
+#
 # ## 6. The ELBO and its gap
 #
 # For 256 tokens it is impossible to average over $256!$ orders. But the average of the *logarithm* can be estimated, and by Jensen's
@@ -553,6 +633,26 @@ Table(
 # The mean over the masked tokens is the ELBO divided by L. The published training loss has this scale. For the loss, the factor does no
 # harm. But it does where log-probabilities are compared with rewards.
 #
+# **Check yourself.** Weight 1 gives −1.720 instead of −2.089. Which sets count too little?
+#
+# <details class="choice"><summary>Those with few hidden tokens.</summary>
+#
+# **Right.** The right weight is $5/m$, so a set of size 2 should count 2.5 times as much. Only $m=5$ has the weight 1.
+#
+# </details>
+#
+# <details class="choice"><summary>Those with many hidden tokens.</summary>
+#
+# **No.** For $m=5$ the right weight is $5/5=1$, and for $m=4$ it is 1.25: these sets count nearly as they should.
+#
+# </details>
+#
+# <details class="choice"><summary>All of them, by the same factor.</summary>
+#
+# **No.** A constant factor would be harmless. But $5/m$ is different for every size.
+#
+# </details>
+#
 # ## 8. Mask schedules
 #
 # Papers on masked diffusion write the bound with a time: at $t\in[0,1]$ every token is hidden independently with probability $h(t)$, the
@@ -600,6 +700,27 @@ plt.show()
 # needlessly noisy: a mask with a single hidden token can come from any $t$, so its weight is sometimes very large, and the second moment
 # contains $\int t^{-2}\cdot L\,t\,(1-t)^{L-1}dt=\infty$. The average of $1/t$ over all $t$ that could have given this mask is $(L+1)/m$,
 # which is always finite; without the empty mask it is $L/m$. That is why the library draws a size and never a time.
+#
+# **Check yourself.** A response of one token, linear schedule: it is hidden with probability $t$, and then has the weight $1/t$. The mean
+# weight of a draw is …
+#
+# <details class="choice"><summary>infinite</summary>
+#
+# **No.** Where $1/t$ is large, the token is seldom hidden. It is the *square* of the weight whose mean is infinite.
+#
+# </details>
+#
+# <details class="choice"><summary>2</summary>
+#
+# **No.** That is one over the mean of $t$. The mean of a quotient is not the quotient of the means.
+#
+# </details>
+#
+# <details class="choice"><summary>1</summary>
+#
+# **Right.** At each $t$ it is $t\cdot1/t=1$, and that is $L/m$ for $L=m=1$. Only its noise is bad.
+#
+# </details>
 #
 # ## 9. Four mask schemes
 #

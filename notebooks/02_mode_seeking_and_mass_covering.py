@@ -91,6 +91,27 @@ Table(
 )
 
 # %% [markdown]
+# **Check yourself.** Mode 3 has 0.319 under $p_{\mathrm{ref}}$ and 0.201 under $p^*$. What does this say about the reward there?
+#
+# <details class="choice"><summary>It is negative.</summary>
+#
+# **No.** A constant that is added to all rewards does not change p\*. So p\* cannot show the sign of a reward.
+#
+# </details>
+#
+# <details class="choice"><summary>Its mean is 0.63 of the mean reward.</summary>
+#
+# **No.** The ratio is one of exponentials. It stays 0.63 when a constant is added to all rewards; a ratio of rewards would not.
+#
+# </details>
+#
+# <details class="choice"><summary>On average, exp(r/α) there is 0.63 of Z.</summary>
+#
+# **Right.** $p^*$ is $p_{\mathrm{ref}}$ times $e^{r/\alpha}/Z$, so the mean of this factor in mode 3, under $p_{\mathrm{ref}}$, is
+# $0.201/0.319=0.63$.
+#
+# </details>
+#
 # ## 2. Two directions
 #
 # $$\underbrace{\mathrm{KL}(p^*\|p_\theta)=\sum_x p^*(x)\log\frac{p^*(x)}{p_\theta(x)}}_{\text{forward}}
@@ -199,6 +220,27 @@ assert torch.allclose(ends["reverse"], again.log_prob(), rtol=0, atol=1e-9)
 print("the loop above and toy.worlds.mixture.fit_reverse agree")
 
 # %% [markdown]
+# **Check yourself.** Any distribution is allowed. Which one makes $\mathbb E[r]/\alpha-\mathrm{KL}(p\|p_{\mathrm{ref}})$ largest?
+#
+# <details class="choice"><summary>All probability on the cell of the highest reward.</summary>
+#
+# **No.** Its first term is the largest possible, but its divergence from $p_{\mathrm{ref}}$ costs more than it gains.
+#
+# </details>
+#
+# <details class="choice"><summary>p\*, which is also best in forward KL.</summary>
+#
+# **Right.** The value is $\log Z-\mathrm{KL}(p\|p^*)$, largest where the divergence is 0. The directions differ only if p\* is out of
+# reach.
+#
+# </details>
+#
+# <details class="choice"><summary>A distribution that leaves out some modes.</summary>
+#
+# **No.** It can be the best one only if the policy is too small for p\*. Here it would lose $-\log\kappa$.
+#
+# </details>
+#
 # ## 4. One Gaussian, then three; five modes
 #
 # Figure 2 of the paper has one Gaussian, so we begin with one. In forward KL its best fit is known: $\log p_\theta$ is linear in $x$ and
@@ -345,6 +387,27 @@ plt.show()
 # with eight Gaussians for five modes it can still drop one. So mode collapse is not a property of reverse KL alone. It also depends on
 # which minimum gradient descent reaches from its start.
 #
+# **Check yourself.** With eight Gaussians reverse KL drops a mode from start 1. Why?
+#
+# <details class="choice"><summary>Eight Gaussians are too few for five modes.</summary>
+#
+# **No.** Forward KL covers all five from this start, with the same eight Gaussians and even with one.
+#
+# </details>
+#
+# <details class="choice"><summary>Reverse KL is lower without this mode.</summary>
+#
+# **No.** To leave out one of the modes costs at least $-\log(1-0.136)=0.15$ nats. The fits from starts 2 to 5 keep all
+# five, and are below 0.01.
+#
+# </details>
+#
+# <details class="choice"><summary>From this start 200 steps do not reach a better fit.</summary>
+#
+# **Right.** From the other starts no mode is dropped, so the policy can cover all five. With 2,000 steps it does so from start 1 too.
+#
+# </details>
+#
 # ## 6. When reverse KL does not collapse
 #
 # **A broad start, sometimes.** The Gaussians above started with a third of the spread of $p_{\mathrm{ref}}$. Now they start three times as
@@ -422,6 +485,27 @@ plt.show()
 # Up to $d\approx1.4$ all three agree: both directions cover both modes. Around 1.6 reverse KL has *two* local minima, and the start decides
 # which one is reached. Dropping a mode is not even the better one there: covering costs 0.55 nats, dropping 0.68. At 2.0 dropping is better
 # (0.69 against 1.07), but the fit from the broad start stays in the middle.
+#
+# **Check yourself.** At d = 1.6 the fit from a mode drops the other mode, at a cost of 0.68 nats. What does the fit from the broad start
+# show?
+#
+# <details class="choice"><summary>Descent has stopped in the worse of two minima.</summary>
+#
+# **Right.** Covering both modes costs 0.55, less than 0.68. Each of the two fits is a local minimum, and descent cannot leave it.
+#
+# </details>
+#
+# <details class="choice"><summary>One Gaussian cannot cover both modes.</summary>
+#
+# **No.** It can: the fit from the broad start has a share of 0.50 in each.
+#
+# </details>
+#
+# <details class="choice"><summary>Reverse KL prefers one mode to two.</summary>
+#
+# **No.** Here it is lower for two, 0.55 against 0.68. At d = 2.0 it is the other way round.
+#
+# </details>
 #
 # ## 7. Can a lost mode be recovered?
 #
@@ -542,6 +626,26 @@ Table(rows, ("α", *MODES, "KL(p*||p_ref), nats"))
 # mode is left, and the ratio of $p_{\mathrm{ref}}$ *at these three cells* is 0.426 : 0.242 : 0.332. So α and $p_{\mathrm{ref}}$ decide how
 # diverse the target is; the divergence, the policy and the samples decide whether the policy becomes as diverse.
 #
+# **Check yourself.** Let the bump of mode 4 have the height 2.1, that of modes 1 and 5 still 2. Which modes are left as $\alpha\to0$?
+#
+# <details class="choice"><summary>Modes 1, 4 and 5, in the shares of the table.</summary>
+#
+# **No.** $p_{\mathrm{ref}}$ sets the shares only among modes of *equal* reward.
+#
+# </details>
+#
+# <details class="choice"><summary>Mode 4 alone.</summary>
+#
+# **Right.** However small the advantage in reward is, divided by $\alpha\to0$ it grows without bound.
+#
+# </details>
+#
+# <details class="choice"><summary>Modes 1, 4 and 5, with a little more for mode 4.</summary>
+#
+# **No.** That is so for large α. The advantage stands in an exponent, over α.
+#
+# </details>
+#
 # ## 9. Try it
 #
 # One Gaussian, two modes, the right one twice as high. Move the modes apart, or change α (which also changes the width of the modes, since
@@ -586,6 +690,26 @@ _ = interact(
 )
 
 # %% [markdown]
+# **Check yourself.** The modes are at ±2 and α is 0.5 instead of 1. What is the share of the right mode under $p^*$?
+#
+# <details class="choice"><summary>0.67</summary>
+#
+# **No.** That is the share for α = 1. A smaller α makes the difference between the modes larger.
+#
+# </details>
+#
+# <details class="choice"><summary>1.00</summary>
+#
+# **No.** That is the limit α → 0. At 0.5 the lower mode still has a part.
+#
+# </details>
+#
+# <details class="choice"><summary>0.80</summary>
+#
+# **Right.** At α = 1 the odds are 2 to 1. Dividing r by 0.5 squares them: 4 to 1.
+#
+# </details>
+#
 # ## To remember
 #
 # - Reward with a KL term is $-\mathrm{KL}(p_\theta\|p^*)$ up to a constant; DMPO's cross-entropy is $\mathrm{KL}(p^*\|p_\theta)$ up to a

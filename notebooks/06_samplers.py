@@ -27,7 +27,7 @@
 
 # %% tags=["hide-input"]
 try:
-    from toy.notebook import start
+    from toy.notebook import Table, start
 except ImportError:
     raise SystemExit(
         "dmpo_ref is not installed here: run `pip install -e '.[lab]'` in the "
@@ -42,7 +42,6 @@ from dataclasses import replace
 import matplotlib.pyplot as plt
 import torch
 from ipywidgets import FloatSlider, interact
-from tabulate import tabulate
 
 from dmpo_ref import SamplerConfig, answer_texts, encode, load_config
 from dmpo_ref.plots.traces import draw_trace, trace
@@ -70,6 +69,8 @@ ENDS = {
     "wrote the tall doctor": 0.34,
     "sang my good sailor": 0.30,
 }
+
+# %%
 SENTENCES = {
     f"{fact} {end}": p * q
     for (fact, p), (end, q) in itertools.product(FACTS.items(), ENDS.items())
@@ -85,7 +86,7 @@ print(
 # at the wanted position. One or two words in a thousand are noise, so that even a contradiction has a positive probability:
 #
 # $$\pi(o_d=v\mid o_{\text{seen}})=\sum_k p(k\mid o_{\text{seen}})\,e_{kd}(v),\qquad
-#   p(k\mid o_{\text{seen}})\propto p(k)\prod_{s\ \text{seen}}e_{ks}(o_s).$$
+#   p(k\mid o_{\text{seen}})\propto p(k)\prod_{d'\ \text{seen}}e_{kd'}(o_{d'}).$$
 #
 # `Library` ([toy/worlds/sentences.py](../toy/worlds/sentences.py)) computes this. It takes the same arguments as a LLaDA model, so every
 # sampler of `dmpo_ref` runs on it: `draw` runs one. Masked positions give no evidence; the first position is the prompt, a question mark.
@@ -100,13 +101,38 @@ print(library.read(draw(library, "random_order").tokens[0, 0]))
 # %%
 logits = library(library.question().tokens, library.question().response_mask).logits
 confidence, best = library.vocabulary.restrict(logits).softmax(dim=-1).max(dim=-1)
-for d in confidence.argsort(descending=True, stable=True).tolist():
-    print(f"position {d + 1:2d}  {library.words[best[d]]:8s} {confidence[d]:.3f}")
+Table(
+    [
+        (d + 1, library.words[best[d]], f"{confidence[d]:.3f}")
+        for d in confidence.argsort(descending=True, stable=True).tolist()
+    ],
+    ("position", "most probable word", "confidence"),
+)
 
 # %% [markdown]
 # Put the most probable words together: *January is a summer month of 31 days.* Summer, because two of the three months are summer months;
 # 31, because two of the three have 31 days; January, because it is the most frequent. Each word is the most probable one, and the sentence
 # is false. We call this sentence the trap: some of the rules below generate it, others avoid it.
+#
+# **Check yourself.** Only *summer* is visible, all other words are masked. What is the probability of *31* now?
+#
+# <details class="choice"><summary>0.70, as before</summary>
+#
+# **No.** A visible word is evidence. *Summer* excludes January, one of the two months of 31 days.
+#
+# </details>
+#
+# <details class="choice"><summary>0.30, the probability of July</summary>
+#
+# **No.** This was its probability among three facts. Two are left, and their probabilities add up to 1 again.
+#
+# </details>
+#
+# <details class="choice"><summary>0.50</summary>
+#
+# **Right.** July and June are left, 0.3 each, and only July has 31 days. (0.499, because of the noise.)
+#
+# </details>
 #
 # ## 2. Every rule, step by step
 #
@@ -157,13 +183,16 @@ for threshold in (0.9, 0.5, 0.3):
 # $$c_k\;\ge\;1-\frac{f}{k+1},\qquad k=1,2,\dots$$
 
 # %%
+falling = confidence.sort(descending=True).values[:8]
+rows = [("confidence", *(f"{c:.2f}" for c in falling))]
 for f in (1.0, 4.0):
-    falling = confidence.sort(descending=True).values
-    kept = [(c.item(), 1 - f / (k + 1)) for k, c in enumerate(falling[:8], start=1)]
-    print(
-        f"factor, f = {f:g}: confidence / demand",
-        "  ".join(f"{c:.2f}/{max(demand, 0):.2f}" for c, demand in kept),
-    )
+    demand = (max(1 - f / (k + 1), 0) for k in range(1, 9))
+    rows.append((f"demand, f = {f:g}", *(f"{x:.2f}" for x in demand)))
+Table(rows, ("k", *range(1, 9)))
+
+# %%
+for f in (1.0, 4.0):
+    print(f"factor, f = {f:g}")
     watch(library, "factor", factor=f)
 
 # %% [markdown]
@@ -218,14 +247,14 @@ RUNS = {
     "factor, f = 4": ("factor", {"factor": 4.0}),
     "wino, τ = 0.3, τ_back = 0.5": ("wino", {"threshold": 0.3, "back_threshold": 0.5}),
 }
-SHOWN = {
-    label: draw(library, name, **options) for label, (name, options) in RUNS.items()
-}
-for label, rollout in SHOWN.items():
-    print(
-        f"{label:28s} forwards {rollout.forwards:2d}, true: "
-        f"{library.read(rollout.tokens[0, 0]) in SENTENCES}"
-    )
+SHOWN = {label: draw(library, name, **how) for label, (name, how) in RUNS.items()}
+Table(
+    [
+        (label, rollout.forwards, library.read(rollout.tokens[0, 0]) in SENTENCES)
+        for label, rollout in SHOWN.items()
+    ],
+    ("sampler", "forwards", "true"),
+)
 
 # %% tags=["nbval-ignore-output", "hide-input"] alt="A sentence of twelve words for six samplers, each word in the colour of the step that placed it last: random order takes 12 forwards, confidence with 4 steps 4, threshold 6 or 1, factor 2, WINO 3."
 draw_strips(library, SHOWN)
@@ -275,7 +304,8 @@ print(f"share among the 5000 draws: {right:.4f}, standard error {error:.4f}")
 
 # %% [markdown]
 # This is one in ninety. Now every rule, with 1,000 sentences each: how many forward passes does a sentence take, how many sentences are
-# true, and, among the true ones, do the *months* have the right frequencies: 0.4, 0.3, 0.3?
+# true, and, among the true ones, do the *months* have the right frequencies: 0.4, 0.3, 0.3? (No shares are given where fewer than 100 of
+# the sentences are true.)
 
 # %%
 RULES = {
@@ -288,27 +318,31 @@ RULES = {
         ("wino", {"threshold": 0.3, "back_threshold": 0.5}),
     ],
 }
-TEXT = {}
-print(f"{'':38s} forwards    true   January  July  June")
+
+
+# %%
+def shown(options):
+    return ", ".join(f"{key} {value:g}" for key, value in options.items())
+
+
+def shares_of_months(sentences):
+    """The share of each month; a dash where there are fewer than 100 sentences."""
+    months = [sentence.split()[0] for sentence in sentences]
+    shares = (months.count(month) / max(len(months), 1) for month in MONTHS)
+    return [f"{share:.2f}" if len(months) >= 100 else "–" for share in shares]
+
+
+# %%
+MONTHS, TEXT, rows = ("January", "July", "June"), {}, []
 for rule, settings in RULES.items():
     for name, options in settings:
         rollout = draw(library, name, num=1000, temperature=1.0, **options)
         true = [s for s in map(library.read, rollout.tokens[0]) if s in SENTENCES]
         forwards = forwards_alone(rollout).double().mean().item()
         TEXT.setdefault(rule, []).append((forwards, len(true) / 1000))
-        share = [
-            sum(s.startswith(month) for s in true) / len(true)
-            for month in ("January", "July", "June")
-        ]
-        months = (
-            f"{share[0]:9.2f} {share[1]:5.2f} {share[2]:5.2f}"
-            if len(true) >= 100
-            else "(too few)"
-        )
-        label = ", ".join(
-            [name, *(f"{key} {value:g}" for key, value in options.items())]
-        )
-        print(f"{label:38s} {forwards:8.1f} {len(true) / 1000:7.2f} {months}")
+        measured = f"{forwards:.1f}", f"{len(true) / 1000:.2f}"
+        rows.append((name, shown(options), *measured, *shares_of_months(true)))
+Table(rows, ("sampler", "", "forwards", "true", *MONTHS))
 
 # %% [markdown]
 # The table shows two things.
@@ -329,9 +363,13 @@ for rule, settings in RULES.items():
 # distribution, and with the same random numbers it generates the same sentences, but it does not report their probability.
 
 # %%
+rows = []
 for name in ("random_order", "random", "confidence", "threshold", "wino"):
     rollout = draw(library, name, temperature=1.0)
-    print(f"{name:14s} log p of its path known: {rollout.path_log_prob is not None}")
+    rows.append((name, rollout.path_log_prob is not None))
+Table(rows, ("sampler", "log p of its path is known"))
+
+# %%
 one_by_one = draw(library, "random", num=1000, temperature=1.0, steps=12)
 in_order = draw(library, "random_order", num=1000, temperature=1.0)
 same = (one_by_one.tokens == in_order.tokens).all().item()
@@ -341,6 +379,27 @@ print(
 )
 
 # %% [markdown]
+# **Check yourself.** Month, season and number of days are drawn in one forward pass, with nothing visible but the prompt. How often do they
+# fit together? (Leave the noise out.)
+#
+# <details class="choice"><summary>29 % of the time</summary>
+#
+# **Right.** A sum of products of marginals: 0.4·0.4·0.7 for January, 0.3·0.6·0.7 for July, 0.3·0.6·0.3 for June.
+#
+# </details>
+#
+# <details class="choice"><summary>40 % of the time</summary>
+#
+# **No.** This is how often January is drawn, or winter. Neither fixes the other two words, which are drawn independently.
+#
+# </details>
+#
+# <details class="choice"><summary>1 % of the time</summary>
+#
+# **No.** This is the share of true *sentences*: there, the four words of an ending must fit too.
+#
+# </details>
+#
 # ## 4. Sudoku
 #
 # Now a real network: the tiny policy of [01](01_masked_diffusion.ipynb), which is right about one time in four. With `task.generate=all`
@@ -363,27 +422,19 @@ for options in (SamplerConfig("confidence", cache="dual"), SamplerConfig("wino")
 # positions needs no more.
 
 # %%
-BOARDS = {
-    "random_order": {},
-    "confidence": {"steps": 8},
-    "threshold": {},
-    "factor": {},
-    "wino": {},
-}
-shown = puzzles[4]  # ten blanks
-print("puzzle       ", shown.puzzle)
-WHEN = {}
-for name, options in BOARDS.items():
+puzzle, WHEN = puzzles[4], {}  # ten blanks
+rows = [("the puzzle", puzzle.puzzle, "", "")]
+for name in ("random_order", "confidence", "threshold", "factor", "wino"):
+    options = {"steps": 8} if name == "confidence" else {}
     sampler = SamplerConfig(name, temperature=0.0, **options)
-    rollout = WHEN[name] = answer(sudoku, [shown], sampler, purpose="puzzle")
-    print(
-        f"{name:13s} {answer_texts(sudoku.tokenizer, rollout)[0][0]}  "
-        f"{rollout.forwards:2d} forwards, right: "
-        f"{num_right(sudoku, [shown], rollout) == 1}"
-    )
+    rollout = WHEN[name] = answer(sudoku, [puzzle], sampler, purpose="puzzle")
+    filled = answer_texts(sudoku.tokenizer, rollout)[0][0]
+    right = num_right(sudoku, [puzzle], rollout) == 1
+    rows.append((name, filled, rollout.forwards, right))
+Table(rows, ("", "cells", "forwards", "right"))
 
 # %% tags=["nbval-ignore-output", "hide-input"] alt="Five boards with each cell in the colour of the step that placed it: random order needs 16 forwards, confidence 8, threshold 4, factor 3, WINO 2. The clues, framed, come early with the confident samplers."
-draw_boards(sudoku.tokenizer, WHEN, shown.puzzle)
+draw_boards(sudoku.tokenizer, WHEN, puzzle.puzzle)
 plt.show()
 
 # %% [markdown]
@@ -394,7 +445,7 @@ plt.show()
 # although nothing tells them to? We count over all 64 puzzles, for `threshold`:
 
 # %%
-given = torch.tensor([[cell != "0" for cell in puzzle.puzzle] for puzzle in puzzles])
+given = torch.tensor([[cell != "0" for cell in item.puzzle] for item in puzzles])
 greedy = SamplerConfig("threshold", temperature=0.0)
 at_once = answer(sudoku, puzzles, greedy).step[:, 0, 16:] == 0
 copied, guessed = (at_once[cells].double().mean() for cells in (given, ~given))
@@ -417,19 +468,31 @@ RULES = {
     "factor": [{"factor": x} for x in (0.5, 1.0, 2.0)],
     "wino": [{"threshold": x} for x in (0.9, 0.6, 0.4)],
 }
-SUDOKU, more_puzzles = {}, sudoku.task.load(config.task.test)[:192]
-for temperature, items, num in ((1.0, puzzles, 3), (0.0, more_puzzles, 1)):
-    print(f"temperature {temperature:g}: forwards and share solved")
-    SUDOKU[temperature] = {name: [] for name in RULES}
-    for name, settings in RULES.items():
-        for options in settings:
-            sampler = SamplerConfig(name, temperature=temperature, **options)
-            rollout = answer(sudoku, items, sampler, num_rollouts=num, purpose="puzzle")
-            forwards = forwards_alone(rollout).double().mean().item()
-            rate = num_right(sudoku, items, rollout) / (len(items) * num)
-            SUDOKU[temperature][name].append((forwards, rate))
-        points = (f"{f:4.1f}: {rate:.2f}" for f, rate in SUDOKU[temperature][name])
-        print(f"   {name:11s}", "  ".join(points))
+more_puzzles = sudoku.task.load(config.task.test)[:192]
+
+
+# %%
+def solve(name, options, temperature, items, num):
+    """Forward passes of an answer, in the mean, and the share of answers that are
+    right."""
+    sampler = SamplerConfig(name, temperature=temperature, **options)
+    rollout = answer(sudoku, items, sampler, num_rollouts=num, purpose="puzzle")
+    forwards = forwards_alone(rollout).double().mean().item()
+    return forwards, num_right(sudoku, items, rollout) / (len(items) * num)
+
+
+# %%
+SUDOKU, rows = {1.0: {}, 0.0: {}}, []
+for name, settings in RULES.items():
+    for options in settings:
+        row = [name, shown(options)]
+        for temperature, items, num in ((1.0, puzzles, 3), (0.0, more_puzzles, 1)):
+            point = solve(name, options, temperature, items, num)
+            SUDOKU[temperature].setdefault(name, []).append(point)
+            row += [f"{point[0]:.1f}", f"{point[1]:.2f}"]
+        rows.append(row)
+columns = ("forwards, temperature 1", "solved", "forwards, greedy", "solved")
+Table(rows, ("sampler", "", *columns))
 
 # %% tags=["nbval-ignore-output", "hide-input"] alt="Share of right answers against forwards in three panels. On the sentences the parallel samplers reach 1 with 4 to 6 forwards; on Sudoku they reach with 5 forwards what one token a step needs 16 for."
 draw_tradeoffs(
@@ -482,14 +545,15 @@ plt.show()
 # model (`Spy`, [toy/sampling.py](../toy/sampling.py)) records which tokens are fed, with block length 4:
 
 # %%
-FED = {}
+FED, rows = {}, []
 for cache in ("none", "prefix", "dual"):
     spy = Spy(sudoku.policy)
     sampler = SamplerConfig("confidence", block_length=4, cache=cache, temperature=0.0)
     rollout = answer(replace(sudoku, policy=spy), puzzles[:1], sampler)
     FED[cache] = spy.table(32)
     assert FED[cache].sum().item() == rollout.fed_tokens
-    print(f"{cache:7s} {rollout.forwards} forwards, {rollout.fed_tokens} tokens fed")
+    rows.append((cache, rollout.forwards, rollout.fed_tokens))
+Table(rows, ("cache", "forwards", "tokens fed"))
 
 # %% tags=["nbval-ignore-output", "hide-input"] alt="Which positions are fed in each of 16 forward passes: all of them without a cache, the current block and what follows with prefix, the current block alone with dual, but for the first pass of each block."
 draw_fed(FED, prompt_length=16)
@@ -505,20 +569,36 @@ rollouts = {
     cache: answer(sudoku, more_puzzles, replace(in_blocks, cache=cache))
     for cache in ("none", "prefix", "dual")
 }
-rates = {
-    cache: num_right(sudoku, more_puzzles, rollout) / len(more_puzzles)
-    for cache, rollout in rollouts.items()
-}
-for cache in ("prefix", "dual"):
-    same = rollouts[cache].tokens == rollouts["none"].tokens
-    print(
-        f"{cache:7s} share solved {rates[cache]:.2f} (without cache "
-        f"{rates['none']:.2f}), cells with the same digit "
-        f"{same[..., 16:].double().mean():.3f}"
-    )
+rows = []
+for cache, rollout in rollouts.items():
+    rate = num_right(sudoku, more_puzzles, rollout) / len(more_puzzles)
+    same = (rollout.tokens == rollouts["none"].tokens)[..., 16:].double().mean()
+    rows.append((cache, f"{rate:.2f}", f"{same:.3f}"))
+Table(rows, ("cache", "share solved", "cells with the same digit as without"))
 
 # %% [markdown]
 # One cell in a hundred differs, and the share solved is the same within its standard error (0.03).
+#
+# **Check yourself.** The 16 cells in one block instead of four, still one cell in each forward pass. How many tokens does `dual` feed then?
+# (With blocks of 4 it feeds 176.)
+#
+# <details class="choice"><summary>fewer than 176: there is only one full pass</summary>
+#
+# **No.** The other 15 passes each feed the block, and this is now the whole response.
+#
+# </details>
+#
+# <details class="choice"><summary>more than 176: each pass feeds at least 16 tokens</summary>
+#
+# **Right.** 32 + 15 · 16 = 272. Short blocks have cheap passes, but more full ones: with blocks of 2 it feeds 8 · (32 + 2) = 272 too.
+#
+# </details>
+#
+# <details class="choice"><summary>176 as before: the number of passes is the same</summary>
+#
+# **No.** It is, but what a pass feeds depends on the length of the block. With blocks of 8 the two effects cancel: 2 · (32 + 7 · 8) = 176.
+#
+# </details>
 #
 # ## 6. A model that answers in text
 #
@@ -532,18 +612,20 @@ chat = load_config("text_sudoku", "threads=1")
 text = load(chat)
 chat_puzzles = text.task.load(chat.task.test)
 asked = encode(text.tokenizer, text.task, chat_puzzles[:16], 32)
+
+# %%
 S, P, blocks = asked.tokens.shape[1], int(asked.prompt_mask[0].sum()), range(4)
 by_hand = {
     "none": 32 * S,
     "prefix": sum(S + 7 * (S - P - 8 * b) for b in blocks),
     "dual": sum(S + 7 * 8 for b in blocks),
 }
+rows = []
 for cache, expected in by_hand.items():
     row = ask(text, chat_puzzles[:16], replace(chat.evaluation.sampler, cache=cache))
-    print(
-        f"{cache:7s} {row['forwards']:.0f} forwards, {row['fed_tokens']:,.0f} tokens "
-        f"fed for an answer, by hand {expected:,}"
-    )
+    measured = f"{row['forwards']:.0f}", f"{row['fed_tokens']:,.0f}"
+    rows.append((cache, *measured, f"{expected:,}"))
+Table(rows, ("cache", "forwards", "tokens fed for an answer", "by hand"))
 
 # %% [markdown]
 # What does it answer, and in which order? Dark tokens were placed first.
@@ -567,14 +649,9 @@ stored = [
     for row in read_results("text_samplers")
     if (row["task"], row["policy"]) == ("sudoku", "DMPO")
 ]
-cells = [row[2:] for row in table_of_samplers(stored)]
-print(
-    tabulate(
-        cells,
-        ("sampler", "", "right", "forwards", "fed tokens", "ms"),
-        "plain",
-        disable_numparse=True,
-    )
+Table(
+    [row[2:] for row in table_of_samplers(stored)],
+    ("sampler", "", "right", "forwards", "fed tokens", "ms"),
 )
 
 # %% tags=["nbval-ignore-output", "slide", "hide-input"] alt="Share of right answers against forwards on Sudoku in chat. One token a step: 0.63 with 32 forwards, 0.58 with 8. Threshold and factor: 0.63 with 4 to 7, WINO 0.62 with 9."
@@ -596,7 +673,6 @@ plt.show()
 # dual cache `threshold` takes more passes than without, because keys and values from the beginning of the block make the model less sure.
 # The standard error of a share is 4 points, so only the larger of these differences mean anything; that a cache helps is not one of them.
 #
-# %% [markdown]
 # **Check yourself.** What does the `dual` cache feed between the full passes?
 #
 # <details class="choice"><summary>The current block alone.</summary>
@@ -631,27 +707,49 @@ asked.emission[:, 0, asked.ids[QUESTION]] = torch.tensor(
 
 # %% [markdown]
 # The odds of winter against summer are 2 : 3 without the question, so we expect $(2/3)\cdot2.5^{\,g+1}$ with guidance, if the season is
-# filled first:
+# filled first. We compare with 2,000 sentences for each $g$:
 
 # %%
-print(
-    "  g   expected at the first step   share of January in 2000 sentences   fed "
-    "tokens for each"
-)
+rows = []
 for g in (0.0, 1.0, 3.0):
     odds = 2 / 3 * 2.5 ** (g + 1)
     rollout = draw(asked, "random_order", num=2000, temperature=1.0, guidance=g)
     months = [asked.read(tokens).split()[0] for tokens in rollout.tokens[0]]
     share = months.count("January") / 2000
-    print(
-        f"{g:3g} {odds / (1 + odds):20.3f} {share:30.2f} "
-        f"{rollout.fed_tokens / 2000:32.0f}"
-    )
+    expected, fed = odds / (1 + odds), rollout.fed_tokens / 2000
+    rows.append((f"{g:g}", f"{expected:.3f}", f"{share:.2f}", f"{fed:.0f}"))
+columns = (
+    "expected at the first step",
+    "share of January",
+    "tokens fed for a sentence",
+)
+Table(rows, ("g", *columns))
 
 # %% [markdown]
 # It works, at twice the cost, and for $g>0$ the result is no longer a sample of $p_\theta$: guided rollouts have no path probability. (The
 # share is near the expected one but not equal to it, because other words are often drawn first, with guidance too, and they already give
 # evidence for a month.)
+#
+# **Check yourself.** Suppose that the question is asked equally often for all sentences, so that it says nothing about the month. What does
+# guidance with g = 3 do?
+#
+# <details class="choice"><summary>It makes January, the most frequent month, more frequent.</summary>
+#
+# **No.** A low temperature would do this. Guidance enlarges only the difference between $c$ and $u$, and here there is none.
+#
+# </details>
+#
+# <details class="choice"><summary>It makes the three months equally frequent.</summary>
+#
+# **No.** It adds nothing to $u$, and under $u$ they have 0.4, 0.3 and 0.3.
+#
+# </details>
+#
+# <details class="choice"><summary>It does not change the answers, but each of them costs twice as much.</summary>
+#
+# **Right.** $c=u$, so $u+(g+1)(c-u)=u$ for every g. Both passes are computed all the same: 312 tokens instead of 156.
+#
+# </details>
 #
 # ## 8. Early stopping
 #
@@ -660,21 +758,41 @@ for g in (0.0, 1.0, 3.0):
 # response length of 36 words:
 
 # %%
-longer = Library(SENTENCES, length=36)
+longer, rows = Library(SENTENCES, length=36), []
 for name in ("confidence", "wino"):
-    texts = []
-    for stop in (False, True):
-        rollout = draw(longer, name, block_length=6, stop_early=stop)
-        texts.append(longer.read(rollout.tokens[0, 0]))
-        print(
-            f"{name:11s} stop_early={stop!s:6s} {rollout.forwards:2d} forwards, "
-            f"{rollout.fed_tokens} tokens fed"
-        )
-    print(f"{'':11s} the same text: {texts[0] == texts[1]}")
+    whole, stopped = (
+        draw(longer, name, block_length=6, stop_early=stop) for stop in (False, True)
+    )
+    texts = [longer.read(rollout.tokens[0, 0]) for rollout in (whole, stopped)]
+    print(f"{name}: the same text: {texts[0] == texts[1]}")
+    rows.append((name, False, whole.forwards, whole.fed_tokens))
+    rows.append((name, True, stopped.forwards, stopped.fed_tokens))
+Table(rows, ("sampler", "stop_early", "forwards", "tokens fed"))
 
 # %% [markdown]
 # Two blocks of words and one end token: thirteen forward passes instead of 36. The text is the same by construction. The tokens after the
 # end token were never drawn, so again there is no path probability: this option is for evaluation.
+#
+# **Check yourself.** `confidence` with `stop_early`, but all 36 positions in one block. How many forward passes does it save now?
+#
+# <details class="choice"><summary>23, as with blocks of 6</summary>
+#
+# **No.** With blocks the words of the first twelve positions had to be filled before the end tokens. Now the rule chooses among all 36.
+#
+# </details>
+#
+# <details class="choice"><summary>none</summary>
+#
+# **Right.** The model is sure of the end tokens, so they are filled early; the ending, with a confidence of 0.36, comes last. Until
+# then there is an open position before the first end token.
+#
+# </details>
+#
+# <details class="choice"><summary>more than 23: the first end token comes earlier</summary>
+#
+# **No.** It does come earlier. But a row is finished only when no position before its end token is open.
+#
+# </details>
 #
 # ## To remember
 #

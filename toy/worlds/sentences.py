@@ -22,7 +22,7 @@ MASK, QUESTION, END = "·", "?", "<end>"
 class Library:
     """The exact mask predictor of K sentences, with a little noise.
 
-        π(o_d = v | seen) = Σ_k p(k | seen) e_kd(v),   p(k | seen) ∝ p(k) Π_{s seen} e_ks(o_s),
+        π(o_d = v | seen) = Σ_k p(k | seen) e_kd(v),   p(k | seen) ∝ p(k) Π_{d' seen} e_kd'(o_d'),
         e_kd(v) = (1 − ε_d) 1[v is word d of sentence k] + ε_d / V
 
     ε_d rises from 0.001 to 0.002 along the sentence, so that no two positions tie. Position 0 holds the prompt, a question mark. It is

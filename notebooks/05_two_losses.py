@@ -15,8 +15,8 @@
 #
 # ![Two curves against how far a rollout of weight 0.4 has already been raised. WDCE pulls upwards with 0.4 everywhere. WDDO pulls less and less, is zero at log (N w) = 0.47 and pulls downwards beyond](../book/figures/opening_losses.png)
 #
-# *One rollout, and how strongly each loss raises its log-probability. WDDO stops by itself, at N w times the old probability. WDCE pulls with
-# the same force for ever. Why does it not run away, and why would one want it nevertheless?*
+# *One rollout, and how strongly each loss raises its log-probability. WDDO stops by itself, at N w times the old probability. WDCE pulls
+# with the same force for ever. Why does it not run away, and why would one want it nevertheless?*
 #
 # The rollouts have weights now. Two objectives turn them into gradients: WDCE, weighted denoising cross-entropy, and WDDO, weighted direct
 # discriminative optimisation. We build both from their definitions on a problem of two tokens, where every mask and every answer can be
@@ -332,9 +332,9 @@ Table([(f"{abs(kl):.4f}", f"{gap:.4f}")], columns)
 #
 # $$D(o)=\frac{p^*(o)}{p^*(o)+p_{\mathrm{old}}(o)}=\mathrm{sigmoid}\Bigl(\log\frac{p^*(o)}{p_{\mathrm{old}}(o)}\Bigr).$$
 #
-# Now do not train a network D. Write $D=\mathrm{sigmoid}(\Delta)$ with $\Delta=\log p_\theta-\log p_{\mathrm{old}}$: then the best classifier *is*
-# $p_\theta=p^*$. (The idea of direct discriminative optimisation, [arXiv:2503.01103](https://arxiv.org/abs/2503.01103).) The log-loss of
-# that classifier, with $\sum_n w_n$ for $\mathbb E_{p^*}$ and $\frac1N\sum_n$ for $\mathbb E_{p_{\mathrm{old}}}$:
+# Now do not train a network D. Write $D=\mathrm{sigmoid}(\Delta)$ with $\Delta=\log p_\theta-\log p_{\mathrm{old}}$: then the best
+# classifier *is* $p_\theta=p^*$. (The idea of direct discriminative optimisation, [arXiv:2503.01103](https://arxiv.org/abs/2503.01103).)
+# The log-loss of that classifier, with $\sum_n w_n$ for $\mathbb E_{p^*}$ and $\frac1N\sum_n$ for $\mathbb E_{p_{\mathrm{old}}}$:
 #
 # $$\mathrm{WDDO}=-\sum_n w_n\log\mathrm{sigmoid}(\Delta_n)-\frac1N\sum_n\log\mathrm{sigmoid}(-\Delta_n).$$
 
@@ -365,8 +365,8 @@ print(
 )
 
 # %% [markdown]
-# **Where it is stationary.** $\partial/\partial\Delta_n$: $\;-w_n\,\mathrm{sigmoid}(-\Delta_n)+\tfrac1N\mathrm{sigmoid}(\Delta_n)=0$, and since
-# $\mathrm{sigmoid}(\Delta)/\mathrm{sigmoid}(-\Delta)=e^{\Delta}$,
+# **Where it is stationary.** $\partial/\partial\Delta_n$: $\;-w_n\,\mathrm{sigmoid}(-\Delta_n)+\tfrac1N\mathrm{sigmoid}(\Delta_n)=0$, and
+# since $\mathrm{sigmoid}(\Delta)/\mathrm{sigmoid}(-\Delta)=e^{\Delta}$,
 #
 # $$e^{\Delta_n}=N\,w_n .$$
 #
@@ -756,9 +756,9 @@ plt.show()
 # ## 6. The sum and the mean
 #
 # *Mistake 4, published.* In the published form of WDDO the softmax weights, which sum to 1, stand inside a *mean* over the N rollouts:
-# $-\frac1N\sum_n[w_n\log\mathrm{sigmoid}(\Delta_n)+\log\mathrm{sigmoid}(-\Delta_n)]$. The positive term is N times too weak, and the stationary point moves to
-# $e^{\Delta_n}=w_n$. Does it matter, when $p_\theta$ must sum to 1? Minimise both over all distributions of four answers,
-# $p_{\mathrm{old}}$ uniform, each answer drawn once. (By default that code also *sums* $\log p_\theta$ over the R masks, where
+# $-\frac1N\sum_n[w_n\log\mathrm{sigmoid}(\Delta_n)+\log\mathrm{sigmoid}(-\Delta_n)]$. The positive term is N times too weak, and the
+# stationary point moves to $e^{\Delta_n}=w_n$. Does it matter, when $p_\theta$ must sum to 1? Minimise both over all distributions of four
+# answers, $p_{\mathrm{old}}$ uniform, each answer drawn once. (By default that code also *sums* $\log p_\theta$ over the R masks, where
 # $\log p_{\mathrm{old}}$ is a mean. At $p_\theta=p_{\mathrm{old}}$, $\Delta$ is then $R-1$ times the log-probability instead of 0.)
 # `toy.numerics.minimise` is L-BFGS in float64, and raises if the gradient at its end is not 0.
 

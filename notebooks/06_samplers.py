@@ -604,8 +604,8 @@ Table(rows, ("cache", "share solved", "cells with the same digit as without"))
 #
 # The number of forward passes does not depend on the machine; the time does. We measure both on the text model of this repository
 # (2.7 million weights, LLaDA's layout; [how it was made](../book/text.md)), which gets the Sudoku in a chat message and answers with steps
-# and a result, 32 tokens in four blocks of 8. First what is fed, by hand and by the sampler: a full pass at the beginning of each block, and
-# then, with a cache, only a part of the S tokens.
+# and a result, 32 tokens in four blocks of 8. First what is fed, by hand and by the sampler: a full pass at the beginning of each block,
+# and then, with a cache, only a part of the S tokens.
 
 # %%
 chat = load_config("text_sudoku", "threads=1")

@@ -20,7 +20,7 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.12.1"
+__version__ = "0.12.2"
 
 _NAMES = {  # module → its names
     "config": ("Config", "SamplerConfig"),

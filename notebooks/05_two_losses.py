@@ -938,13 +938,14 @@ Table(rows, ("round", *range(1, 7)))
 # masks, and there is no noise inside the sigmoid. p\* is a fixed point over rounds; gap and noise make each round a shorter step, as
 # self-normalising did in [notebook 03](03_weights.ipynb).
 #
-# Then why does the trained policy end ten times further from p\*? The expectation does not explain it; what remains is the noise around
-# it. Look at the table again: WDCE with the uniform baseline, whose gradient has the direction of WDDO's at Δ = 0, is good on paths
-# (0.006), and on masks it is the worst row of that table (0.070). With two *steps* of the path, which cost as much as two masks, it ends at
-# 0.012: most of its trouble was the noise of the masks ([04](04_weight_baseline.ipynb), section 7). WDDO on two steps ends at 0.023 on the
-# puzzles of [the scoreboard](../book/scoreboard.md), where the whole path gives 0.017. Neither loss has what WDCE without baseline has: in
-# every step a gradient towards the data, which keeps the policy near them (section 3). This would explain why noise harms them more, but
-# nothing on this page proves it; exercise 4 asks for the proof.
+# Then why does the trained policy end ten times further from p\*? The *answers* come nearer in every round; the *orders* need not. At Δ = 0
+# the gradient of WDDO has the direction of that of WDCE with `uniform`, and on ELBOs this one lets the orders of a policy contradict each
+# other ([04](04_weight_baseline.ipynb), section 7, derives it without any noise). Then equal answers get unequal weights. Look at the table
+# again: WDCE with the uniform baseline is good on paths (0.006), and on masks it is the worst row of that table (0.070). With two *steps*
+# of the path, which cost as much as two masks, it ends at 0.012. WDDO on two steps ends at 0.023 on the puzzles of
+# [the scoreboard](../book/scoreboard.md), where the whole path gives 0.017. WDCE without a baseline has in every step a gradient towards
+# the data (section 3), which brings the orders together. How much of WDDO's distance is due to its orders is not measured here; exercise 4
+# asks for it.
 #
 # **Check yourself.** Suppose that $\log p_{\mathrm{old}}$ were computed on one mask (R = 1) of its own, drawn independently of that of
 # $\log p_\theta$. A round starts at $p_{\mathrm{old}}=p^*$. Where is the minimum of its expected loss?

@@ -1,5 +1,6 @@
 """Measurements: what is measured is what is claimed; never how fast this machine is."""
 
+import copy
 import json
 import math
 import re
@@ -13,8 +14,12 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from dmpo_ref.cli import main
 from dmpo_ref.config import SamplerConfig
-from dmpo_ref.likelihood import token_log_prob
+from dmpo_ref.experience import step_masks, weigh
+from dmpo_ref.gradient import gradient_step
+from dmpo_ref.likelihood import path_log_prob, token_log_prob
 from dmpo_ref.masking import draw_masks, stream
+from dmpo_ref.models.reference import FrozenReference
+from dmpo_ref.runtime.state import build_optimizer
 from dmpo_ref.samplers import sample
 from tests.helpers import make_prompts, make_rollout, tiny_model, vocabulary
 from toy import bench, grading_times, growth, machine, measurements, straightforward
@@ -87,6 +92,47 @@ def test_a_round_of_any_config_and_its_parts(way, small_run):
     assert measurements.prepare_round(subject, way)()["tokens"] > 0
     moved = any(not torch.equal(a, b) for a, b in zip(before, subject.policy.parameters(), strict=True))
     assert moved == (way != "rollouts, weights")
+
+
+@pytest.mark.parametrize("log_ratio", ["path", "elbo", "none"])
+def test_the_straightforward_round_is_the_round_of_the_library(log_ratio):
+    """On the rollouts that it drew: the path's probability, ℓ and w, and the policy after two gradient steps."""
+    overrides = ["train.prompts_per_round=2", "weight.baseline=uniform", f"weight.log_ratio={log_ratio}"]
+    plain, ours = (measurements.build_subject("round", "toy_sudoku", overrides) for _ in range(2))
+    for subject in (plain, ours):
+        subject.policy.double()  # else AdamW makes much of what rounding leaves of a gradient that is nearly 0
+    config, objective, vocabulary, reference = plain.config, plain.objective, plain.vocabulary, FrozenReference(copy.deepcopy(plain.policy))
+    rollout = straightforward.random_order_full_logits(plain.policy, plain.prompts, config.sampler, vocabulary, 3)
+    torch.testing.assert_close(rollout.path_log_prob, path_log_prob(plain.policy, rollout, vocabulary), rtol=0, atol=1e-10)
+    for weight in reference.network.parameters():  # else p_ref = p_old, and every log-ratio is 0
+        weight.mul_(1.05)
+    reward = torch.tensor([[1.0, 0.0, 0.2], [0.0, 0.5, 1.0]], dtype=torch.float64)
+
+    def after(subject, weigh_rollouts, take_step):
+        batch = weigh_rollouts(subject, reference, rollout, reward).of_step(0)
+        optimizer = build_optimizer(subject.policy, config.optimizer, 2)[0]
+        for k in range(2):
+            masks = step_masks(objective, rollout, [0, 1], 0, k, k)
+            take_step(subject.policy, optimizer, vocabulary, objective, batch, masks, config)
+        return [batch.log_ratio, batch.weight, batch.base_weight, *subject.policy.parameters()]
+
+    def library(subject, *given):
+        return weigh(subject.policy, given[0], vocabulary, objective, *given[1:], config)
+
+    def straight(subject, *given):
+        return straightforward.weigh_full_logits(subject.policy, given[0], vocabulary, *given[1:], config, [0, 1])
+
+    before = [weight.clone() for weight in plain.policy.parameters()]
+    found, expected = after(plain, straight, straightforward.step_full_logits), after(ours, library, gradient_step)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-8)
+    assert (found[0].abs().max() > 0.01) == (log_ratio != "none")
+    assert not any(torch.equal(a, b) for a, b in zip(before, found[3:], strict=True))
+
+
+def test_a_round_without_a_straightforward_way_is_no_failure(capsys):
+    measurements.measure("round", PLAIN, None, ["sampler.name=random"], repeats=1, seconds=1)
+    assert json.loads(capsys.readouterr().out)["why"].startswith("is not measured: needs sampler.name=random_order")
 
 
 def test_the_first_run_is_not_under_the_counter_of_operations(monkeypatch, capsys):
@@ -294,10 +340,21 @@ def test_growth_changes_one_size_at_a_time_and_draws_it(monkeypatch, tmp_path, c
         return {"seconds": float(math.prod(sizes.values())), "tensors": 5e7}
 
     monkeypatch.setattr(growth, "output_of", output_of)
-    monkeypatch.chdir(tmp_path)
-    growth.main()
+    monkeypatch.setattr(growth, "RESULTS", tmp_path)
+    growth.main([])
     assert [sum(sizes[key] != value for key, value in growth.OPTIONS.items()) for sizes in calls] == [0, 1, 1, 1, 1] * 3
-    rows = [json.loads(line) for line in Path("runs/growth.jsonl").read_text().splitlines()]
-    assert [row["seconds"] / rows[0]["seconds"] for row in rows] == list(growth.FACTORS) * 3
+    assert [row["seconds"] / growth.read()[0]["seconds"] for row in growth.read()] == list(growth.FACTORS) * 3
     assert capsys.readouterr().out.splitlines()[-1] == "masks R ×16: 1024.00 s, tensors 50.0 MB"
-    assert Path("runs/growth.png").read_bytes().startswith(b"\x89PNG")
+    growth.main(["draw", str(tmp_path / "figures")])
+    assert (tmp_path / "figures" / "growth.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_page_says_how_the_stored_rounds_grow():
+    rows = {(row["option"], row["factor"]): row for row in growth.read()}
+    last, (prompts, rollouts, masks) = max(growth.FACTORS), growth.OPTIONS
+    times = {option: rows[option, last]["seconds"] / rows[option, 1]["seconds"] for option in growth.OPTIONS}
+    memory = max(rows[option, last]["tensors"] / rows[option, 1]["tensors"] for option in growth.OPTIONS)
+    page = (Path(__file__).parent.parent / "book" / "howto" / "machine.md").read_text(encoding="utf-8")
+    assert f"with sixteen times the prompts it takes {times[prompts]:.0f} times as long" in page
+    assert f"with sixteen times the rollouts {times[rollouts]:.0f}, with sixteen times the masks {times[masks]:.0f}." in page
+    assert last == 16 and memory <= 1.2 and "at most 20 per cent more" in page

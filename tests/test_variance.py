@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from dmpo_ref.config import WeightConfig
-from dmpo_ref.likelihood import elbo
-from dmpo_ref.masking import path_masks, streams, successive
+from dmpo_ref.likelihood import elbo, token_log_prob
+from dmpo_ref.masking import Masks, path_masks, streams, successive
 from dmpo_ref.presets.loading import load_config
 from dmpo_ref.samplers import sample
 from dmpo_ref.tasks.encoding import encode
 from toy import RESULTS
 from toy.acts import load_two_solutions
-from toy.studies import variance
+from toy.studies import schemes, variance
 from toy.studies.variance_text import relative_variance
 
 
@@ -30,20 +30,20 @@ def drawn():
 def test_the_exact_coefficients_give_the_elbo_of_the_oracle_and_the_path_of_the_sampler(drawn):
     puzzle, rollout, tables = drawn
     value, n = tables.value[tables.answer].double(), len(tables.blanks)
-    found = (variance.exact_elbo(n, 6) * value).sum(dim=(1, 2))
+    found = (schemes.exact_elbo(n, 6) * value).sum(dim=(1, 2))
     for i, tokens in enumerate(rollout.tokens[0][:, tables.blanks]):
         at = (puzzle.exact.tokens == tokens).all(dim=-1).nonzero().item()
         assert found[i].item() == pytest.approx(puzzle.exact.elbo[at].item(), abs=1e-4)
-    along = (variance.coefficients(tables, path_masks(rollout.step, rollout.num_steps)) * value).sum(dim=(1, 2))
+    along = (schemes.coefficients(tables, path_masks(rollout.step, rollout.num_steps)) * value).sum(dim=(1, 2))
     torch.testing.assert_close(along, rollout.path_log_prob[0], rtol=0, atol=1e-4)
 
 
 def test_an_estimate_looked_up_is_that_of_the_model(drawn):
     puzzle, rollout, tables = drawn
     value = tables.value[tables.answer].double()
-    for name, draw in variance.schemes(rollout, tables).items():
+    for name, (_, draw) in schemes.mask_draws(rollout, tables).items():
         masks = draw(3)
-        found = (variance.coefficients(tables, masks) * value).sum(dim=(1, 2))
+        found = (schemes.coefficients(tables, masks) * value).sum(dim=(1, 2))
         torch.testing.assert_close(found, elbo(puzzle.policy, rollout, masks, puzzle.vocabulary)[0], rtol=0, atol=1e-3, msg=name)
 
 
@@ -51,10 +51,61 @@ def test_sketches_of_gradients_keep_their_lengths(drawn):
     """log π of the last blank in the set of all, by the whole gradient; a sketch of 1024 numbers is off by a few per cent."""
     puzzle, rollout, tables = drawn
     masks = path_masks(rollout.step, rollout.num_steps)
-    first = variance.token_log_prob(puzzle.policy, rollout, masks, puzzle.vocabulary)[0, 0, 0].sum()  # step 0: all are hidden
+    first = token_log_prob(puzzle.policy, rollout, masks, puzzle.vocabulary)[0, 0, 0].sum()  # step 0: all are hidden
     whole = torch.cat([g.flatten() for g in torch.autograd.grad(first, list(puzzle.policy.parameters()))])
     d = int((rollout.step[0, 0, tables.blanks] == 0).nonzero())
     assert tables.gradient[tables.answer[0], -1, d].norm().item() == pytest.approx(whole.norm().item(), rel=0.15)
+
+
+@pytest.mark.parametrize("what", [schemes.PATH, schemes.HALVES, schemes.PATH_SETS])
+def test_what_other_schemes_estimate_by_a_sum_over_the_steps_of_the_model(drawn, what):
+    """One forward pass for each step of each rollout: the token placed in it, the mean over all tokens hidden then, and the ELBO."""
+    puzzle, rollout, tables = drawn
+    placed, hidden = torch.zeros(6), torch.zeros(6)
+    for t in range(rollout.num_steps):
+        now = (rollout.step >= t).unsqueeze(2)
+        scores = token_log_prob(puzzle.policy, rollout, Masks(now, now, torch.ones(1, 6, 1)), puzzle.vocabulary)[0, :, 0].detach()
+        placed += (scores * (rollout.step[0] == t)).sum(dim=-1)
+        hidden += scores.sum(dim=-1) / now[0, :, 0].sum(dim=-1)
+    value = tables.value[tables.answer].double()
+    elbos = (schemes.exact_elbo(len(tables.blanks), 6) * value).sum(dim=(1, 2))
+    expected = {schemes.PATH: placed, schemes.HALVES: (placed + elbos) / 2, schemes.PATH_SETS: hidden}[what]
+    found = (schemes.exact_coefficients(what, rollout, tables) * value).sum(dim=(1, 2))
+    torch.testing.assert_close(found, expected.double(), rtol=0, atol=1e-3)
+
+
+def test_every_scheme_has_the_mean_of_what_it_estimates(drawn):
+    """Each coefficient's mean over 300 draws, and the estimate's, within 5.5 standard errors; `paper` and `gauss` are biased."""
+    _, rollout, tables = drawn
+    value, names = tables.value[tables.answer].double(), []
+    for scheme in schemes.schemes(rollout, tables):
+        exact = schemes.exact_coefficients(scheme.estimates, rollout, tables)
+        each = torch.stack([scheme.draw(k) for k in range(300)])
+        for found, expected in ((each, exact), ((each * value).sum(dim=(2, 3)), (exact * value).sum(dim=(1, 2)))):
+            off, error = (found.mean(dim=0) - expected).abs(), found.std(dim=0) / 300**0.5
+            seldom = error == 0 if found is each else torch.zeros_like(off, dtype=torch.bool)  # never drawn in 300
+            if not scheme.name.startswith(("paper", "gauss")):
+                assert (off <= 5.5 * error + 1e-4)[~seldom].all(), scheme.name
+        names.append(scheme.name)
+    assert len(names) == len({*names}) and sum("control" in name for name in names) == 9
+
+
+def test_control_variates_by_hand(drawn):
+    """All blanks hidden in every row: the set's coefficient is 1 for each token, so a_d = 1 and there is nothing to control; but the
+    size n is scored n times too often, and `sizes` puts the exact ELBO in its place. One token alone, scored n times: a = n, 0, …"""
+    _, rollout, tables = drawn
+    N, n = len(tables.answer), len(tables.blanks)
+    whole = torch.zeros(N, 2**n, n, dtype=torch.float64)
+    whole[:, -1] = 1
+    assert torch.equal(schemes.controlled(lambda k: whole, rollout, tables, sizes=False, path=1.0)(0), whole)
+    exact = schemes.exact_elbo(n, N)
+    torch.testing.assert_close(schemes.controlled(lambda k: whole, rollout, tables, sizes=True, path=0.0)(0), exact)
+    single = torch.zeros(N, 2**n, n, dtype=torch.float64)
+    single[:, 1, 0] = n
+    on_path = schemes.coefficients(tables, path_masks(rollout.step, rollout.num_steps))
+    factor = torch.tensor([n - 1.0] + [-1.0] * (n - 1), dtype=torch.float64)
+    found = schemes.controlled(lambda k: single, rollout, tables, sizes=False, path=0.5)(0)
+    torch.testing.assert_close(found, single - 0.5 * factor * on_path)
 
 
 def variance_lines() -> list[str]:
@@ -109,16 +160,16 @@ def test_sizes_by_their_spread_are_drawn_as_often_as_it_says_and_weighted_back(d
     n = len(tables.blanks)
     sizes = torch.tensor([bin(subset).count("1") for subset in range(2**n)])
     value = -(sizes * sizes).float().view(1, -1, 1).expand(len(tables.value), -1, n) / n  # s_m = m
-    draw = variance.by_spread(rollout, value.sum(dim=-1)[tables.answer], R, evenly=evenly)
+    draw = schemes.by_spread(rollout, value.sum(dim=-1)[tables.answer], R, evenly=evenly)
     many = [draw(k) for k in range(500)]
     drawn_sizes = torch.stack([masks.hidden.sum(dim=-1) for masks in many]).flatten()
     for m in range(1, n + 1):
         p = m / (n * (n + 1) / 2)
         error = (p * (1 - p) / len(drawn_sizes)) ** 0.5
         assert abs((drawn_sizes == m).double().mean().item() - p) < 5 * error
-    found = torch.cat([variance.coefficients(tables, masks) for masks in many])
+    found = torch.cat([schemes.coefficients(tables, masks) for masks in many])
     error = found.std(dim=0) / len(found) ** 0.5
-    assert ((found.mean(dim=0) - variance.exact_elbo(n, 1)[0]).abs() <= 5 * error + 1e-12).all()
+    assert ((found.mean(dim=0) - schemes.exact_elbo(n, 1)[0]).abs() <= 5 * error + 1e-12).all()
 
 
 def test_the_relative_variance_of_two_draws_by_hand():

@@ -1,6 +1,7 @@
 """How a round grows: time and peak memory against prompts, rollouts per prompt, and masks per rollout, at fixed micro-batches.
 
-    python -m toy.growth    # measures toy_sudoku on this machine, about three minutes; writes runs/growth.jsonl and runs/growth.png
+    python -m toy.growth                      # measures toy_sudoku on this machine, about three minutes: toy/results/growth.jsonl
+    python -m toy.growth draw book/figures    # draws these rows: growth.png
 
 Forward rows dominate the cost, so time should be linear, and memory flat: only one micro-batch is processed at a time. Time bends for
 masks, because drawing and scoring the rollouts does not grow with them, and for few rollouts, because a forward pass has a fixed
@@ -11,6 +12,7 @@ The process itself grows more, because its allocator keeps freed memory of small
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -19,6 +21,7 @@ from typing import Any
 from matplotlib import pyplot as plt
 
 from dmpo_ref.plots.style import COLORS, use_style
+from toy import RESULTS
 from toy.bench import output_of
 
 OPTIONS = {"train.prompts_per_round": 8, "train.num_rollouts": 4, "loss.num_masks": 2}
@@ -57,17 +60,23 @@ def draw_growth(rows: list[dict[str, Any]], output: Path) -> None:
     plt.close(figure)
 
 
-def main() -> None:
-    """Measure, write and draw."""
-    folder = Path("runs")
-    folder.mkdir(exist_ok=True)
+def read() -> list[dict[str, Any]]:
+    """The stored rows."""
+    return [json.loads(line) for line in (RESULTS / "growth.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def main(words: list[str]) -> None:
+    """Measure and write; or, with `draw FOLDER`, draw what is stored."""
+    if words:
+        draw_growth(read(), Path(words[1]) / "growth.png")
+        return
     rows = []
     for row in measure_growth():
         rows.append(row)
         print(f"{NAMES[row['option']]} ×{row['factor']}: {row['seconds']:.2f} s, tensors {row['tensors'] / 1e6:.1f} MB", flush=True)
-    (folder / "growth.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    draw_growth(rows, folder / "growth.png")
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "growth.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

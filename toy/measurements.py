@@ -43,9 +43,16 @@ from dmpo_ref.runtime.setup import load_reference, load_trainable
 from dmpo_ref.runtime.state import build_optimizer
 from dmpo_ref.samplers import sample
 from dmpo_ref.tasks import build_task
-from dmpo_ref.tasks.encoding import encode
+from dmpo_ref.tasks.encoding import answer_texts, encode
+from dmpo_ref.tasks.rewards import score_answers
 from toy.machine import LiveBytes, finish, peak_memory, reset_peak
-from toy.straightforward import sample_full_logits, token_log_prob_full_logits
+from toy.straightforward import (
+    random_order_full_logits,
+    sample_full_logits,
+    step_full_logits,
+    token_log_prob_full_logits,
+    weigh_full_logits,
+)
 
 STANDARD: tuple[str, ...] = ("loss.masks=antithetic", "loss.num_masks=4", "loss.micro_batch=4", "weight.log_ratio=elbo")
 STANDARD += ("weight.elbo_num_masks=4", "train.score_micro_batch=4", "sampler.temperature=0.2", "sampler.block_length=32")
@@ -64,7 +71,7 @@ SAMPLERS: dict[str, dict[str, Any]] = {
 SIZES = {"loss": (1, 128, 256, 32_000), "elbo": (1, 128, 256, 32_000), "samplers": (8, 64, 128, 4096)}  # prompts, P, L, vocabulary
 PLAIN = "straightforward"
 PARTS = ("whole", "rollouts, weights", "gradient steps")
-CASES = {"loss": (PLAIN, "library"), "elbo": (PLAIN, "library"), "samplers": (PLAIN, *SAMPLERS), "round": PARTS}
+CASES = {"loss": (PLAIN, "library"), "elbo": (PLAIN, "library"), "samplers": (PLAIN, *SAMPLERS), "round": (PLAIN, *PARTS)}
 Work = Callable[[], dict[str, Any]]  # one run; what it returns goes into the row
 
 
@@ -206,15 +213,26 @@ def prepare_samplers(subject: Subject, way: str) -> Work:
 
 
 def prepare_round(subject: Subject, way: str) -> Work:
-    """One round of training, or a part of it. Files and evaluation are not in it."""
+    """One round of training, or a part of it. Files and evaluation are not in it.
+
+    Raises:
+        NotImplementedError: the straightforward way is not written for this config.
+    """
     config, policy, task = subject.config, subject.policy, build_task(subject.config.task)
-    tokenizer = load_policy(config.model, torch.device("cpu"))[1]
+    tokenizer, plain = load_policy(config.model, torch.device("cpu"))[1], way == PLAIN
+    if plain and (config.sampler.name != "random_order" or subject.objective.reuses_masks or config.train.num_reference_rollouts):
+        raise NotImplementedError("needs sampler.name=random_order, and an objective that subtracts no stored log-probabilities")
     prompts = PromptStream(task.load(config.task.train), config.train.prompts_per_round, config.seed, 0, 1)
     optimizer = build_optimizer(policy, config.optimizer, config.train.steps_per_round)[0]
     rounds = iter(range(10**6))
 
     def draw() -> Experience:
         items, position = prompts.of_round(next(rounds))
+        if plain:
+            encoded = encode(tokenizer, task, items, config.sampler.response_length).to(subject.prompts.tokens.device)
+            rollout = random_order_full_logits(policy, encoded, config.sampler, subject.vocabulary, config.train.num_rollouts)
+            reward = score_answers(task, items, answer_texts(tokenizer, rollout))[0].to(rollout.tokens.device)
+            return weigh_full_logits(policy, subject.reference, subject.vocabulary, rollout, reward, config, position)
         models = policy, subject.reference, tokenizer, subject.vocabulary
         return collect(*models, task, items, subject.objective, config, position=position).experience
 
@@ -225,7 +243,8 @@ def prepare_round(subject: Subject, way: str) -> Work:
         for k in range(0 if way == "rollouts, weights" else config.train.steps_per_round):
             batch = choose_batch([experience], k, config, 0)
             masks = step_masks(subject.objective, batch.rollout, batch.position, config.seed, k, k)
-            gradient_step(policy, optimizer, subject.vocabulary, subject.objective, batch, masks, config)
+            take_step = step_full_logits if plain else gradient_step
+            take_step(policy, optimizer, subject.vocabulary, subject.objective, batch, masks, config)
         return {"tokens": int(experience.rollout.response_mask.sum())}
 
     return work
@@ -240,7 +259,11 @@ def measure(what: str, way: str, config_name: str | None, overrides: list[str], 
     work reports."""
     subject = build_subject(what, config_name, overrides)
     device, begun = subject.prompts.tokens.device, time.perf_counter()
-    work = PREPARE[what](subject, way)
+    try:
+        work = PREPARE[what](subject, way)
+    except NotImplementedError as error:
+        print(json.dumps({"why": f"is not measured: {error}"}))
+        return
     idle = reset_peak(device)
     row = work()
     with (

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from toy.figures.mixture import draw_figure
+from toy.notebook import Table
 from toy.worlds.mixture import BASELINES, GaussianMixturePolicy, TabularPolicy, World, fit_forward, fit_reverse, world_1d
 
 
@@ -44,13 +45,13 @@ def baseline_study(
     return rows
 
 
-def table(rows: list[dict]) -> str:
-    """Mean and standard deviation over seeds of the KL, and the mean reward, one line for each baseline and N."""
-    lines = [f"{'baseline':<10}{'N':>3}  {'KL(p*||p_theta), nats':>22}  {'E[r]':>7}"]
+def table(rows: list[dict]) -> Table:
+    """Mean and standard deviation over seeds of the KL, and the mean reward, one row for each baseline and N."""
+    cells = []
     for (baseline, N), group in groupby(rows, key=lambda row: (row["baseline"], row["N"])):
         kl, reward = zip(*[(row["kl"], row["reward"]) for row in group], strict=True)
-        lines.append(f"{baseline:<10}{N:>3}  {mean(kl):>14.3f} ± {stdev(kl):.3f}  {mean(reward):>7.3f}")
-    return "\n".join(lines)
+        cells.append((baseline, N, f"{mean(kl):.3f} ± {stdev(kl):.3f}", f"{mean(reward):.3f}"))
+    return Table(cells, ("baseline", "N", "KL(p*||p_theta), nats", "E[r]"))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

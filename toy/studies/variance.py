@@ -4,8 +4,9 @@
 
 One puzzle of act (b), small enough that every token log-probability and its gradient under every set of hidden positions can be
 tabulated: expectations are exact sums, and a draw of masks is a look-up. Rollouts and weights are fixed, only masks are random.
-Each scheme is compared with what it estimates: masks with the ELBO, steps of the path with log p(o; σ). Variances are multiplied by the
-forward rows of a rollout, so that schemes of different cost can be compared. Gradients are kept as random sketches of `SKETCH` numbers,
+Each scheme is compared with what it estimates: masks with the ELBO, steps of the path with log p(o; σ), and so on
+(`toy.studies.schemes`). Variances are multiplied by the forward rows of a rollout, so that schemes of different cost can be compared.
+Gradients are kept as random sketches of `SKETCH` numbers,
 whose squared lengths are right in expectation. A random checkpoint solves nothing, so it is rewarded by the recipe, in parts.
 
 Shared masks give every rollout of the group the same positions. The gradient is Σ_n w_n ĝ_n. With separate masks for each
@@ -21,9 +22,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from math import comb
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ from torch.nn import Module
 from tqdm import tqdm
 
 from dmpo_ref.likelihood import Vocabulary, token_log_prob
-from dmpo_ref.masking import Masks, draw_masks, draw_path_steps, path_masks, smallest, stream, streams, successive
+from dmpo_ref.masking import Masks, path_masks, streams
 from dmpo_ref.presets.loading import load_config
 from dmpo_ref.rollout import Rollout
 from dmpo_ref.samplers import sample
@@ -42,26 +41,9 @@ from dmpo_ref.train import train
 from toy import RESULTS
 from toy.loading import load
 from toy.small_llada import make_checkpoint
+from toy.studies.schemes import Tables, coefficients, exact_coefficients, schemes
 
 SKETCH = 1024
-Draw = Callable[[int], Masks]  # masks of the N rollouts, by the number of the repeat
-
-
-@dataclass
-class Tables:
-    """Token log-probabilities of N rollouts with n blanks under each of the 2^n sets of hidden blanks, and sketches of their gradients.
-
-    Attributes:
-        value: [U, 2^n, n], of each of the U different answers; 0 where a blank is not hidden. gradient: [U, 2^n, n, SKETCH].
-        reference: [U, 2^n, n], `value` of the reference policy.
-        answer: [N] which of the U answers a rollout gave. blanks: [n] their positions.
-    """
-
-    value: Tensor
-    gradient: Tensor
-    reference: Tensor
-    answer: Tensor
-    blanks: Tensor
 
 
 def tabulate(policy: Module, reference: Module, rollout: Rollout, vocabulary: Vocabulary) -> Tables:
@@ -94,102 +76,6 @@ def tabulate(policy: Module, reference: Module, rollout: Rollout, vocabulary: Vo
     return Tables(value, gradient, reference_value, answer, blanks)
 
 
-def coefficients(tables: Tables, masks: Masks) -> Tensor:
-    """The coefficients of an estimate, which is linear in the tabulated values of each rollout: [N, 2^n, n]."""
-    hidden, target, weight = masks.hidden[0][..., tables.blanks], masks.target[0][..., tables.blanks], masks.weight[0]
-    N, R, n = hidden.shape
-    subset = (hidden * 2 ** torch.arange(n)).sum(dim=-1)
-    terms = target * (weight / R).unsqueeze(-1)
-    return torch.zeros(N, 2**n, n, dtype=torch.float64).scatter_add_(1, subset.unsqueeze(-1).expand(-1, -1, n), terms.double())
-
-
-def exact_elbo(n: int, N: int) -> Tensor:
-    """Coefficients of the ELBO itself: 1 / (m C(n, m)) for every token of every set of size m. [N, 2^n, n]"""
-    found = torch.zeros(2**n, n, dtype=torch.float64)
-    for subset in range(1, 2**n):
-        members = [d for d in range(n) if subset >> d & 1]
-        found[subset, members] = 1 / (len(members) * comb(n, len(members)))
-    return found.expand(N, -1, -1)
-
-
-def by_spread(rollout: Rollout, score: Tensor, R: int, *, evenly: bool) -> Draw:
-    """m drawn in proportion to the root mean square of its term of the estimate, over all rollouts and sets of size m.
-
-    Args:
-        score: [N, 2^n] what is summed over a set: the token log-probabilities, or their log-ratios.
-        evenly: sizes as far apart as possible (R strata of equal probability), and positions as in `systematic`; else independent ones.
-    """
-    response, n = rollout.response_mask.unsqueeze(2), score.shape[-1].bit_length() - 1
-    sizes = torch.tensor([bin(s).count("1") for s in range(2**n)])
-    spread = torch.stack([(score[:, sizes == m].double() / m).square().mean().sqrt() for m in range(1, n + 1)])
-    p = spread / spread.sum()
-
-    def draw(k: int) -> Masks:
-        g, (_, N, _, S) = stream(k, "by spread"), response.shape
-        if evenly:
-            u = (torch.arange(R) + torch.rand(1, N, 1, generator=g, dtype=torch.float64)) / R
-            m = 1 + torch.searchsorted(p.cumsum(dim=0), u, right=True).clamp(max=n - 1)
-            m = m.gather(-1, torch.rand(1, N, R, generator=g).argsort(dim=-1))  # else the small sets would always lie side by side
-            hidden = successive(response, torch.rand(1, N, 1, S, generator=g), m)
-        else:
-            m = torch.multinomial(p, N * R, replacement=True, generator=g).view(1, N, R) + 1
-            hidden = smallest(response.expand(-1, -1, R, -1), torch.rand(1, N, R, S, generator=g), m)
-        return Masks(hidden, hidden, 1 / (m * p[m - 1]))
-
-    return draw
-
-
-def mirrored(rollout: Rollout, n: int) -> Draw:
-    """Two sizes m and n + 1 − m, m ~ U{1..n}; in one random order, the second set begins where the first one ends.
-
-    That is `antithetic` without its empty side: the sets share one position, and their weights times sizes are always n.
-    """
-    response = rollout.response_mask.unsqueeze(2)
-
-    def draw(k: int) -> Masks:
-        g, (_, N, _, S) = stream(k, "mirrored"), response.shape
-        m = 1 + (torch.rand(1, N, 1, generator=g) * n).long().clamp(max=n - 1)
-        m = torch.cat([m, n + 1 - m], dim=-1)
-        hidden = successive(response, torch.rand(1, N, 1, S, generator=g), m)
-        return Masks(hidden, hidden, n / m.double())
-
-    return draw
-
-
-def schemes(rollout: Rollout, tables: Tables) -> dict[str, Draw]:
-    """Every scheme by name, with R: as in training, and those that are not worth an option."""
-    response, N = rollout.response_mask, rollout.tokens.shape[1]
-    found: dict[str, Draw] = {}
-
-    def own(name: str, R: int) -> Draw:
-        return lambda k: draw_masks(name, response, R, streams(k, "masks", [0]))
-
-    def steps(R: int) -> Draw:
-        return lambda k: draw_path_steps(rollout.step, rollout.num_steps, R, streams(k, "masks", [0]))
-
-    def shared(name: str) -> Draw:
-        def draw(k: int) -> Masks:
-            one = draw_masks(name, response[:, :1], 2, streams(k, "shared", [0]))
-            return Masks(*(x.expand(-1, N, *x.shape[2:]) for x in (one.hidden, one.target, one.weight)))
-
-        return draw
-
-    for name in ("exact", "stratified", "systematic", "antithetic", "paper"):
-        for R in (2, 4):
-            found[f"{name}, R={R}"] = own(name, R)
-    found |= {f"{name} shared, R=2": shared(name) for name in ("exact", "antithetic")}
-    found |= {"mirrored, R=2": mirrored(rollout, len(tables.blanks))}
-    score, ratio = (x.sum(dim=-1)[tables.answer] for x in (tables.value, tables.reference - tables.value))
-    found["exact by spread, R=2"] = by_spread(rollout, score, 2, evenly=False)
-    found |= {f"systematic by spread, R={R}": by_spread(rollout, score, R, evenly=True) for R in (2, 4)}
-    if ratio.any():  # the policy is not the reference itself
-        found |= {f"systematic by spread of the log-ratio, R={R}": by_spread(rollout, ratio, R, evenly=True) for R in (2, 4)}
-    found |= {"gauss, R=3": own("gauss", 3), "path": lambda k: path_masks(rollout.step, rollout.num_steps)}
-    for R in (1, 2, 4):
-        found[f"path_steps, R={R}"] = steps(R)
-    return found
-
-
 def measure(tables: Tables, rollout: Rollout, weight: Tensor, repeats: int) -> list[dict[str, Any]]:
     """A row for each scheme; `weight` [N] are w without a baseline."""
     value, ratio = (x[tables.answer].double() for x in (tables.value, tables.reference - tables.value))
@@ -202,12 +88,10 @@ def measure(tables: Tables, rollout: Rollout, weight: Tensor, repeats: int) -> l
         return per_answer.flatten() @ flat / n
 
     rows = []
-    for name, draw in tqdm(schemes(rollout, tables).items(), desc="schemes", disable=None, leave=False):
-        on_path = name.startswith("path")
-        exact = coefficients(tables, path_masks(rollout.step, rollout.num_steps)) if on_path else exact_elbo(n, N)
-        drawn = [draw(k) for k in range(repeats)]
-        R, each = drawn[0].hidden.shape[2], [coefficients(tables, masks) for masks in drawn]
-        row: dict[str, Any] = {"scheme": name, "estimates": "log p(o;σ)" if on_path else "ELBO", "rows": R, "repeats": repeats}
+    for scheme in tqdm(schemes(rollout, tables), desc="schemes", disable=None, leave=False):
+        exact, R = exact_coefficients(scheme.estimates, rollout, tables), scheme.rows
+        each = [scheme.draw(k) for k in range(repeats)]
+        row: dict[str, Any] = {"scheme": scheme.name, "estimates": scheme.estimates, "rows": R, "repeats": repeats}
         for what, x in (("log_prob", value), ("log_ratio", ratio)):
             error = torch.stack([((c - exact) * x).sum(dim=(1, 2)) for c in each])
             mean = error.mean(dim=0)
@@ -251,10 +135,10 @@ def show(rows: list[dict[str, Any]]) -> None:
     """One table for each policy."""
     columns = ("log_prob_bias", "log_prob_mse_rows", "log_ratio_mse_rows", "gradient_none_rows", "gradient_uniform_rows")
     for policy in dict.fromkeys(row["policy"] for row in rows):
-        print(f"\n{policy}\n{'scheme':<44}{'rows':>5}" + "".join(f"{name:>23}" for name in columns))
+        print(f"\n{policy}\n{'scheme':<50}{'rows':>5}" + "".join(f"{name:>23}" for name in columns))
         for row in rows:
             if row["policy"] == policy:
-                print(f"{row['scheme']:<44}{row['rows']:>5}" + "".join(f"{row[name]:>23.4f}" for name in columns))
+                print(f"{row['scheme']:<50}{row['rows']:>5}" + "".join(f"{row[name]:>23.4f}" for name in columns))
 
 
 def main() -> None:

@@ -162,6 +162,26 @@ Table(rows, ("w_real of", *"AABC", "sum"))
 # is more than the total weight of A, 0.333, so the logit of A falls. For a language model the probability of a single response is tiny, so
 # every response that was drawn is reinforced, even a bad one.
 #
+# **Check yourself.** The reward of every answer is increased by 2. Which real weights of the group A, A, B, C change?
+#
+# <details class="choice"><summary>Those of `negative`.</summary>
+#
+# **No.** Its weights are a softmax of −r/α, and a softmax does not change if all its inputs move by the same amount.
+#
+# </details>
+#
+# <details class="choice"><summary>None of them.</summary>
+#
+# **Right.** Each part is 1/N or a softmax over the group, and a softmax only sees differences.
+#
+# </details>
+#
+# <details class="choice"><summary>All of them.</summary>
+#
+# **No.** A constant in the reward cancels within the group, as it does in p\*.
+#
+# </details>
+#
 # ## 2. Several steps on one group
 #
 # DMPO takes several gradient steps on the same rollouts. What happens to the answers D and E, which were not drawn, after *many* steps?
@@ -308,6 +328,26 @@ Table(rows, ("baseline", *SIZES))
 # every step of a round: it does not stop by itself. What `model` adds shrinks with $N$: it is halved from each column to the next,
 # $O(1/N)$, as the docstring of `dmpo_ref.weights.model_baseline` says. With exact likelihoods `model` is the safer choice; with few small
 # steps in a round the two hardly differ.
+#
+# **Check yourself.** In the course of a round $p_\theta$ leaves $p_{\mathrm{old}}$. What happens to the expected step of `uniform`?
+#
+# <details class="choice"><summary>It stays the same.</summary>
+#
+# **Right.** It is $\mathbb E[w]-p_{\mathrm{old}}$, and both were fixed when the rollouts were drawn.
+#
+# </details>
+#
+# <details class="choice"><summary>It shrinks to 0 when the policy reaches the mean weights.</summary>
+#
+# **No.** That is `none`, whose expected step is $\mathbb E[w]-p_\theta$.
+#
+# </details>
+#
+# <details class="choice"><summary>It changes its sign beyond p\*.</summary>
+#
+# **No.** The expected step does not contain $p_\theta$, so it does not notice where the policy is. Only the next round does.
+#
+# </details>
 #
 # ## 4. The noise, and why small groups forget
 #
@@ -488,6 +528,26 @@ Table(rows, ("s", "fixed point", *"ABCDE", "KL(p*||p), nats"))
 # %% [markdown]
 # $s=0$ is DMPO without a baseline, and both of its rows are $p^*$: the self-normalised weights are biased for small $N$, but $p^*$
 # stays their fixed point.
+#
+# **Check yourself.** `negative` at strength s < 1, and α becomes very large. Where does its fixed point $p_s$ go?
+#
+# <details class="choice"><summary>To the best answer.</summary>
+#
+# **No.** At large α rewards hardly count, so no answer is preferred.
+#
+# </details>
+#
+# <details class="choice"><summary>To the uniform distribution.</summary>
+#
+# **No.** The weights become equal, but it is $p_{\mathrm{ref}}$ that they tilt.
+#
+# </details>
+#
+# <details class="choice"><summary>To the reference.</summary>
+#
+# **Right.** Both p\* and $p^-$ become $p_{\mathrm{ref}}$, and $(p_{\mathrm{ref}}-s\,p_{\mathrm{ref}})/(1-s)=p_{\mathrm{ref}}$.
+#
+# </details>
 #
 # ## 6. The small-batch experiment
 #
@@ -679,8 +739,9 @@ print("after 3,000 exact steps, nats")
 Table(rows, ("baseline, loss on", "KL of answers", "KL with orders", "gap"))
 
 # %% [markdown]
-# With `uniform` on masks the answers are right and the orders stay wrong. With rollouts this hurts twice: answers that are equal get unequal
-# weights, because their orders have unequal probabilities, and the steps that they cause do not cancel.
+# With `uniform` on masks the answers are right and the orders stay wrong. With rollouts this hurts: answers that are equal get unequal
+# weights, because their orders have unequal probabilities, and the steps that they cause do not cancel. At strength ½ half of the step of
+# `none` is left, which brings the orders together: the fourth row of the first table.
 #
 # **Does noise play no part?** In the simplest model, a mask estimate is the log-likelihood times a noise factor. The variance it adds to the
 # gradient is proportional to $\sum_n w_{\mathrm{real},n}^2$, and that is *smaller* with `uniform`: $\sum_n(w_n-\frac1N)^2=\sum_n
@@ -709,6 +770,27 @@ Table(rows, ("optimizer", "baseline", "ν = 0", "ν = 1", "ν = 3"))
 # %% [markdown]
 # With Adam the order is reversed when the noise is large; with plain gradient descent `uniform` stays better. So noise can do it too, on the
 # line. On the puzzle it does not decide, since 32 masks have little of it.
+#
+# **Check yourself.** The loss is on masks. Which change of `uniform` makes the exact steps on two tokens end with the right orders?
+#
+# <details class="choice"><summary>Ten times as many masks.</summary>
+#
+# **No.** The table has exact ELBOs already, that is all masks, and the orders stay wrong.
+#
+# </details>
+#
+# <details class="choice"><summary>A smaller learning rate.</summary>
+#
+# **No.** The steps end where the expected step is 0. A smaller rate takes longer to the same place.
+#
+# </details>
+#
+# <details class="choice"><summary>A strength of ½.</summary>
+#
+# **Right.** The step is then half that of `none` and half that of `uniform`. Where the answers are right the second half is 0, and the
+# first one brings the orders together. The gap ends at 0.
+#
+# </details>
 #
 # ## 8. Try it
 #
@@ -752,6 +834,27 @@ _ = interact(
 )
 
 # %% [markdown]
+# **Check yourself.** At p\*, what is the noise of `uniform` at strength ½, compared with that of `none`?
+#
+# <details class="choice"><summary>Half of it.</summary>
+#
+# **Right.** At p\* all weights are 1/N. At strength s what is left of each is (1 − s)/N, so the whole step is (1 − s) times that of
+# `none`.
+#
+# </details>
+#
+# <details class="choice"><summary>The same.</summary>
+#
+# **No.** That is its *mean*, which is 0 for both at p\*.
+#
+# </details>
+#
+# <details class="choice"><summary>None at all.</summary>
+#
+# **No.** That is so at strength 1 only, where all real weights are 0.
+#
+# </details>
+#
 # ## To remember
 #
 # - Softmax weights are positive, so answers that were not drawn lose probability to drawn ones, good or bad. Weights that sum to zero do

@@ -39,6 +39,14 @@ def test_on_masks_the_baseline_adds_the_gradient_of_the_gap_and_along_the_path_n
     torch.testing.assert_close(*path, rtol=0, atol=1e-12)
 
 
+def test_at_half_strength_the_orders_come_together():
+    theta = THETA
+    for _ in range(3000):
+        both = [orders.expected_step(theta, LOG_TARGET, name, "masks") for name in ("none", "uniform")]
+        theta = theta + 0.3 * (both[0] + both[1]) / 2  # w − ½ p_old is the mean of w and w − p_old
+    assert gap(theta, two_tokens(theta).log_prob().exp()) < 1e-4
+
+
 @pytest.mark.parametrize(("baseline", "likelihood"), [("none", "masks"), ("none", "path"), ("uniform", "path")])
 def test_exact_steps_reach_the_target_and_its_orders(baseline, likelihood):
     end = orders.ends(THETA, LOG_TARGET, baseline, likelihood)
@@ -64,10 +72,14 @@ def test_in_the_stored_runs_more_masks_do_not_help_and_the_gap_is_large():
     assert {(row["name"], row["seed"]) for row in orders.read()} == {(name, seed) for name in orders.RUNS for seed in orders.SEEDS}
     assert found["uniform, 32 masks"][0] > 0.9 * found["uniform, 2 masks"][0] > 3 * found["none, 2 masks"][0]
     assert found["uniform, path"][0] < 0.5 * found["uniform, 2 masks"][0]
-    for name in ("uniform, 2 masks", "uniform, 32 masks"):
-        assert found[name][1] > 5 * max(found["none, 2 masks"][1], found["uniform, path"][1])
     pages = ("notebooks/04_weight_baseline.py", "book/results.md", "book/teaching/decks/3_losses_and_evidence.md")
     said = [" ".join((ROOT / page).read_text(encoding="utf-8").split()) for page in pages]
+    notebook = said[0].replace("# ", "")
+    half = found["uniform at strength ½, 2 masks"]
+    assert half[0] < 0.6 * found["uniform, 2 masks"][0] and half[1] < 0.2 * found["uniform, 2 masks"][1]
+    assert "the fourth row of the first table" in notebook and list(found).index("uniform at strength ½, 2 masks") == 3
+    for name in ("uniform, 2 masks", "uniform, 32 masks"):
+        assert found[name][1] > 5 * max(found["none, 2 masks"][1], found["uniform, path"][1])
     assert all("contradict each other" in text for text in said)
     assert "Sixteen times as many masks do not help." in said[0] and all("ore masks do not help" in text for text in said[1:])
 

@@ -278,6 +278,8 @@ class Block(nn.Module):
     padding, and only float16 or bfloat16; cuDNN's accepts a mask, and the same types; memory-efficient attention accepts a mask, and
     float32 too. The last two convert a bool mask to numbers that are added. What none of them accepts (float64) is computed in parts
     that hold all scores [B, H, S, S]. On a CPU one kernel handles all of these, with bit-identical results.
+    Sources: https://pytorch.org/docs/stable/generated/torch.nn.functional.scaled_dot_product_attention.html, and what torch itself says
+    of a kernel that is asked for by `torch.nn.attention.sdpa_kernel` and cannot run (`torch.backends.cuda.can_use_flash_attention`).
     """
 
     def __init__(self, config: LLaDAConfig):

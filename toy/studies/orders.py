@@ -1,6 +1,6 @@
 """Why the baseline `uniform` fails on masks: it gives up what makes the orders of a policy agree.
 
-    python -m toy.studies.orders         # 12 runs of act (b), about six minutes: toy/results/orders.jsonl
+    python -m toy.studies.orders         # 15 runs of act (b), about twelve minutes: toy/results/orders.jsonl
     python -m toy.studies.orders show    # the tables: these runs, and exact steps on two tokens
 
 In expectation over rollouts of p_θ a step of WDCE with `uniform` moves along Σ_{o,σ} (p*(o, σ) − p_θ(o, σ)) ∇S, where S is what the loss
@@ -8,7 +8,8 @@ scores, and a step without a baseline along Σ p* ∇S. On the path S = log p_θ
 `uniform` only takes away noise. On masks S is the ELBO, log p_θ(o) − gap(o), and Σ_o p_θ(o) ∇ELBO(o) = −Σ_o p_θ(o) ∇gap(o). Subtracting
 it raises the gap on the policy's own answers. The gap is 0 only if all orders give an answer the same probability. So every policy with
 p_θ(o) = p*(o) is stationary, however much its orders disagree; and where they disagree, so do the weights of one and the same answer.
-More masks take noise away and leave this.
+More masks take noise away and leave this. At a strength below 1 some of the step without a baseline remains, which brings the orders
+together.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ RUNS: dict[str, tuple[str, ...]] = {
     "none, 2 masks": ("loss.masks=exact",),
     "uniform, 2 masks": ("loss.masks=exact", UNIFORM),
     "uniform, 32 masks": ("loss.masks=exact", UNIFORM, "loss.num_masks=32"),
+    "uniform at strength ½, 2 masks": ("loss.masks=exact", UNIFORM, "weight.baseline_strength=0.5"),
     "uniform, path": ("loss.masks=path", UNIFORM),
 }
 SEEDS = range(3)

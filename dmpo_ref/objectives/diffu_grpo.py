@@ -16,7 +16,10 @@ PROMPT_MASKING = 0.15  # probability that a given token is hidden, as published
 
 
 def build(config: LossConfig, alpha: float) -> Objective:
-    """diffu-GRPO with β = `config.kl` and ε = `config.clip`. Each step has its own masks, shared by p_θ, p_old and p_ref."""
+    """diffu-GRPO with β = `config.kl` and ε = `config.clip`. Each step has its own masks, shared by p_θ, p_old and p_ref.
+
+    Departures: positions after an end token count too; clues that stand within a response are hidden like the prompt.
+    """
 
     def loss(token_log_prob: Tensor, masks: Masks, experience: Experience, weight: Tensor) -> Tensor:
         advantage, log_old = centred(experience.reward), need(experience.log_old)

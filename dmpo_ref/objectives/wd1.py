@@ -15,7 +15,10 @@ from dmpo_ref.rollout import Experience
 
 
 def build(config: LossConfig, alpha: float) -> Objective:
-    """wd1 on d1's one-shot log-probabilities. No old and no reference policy."""
+    """wd1 on d1's one-shot log-probabilities. No old and no reference policy.
+
+    Departures: those of `diffu_grpo.build`.
+    """
 
     def loss(token_log_prob: Tensor, masks: Masks, experience: Experience, weight: Tensor) -> Tensor:
         return wd1(sequence_log_prob(token_log_prob, masks), experience.reward)

@@ -727,8 +727,8 @@ _ = interact(
 # 1. *Warm-up.* Give `fit` the mean of both objectives. Does it drop modes with $K=3$, and what are its two divergences?
 # 2. *Standard.* Reverse KL with samples: replace the exact gradient of `reverse_objective` by REINFORCE with 512 draws a step, with the
 #    group mean as a baseline. Which modes are dropped because of the divergence, and which because of the noise?
-# 3. *Standard.* With $K=8$ reverse KL still drops a mode from some starts. Find a schedule for α (start high, end at 1) that avoids it, and
-#    show that it does so from 20 starts.
+# 3. *Standard.* With $K=8$ and 200 steps reverse KL drops a mode from one of six starts. Find a schedule for α (start high, end at 1) that
+#    avoids it, and show that it does so from 20 starts.
 # 4. *Research.* In section 7 DMPO fails because the mode is not sampled. Draw a share of each group from $p_{\mathrm{ref}}$ and derive the
 #    weights of the mixture. Which share of the rollouts should be drawn this way when $p_{\mathrm{old}}$ has *not* lost a mode?
 #

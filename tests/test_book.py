@@ -304,3 +304,13 @@ def test_the_buttons_of_the_theme_are_named_as_they_look():
     named = '<button class="pst-js-only" title="Search"><i class="theme-switch fa  fa-lg" data-mode="x"></i>'
     assert book.name_controls(page) == named
     assert book.name_controls("<summary><span>") == '<summary aria-label="Pages of this chapter"><span>'
+
+
+def test_the_answers_to_exercises_are_folded_below_their_questions():
+    text = (ROOT / "book" / "answers.md").read_text(encoding="utf-8")
+    questions = re.findall(r"(?m)^\*\*\d\.\*\* (.*)$", text)
+    folded = re.findall(
+        r"(?ms)^\*\*\d\.\*\* \*[^\n]+\*\n\n<details class=\"choice\"><summary>(\w[\w ]+)</summary>\n\n.+?\n\n</details>$", text
+    )
+    assert len(folded) == len(questions) == 4 * 11 and {*folded} == {"Answer", "Where to start"}
+    assert text.count("<details") == text.count("</details>") == len(folded)

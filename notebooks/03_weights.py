@@ -242,6 +242,27 @@ print(
 # %% [markdown]
 # The library does the same in log space, so that $r/\alpha = 900$ is no trouble.
 #
+# **Check yourself.** The same rewards, weights 1 : 2 : 3 without a ratio. Now $p_{\mathrm{old}}$ draws the *third* rollout three times as often as
+# $p_{\mathrm{ref}}$ does. What are the weights?
+#
+# <details class="choice"><summary>1/12, 1/6, 3/4</summary>
+#
+# **No.** That multiplies by 3. What is drawn too often must count less, so it is divided by 3.
+#
+# </details>
+#
+# <details class="choice"><summary>1/4, 1/2, 1/4</summary>
+#
+# **Right.** The third term is $3\cdot\frac13=1$, so 1 : 2 : 1.
+#
+# </details>
+#
+# <details class="choice"><summary>1/6, 1/3, 1/2</summary>
+#
+# **No.** These are the weights on-policy, without the ratio.
+#
+# </details>
+#
 # ## 3. Look at them
 #
 # N rollouts of $p_{\mathrm{old}}=p_{\mathrm{ref}}$ on the line, and their weights. Left: the weight that falls on each cell, over p\*,
@@ -266,6 +287,27 @@ def explore(alpha, N):
 # %% [markdown]
 # Move the sliders (in a running JupyterLab). At small α a single rollout has nearly all the weight, whatever N is. At large α all rollouts
 # count the same and the weights carry no information. The useful range is between the two.
+#
+# **Check yourself.** At very small α, why do more rollouts not make the weights more even?
+#
+# <details class="choice"><summary>The best of them still leads by many times α.</summary>
+#
+# **Right.** Weights depend on differences of reward divided by α. As long as the lead of the best rollout is much more than α, it
+# takes nearly everything, however many others there are.
+#
+# </details>
+#
+# <details class="choice"><summary>The softmax divides by N, so all shrink alike.</summary>
+#
+# **No.** The softmax divides by the sum of its terms; N does not stand in it.
+#
+# </details>
+#
+# <details class="choice"><summary>All rollouts then have nearly the same reward.</summary>
+#
+# **No.** Their rewards do not depend on α. Divided by a small α, the differences become large.
+#
+# </details>
 #
 # ## 4. Effective sample size
 #
@@ -379,6 +421,26 @@ Table(rows, ("round t", "with the ratio", "without"))
 # %% [markdown]
 # Without the ratio the policy passes p\* at round 4 ($4\times 0.25=1$: exactly one full tilt) and goes on. Neither is wrong. They
 # are different goals: a fixed target, or a target that moves with the policy and becomes greedier in every round.
+#
+# **Check yourself.** Fixed reference, c = ¼ in every round, exact expectations. Which share has $\log p^*$ in $\log p_2$, after two rounds?
+#
+# <details class="choice"><summary>1/2</summary>
+#
+# **No.** The second round takes a quarter of what is left, not a quarter of the whole way.
+#
+# </details>
+#
+# <details class="choice"><summary>1/16</summary>
+#
+# **No.** That is $c^2$, which would be less than after one round.
+#
+# </details>
+#
+# <details class="choice"><summary>7/16</summary>
+#
+# **Right.** Three quarters of the way are left after each round: $1-(1-\frac14)^2=\frac7{16}$.
+#
+# </details>
 #
 # ## 6. What self-normalising costs
 #
@@ -600,6 +662,27 @@ Table(
 #
 # A stored weight is right for the target for which it was computed. If the reference is re-synced, or there is no ratio, the next
 # round has another target.
+#
+# **Check yourself.** A rollout of $p_0$ is used again when the policy has become $p_1$. The reference is fixed. What stands in its weight as
+# $p_{\mathrm{old}}$?
+#
+# <details class="choice"><summary>The new policy, which is the one that is trained.</summary>
+#
+# **No.** The rollouts are still distributed as $p_0$. Divided by $p_1$, they do not represent p\*.
+#
+# </details>
+#
+# <details class="choice"><summary>The policy that drew it.</summary>
+#
+# **Right.** The weight corrects how often it was drawn, and that has not changed since.
+#
+# </details>
+#
+# <details class="choice"><summary>Nothing, since it was drawn long ago.</summary>
+#
+# **No.** Without the ratio the rollouts would lead to $p_0\,e^{r/\alpha}$, not to p\*.
+#
+# </details>
 #
 # ## 8. Where the ratio comes from: path, ELBO, none
 #
@@ -958,6 +1041,26 @@ Table(ends, ("variant", "median", "largest"))
 #   difference of two of them is exponentiated.
 # - *The alternative.* Theirs is the likelihood of a whole denoising trajectory of a continuous model, noisy and expensive. Ours is exact.
 # - *The measure.* Theirs is reward for GPU hours; ours is the distance from p\*, which no reward shows.
+#
+# **Check yourself.** The ELBO ratio with more and more masks, both models on the same ones. Does its limit for N → ∞ become p\*?
+#
+# <details class="choice"><summary>Yes, because the noise goes to 0.</summary>
+#
+# **No.** The row with all masks has no noise, and its limit is not p\*.
+#
+# </details>
+#
+# <details class="choice"><summary>No, because two gaps are left.</summary>
+#
+# **Right.** What is left is the ELBO itself. It is below log p by a gap, and the gaps of the two models are not equal.
+#
+# </details>
+#
+# <details class="choice"><summary>Yes, because the masks are the same.</summary>
+#
+# **No.** Equal masks make the noise of the two models alike. They do not make their gaps equal.
+#
+# </details>
 #
 # ## To remember
 #

@@ -33,6 +33,13 @@ def test_three_questions_with_one_right_choice_and_a_reason_for_each(path):
         assert not any("$" in choice for choice, _, _ in choices)  # HTML of their own, in which the book sets no formula
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_numbered_section_ends_with_a_question(path):
+    text = "\n\n".join(cell.source for cell in cells(path, "markdown"))
+    _, *sections = re.split(r"(?m)^## (?=\d+\. )", re.split(r"(?m)^## (?!\d)", text)[0])
+    assert len(sections) >= 4 and all("**Check yourself.**" in section for section in sections)
+
+
 def test_the_right_choice_is_not_always_the_same_one():
     places = []
     for path in NOTEBOOKS:

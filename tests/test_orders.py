@@ -77,6 +77,7 @@ def test_in_the_stored_runs_more_masks_do_not_help_and_the_gap_is_large():
     notebook = said[0].replace("# ", "")
     half = found["uniform at strength ½, 2 masks"]
     assert half[0] < 0.6 * found["uniform, 2 masks"][0] and half[1] < 0.2 * found["uniform, 2 masks"][1]
+    assert f"At strength ½ it does so less: {half[0]:.3f} nats, where strength 1 ends at {found['uniform, 2 masks'][0]:.3f}" in said[1]
     assert "the fourth row of the first table" in notebook and list(found).index("uniform at strength ½, 2 masks") == 3
     for name in ("uniform, 2 masks", "uniform, 32 masks"):
         assert found[name][1] > 5 * max(found["none, 2 masks"][1], found["uniform, path"][1])
